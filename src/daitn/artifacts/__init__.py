@@ -1,0 +1,1 @@
+"""Content-addressed chunks, manifests, the graph format and its checker, tensors, signatures."""

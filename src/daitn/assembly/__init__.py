@@ -1,0 +1,1 @@
+"""Which roles one node carries, and how events and effects pass between them."""

@@ -1,0 +1,60 @@
+"""Errors, by who must act: the user, the peer, the world, a policy, or we ourselves.
+
+A refusal is a result (`base.outcomes`), not an exception. An error carries the ids it speaks of, the value that was
+wrong and what to do about it, because the reader is usually someone who did not write the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class DaitnError(Exception):
+    """Root of all errors of this package.
+
+    `what` is one sentence naming the thing and the offending value; `todo` is the next step for whoever must act;
+    `ids` names the subjects (job, visit, node, …).
+    """
+
+    kind = "error"
+
+    def __init__(self, what: str, *, todo: str = "", ids: Mapping[str, str] | None = None) -> None:
+        self.what = what
+        self.todo = todo
+        self.ids = dict(ids or {})
+        super().__init__(self.render())
+
+    def render(self) -> str:
+        """One line: what was wrong, with which ids, and what to do."""
+        ids = " [" + ", ".join(f"{key} {value}" for key, value in self.ids.items()) + "]" if self.ids else ""
+        return f"{self.what}{ids}" + (f"; {self.todo}" if self.todo else "")
+
+
+class InputError(DaitnError):
+    """The user gave something that cannot be right: a file, a value, a command."""
+
+    kind = "input"
+
+
+class PeerError(DaitnError):
+    """The other side broke the protocol or sent bytes that do not decode; we drop, count, and go on."""
+
+    kind = "peer"
+
+
+class UnavailableError(DaitnError):
+    """The world is unavailable: no link, no disk, no process. Trying again later may work."""
+
+    kind = "unavailable"
+
+
+class PolicyError(DaitnError):
+    """A policy or missing right refuses. Trying again changes nothing until the policy does."""
+
+    kind = "policy"
+
+
+class BugError(DaitnError):
+    """We are wrong: an invariant does not hold, a state table has no entry. Carries the history of its subject."""
+
+    kind = "bug"

@@ -1,0 +1,46 @@
+"""Limits: every queue, cache, retry and size that a peer or user can fill, with the reason for its number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.units import GIB, MIB
+
+MESSAGE_BYTES: Final = 1 * MIB
+"""Largest control message. Manifests of a thousand tensors are 200 kB; anything bigger belongs into chunks."""
+
+MESSAGE_DEPTH: Final = 32
+"""Deepest nesting a control message may have; our own stay below 12."""
+
+CHUNK_BYTES: Final = 2 * MIB
+"""Largest chunk: two of them in flight fill a 1 Gbit/s link of 30 ms; 2 GB are then 1,000 entries of a manifest."""
+
+SMALL_TENSOR_BYTES: Final = CHUNK_BYTES // 8
+"""Tensors below this share chunks with their neighbours, so that a thousand biases are not a thousand requests."""
+
+MANIFEST_BYTES: Final = 16 * MIB
+"""Largest manifest: 100,000 tensors of 160 bytes each."""
+
+GRAPH_BYTES: Final = 32 * MIB
+"""Largest graph file; MiniLM with LoRA is 0.6 MB."""
+
+TENSORS: Final = 100_000
+"""Tensors in one package; the largest public models have 30,000."""
+
+ARTIFACT_BYTES: Final = 512 * GIB
+"""Largest artifact."""
+
+INBOX_MESSAGES: Final = 4096
+"""Control messages waiting at one node; beyond it the sender gets `busy` and repeats."""
+
+NAME_CHARS: Final = 256
+"""Longest name of a tensor, column or field."""
+
+FIELDS: Final = 256
+"""Fields in one contract; a target speaks of one, a verification unit keeps counts for each."""
+
+CLASSES: Final = 100_000
+"""Labels in one vocabulary: word-piece tokenizers have 30,000, ImageNet-21k 21,000."""
+
+VISITS_PER_JOB: Final = 10_000
+"""Visits one job may make before it ends as exhausted, whatever its budget says."""

@@ -1,0 +1,1 @@
+"""Control centre (DCC): cores that admit, plan and carry jobs."""

@@ -1,0 +1,1 @@
+"""Pure choice: feasibility, visit sequence, hyper-parameters, keep or roll back."""

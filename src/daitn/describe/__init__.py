@@ -1,0 +1,1 @@
+"""What a terminal says about its data: statistics, differential privacy and its ledger."""

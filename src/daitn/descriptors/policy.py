@@ -1,0 +1,115 @@
+"""A data owner's policy: who may use a data set, for what, and what may leave. Default deny.
+
+Written by hospital IT as TOML, checked at the site for each use, and published in short form (`PolicySummary`) so that
+the network does not plan what the site would refuse. The site's own check is the one that counts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from daitn.descriptors.contract import Name
+
+Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a data owner allows. An empty list allows nobody, `"*"` allows everybody."""
+
+    owners: tuple[str, ...] = ()
+    """Model owners who may train."""
+    purposes: tuple[str, ...] = ()
+    """Purposes of use, in the words of the consortium, such as `diagnosis-support`."""
+    methods: tuple[str, ...] = ("*",)
+    """Training methods allowed at this data."""
+    raw_records: Literal["stay", "trust-zone"] = "stay"
+    """Whether records may stream to a compute site; `trust-zone`: only to `compute_operators`."""
+    compute_operators: tuple[str, ...] = ()
+    """Operators of compute sites in the trust zone."""
+    sample_frac: Frac = 0.0
+    """Largest share of records that may be given to a verification unit, out of the held-out groups; 0: none."""
+    verification_operators: tuple[str, ...] = ()
+    """Operators of verification units that may receive the sample."""
+    signers: tuple[str, ...] = ()
+    """Ed25519 public keys (hex) whose packages may run; empty: any package whose signature holds."""
+    python_signers: tuple[str, ...] = ()
+    """Ed25519 public keys (hex) of those whose Python trainers may run; empty: no foreign code at all."""
+    epsilon_per_period: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    """Differential-privacy budget for published statistics in one period."""
+    period_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
+    min_count: Annotated[int, msgspec.Meta(ge=0)] = 10
+    """Counts below this are published as 0."""
+    visits_per_day: Annotated[int, msgspec.Meta(ge=0)] = 10_000
+
+
+class PolicySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a policy the network plans with."""
+
+    owners: tuple[str, ...]
+    purposes: tuple[str, ...]
+    methods: tuple[str, ...]
+    raw_records: Literal["stay", "trust-zone"]
+    compute_operators: tuple[str, ...]
+    sample_frac: Frac
+    verification_operators: tuple[str, ...]
+    signers: tuple[str, ...]
+
+
+class PolicyFault(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason why a policy refuses: which rule, what was asked, what it allows."""
+
+    rule: str
+    asked: str
+    allowed: str
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """One use of a data set that somebody asks for."""
+
+    owner: str
+    purpose: Name
+    method: str
+    signer: str
+    kind: Literal["train", "records", "sample"]
+    """Train at the data; stream records to `operator`'s compute site; give a sample to `operator`'s unit."""
+    operator: str = ""
+
+
+def allows(allowed: tuple[str, ...], asked: str) -> bool:
+    """Whether a list allows a name; `"*"` allows all."""
+    return "*" in allowed or asked in allowed
+
+
+def check_use(policy: Policy | PolicySummary, use: Use) -> tuple[PolicyFault, ...]:
+    """All rules that refuse this use; empty: allowed. O(length of the lists)."""
+    faults: list[PolicyFault] = []
+
+    def expect(rule: str, allowed: tuple[str, ...], asked: str) -> None:
+        if not allows(allowed, asked):
+            faults.append(PolicyFault(rule=rule, asked=asked, allowed=", ".join(allowed) or "nobody"))
+
+    expect("owners", policy.owners, use.owner)
+    expect("purposes", policy.purposes, use.purpose)
+    if use.kind != "sample":
+        expect("methods", policy.methods, use.method)
+        if policy.signers:
+            expect("signers", policy.signers, use.signer)
+    if use.kind == "records":
+        if policy.raw_records == "stay":
+            faults.append(PolicyFault(rule="raw_records", asked="stream to a compute site", allowed="stay"))
+        else:
+            expect("compute_operators", policy.compute_operators, use.operator)
+    if use.kind == "sample":
+        if policy.sample_frac <= 0:
+            faults.append(PolicyFault(rule="sample_frac", asked="a sample", allowed="0"))
+        expect("verification_operators", policy.verification_operators, use.operator)
+    return tuple(faults)
+
+
+def summarise(policy: Policy) -> PolicySummary:
+    """What the network may know of a policy."""
+    return PolicySummary(
+        **{name: getattr(policy, name) for name in PolicySummary.__struct_fields__},
+    )

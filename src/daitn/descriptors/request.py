@@ -1,0 +1,187 @@
+"""What a model owner asks for: targets, deadline, budgets, privacy, and what is pinned.
+
+A target reads `metric[label]@field >= value`, label and field optional: `accuracy >= 0.8`, `accuracy@cardiology >=
+0.95`, `recall[malignant] >= 0.93`, `loss <= 0.4`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from daitn.base.errors import InputError
+from daitn.base.ids import ArtifactId, DataSetId, DomainId, NodeId
+from daitn.descriptors.contract import (
+    Classification,
+    DataContract,
+    LanguageModelling,
+    Name,
+    Regression,
+    Reinforcement,
+    Retrieval,
+    Task,
+)
+
+_TARGET = re.compile(
+    r"\s*(?P<metric>[a-z][a-z0-9_]*)(?:\[(?P<label>[^\]]+)\])?(?:@(?P<field>[^\s<>=]+))?"
+    r"\s*(?P<sense><=|>=|≤|≥)\s*(?P<value>[0-9.eE+-]+)\s*(?P<percent>%?)\s*"
+)
+
+METRICS: dict[type[Task], dict[str, Literal["up", "down"]]] = {
+    Classification: {
+        "accuracy": "up", "balanced_accuracy": "up", "recall": "up", "precision": "up", "f1": "up", "auc": "up",
+        "loss": "down",
+    },
+    Regression: {"mse": "down", "mae": "down", "r2": "up", "loss": "down"},
+    LanguageModelling: {"accuracy": "up", "perplexity": "down", "loss": "down"},
+    Retrieval: {"accuracy": "up", "mrr": "up", "loss": "down"},
+    Reinforcement: {"mean_return": "up"},
+}  # fmt: skip
+"""Metrics of each task and which way is better."""
+
+_IN_UNIT_INTERVAL = {"accuracy", "balanced_accuracy", "recall", "precision", "f1", "auc", "mrr"}
+_PER_LABEL = {"recall", "precision"}
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One figure to reach, at a verification unit. `field` empty: over all records."""
+
+    metric: Name
+    value: float
+    label: str = ""
+    field: str = ""
+    sense: Literal[">=", "<="] = ">="
+
+    @property
+    def name(self) -> str:
+        """`recall[malignant]@field`, without the value: how measurements are keyed."""
+        return self.metric + (f"[{self.label}]" if self.label else "") + (f"@{self.field}" if self.field else "")
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.sense} {self.value:g}"
+
+    def met_by(self, value: float) -> bool:
+        """Whether a measured value reaches the target; NaN never does."""
+        return value >= self.value if self.sense == ">=" else value <= self.value
+
+    def shortfall(self, value: float) -> float:
+        """How far a value is from the target, 0 if met; NaN counts as 1."""
+        if math.isnan(value):
+            return 1.0
+        return max(0.0, self.value - value if self.sense == ">=" else value - self.value)
+
+
+def parse_target(text: str) -> Target:
+    """Read one target; InputError with the grammar where it does not fit. Percent signs are understood."""
+    match = _TARGET.fullmatch(text)
+    if match is None:
+        raise InputError(f"target {text!r} cannot be read", todo="write for example 'accuracy@cardiology >= 0.95'")
+    try:
+        value = float(match["value"])
+    except ValueError:
+        raise InputError(f"target {text!r}: {match['value']!r} is not a number") from None
+    return Target(
+        metric=match["metric"],
+        label=match["label"] or "",
+        field=match["field"] or "",
+        sense=">=" if match["sense"] in (">=", "≥") else "<=",
+        value=value / 100 if match["percent"] else value,
+    )
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Upper bounds; None: not bounded by the owner."""
+
+    transfer_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    visits: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    energy_joules: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    price: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be pinned; None: the network chooses and says why."""
+
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    batches_per_visit: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = None
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    gradient_clip: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which data may be used; empty `include`: every data set that fits the contract and allows the use."""
+
+    include: tuple[DataSetId, ...] = ()
+    exclude: tuple[DataSetId, ...] = ()
+    exclude_nodes: tuple[NodeId, ...] = ()
+    min_records: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Records that must be available in all."""
+    min_records_field: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A training request, complete: what the owner wants and under which conditions."""
+
+    name: Name
+    package: ArtifactId
+    purpose: Name
+    targets: Annotated[tuple[Target, ...], msgspec.Meta(min_length=1, max_length=256)]
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3.2e7)]
+    """Seconds from submission by which the model shall be back."""
+    budget: Budget = Budget()
+    raw_records: Literal["stay", "trust-zone"] = "stay"
+    """`stay`: no record leaves its site for training; `trust-zone`: it may where the data owner's policy agrees."""
+    epsilon: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    trust_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    domains: tuple[DomainId, ...] = ()
+    data: Selection = Selection()
+    method: str = ""
+    """Empty: the network chooses."""
+    hyperparameters: Hyperparameters = Hyperparameters()
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+    accept_counter_offer: bool = False
+
+
+def check_request(request: Request, contract: DataContract) -> None:
+    """InputError listing every fault: unknown metric, label or field, values out of range, targets that contradict."""
+    faults: list[str] = []
+    metrics = METRICS[type(contract.task)]
+    labels, fields = contract.labels(), contract.field_names()
+    bounds: dict[str, dict[str, float]] = {}
+    for target in request.targets:
+        direction = metrics.get(target.metric)
+        if direction is None:
+            faults.append(f"{target}: unknown metric {target.metric!r}, this task has {', '.join(metrics)}")
+            continue
+        if not math.isfinite(target.value):
+            faults.append(f"{target}: the value is not finite")
+        elif target.metric in _IN_UNIT_INTERVAL and not 0 <= target.value <= 1:
+            faults.append(f"{target}: the value lies between 0 and 1 (write 95% or 0.95)")
+        if (direction == "up") != (target.sense == ">="):
+            faults.append(f"{target}: {target.metric} is better when {'higher' if direction == 'up' else 'lower'}")
+        if target.label and target.label not in labels:
+            faults.append(f"{target}: no label {target.label!r}, the contract has {', '.join(labels[:20]) or 'none'}")
+        if target.metric in _PER_LABEL and not target.label:
+            faults.append(f"{target}: {target.metric} needs a label, as in {target.metric}[{next(iter(labels), 'x')}]")
+        if target.label and target.metric not in _PER_LABEL:
+            faults.append(f"{target}: {target.metric} takes no label")
+        if target.field and target.field not in fields:
+            faults.append(f"{target}: no field {target.field!r}, the contract has {', '.join(fields[:20]) or 'none'}")
+        sides = bounds.setdefault(target.name, {})
+        if sides.get(target.sense, target.value) != target.value:
+            faults.append(f"{target.name} is asked for twice: {sides[target.sense]:g} and {target.value:g}")
+        sides[target.sense] = target.value
+    overlap = set(request.data.include) & set(request.data.exclude)
+    if overlap:
+        faults.append(f"data sets both included and excluded: {', '.join(sorted(overlap))}")
+    for name in request.data.min_records_field:
+        if name not in fields:
+            faults.append(f"min_records_field speaks of {name!r}, the contract has {', '.join(fields[:20]) or 'none'}")
+    if faults:
+        raise InputError(f"request {request.name!r} is not consistent: " + "; ".join(faults))

@@ -1,0 +1,109 @@
+"""What terminals say about themselves: data sets, compute, verification, and the node that carries them.
+
+Every value a terminal publishes is one it may publish: counts and histograms here are already differentially private
+or coarse. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from daitn.base.ids import DataSetId, NodeId, OperatorId
+from daitn.descriptors.contract import Column, FieldRule, Name
+from daitn.descriptors.policy import PolicySummary
+
+Count = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Role(StrEnum):
+    """What a node can be; it carries any set of these."""
+
+    DATA = "data"
+    COMPUTE = "compute"
+    VERIFICATION = "verification"
+    AGGREGATOR = "aggregator"
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts per named value, with the standard deviation of the noise on each (0: exact, agreed to by policy)."""
+
+    counts: dict[str, Count]
+    noise_std: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    epsilon: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Privacy budget spent on this release; 0 where nothing private was measured."""
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares of records with a fault, rounded to percent before they leave."""
+
+    missing_frac: Frac = 0.0
+    duplicate_frac: Frac = 0.0
+    out_of_vocabulary_frac: Frac = 0.0
+    dropped_frac: Frac = 0.0
+
+
+class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """A data set as the network sees it (terms follow MLCommons Croissant where it has the word)."""
+
+    dataset: DataSetId
+    version: str
+    """Digest of the mapped data, keyed by a secret of the site, so that it tells versions apart and nothing else."""
+    contract_name: Name
+    columns: tuple[Column, ...]
+    group: str
+    fields: tuple[FieldRule, ...]
+    records: Count
+    """Training records, after the held-out groups have been set aside; differentially private."""
+    groups: Count
+    labels: Histogram | None
+    field_counts: Histogram | None
+    quality: Quality
+    record_bytes: Count
+    """Mean size of one record as tensors."""
+    newest_day: str = ""
+    """ISO date of the newest record, to the day; empty where records carry no date."""
+    policy: PolicySummary
+
+
+class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node can compute with. `flops` is measured at joining, not claimed."""
+
+    slots: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    cores: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    memory_bytes: Count
+    storage_bytes: Count
+    flops: Count
+    accelerators: tuple[str, ...] = ()
+    sandbox: tuple[str, ...] = ()
+    """What is enforced on a visit here: `no-network`, `read-only`, `memory`, `cpu`, `wall-time`, `namespaces`."""
+    wait_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class VerificationDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification unit (MPVU) can do."""
+
+    evaluations_per_job: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+    """How often it answers for one job before its test set counts as worn out."""
+    public_key: str
+
+
+class NodeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """One node and all it carries."""
+
+    node: NodeId
+    name: Name
+    operator: OperatorId
+    region: str = ""
+    roles: tuple[Role, ...]
+    direct: tuple[str, ...] = ()
+    """Addresses of its direct data-plane listener; empty: reachable through the router only."""
+    public_key: str
+    """Ed25519 key (hex) that signs this node's visit reports."""
+    data: tuple[DataDescriptor, ...] = ()
+    compute: ComputeDescriptor | None = None
+    verification: VerificationDescriptor | None = None
+    version: str = ""

@@ -1,0 +1,152 @@
+"""Work: what one visit does at a terminal, and what comes of it.
+
+All four kinds of terminal are sent the same order and answer with the same result; only the work inside differs. So
+leases, fences, retries and proofs are written once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.descriptors.contract import Name
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
+BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """Hyper-parameters of one visit, all decided."""
+
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    batches: BatchCount
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "momentum"
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    gradient_clip: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Largest norm of the gradient of a step; 0: not clipped."""
+    carry_optimizer: bool = True
+    """Whether optimizer slots (momentum) travel with the model."""
+    proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """FedProx: weight of the squared distance to the model as it arrived."""
+
+
+class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """Train `model` for `training.batches` batches on `dataset`, held here or streamed as `records`."""
+
+    model: ArtifactId
+    dataset: DataSetId
+    training: Training
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    records: ArtifactId | None = None
+    """Records as tensors, from a data node without compute; None: the data set is at this node."""
+
+
+class SampleRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample of held-out records that a site gave to a verification unit."""
+
+    dataset: DataSetId
+    artifact: ArtifactId
+    holder: NodeId
+    records: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    """Measure `model` on the test set made of `samples`, for each measurement named (see `Target.name`)."""
+
+    model: ArtifactId
+    samples: Annotated[tuple[SampleRef, ...], msgspec.Meta(max_length=10_000)]
+    measurements: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)]
+    preflight: bool = False
+    """Before any visit: also load, take one batch of the test set and see whether the model can overfit it."""
+
+
+class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One model to be averaged, with its weight."""
+
+    model: ArtifactId
+    weight: Annotated[float, msgspec.Meta(gt=0)]
+
+
+class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
+    """Weighted mean of `updates`, in the order given, streaming tensor by tensor."""
+
+    updates: Annotated[tuple[UpdateRef, ...], msgspec.Meta(min_length=1, max_length=100_000)]
+
+
+class ShareWork(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
+    """Give records of `dataset` as tensors to one node: all training records, or a held-out sample."""
+
+    dataset: DataSetId
+    kind: Literal["records", "sample"]
+    receiver: NodeId
+    receiver_operator: str
+    contract: ArtifactId
+    """Package whose contract says which tensors."""
+
+
+Work = TrainWork | EvaluateWork | AggregateWork | ShareWork
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure with its interval; `records` is how many records it was measured on."""
+
+    name: Name
+    value: float
+    low: float
+    high: float
+    records: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """What a training visit reports; losses are means over the first and last tenth of its batches."""
+
+    model: ArtifactId
+    batches: Annotated[int, msgspec.Meta(ge=0)]
+    records: Annotated[int, msgspec.Meta(ge=0)]
+    """Training records at hand here: the weight in federated averaging."""
+    loss_first: float
+    loss_last: float
+    update_norm: float
+    """Euclidean norm of the change of all parameters."""
+    data_version: str
+    seconds: Seconds
+    fetch_s: Seconds = 0.0
+    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    """What a verification unit measured. `overfits`: whether one batch could be learnt (preflight only)."""
+
+    model: ArtifactId
+    measurements: tuple[Measurement, ...]
+    test_set: str
+    """Digest of the samples it was measured on."""
+    evaluations_left: int
+    seconds: Seconds
+    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    overfits: bool | None = None
+    batch_seconds: Seconds = 0.0
+    """Preflight: seconds for one training batch here."""
+
+
+class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
+    """The averaged model."""
+
+    model: ArtifactId
+    seconds: Seconds
+    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class ShareOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
+    """The artifact that holds the records."""
+
+    artifact: ArtifactId
+    records: Annotated[int, msgspec.Meta(ge=0)]
+    data_version: str
+
+
+Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome

@@ -1,0 +1,1 @@
+"""The only place for I/O: fabric, enrolment, store, sandbox, readers, HTTP, clock."""

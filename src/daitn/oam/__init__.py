@@ -1,0 +1,1 @@
+"""Operations and management (OAM): progress, audit, alarms; everyone emits, only oam collects."""

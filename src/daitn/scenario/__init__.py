@@ -1,0 +1,1 @@
+"""A declarative network, workload and faults, read by both worlds: real processes and simulation."""

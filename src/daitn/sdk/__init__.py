@@ -1,0 +1,1 @@
+"""What a model owner's program sees: connect, train, watch, result."""

@@ -1,0 +1,1 @@
+"""The terminal layer: data node, compute node, aggregator, verification unit, as cores without I/O."""

@@ -1,0 +1,1 @@
+"""Tools layer (the paper's services): contracts and state of the communication service."""

@@ -1,0 +1,1 @@
+"""Messages, one module per link the paper names, and the codec that bounds what it decodes."""
