@@ -41,6 +41,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     period_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
     min_count: Annotated[int, msgspec.Meta(ge=0)] = 10
     """Counts below this are published as 0."""
+    records_per_group: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 8
+    """Where a contract groups records (by patient, say), one group counts at most this often in published statistics:
+    the noise then hides a whole group, and grows with this number."""
     visits_per_day: Annotated[int, msgspec.Meta(ge=0)] = 10_000
 
 

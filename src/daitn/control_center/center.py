@@ -1,0 +1,346 @@
+"""The control centre (DCC): one core for a domain's map, its jobs, and all that terminals and owners say to it.
+
+Paper II-A, DCC and DRRT layers, centralised form: the map's orchestration and the training centre in one process. Events
+come in, the job or the map they concern is found, one turn is made. A message for a visit that is not this sender's now
+is answered with a fence, never ignored, because a terminal repeats what it owes until it is told.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.effects import (
+    Delivered,
+    Effect,
+    Event,
+    Message,
+    PeerAppeared,
+    PeerVanished,
+    Record,
+    SendFailed,
+    Started,
+    TimerFired,
+)
+from daitn.base.errors import BugError
+from daitn.base.ids import JobId, NodeId, VisitId
+from daitn.base.units import seconds_to_ns
+from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.training.commands import (
+    CancelAsked,
+    ChangeAsked,
+    ModelFetched,
+    ModelNotFetched,
+    PauseAsked,
+    ResumeAsked,
+    SubmissionReceived,
+)
+from daitn.control_center.training.job import JobMachine
+from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.records import JobRecord, JobSubmitted, RequestChanged
+from daitn.control_center.turn import Turn
+from daitn.descriptors.job import Phase
+from daitn.descriptors.work import TrainOutcome
+from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
+from daitn.wire.center_tools import (
+    LeaseRenewed,
+    ResultAccepted,
+    ResultFenced,
+    VisitFailed,
+    VisitProgress,
+    VisitRefused,
+    VisitResult,
+    encode_report,
+)
+from daitn.wire.terminal_tools import Leaving, Left
+from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
+
+SILENT_PATIENCES: Final = 2.0
+"""A node not heard of for this many patiences counts as unreachable, whatever its presence says (SIGSTOP keeps that up)."""
+
+
+class ControlCenter:
+    """See the module's docstring."""
+
+    def __init__(self, config: CenterConfig, tools: CenterTools) -> None:
+        self.config = config
+        self.knowledge = KnowledgeMap()
+        self.jobs: dict[JobId, JobMachine] = {}
+        self.counters: dict[str, int] = {}
+        self._tools = tools
+        self._desk = OrderDesk(config, tools, self.knowledge)
+
+    # --- core -------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        """One event, one turn, one durable write at most."""
+        turn = Turn(now_ns, self.apply)
+        match event:
+            case Delivered(sender=sender, message=message):
+                self._delivered(turn, sender, message)
+            case TimerFired(name=name):
+                self._timer(turn, name)
+            case SubmissionReceived():
+                self._submitted(turn, event)
+            case PauseAsked(job=job):
+                self._asked(turn, job, "pause")
+            case ResumeAsked(job=job):
+                self._asked(turn, job, "resume")
+            case CancelAsked(job=job, reason=reason):
+                if (machine := self.jobs.get(job)) is not None and machine.cancel(turn, reason):
+                    self._advance_queued(turn)
+            case ChangeAsked(job=job, request=request):
+                machine = self.jobs.get(job)
+                if machine is not None and not machine.state.ended:
+                    turn.record(RequestChanged(job=job, at_ns=now_ns, request=request))
+                    self._advance(turn, machine)
+            case ModelFetched(job=job):
+                machine = self.jobs.get(job)
+                if machine is not None and machine.state.phase is Phase.DELIVERING:
+                    machine.delivered(turn)
+                    self._advance_queued(turn)
+            case ModelNotFetched(job=job):
+                if (machine := self.jobs.get(job)) is not None and machine.state.phase is Phase.DELIVERING:
+                    machine.fetch_failed(turn)
+            case PeerAppeared(node=node):
+                self.knowledge.seen(node)
+                self._speak_again(turn, node)
+            case PeerVanished(node=node):
+                self.knowledge.vanished(node)
+            case Started():
+                self._started(turn)
+            case SendFailed():
+                self._count("send_failed")
+            case _:
+                pass
+        return turn.effects()
+
+    def apply(self, record: Record) -> None:
+        """One fact, of the map or of a job."""
+        match record:
+            case NodeDescribed() | NodeRemoved():
+                self.knowledge.apply(record) if self._replaying else None
+            case JobSubmitted(job=job):
+                self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, self._desk)
+            case JobRecord(job=job):
+                self.jobs[job].state.apply(record)
+            case _:
+                raise BugError(f"the control centre has no rule for {type(record).__name__}")
+
+    _replaying = True
+    """Until `Started`, facts of the map come from the journal; later the map has changed before they are kept."""
+
+    def check_invariants(self) -> None:
+        """BugError unless visits, fences and phases agree."""
+        for job, machine in self.jobs.items():
+            state = machine.state
+            if state.ended and state.open:
+                raise BugError(f"job {job} has ended and has visits under way")
+            if len({visit.ordered.fence for visit in state.open.values()}) != len(state.open):
+                raise BugError(f"job {job} has two visits with one fence")
+            if state.accepted & set(state.open):
+                raise BugError(f"job {job} waits for visits it has accepted")
+            if state.met and not state.best_measurements:
+                raise BugError(f"job {job} met its targets without being measured")
+
+    # --- what terminals say -----------------------------------------------------------------------------------------
+
+    def _delivered(self, turn: Turn, sender: NodeId, message: Message) -> None:
+        match message:
+            case Describe():
+                self._described(turn, sender, message)
+                return
+            case Heartbeat(sequence=sequence):
+                if not self.knowledge.heard(sender, sequence, turn.now_ns):
+                    facts = self.knowledge.node(sender)
+                    turn.send(sender, DescribeAgain(known_sequence=facts.sequence if facts is not None else 0))
+                return
+            case Leaving(reason=reason):
+                gone = self.knowledge.remove(sender, reason or "left")
+                if gone is not None:
+                    turn.record(gone)
+                turn.send(sender, Left())
+                return
+            case VisitProgress(visit=visit, fence=fence):
+                self._progressed(turn, sender, message)
+                return
+            case VisitResult(report=report):
+                visit, fence = report.visit, report.fence
+            case VisitFailed(visit=visit, fence=fence) | VisitRefused(visit=visit, fence=fence):
+                pass
+            case _:
+                self._count("not_for_this_role")
+                return
+        self.knowledge.seen(sender)
+        self._ended(turn, sender, visit, fence, message)
+
+    def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
+        if message.descriptor.node != sender:
+            self._count("forged_descriptor")
+            return
+        described = self.knowledge.describe(message.descriptor, message.sequence, turn.now_ns)
+        if described is not None:
+            turn.record(described)
+        self.knowledge.heard(sender, message.sequence, turn.now_ns)
+        turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
+        if described is not None:
+            for machine in list(self.jobs.values()):
+                if not machine.state.ended and not machine.state.open:
+                    self._advance(turn, machine)
+
+    def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
+        machine = self._machine_of(message.visit)
+        opened = machine.state.open.get(message.visit) if machine is not None else None
+        self.knowledge.seen(sender)
+        if opened is None or opened.ordered.node != sender or opened.ordered.fence != message.fence:
+            self._count("fenced_progress")
+            turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
+            return
+        opened.heard_ns = opened.spoken_ns = turn.now_ns
+        before = opened.progress
+        opened.progress = message
+        lease_s = self.config.lease_s
+        turn.send(sender, LeaseRenewed(visit=message.visit, fence=message.fence, lease_s=lease_s))
+        turn.timer(f"visit {message.visit}", opened.gives_up_at(lease_s))
+        if machine is not None and (before is None or before != message):
+            machine.changed(turn)
+
+    def _ended(self, turn: Turn, sender: NodeId, visit: VisitId, fence: int, message: Message) -> None:
+        """A terminal says that a visit is over: accept, acknowledge again, or fence."""
+        machine = self._machine_of(visit)
+        opened = machine.state.open.get(visit) if machine is not None else None
+        if machine is None or opened is None or opened.ordered.node != sender or opened.ordered.fence != fence:
+            ordered = machine.state.ordered.get(visit) if machine is not None else None
+            mine = ordered is not None and ordered.node == sender and ordered.fence == fence
+            if mine and machine is not None and visit in machine.state.accepted:
+                turn.send(sender, ResultAccepted(visit=visit, fence=fence))
+            else:
+                self._count("fenced_result")
+                turn.send(sender, ResultFenced(visit=visit, fence=fence))
+            return
+        match message:
+            case VisitResult():
+                self._take_result(turn, machine, sender, message)
+            case VisitFailed(reason=reason, blame=blame):
+                turn.send(sender, ResultFenced(visit=visit, fence=fence))
+                machine.lose(turn, visit, reason, blame)
+            case VisitRefused(faults=faults, reason=reason):
+                text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
+                machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")
+            case _:
+                raise BugError(f"{type(message).__name__} ends no visit")
+        self._advance(turn, machine)
+
+    def _take_result(self, turn: Turn, machine: JobMachine, sender: NodeId, message: VisitResult) -> None:
+        report = message.report
+        opened = machine.state.open[report.visit]
+        facts = self.knowledge.node(sender)
+        key = facts.descriptor.public_key if facts is not None else ""
+        if report.work != opened.ordered.work:
+            self._count("result_of_other_work")
+            fault = "its result speaks of other work than was ordered"
+        elif not self._tools.verify(key, encode_report(report), message.signature):
+            self._count("bad_signature")
+            fault = "the signature of its report does not hold"
+        else:
+            machine.accept(turn, report.visit, report.outcome, message.signature)
+            turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
+            if isinstance(report.outcome, TrainOutcome):
+                self.knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
+            return
+        turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))
+        machine.lose(turn, report.visit, fault, "peer")
+
+    def _speak_again(self, turn: Turn, node: NodeId) -> None:
+        """A node is back: what it was asked to do is asked again, so that it says at once what became of it."""
+        for machine in self.jobs.values():
+            machine.ask_again(turn, node)
+
+    # --- owners and time --------------------------------------------------------------------------------------------
+
+    def _submitted(self, turn: Turn, event: SubmissionReceived) -> None:
+        turn.record(
+            JobSubmitted(
+                job=event.job,
+                at_ns=turn.now_ns,
+                owner=event.owner,
+                request=event.request,
+                package=event.package,
+                key=event.key,
+            )
+        )
+        turn.timer(f"deadline {event.job}", turn.now_ns + seconds_to_ns(event.request.deadline_s))
+        self._advance(turn, self.jobs[event.job])
+
+    def submitted_before(self, owner: str, key: str) -> JobId | None:
+        """The job that an owner submitted with this idempotency key, if any."""
+        for job, machine in self.jobs.items():
+            if machine.state.owner == owner and machine.state.key == key:
+                return job
+        return None
+
+    def _asked(self, turn: Turn, job: JobId, what: str) -> None:
+        machine = self.jobs.get(job)
+        if machine is None:
+            return
+        changed = machine.pause(turn) if what == "pause" else machine.resume_run(turn)
+        if changed:
+            self._advance(turn, machine)
+            self._advance_queued(turn)
+
+    def _timer(self, turn: Turn, timer: str) -> None:
+        kind, _, subject = timer.partition(" ")
+        if kind == "visit":
+            machine = self._machine_of(VisitId(subject))
+            if machine is not None and machine.check(turn, VisitId(subject)):
+                self._advance(turn, machine)
+        elif kind in ("job", "deadline"):
+            machine = self.jobs.get(JobId(subject))
+            if machine is not None:
+                self._advance(turn, machine)
+        elif kind == "silence":
+            self._look_for_silence(turn)
+
+    def _look_for_silence(self, turn: Turn) -> None:
+        limit = SILENT_PATIENCES * self.config.patience_s
+        for facts in self.knowledge.nodes():
+            if facts.reachable and self.knowledge.age_s(facts, turn.now_ns) > limit:
+                self.knowledge.vanished(facts.descriptor.node)
+        turn.wake_in("silence", self.config.heartbeat_s)
+
+    def _started(self, turn: Turn) -> None:
+        self._replaying = False
+        turn.wake_in("silence", SILENT_PATIENCES * self.config.patience_s)
+        for machine in self.jobs.values():
+            if not machine.state.ended:
+                machine.resume(turn)
+                turn.wake_in(f"job {machine.state.job}", self.config.heartbeat_s)
+
+    def _advance(self, turn: Turn, machine: JobMachine) -> None:
+        was = machine.state.phase
+        machine.advance(turn, may_start=self._may_start(machine))
+        if machine.state.ended and was is not machine.state.phase:
+            self._advance_queued(turn)
+
+    def _may_start(self, machine: JobMachine) -> bool:
+        """Whether a queued job is next: by priority, then by age, within the number that may run."""
+        running = sum(one.state.phase is Phase.RUNNING for one in self.jobs.values())
+        waiting = sorted(
+            (-one.state.request.priority, one.state.submitted_ns, one.state.job)
+            for one in self.jobs.values()
+            if one.state.phase in (Phase.QUEUED, Phase.ASSESSING)
+        )
+        free = self.config.running_jobs - running
+        mine = (-machine.state.request.priority, machine.state.submitted_ns, machine.state.job)
+        return mine in waiting[: max(0, free)]
+
+    def _advance_queued(self, turn: Turn) -> None:
+        for machine in list(self.jobs.values()):
+            if machine.state.phase is Phase.QUEUED:
+                machine.advance(turn, may_start=self._may_start(machine))
+
+    def _machine_of(self, visit: VisitId) -> JobMachine | None:
+        return self.jobs.get(JobId(visit.rpartition("/")[0]))
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1

@@ -1,0 +1,43 @@
+"""Configuration of a control centre, and what it needs from its world to be a pure core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import msgspec
+
+from daitn.base.ids import DomainId
+from daitn.descriptors.grant import Grant
+
+
+class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One knob for time: `patience_s`. Leases, heartbeats and retries follow from it."""
+
+    domain: DomainId
+    patience_s: Annotated[float, msgspec.Meta(ge=0.2, le=3600)] = 4.0
+    """How long the network waits for a silent site before it goes on without it."""
+    running_jobs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    """Jobs that run at the same time; more are queued, by priority and then by age."""
+    jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
+    """Jobs of one owner that have not ended; a further submission is refused."""
+    direct: tuple[str, ...] = ()
+    """The centre's own direct data-plane addresses, for fetching submitted packages."""
+
+    @property
+    def lease_s(self) -> float:
+        """How long a terminal may work on without hearing from the centre."""
+        return self.patience_s
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Between two signs of life of a terminal: four fit into a lease."""
+        return self.patience_s / 4
+
+
+class CenterTools(msgspec.Struct, frozen=True, kw_only=True):
+    """Pure functions with a secret in them, given from outside: `issue` signs a grant, `verify` checks a signature
+    (hex public key, bytes, hex signature)."""
+
+    issue: Callable[[Grant], str]
+    verify: Callable[[str, bytes, str], bool]

@@ -1,0 +1,73 @@
+"""Events and effects between the training centre and its world: owners' commands, and fetching the finished model."""
+
+from __future__ import annotations
+
+from daitn.base.effects import Effect, Event
+from daitn.base.ids import ArtifactId, JobId, OwnerId
+from daitn.decision.facts import PackageFacts
+from daitn.descriptors.request import Request
+from daitn.wire.center_tools import InputRef
+
+
+class SubmissionReceived(Event, frozen=True, kw_only=True):
+    """An owner submitted a request that is consistent with its package, which is in the centre's store."""
+
+    job: JobId
+    owner: OwnerId
+    request: Request
+    package: PackageFacts
+    key: str
+
+
+class PauseAsked(Event, frozen=True, kw_only=True):
+    """The owner wants no further visits for now."""
+
+    job: JobId
+
+
+class ResumeAsked(Event, frozen=True, kw_only=True):
+    """The owner wants a paused job to go on."""
+
+    job: JobId
+
+
+class CancelAsked(Event, frozen=True, kw_only=True):
+    """The owner wants the job to end."""
+
+    job: JobId
+    reason: str = "cancelled by its owner"
+
+
+class ChangeAsked(Event, frozen=True, kw_only=True):
+    """The owner changes the request of a running job; already checked against the contract."""
+
+    job: JobId
+    request: Request
+
+
+class ModelFetched(Event, frozen=True, kw_only=True):
+    """The finished model is in the centre's store."""
+
+    job: JobId
+    artifact: ArtifactId
+
+
+class ModelNotFetched(Event, frozen=True, kw_only=True):
+    """No holder gave the finished model this time."""
+
+    job: JobId
+    artifact: ArtifactId
+    what: str
+
+
+class FetchModel(Effect, frozen=True, kw_only=True):
+    """Bring the finished model into the centre's store; then `ModelFetched` or `ModelNotFetched`."""
+
+    job: JobId
+    model: InputRef
+
+
+class JobChanged(Effect, frozen=True, kw_only=True):
+    """Something about this job changed that its watchers want to see."""
+
+    job: JobId

@@ -1,0 +1,222 @@
+"""The state of one job: nothing but what its records say, so that a restart loses nothing.
+
+`JobState.apply` is the only place where it changes. Derived figures (progress, holders, what was measured where) are kept
+up to date here, so that the machine above only decides.
+"""
+
+from __future__ import annotations
+
+from daitn.base.errors import BugError
+from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.training.records import (
+    JobAssessed,
+    JobPhased,
+    JobRecord,
+    JobSubmitted,
+    ModelGone,
+    ModelJudged,
+    PreflightDone,
+    RecordsGiven,
+    RequestChanged,
+    SampleGiven,
+    SiteBarred,
+    VisitAccepted,
+    VisitLost,
+    VisitOrdered,
+)
+from daitn.decision.facts import Preflight
+from daitn.decision.keeping import score
+from daitn.descriptors.job import FINAL_PHASES, Phase
+from daitn.descriptors.outcome import Verdict
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Measurement,
+    SampleRef,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+    UpdateRef,
+)
+from daitn.learning.methods import METHODS
+
+
+class JobState:
+    """See the module's docstring."""
+
+    def __init__(self, submitted: JobSubmitted) -> None:
+        self.job: JobId = submitted.job
+        self.owner: OwnerId = submitted.owner
+        self.request = submitted.request
+        self.package = submitted.package
+        self.key = submitted.key
+        self.submitted_ns = submitted.at_ns
+        self.ended_ns: int | None = None
+        self.phase = Phase.ASSESSING
+        self.reason = ""
+        self.verdict: Verdict | None = None
+        self.plan: Plan | None = None
+        self.preflight: Preflight | None = None
+        self.open: dict[VisitId, OpenVisit] = {}
+        self.accepted: set[VisitId] = set()
+        self.fence = 0
+        self.head: ArtifactId = submitted.request.package
+        self.kept: ArtifactId = submitted.request.package
+        self.kept_measurements: tuple[Measurement, ...] = ()
+        self.best: ArtifactId = submitted.request.package
+        self.best_measurements: tuple[Measurement, ...] = ()
+        self.best_score = float("-inf")
+        self.met = False
+        self.untrained: tuple[Measurement, ...] = ()
+        self.updates: list[UpdateRef] = []
+        self.round_begun = False
+        self.rounds = 0
+        self.rounds_since_verified = 0
+        self.visits = 0
+        self.verifications = 0
+        self.rolled_back = 0
+        self.lost = 0
+        self.transfer_bytes = 0
+        self.evaluations_left: int | None = None
+        self.seen: list[tuple[DataSetId, int]] = []
+        self.seen_kept = 0
+        self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
+        self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
+        self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
+        self.records: dict[tuple[DataSetId, NodeId], tuple[ArtifactId, NodeId]] = {}
+        self.barred: dict[DataSetId, str] = {}
+        self.sample_faults: dict[tuple[NodeId, DataSetId], str] = {}
+        self.harm: dict[DataSetId, int] = {}
+        """Visits at a data set that broke the model or returned what could not be accepted."""
+        self.preflight_fault = ""
+        self.log: list[JobRecord] = [submitted]
+        self.ordered: dict[VisitId, VisitOrdered] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is in a final phase."""
+        return self.phase in FINAL_PHASES
+
+    def apply(self, record: JobRecord) -> None:
+        """One fact of this job."""
+        if self.ended:
+            raise BugError(f"job {self.job} is {self.phase} and was told {type(record).__name__}")
+        self.log.append(record)
+        match record:
+            case JobAssessed():
+                self.verdict, self.plan = record.verdict, record.plan
+                if record.taken is not None:
+                    self.request = record.taken
+            case PreflightDone(preflight=preflight):
+                self.preflight = preflight
+                self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
+                self.best_score = score(self.request.targets, preflight.measurements)
+            case VisitOrdered():
+                self._ordered(record)
+            case VisitAccepted():
+                self._accepted(record)
+            case VisitLost():
+                self._lost(record)
+            case SampleGiven(unit=unit, sample=sample):
+                self.samples[(unit, sample.dataset)] = sample
+            case RecordsGiven():
+                self.records[(record.dataset, record.receiver)] = (record.artifact, record.holder)
+            case ModelJudged():
+                self._judged(record)
+            case ModelGone(instead=instead):
+                self.head = self.kept = instead
+                self.updates, self.round_begun, self.rounds_since_verified = [], False, 0
+            case SiteBarred(dataset=dataset, why=why):
+                self.barred[dataset] = why
+            case RequestChanged(request=request):
+                self.request = request
+            case JobPhased(phase=phase, reason=reason, at_ns=at_ns):
+                self.phase, self.reason = phase, reason
+                if phase in FINAL_PHASES:
+                    self.ended_ns = at_ns
+                    self.open.clear()
+            case _:
+                raise BugError(f"job {self.job}: no rule for {type(record).__name__}")
+
+    def _ordered(self, record: VisitOrdered) -> None:
+        self.fence = max(self.fence, record.fence)
+        self.open[record.visit] = OpenVisit(ordered=record, spoken_ns=record.at_ns)
+        self.ordered[record.visit] = record
+        if record.purpose == "train" and isinstance(record.work, TrainWork):
+            self.round_begun = True
+
+    def _accepted(self, record: VisitAccepted) -> None:
+        if record.visit in self.accepted:
+            raise BugError(f"visit {record.visit} accepted twice")
+        ordered = self.open.pop(record.visit).ordered
+        self.accepted.add(record.visit)
+        match record.outcome:
+            case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
+                self.visits += 1
+                self.transfer_bytes += outcome.fetched_bytes
+                self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
+                self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
+                self._hold(outcome.model, ordered.node)
+                self._hold(ordered.work.model, ordered.node)
+                if self.parallel:
+                    self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
+                else:
+                    self._advance_head(outcome.model)
+            case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
+                self.transfer_bytes += fetched
+                self._hold(model, ordered.node)
+                self._advance_head(model)
+            case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
+                self.transfer_bytes += fetched
+                self.evaluations_left = record.outcome.evaluations_left
+                self._hold(model, ordered.node)
+            case _:
+                pass
+
+    @property
+    def parallel(self) -> bool:
+        """Whether updates are averaged before they become the head."""
+        return self.plan is not None and METHODS[self.plan.method].parallel
+
+    def _advance_head(self, model: ArtifactId) -> None:
+        self.head = model
+        self.rounds += 1
+        self.rounds_since_verified += 1
+        self.updates, self.round_begun = [], False
+
+    def _judged(self, record: ModelJudged) -> None:
+        self.verifications += 1
+        self.rounds_since_verified = 0
+        if record.keep:
+            self.kept, self.kept_measurements = record.model, record.measurements
+            self.seen_kept = len(self.seen)
+        else:
+            self.rolled_back += 1
+            self.head = self.kept
+            del self.seen[self.seen_kept :]
+        if record.best:
+            self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
+        self.met = self.met or record.met
+
+    def _hold(self, artifact: ArtifactId, node: NodeId) -> None:
+        nodes = self.holders.setdefault(artifact, [])
+        if node not in nodes:
+            nodes.append(node)
+
+    def _lost(self, record: VisitLost) -> None:
+        ordered = self.open.pop(record.visit).ordered
+        if record.blame == "over":
+            return
+        self.lost += 1
+        if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
+            self.sample_faults[(ordered.work.receiver, ordered.work.dataset)] = record.why
+        if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
+            self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1
+        if ordered.purpose in ("verify", "preflight") and record.blame == "policy":
+            self.evaluations_left = 0
+        if ordered.purpose == "preflight" and record.blame == "input":
+            self.preflight_fault = record.why

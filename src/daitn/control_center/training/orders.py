@@ -1,0 +1,116 @@
+"""Orders: from a step of a method to the message a terminal gets, with inputs, holders and grants.
+
+Built anew at each sending, so that holders are those reachable now and grants are fresh.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.ids import CENTER, ArtifactId, GrantId, NodeId
+from daitn.base.units import NS_PER_S
+from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.records import VisitOrdered
+from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.wire.center_tools import InputRef, VisitOrder, Warrant
+
+GRANT_S: Final = 3600
+"""How long a grant is good for; a site whose clock is off by more than this cannot take part."""
+
+WALL_FACTOR: Final = 20.0
+"""A visit may take this many times what was expected before its site ends it."""
+
+WALL_LEAST_S: Final = 60.0
+
+
+class OrderDesk:
+    """Makes orders and input references for one centre."""
+
+    def __init__(self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap) -> None:
+        self._config = config
+        self._tools = tools
+        self._knowledge = knowledge
+
+    def holders(self, state: JobState, artifact: ArtifactId, extra: NodeId | None = None) -> tuple[Holder, ...]:
+        """Reachable nodes that hold an artifact, the newest holder first."""
+        nodes = list(reversed(state.holders.get(artifact, [])))
+        if extra is not None and extra not in nodes:
+            nodes.append(extra)
+        found: list[Holder] = []
+        for node in nodes:
+            if node == CENTER:
+                found.append(Holder(node=CENTER, direct=self._config.direct))
+                continue
+            facts = self._knowledge.node(node)
+            if facts is not None and facts.reachable:
+                found.append(Holder(node=node, direct=facts.descriptor.direct))
+        return tuple(found)
+
+    def input_ref(
+        self,
+        state: JobState,
+        artifact: ArtifactId,
+        requester: NodeId,
+        now_ns: int,
+        *,
+        holder: NodeId | None = None,
+        parts_only: bool = False,
+    ) -> InputRef:
+        """An artifact as an input of a visit at `requester`, with a grant for exactly that."""
+        grant = Grant(
+            id=GrantId(f"{state.job}:{artifact[:16]}:{requester}"),
+            domain=self._config.domain,
+            artifact=artifact,
+            requester=requester,
+            job=state.job,
+            expires_unix_s=now_ns // NS_PER_S + GRANT_S,
+        )
+        return InputRef(
+            artifact=artifact,
+            holders=self.holders(state, artifact, holder),
+            grant=self._tools.issue(grant),
+            parts_only=parts_only,
+        )
+
+    def warrant(self, state: JobState) -> Warrant:
+        """On whose behalf this job's visits are made."""
+        return Warrant(
+            owner=state.owner,
+            purpose=state.request.purpose,
+            method=state.plan.method if state.plan is not None else state.request.method or "*",
+            signer=state.package.signer,
+        )
+
+    def order(self, state: JobState, ordered: VisitOrdered, now_ns: int) -> VisitOrder:
+        """The message for a visit."""
+        inputs: list[InputRef] = []
+        node = ordered.node
+        match ordered.work:
+            case TrainWork(model=model, records=records, dataset=dataset):
+                inputs.append(self.input_ref(state, model, node, now_ns))
+                if records is not None:
+                    holder = state.records[(dataset, node)][1]
+                    inputs.append(self.input_ref(state, records, node, now_ns, holder=holder))
+            case EvaluateWork(model=model, samples=samples):
+                inputs.append(self.input_ref(state, model, node, now_ns))
+                for sample in samples:
+                    inputs.append(self.input_ref(state, sample.artifact, node, now_ns, holder=sample.holder))
+            case AggregateWork(updates=updates):
+                inputs += [self.input_ref(state, update.model, node, now_ns) for update in updates]
+            case ShareWork(contract=contract):
+                inputs.append(self.input_ref(state, contract, node, now_ns, parts_only=True))
+        expected = state.plan.expected.seconds if state.plan is not None else 0.0
+        return VisitOrder(
+            visit=ordered.visit,
+            job=state.job,
+            fence=ordered.fence,
+            lease_s=self._config.lease_s,
+            wall_s=max(WALL_LEAST_S, WALL_FACTOR * expected),
+            package=state.request.package,
+            work=ordered.work,
+            inputs=tuple(inputs),
+            warrant=self.warrant(state),
+        )

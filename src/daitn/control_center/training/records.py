@@ -1,0 +1,149 @@
+"""The journal of jobs: a closed set of facts from which every job's state is rebuilt, and its log rendered.
+
+Each carries the job it speaks of and `at_ns`, the centre's clock (Unix nanoseconds at start, then monotonic).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from daitn.base.effects import Record
+from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.decision.facts import PackageFacts, Preflight
+from daitn.descriptors.job import Phase
+from daitn.descriptors.outcome import Verdict
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.request import Request
+from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
+
+Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify"]
+
+
+class JobRecord(Record, frozen=True, kw_only=True):
+    """What all have in common."""
+
+    job: JobId
+    at_ns: int
+
+
+class JobSubmitted(JobRecord, frozen=True, kw_only=True, tag="job_submitted"):
+    """An owner asked for training."""
+
+    owner: OwnerId
+    request: Request
+    package: PackageFacts
+    key: str
+    """The owner's idempotency key: the same submission twice is one job."""
+
+
+class JobAssessed(JobRecord, frozen=True, kw_only=True, tag="job_assessed"):
+    """T-FAM's verdict, with the plan it judged. A counter-offer taken at once is `taken`."""
+
+    verdict: Verdict
+    plan: Plan
+    taken: Request | None = None
+
+
+class PreflightDone(JobRecord, frozen=True, kw_only=True, tag="preflight_done"):
+    """The verification unit has tried the model before any visit."""
+
+    preflight: Preflight
+
+
+class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
+    """A terminal was chosen for a piece of work. `fence` grows with each order of a job."""
+
+    visit: VisitId
+    fence: int
+    node: NodeId
+    purpose: Purpose
+    work: Work
+    why: str
+
+
+class VisitAccepted(JobRecord, frozen=True, kw_only=True, tag="visit_accepted"):
+    """A result was accepted: once per visit, and only while its fence stands."""
+
+    visit: VisitId
+    outcome: Outcome
+    signature: str
+
+
+class VisitLost(JobRecord, frozen=True, kw_only=True, tag="visit_lost"):
+    """A visit will not be waited for any more: its lease ran out, it failed, or its site refused."""
+
+    visit: VisitId
+    why: str
+    blame: str
+
+
+class SampleGiven(JobRecord, frozen=True, kw_only=True, tag="sample_given"):
+    """A data set's sample is ready for a verification unit."""
+
+    unit: NodeId
+    sample: SampleRef
+
+
+class RecordsGiven(JobRecord, frozen=True, kw_only=True, tag="records_given"):
+    """A data set's records are ready to stream to a compute site of its trust zone."""
+
+    dataset: DataSetId
+    receiver: NodeId
+    artifact: ArtifactId
+    holder: NodeId
+
+
+class ModelJudged(JobRecord, frozen=True, kw_only=True, tag="model_judged"):
+    """A measured model was kept or rolled back."""
+
+    model: ArtifactId
+    keep: bool
+    best: bool
+    met: bool
+    score: float
+    measurements: tuple[Measurement, ...]
+    why: str
+
+
+class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
+    """No site that holds this model came back in time; the run goes on from an older one."""
+
+    model: ArtifactId
+    instead: ArtifactId
+
+
+class SiteBarred(JobRecord, frozen=True, kw_only=True, tag="site_barred"):
+    """A data set will not be asked again by this job."""
+
+    dataset: DataSetId
+    why: str
+
+
+class RequestChanged(JobRecord, frozen=True, kw_only=True, tag="request_changed"):
+    """The owner changed targets, hyper-parameters or the choice of data while the job runs."""
+
+    request: Request
+
+
+class JobPhased(JobRecord, frozen=True, kw_only=True, tag="job_phased"):
+    """The job entered a phase."""
+
+    phase: Phase
+    reason: str
+
+
+JOB_RECORDS = (
+    JobSubmitted,
+    JobAssessed,
+    PreflightDone,
+    VisitOrdered,
+    VisitAccepted,
+    VisitLost,
+    SampleGiven,
+    RecordsGiven,
+    ModelJudged,
+    ModelGone,
+    SiteBarred,
+    RequestChanged,
+    JobPhased,
+)

@@ -1,0 +1,144 @@
+"""Counter-offers: the nearest request that would be admitted, found with the very function that refused.
+
+Each failed condition says what one number or list would have to be; all are changed at once, the view is made anew for
+the changed request, and it is judged again, a few times over, since one change can uncover another. What comes out has
+been admitted by `judge` itself, so taking exactly it is admitted as long as the network does not change. Nothing is
+offered that the owner did not leave open: purpose, owner and privacy limits are never widened, except that where the
+request keeps records at home and only a trust zone could train, that is said and offered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.feasibility import judge
+from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.request import Request
+from daitn.descriptors.view import TrainingView
+
+ROUNDS: Final = 6
+"""Times a changed request is judged again before there is no offer."""
+
+SLACK: Final = 1.5
+"""An offered deadline or budget is this much above what the plan expects."""
+
+
+def find_counter_offer(
+    make_view: Callable[[Request], TrainingView], request: Request, package: PackageFacts, preflight: Preflight | None
+) -> CounterOffer | None:
+    """The nearest admissible request with its differences, or None. Cost: at most `ROUNDS` judgements."""
+    offered = request
+    changes: dict[str, Change] = {}
+    for _ in range(ROUNDS):
+        view = make_view(offered)
+        plan, conditions = judge(view, offered, package, preflight)
+        failed = [condition for condition in conditions if not condition.met]
+        if not failed:
+            return CounterOffer(request=offered, changes=tuple(changes.values())) if changes else None
+        moved = offered
+        for condition in failed:
+            moved = _mend(moved, condition, view, plan, changes)
+        if moved == offered:
+            return None
+        offered = moved
+    return None
+
+
+def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, changes: dict[str, Change]) -> Request:
+    """The request with one failed condition mended as far as it can be; unchanged where it cannot."""
+
+    def change(what: str, asked: str, offered: str) -> None:
+        first = changes[what].asked if what in changes else asked
+        changes[what] = Change(what=what, asked=first, offered=offered, because=failed.code)
+
+    replace = msgspec.structs.replace
+    budget, data = request.budget, request.data
+    match failed.code:
+        case ReasonCode.TIME:
+            deadline = _round_up(max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
+            change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")
+            return replace(request, deadline_s=deadline)
+        case ReasonCode.BYTES:
+            moved = math.ceil(plan.expected.transfer_bytes * SLACK)
+            change("transfer budget", f"{budget.transfer_bytes} bytes", f"{moved} bytes")
+            return replace(request, budget=replace(budget, transfer_bytes=moved))
+        case ReasonCode.VISITS:
+            visits = math.ceil(plan.expected.visits * SLACK)
+            change("visits budget", str(budget.visits), str(visits))
+            return replace(request, budget=replace(budget, visits=visits))
+        case ReasonCode.ENERGY:
+            change("energy budget", f"{budget.energy_joules:g} J", "none: it cannot be kept account of here")
+            return replace(request, budget=replace(budget, energy_joules=None))
+        case ReasonCode.PRICE:
+            change("price budget", f"{budget.price:g}", "none: it cannot be kept account of here")
+            return replace(request, budget=replace(budget, price=None))
+        case ReasonCode.METHOD:
+            change("method", request.method, "chosen by the network")
+            return replace(request, method="")
+        case ReasonCode.VOLUME:
+            return _less_data(request, failed, change)
+        case ReasonCode.COVERAGE | ReasonCode.NO_TEST_SET:
+            return _fewer_targets(request, failed, change)
+        case ReasonCode.POLICY | ReasonCode.NO_DATA | ReasonCode.NO_COMPUTE | ReasonCode.TRUST:
+            return _other_data(request, failed, view, change)
+        case _:
+            return request
+
+
+def _round_up(seconds: float) -> float:
+    """Up to two digits, so that an offer reads as one: 73.2 → 74, 0.52 → 1."""
+    if seconds <= 1:
+        return 1.0
+    digits = 10.0 ** max(0, math.floor(math.log10(seconds)) - 1)
+    return math.ceil(seconds / digits) * digits
+
+
+def _less_data(request: Request, failed: Condition, change: Callable[[str, str, str], None]) -> Request:
+    replace = msgspec.structs.replace
+    have = int(failed.available_value or 0.0)
+    for field in request.data.min_records_field:
+        if failed.what.endswith(f"{field!r}"):
+            change(f"records in {field}", str(request.data.min_records_field[field]), str(have))
+            fields = {**request.data.min_records_field, field: have}
+            return replace(request, data=replace(request.data, min_records_field=fields))
+    if have < request.data.min_records:
+        change("records", str(request.data.min_records), str(have))
+        return replace(request, data=replace(request.data, min_records=have))
+    return request
+
+
+def _fewer_targets(request: Request, failed: Condition, change: Callable[[str, str, str], None]) -> Request:
+    """Without the targets that cannot be taught or measured; at least one has to stay."""
+    gone = [t for t in request.targets if f"{t.field!r}" in failed.what or (t.label and f"{t.label!r}" in failed.what)]
+    left = tuple(target for target in request.targets if target not in gone)
+    if not gone or not left:
+        return request
+    change("targets", ", ".join(map(str, request.targets)), ", ".join(map(str, left)))
+    return msgspec.structs.replace(request, targets=left)
+
+
+def _other_data(
+    request: Request, failed: Condition, view: TrainingView, change: Callable[[str, str, str], None]
+) -> Request:
+    replace = msgspec.structs.replace
+    blocked = [one for one in view.excluded if one.dataset in request.data.include]
+    if request.data.include:
+        usable = {candidate.dataset for candidate in view.candidates}
+        kept = tuple(name for name in request.data.include if name in usable)
+        if kept and kept != request.data.include:
+            change("data sets", ", ".join(request.data.include), ", ".join(kept))
+            return replace(request, data=replace(request.data, include=kept))
+    at_home = [one for one in (blocked or view.excluded) if one.code is ReasonCode.NO_COMPUTE]
+    if at_home and request.raw_records == "stay":
+        change("raw records", "stay at their site", "may stream inside their trust zone")
+        return replace(request, raw_records="trust-zone")
+    if any(one.code is ReasonCode.TRUST for one in view.excluded) and request.trust_floor > 0:
+        change("trust floor", f"{request.trust_floor:.2f}", f"{request.trust_floor / 2:.2f}")
+        return replace(request, trust_floor=round(request.trust_floor / 2, 3))
+    return request

@@ -1,0 +1,176 @@
+"""Drafting plans: method, hyper-parameters and route proposed together from one view.
+
+`draft_plan` is the one function that admission judges, that counter-offers are searched with, and that a running job
+replans with. Pure; cost O(candidates) for the choice and O(stops × candidates) for the route ahead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.hyperparameters import propose_training
+from daitn.decision.routes import RULES
+from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.descriptors.outcome import Expectation
+from daitn.descriptors.plan import Choice, Plan, Stop
+from daitn.descriptors.request import Request
+from daitn.descriptors.view import Candidate, TrainingView
+from daitn.learning.methods import METHODS
+from daitn.learning.methods.sequential import Sequential
+
+HOP_S: Final = 0.1
+"""Seconds a hop costs besides moving bytes and training; measured below 0.05 without verification."""
+
+BATCH_S: Final = 0.005
+"""Assumed seconds per batch before a preflight measured any."""
+
+PASSES: Final = 3.0
+"""Passes over all sites a job is expected to take before its targets are met; replaced by learning curves once there
+are runs to learn from. The verdict's probability stays unknown as long as this is a rule of thumb."""
+
+
+def choose_method(view: TrainingView, request: Request) -> Choice:
+    """Which method, why, and why not the others."""
+    if request.method:
+        return Choice(what="method", chosen=request.method, why="the owner asked for it")
+    sites = len(datasets(view))
+    skew = label_skew(view)
+    rejected = ["cyclic: does not look at what a site has", "random: a baseline"]
+    if view.aggregators:
+        rejected.append(f"fedavg: moves {2 * sites} models a round instead of one a visit")
+    else:
+        rejected.append("fedavg: no aggregator is reachable")
+    why = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint): one copy visits where labels lack"
+    return Choice(what="method", chosen="tram-fl", why=why, rejected=tuple(rejected))
+
+
+def label_skew(view: TrainingView) -> float:
+    """Mean total-variation distance between a site's label mix and that of all: 0 alike, near 1 disjoint."""
+    sites: dict[str, dict[str, float]] = {candidate.dataset: candidate.labels for candidate in view.candidates}
+    totals: dict[str, float] = {}
+    for labels in sites.values():
+        for label, count in labels.items():
+            totals[label] = totals.get(label, 0.0) + count
+    everything = sum(totals.values())
+    if everything <= 0 or not sites:
+        return 0.0
+    distances = []
+    for labels in sites.values():
+        mine = sum(labels.values()) or 1.0
+        distances.append(sum(abs(labels.get(k, 0.0) / mine - v / everything) for k, v in totals.items()) / 2)
+    return sum(distances) / len(distances)
+
+
+def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
+    """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""
+    if candidate.batch_s is not None:
+        return candidate.batch_s
+    if preflight is not None and preflight.batch_seconds > 0:
+        ratio = preflight.unit_flops / candidate.flops if candidate.flops > 0 and preflight.unit_flops > 0 else 1.0
+        return preflight.batch_seconds * min(100.0, max(0.01, ratio))
+    return BATCH_S
+
+
+def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float:
+    """One visit: hop, transfer of model (and of records that stream), training."""
+    moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
+    return HOP_S + moved / candidate.bytes_per_s + plan_batches * batch_seconds(candidate, preflight)
+
+
+def draft_plan(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Plan:
+    """What the network would do for this request on this view; an empty view gives a plan without route."""
+    method_choice = choose_method(view, request)
+    method = METHODS.get(method_choice.chosen) or METHODS["tram-fl"]
+    training, training_choice = propose_training(view, request.hyperparameters, parallel=method.parallel)
+    verifier = view.verifiers[0] if view.verifiers else None
+    sites = datasets(view)
+    rounds = max(1, round(PASSES * (1 if method.parallel else max(1, len(sites)))))
+    route = _route_ahead(view, method.name, request, training.batches * training.batch_size, len(sites))
+    computes = {name: best_compute(view, name) for name in sites}
+    seconds = {
+        name: visit_seconds(candidate, training.batches, package.total_bytes, preflight)
+        for name, candidate in computes.items()
+    }
+    check_s = verification_seconds(package, preflight, verifier.bytes_per_s if verifier else None)
+    typical = sum(seconds.values()) / len(seconds) if seconds else 0.0
+    verify_every = _verify_every(typical, check_s, verifier.evaluations_left if verifier else 1, rounds)
+    need = least_stops(view, request)
+    visits_low = max(1, len(need))
+    visits = rounds * (max(1, len(sites)) if method.parallel else 1)
+    low = sum(sorted(seconds.values())[:visits_low]) if not method.parallel else max(seconds.values(), default=0.0)
+    moves = 2 if method.parallel else 1
+    expected = Expectation(
+        seconds_low=low + check_s,
+        seconds=rounds * (typical if not method.parallel else max(seconds.values(), default=0.0))
+        + rounds / verify_every * check_s,
+        transfer_bytes=package.total_bytes * (visits * moves + rounds / verify_every),
+        visits=visits,
+    )
+    how_often = Choice(
+        what="verification",
+        chosen=f"every {verify_every} {'rounds' if method.parallel else 'visits'}",
+        why=f"a visit takes about {typical:.2f} s, a verification {check_s:.2f} s",
+    )
+    return Plan(
+        method=method.name,
+        training=training,
+        verify_every=verify_every,
+        verifier=verifier.node if verifier else None,
+        aggregator=view.aggregators[0].node if view.aggregators else None,
+        route=route,
+        expected=expected,
+        choices=(method_choice, training_choice, how_often),
+        view_version=view.version,
+    )
+
+
+def verification_seconds(package: PackageFacts, preflight: Preflight | None, bytes_per_s: float | None) -> float:
+    """Seconds a verification takes, transfer included."""
+    moved = package.total_bytes / bytes_per_s if bytes_per_s else 0.0
+    return HOP_S + moved + (preflight.evaluate_seconds if preflight is not None else 0.05)
+
+
+def _verify_every(visit_s: float, check_s: float, evaluations_left: int, rounds: int) -> int:
+    """So often that checking costs no more than a third of the time and the unit's evaluations last."""
+    by_time = 1 if visit_s <= 0 else max(1, round(check_s / visit_s / 0.5))
+    by_budget = max(1, -(-2 * rounds // max(1, evaluations_left)))
+    return max(by_time if by_time <= 8 else 8, by_budget)
+
+
+def least_stops(view: TrainingView, request: Request) -> tuple[str, ...]:
+    """Data sets without which some target field or label has never been seen: a greedy cover, so a near-least number."""
+    wanted = {("field", t.field) for t in request.targets if t.field} | {
+        ("label", t.label) for t in request.targets if t.label
+    }
+    labels = {label for candidate in view.candidates for label, count in candidate.labels.items() if count >= 1}
+    wanted |= {("label", label) for label in labels}
+    holds: dict[str, set[tuple[str, str]]] = {}
+    for candidate in view.candidates:
+        here = {("label", label) for label, count in candidate.labels.items() if count >= 1}
+        here |= {("field", field) for field, count in candidate.fields.items() if count >= 1}
+        holds[candidate.dataset] = here & wanted
+    missing, chosen = set.union(set(), *holds.values()), []
+    while missing:
+        best = max(sorted(holds), key=lambda name: len(holds[name] & missing))
+        chosen.append(best)
+        missing -= holds[best]
+    return tuple(chosen)
+
+
+def _route_ahead(view: TrainingView, method: str, request: Request, records: int, length: int) -> tuple[Stop, ...]:
+    """The stops the method's rule would choose next, as if each visit went as planned."""
+    chosen = METHODS[method]
+    if not isinstance(chosen, Sequential):
+        return tuple(
+            Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why="all sites train in each round")
+            for name in datasets(view)
+        )
+    rule, seen, stops = RULES[chosen.rule], Seen(seed=request.seed), []
+    for _ in range(length):
+        stop = rule.next_stop(view, seen, records)
+        if stop is None:
+            break
+        stops.append(stop)
+        seen = Seen(visits=(*seen.visits, (stop.dataset, records)), seed=request.seed)
+    return tuple(stops)

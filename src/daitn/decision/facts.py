@@ -1,0 +1,36 @@
+"""Facts a decision on a job rests on, besides the view: the package as submitted and what a preflight found."""
+
+from __future__ import annotations
+
+import msgspec
+
+from daitn.descriptors.contract import DataContract
+from daitn.descriptors.work import Measurement
+
+
+class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a package from its manifest alone."""
+
+    contract: DataContract
+    kind: str
+    signer: str
+    payload_bytes: int
+    parts_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """What moves when nothing of it is at the receiver yet."""
+        return self.payload_bytes + self.parts_bytes
+
+
+class Preflight(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification unit found before any visit; `fault` says why the model does not even load."""
+
+    measurements: tuple[Measurement, ...] = ()
+    overfits: bool | None = None
+    batch_seconds: float = 0.0
+    """Per batch of the preflight's size, at the unit."""
+    unit_flops: float = 0.0
+    evaluate_seconds: float = 0.0
+    test_records: int = 0
+    fault: str = ""

@@ -1,0 +1,212 @@
+"""Feasibility (T-FAM's judgement): whether a request can be met on a view, as a list of conditions.
+
+Paper II-A: T-FAM evaluates whether training is feasible from the model, the requirements and the state of the network.
+Stages: authorisation and policy → resources → data → attainability. All conditions are checked, none hides another.
+Attainability says that it does not know as long as there are no runs to learn from; it never claims a probability.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from daitn.decision.drafting import draft_plan
+from daitn.decision.facts import PackageFacts, Preflight
+from daitn.descriptors.outcome import Condition, ReasonCode, Verdict
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.request import Request
+from daitn.descriptors.view import TrainingView
+from daitn.learning.methods import METHODS
+
+LEAST_TRAINING: Final = 20.0
+"""Training records a target's field or label needs at all; below it nothing can be learnt about it, only remembered."""
+
+LEAST_TEST: Final = 10.0
+"""Held-out records a target needs to be measured; with 10 the interval of a proportion is still ±0.25."""
+
+MEMORY_FACTOR: Final = 6.0
+"""Memory a visit takes as a multiple of the payload (weights, gradients, two optimizer slots, activations), plus torch."""
+
+MEMORY_BASE_BYTES: Final = 400e6
+
+
+def _condition(
+    code: ReasonCode, what: str, required: float, available: float, *, at_most: bool = False, unit: str = ""
+) -> Condition:
+    """A condition on numbers: `available >= required`, or with `at_most` that `required <= available` reads as a bound."""
+    met = required <= available
+    word = "at most" if at_most else "at least"
+    return Condition(
+        code=code,
+        what=what,
+        required=f"{word} {available if at_most else required:.4g}{unit}",
+        available=f"{required if at_most else available:.4g}{unit}",
+        met=met,
+        required_value=required,
+        available_value=available,
+    )
+
+
+def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bool) -> Condition:
+    return Condition(code=code, what=what, required=required, available=available, met=met)
+
+
+def judge(
+    view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None
+) -> tuple[Plan, tuple[Condition, ...]]:
+    """The draft plan and every condition, met or not."""
+    plan = draft_plan(view, request, package, preflight)
+    conditions = [
+        *_policy(view, request),
+        *_method(view, request),
+        *_resources(view, request, package, plan),
+        *_data(view, request, package),
+        *_preflight(preflight),
+    ]
+    return plan, tuple(conditions)
+
+
+def verdict_of(view: TrainingView, plan: Plan, conditions: tuple[Condition, ...]) -> Verdict:
+    """Admitted if every condition holds. The probability stays unknown: nothing was learnt from runs yet."""
+    admitted = all(condition.met for condition in conditions)
+    unknown = _said(
+        ReasonCode.ATTAINABILITY,
+        "whether the targets can be reached",
+        "a prediction",
+        "not known: no earlier run of this kind to learn from",
+        met=True,
+    )
+    return Verdict(
+        outcome="admitted" if admitted else "refused",
+        conditions=(*conditions, unknown),
+        excluded=view.excluded,
+        expected=plan.expected,
+        view_version=view.version,
+    )
+
+
+def _policy(view: TrainingView, request: Request) -> list[Condition]:
+    refusing = [one for one in view.excluded if one.code is ReasonCode.POLICY]
+    usable = {candidate.dataset for candidate in view.candidates}
+    conditions: list[Condition] = []
+    if request.data.include:
+        named = [one for one in view.excluded if one.dataset in request.data.include]
+        known = usable | {one.dataset for one in view.excluded}
+        conditions += [
+            _said(one.code, f"use of {one.dataset}", "allowed and reachable", one.why, met=False) for one in named
+        ]
+        conditions += [
+            _said(ReasonCode.NO_DATA, f"use of {name}", "a data set of this domain", "no such data set", met=False)
+            for name in request.data.include
+            if name not in known
+        ]
+    if not usable and refusing:
+        said = "; ".join(f"{one.dataset}: {one.why}" for one in refusing[:5])
+        conditions.append(_said(ReasonCode.POLICY, "consent of data owners", "at least one", said, met=False))
+    elif not conditions:
+        conditions.append(
+            _said(ReasonCode.POLICY, "consent of data owners", "at least one", f"{len(usable)} agree", met=bool(usable))
+        )
+    return conditions
+
+
+def _method(view: TrainingView, request: Request) -> list[Condition]:
+    if not request.method:
+        return []
+    method = METHODS.get(request.method)
+    if method is None:
+        known = ", ".join(sorted(METHODS))
+        return [_said(ReasonCode.METHOD, f"method {request.method!r}", f"one of {known}", "unknown", met=False)]
+    if method.parallel:
+        there = bool(view.aggregators)
+        available = view.aggregators[0].node if there else "none reachable"
+        return [_said(ReasonCode.METHOD, f"method {request.method!r}", "an aggregator", available, met=there)]
+    return []
+
+
+def _resources(view: TrainingView, request: Request, package: PackageFacts, plan: Plan) -> list[Condition]:
+    conditions: list[Condition] = []
+    if view.candidates:
+        need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
+        most = max(candidate.memory_bytes for candidate in view.candidates)
+        conditions.append(_condition(ReasonCode.MEMORY, "memory at a site", need, most, unit=" bytes"))
+        least = plan.expected.seconds_low
+        conditions.append(
+            _condition(
+                ReasonCode.TIME, "least time the plan can take", least, request.deadline_s, at_most=True, unit=" s"
+            )
+        )
+    low_visits = float(max(1, len({stop.dataset for stop in plan.route}))) if METHODS[plan.method].parallel else 1.0
+    if request.budget.visits is not None:
+        bound = float(request.budget.visits)
+        conditions.append(
+            _condition(ReasonCode.VISITS, "least visits the plan can make", low_visits, bound, at_most=True)
+        )
+    if request.budget.transfer_bytes is not None:
+        moved = package.total_bytes * (low_visits + 1.0)
+        bound = float(request.budget.transfer_bytes)
+        what = "least bytes the plan can move"
+        conditions.append(_condition(ReasonCode.BYTES, what, moved, bound, at_most=True, unit=" bytes"))
+    for code, bound_or_none in (
+        (ReasonCode.ENERGY, request.budget.energy_joules),
+        (ReasonCode.PRICE, request.budget.price),
+    ):
+        if bound_or_none is not None:
+            text = f"no site states its {code.value}"
+            conditions.append(_said(code, f"{code.value} budget", f"at most {bound_or_none:g}", text, met=False))
+    return conditions
+
+
+def _data(view: TrainingView, request: Request, package: PackageFacts) -> list[Condition]:
+    sites = {candidate.dataset: candidate for candidate in view.candidates}
+    records = sum(candidate.records for candidate in sites.values())
+    conditions = [
+        _said(ReasonCode.NO_DATA, "data sets that can be used", "at least one", str(len(sites)), met=bool(sites)),
+    ]
+    need = float(max(request.data.min_records, math.ceil(LEAST_TRAINING)))
+    conditions.append(_condition(ReasonCode.VOLUME, "training records in all", need, records))
+    for field, least in request.data.min_records_field.items():
+        have = sum(candidate.fields.get(field, 0.0) for candidate in sites.values())
+        conditions.append(_condition(ReasonCode.VOLUME, f"training records in field {field!r}", float(least), have))
+    for field in sorted({target.field for target in request.targets if target.field}):
+        have = sum(candidate.fields.get(field, 0.0) for candidate in sites.values())
+        conditions.append(_condition(ReasonCode.COVERAGE, f"training records in field {field!r}", LEAST_TRAINING, have))
+    for label in sorted({target.label for target in request.targets if target.label}):
+        have = sum(candidate.labels.get(label, 0.0) for candidate in sites.values())
+        conditions.append(_condition(ReasonCode.COVERAGE, f"training records labelled {label!r}", LEAST_TRAINING, have))
+    conditions += _verification(view, request, package)
+    return conditions
+
+
+def _verification(view: TrainingView, request: Request, package: PackageFacts) -> list[Condition]:
+    if not view.verifiers:
+        text = "none is reachable"
+        return [_said(ReasonCode.NO_VERIFIER, "verification unit", "at least one", text, met=False)]
+    unit = view.verifiers[0]
+    conditions = [
+        _condition(ReasonCode.NO_TEST_SET, "records given to the verification unit", LEAST_TEST, unit.sample_records)
+    ]
+    for field in sorted({target.field for target in request.targets if target.field}):
+        have = unit.sample_fields.get(field, 0.0)
+        conditions.append(_condition(ReasonCode.NO_TEST_SET, f"test records in field {field!r}", LEAST_TEST, have))
+    return conditions
+
+
+def _preflight(preflight: Preflight | None) -> list[Condition]:
+    if preflight is None:
+        return []
+    loads = not preflight.fault
+    conditions = [
+        _said(
+            ReasonCode.DOES_NOT_LOAD,
+            "the model at the verification unit",
+            "loads and answers",
+            "it does" if loads else preflight.fault,
+            met=loads,
+        )
+    ]
+    if loads and preflight.overfits is not None:
+        available = "it can" if preflight.overfits else "its loss on one batch does not fall"
+        what = "the model can learn one batch by heart"
+        conditions.append(_said(ReasonCode.CANNOT_OVERFIT, what, "it can", available, met=preflight.overfits))
+    return conditions

@@ -1,0 +1,13 @@
+"""Where to go next: solvers behind one contract, one file each (`contract.RouteRule`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.decision.routes.contract import RouteRule
+from daitn.decision.routes.cyclic import Cyclic
+from daitn.decision.routes.random_site import RandomSite
+from daitn.decision.routes.tram_fl import TramFl
+
+RULES: Final[dict[str, RouteRule]] = {rule.name: rule for rule in (Cyclic(), RandomSite(), TramFl())}
+"""Every member of the family, by name."""

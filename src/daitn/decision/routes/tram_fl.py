@@ -1,0 +1,69 @@
+"""Tram-FL's rule, version 1 (Maejima et al., CCNC 2024): go where the labels seen so far become most even.
+
+The next node is the one that minimises the variance of the per-label sample counts after the visit. Counts come from
+private histograms, so they carry noise; a visit of R records at a site with histogram h adds R·h/|h|. We differ in one
+thing: the model does not stay where it is while there is anywhere else to go, because one even site would otherwise
+keep it for ever. Without labels (regression, text) the data set seen least for its size comes next.
+
+Array legend: L labels.
+"""
+
+from __future__ import annotations
+
+from statistics import pvariance
+
+from daitn.base.ids import DataSetId
+from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.view import TrainingView
+
+
+class TramFl:
+    """See the module's docstring. Cost: O(visits × L + data sets × L)."""
+
+    name = "tram-fl"
+
+    def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:
+        """The data set that minimises the variance of label counts after the visit; ties by name."""
+        names = datasets(view)
+        if not names:
+            return None
+        open_names = [name for name in names if name != seen.last] or list(names)
+        shares = {name: _label_shares(view, name) for name in names}
+        labels = sorted({label for share in shares.values() for label in share})
+        if not labels:
+            chosen, why = _least_seen(view, seen, open_names)
+        else:
+            counts = dict.fromkeys(labels, 0.0)
+            for dataset, records in seen.visits:
+                for label, share in shares.get(dataset, {}).items():
+                    counts[label] += records * share
+
+            def spread(name: DataSetId) -> float:
+                return pvariance([counts[label] + records_per_visit * shares[name].get(label, 0.0) for label in labels])
+
+            spreads = {name: spread(name) for name in open_names}
+            chosen = min(open_names, key=lambda name: (round(spreads[name], 6), name))
+            why = f"evens out the labels seen: variance {spreads[chosen]:.0f}"
+            others = sorted(value for name, value in spreads.items() if name != chosen)
+            why += f", next best {others[0]:.0f}" if others else ""
+        return Stop(dataset=chosen, compute_node=best_compute(view, chosen).compute_node, why=why)
+
+
+def _label_shares(view: TrainingView, dataset: DataSetId) -> dict[str, float]:
+    """Share of each label at a data set; empty where labels are not known."""
+    for candidate in view.candidates:
+        if candidate.dataset == dataset:
+            total = sum(candidate.labels.values())
+            return {label: count / total for label, count in candidate.labels.items()} if total > 0 else {}
+    return {}
+
+
+def _least_seen(view: TrainingView, seen: Seen, names: list[DataSetId]) -> tuple[DataSetId, str]:
+    sizes = {candidate.dataset: candidate.records for candidate in view.candidates}
+    read = dict.fromkeys(names, 0)
+    for dataset, records in seen.visits:
+        if dataset in read:
+            read[dataset] += records
+    chosen = min(names, key=lambda name: (read[name] / max(1.0, sizes[name]), name))
+    return chosen, f"read {read[chosen] / max(1.0, sizes[chosen]):.1f} times over, less than any other"

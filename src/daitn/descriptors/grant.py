@@ -1,0 +1,25 @@
+"""Grants: every transfer on the data plane happens under one, and the holder checks it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that holds an artifact, and its direct data-plane addresses, if it has any."""
+
+    node: NodeId
+    direct: tuple[str, ...] = ()
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may fetch which artifact, for which job, until when (Unix seconds)."""
+
+    id: GrantId
+    domain: DomainId
+    artifact: ArtifactId
+    requester: NodeId
+    job: JobId
+    expires_unix_s: int

@@ -1,0 +1,101 @@
+"""Outcomes of an assessment: a refusal is a result, with *all* failed conditions and the nearest goal that would do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import msgspec
+
+from daitn.base.ids import DataSetId
+from daitn.descriptors.request import Request
+
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class ReasonCode(StrEnum):
+    """Why a condition can fail."""
+
+    AUTHORISATION = "authorisation"
+    POLICY = "policy"
+    TIME = "time"
+    BYTES = "bytes"
+    VISITS = "visits"
+    ENERGY = "energy"
+    PRICE = "price"
+    MEMORY = "memory"
+    NO_COMPUTE = "no-compute"
+    NO_DATA = "no-data"
+    VOLUME = "volume"
+    COVERAGE = "coverage"
+    NO_VERIFIER = "no-verifier"
+    NO_TEST_SET = "no-test-set"
+    TRUST = "trust"
+    DOMAIN = "domain"
+    METHOD = "method"
+    DOES_NOT_LOAD = "does-not-load"
+    CANNOT_OVERFIT = "cannot-overfit"
+    ATTAINABILITY = "attainability"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was checked: what it needs and what there is, in words and, where they are numbers, as numbers."""
+
+    code: ReasonCode
+    what: str
+    required: str
+    available: str
+    met: bool
+    required_value: float | None = None
+    available_value: float | None = None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One difference between what was asked and what is offered."""
+
+    what: str
+    asked: str
+    offered: str
+    because: ReasonCode
+
+
+class CounterOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """The nearest request that would be admitted now; submitting exactly it is taking the offer."""
+
+    request: Request
+    changes: tuple[Change, ...]
+
+
+class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
+    """A data set that could have served but may not or cannot, and why."""
+
+    dataset: DataSetId
+    code: ReasonCode
+    why: str
+
+
+class Expectation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan would cost. `low`: the least it can be; the rest is where the network expects to end."""
+
+    seconds_low: float
+    seconds: float
+    transfer_bytes: float
+    visits: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What T-FAM says. `probability` is of reaching all targets in time; None: the network does not know yet."""
+
+    outcome: Literal["admitted", "refused", "needs-probe"]
+    conditions: tuple[Condition, ...]
+    excluded: tuple[Exclusion, ...] = ()
+    probability: Probability | None = None
+    probability_low: Probability = 0.0
+    probability_high: Probability = 1.0
+    expected: Expectation | None = None
+    counter_offer: CounterOffer | None = None
+    view_version: int = 0
+
+    def failed(self) -> tuple[Condition, ...]:
+        """The conditions that do not hold."""
+        return tuple(condition for condition in self.conditions if not condition.met)

@@ -1,0 +1,73 @@
+"""Views (MS-DRRT): small frozen topologies made for one request, on which decisions are taken.
+
+A candidate is a pair of data and compute: the data set, where it would train, and what that costs. Facts carry their
+age; consent and identity older than their bound never make it into a view, anything else only widens uncertainty.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from daitn.base.ids import DataSetId, NodeId, OperatorId
+from daitn.descriptors.outcome import Exclusion
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to train on one data set."""
+
+    dataset: DataSetId
+    data_node: NodeId
+    compute_node: NodeId
+    streamed: bool
+    """Whether records would stream from `data_node` to `compute_node`; else both are one node."""
+    records: float
+    groups: float
+    labels: dict[str, float]
+    """Training records per label, private estimate."""
+    fields: dict[str, float]
+    record_bytes: float
+    relevance: dict[str, float]
+    """Share of the network's records per target field (`""`: all records) that lie here."""
+    flops: float
+    memory_bytes: float
+    slots: int
+    batch_s: float | None
+    """Seconds per batch as measured at an earlier visit of this job; None: not measured here yet."""
+    bytes_per_s: float
+    latency_s: float
+    trust: float
+    availability: float
+    age_s: float
+    """Age of the oldest fact about this pair."""
+
+
+class Verifier(msgspec.Struct, frozen=True, kw_only=True):
+    """A verification unit (MPVU) that can be used, with the data sets that agree to give it a sample."""
+
+    node: NodeId
+    operator: OperatorId
+    datasets: tuple[DataSetId, ...]
+    sample_records: float
+    """Records it would hold in all, estimate."""
+    sample_fields: dict[str, float]
+    evaluations_left: int
+    flops: float
+    bytes_per_s: float
+
+
+class AggregatorSite(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that averages models."""
+
+    node: NodeId
+    bytes_per_s: float
+
+
+class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request can be decided on. `version` grows with every change of the map."""
+
+    version: int
+    made_at_ns: int
+    candidates: tuple[Candidate, ...]
+    excluded: tuple[Exclusion, ...]
+    verifiers: tuple[Verifier, ...]
+    aggregators: tuple[AggregatorSite, ...]

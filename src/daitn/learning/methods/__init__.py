@@ -1,0 +1,20 @@
+"""Training methods: how models, sites and verifications follow one another. Cores behind one contract, one file each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.learning.methods.contract import Method
+from daitn.learning.methods.federated import FederatedAveraging
+from daitn.learning.methods.sequential import Sequential
+
+METHODS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        Sequential(name="cyclic", rule="cyclic"),
+        Sequential(name="tram-fl", rule="tram-fl"),
+        Sequential(name="random", rule="random"),
+        FederatedAveraging(),
+    )
+}
+"""Every method the network knows, by name."""

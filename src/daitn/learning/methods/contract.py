@@ -1,0 +1,83 @@
+"""The contract of methods: from what a run has so far to the steps that come next.
+
+A method has no state of its own. The run (the job machine) keeps what happened; the method is asked `next_steps` after
+each event and answers with steps that are not yet under way. So a method survives every restart for free, and what it
+decides can be replayed. Numbers are made elsewhere (`learning.numerics`), at terminals.
+
+Laws, tested over all members: no step while one that it depends on is under way; every model that is trained on was
+accepted before; after `verify_every` rounds a verification comes before the next training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from daitn.base.ids import ArtifactId
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.work import UpdateRef
+
+
+class Train(msgspec.Struct, frozen=True, kw_only=True):
+    """Train `model` at a stop."""
+
+    model: ArtifactId
+    stop: Stop
+
+
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
+    """Average these updates."""
+
+    updates: tuple[UpdateRef, ...]
+
+
+class Verify(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure `model`."""
+
+    model: ArtifactId
+
+
+Step = Train | Aggregate | Verify
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run has so far."""
+
+    head: ArtifactId
+    """The newest accepted model (after aggregation, for parallel methods)."""
+    verified: ArtifactId
+    """The newest model that was measured and kept; the submitted one at first."""
+    rounds_since_verified: int
+    verify_every: int
+    under_way: int
+    """Steps ordered and not yet ended."""
+    updates: tuple[UpdateRef, ...] = ()
+    """Models trained from `head` in this round and not yet averaged (parallel methods)."""
+    round_begun: bool = False
+
+
+class Choosers(msgspec.Struct, frozen=True, kw_only=True):
+    """Decisions the method asks for: the next stop by a named rule, and all stops of a round."""
+
+    next_stop: Callable[[str], Stop | None]
+    all_stops: Callable[[], tuple[Stop, ...]]
+
+
+class Method(Protocol):
+    """See the module's docstring."""
+
+    @property
+    def name(self) -> str:
+        """Its name in requests, policies and logs."""
+        ...
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several sites train at the same time, and an aggregator is needed."""
+        ...
+
+    def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
+        """Steps to order now; empty while the run must wait for something under way or for a site to come back."""
+        ...

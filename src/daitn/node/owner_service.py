@@ -1,0 +1,89 @@
+"""What the owner's HTTP interface asks of a control centre node: the narrow door between HTTP and the core."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol
+
+from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
+from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.request import Request
+from daitn.descriptors.terminals import NodeDescriptor
+
+
+class OwnerService(Protocol):
+    """All calls are for one authenticated owner; a job of somebody else is as unknown as one that does not exist.
+
+    Errors are `DaitnError`s: InputError for what the owner can mend, PolicyError for what is not allowed,
+    UnavailableError for what may work later.
+    """
+
+    def missing_chunks(self, chunks: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+        """Of these (chunk id, size), those the centre's store does not hold."""
+        ...
+
+    def put_chunk(self, chunk: str, data: bytes) -> None:
+        """Keep one chunk of a package that is being uploaded; InputError if its digest is not `chunk`."""
+        ...
+
+    def put_manifest(self, data: bytes) -> ArtifactId:
+        """Check a package whose chunks are all here, and pin it; InputError with every fault."""
+        ...
+
+    def read_artifact(
+        self, owner: OwnerId, job: JobId, artifact: ArtifactId
+    ) -> tuple[bytes, Iterable[tuple[str, int]]]:
+        """Manifest bytes and (chunk id, size) of a package this job may give out (submitted or delivered)."""
+        ...
+
+    def read_chunk(self, owner: OwnerId, job: JobId, chunk: str) -> bytes:
+        """One chunk of such a package."""
+        ...
+
+    async def submit(self, owner: OwnerId, request: Request, key: str) -> JobId:
+        """Take a request on (the same `key` twice is one job); returns once it is durable, before it is assessed."""
+        ...
+
+    async def pause(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """No further visits for now."""
+        ...
+
+    async def resume(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """Go on."""
+        ...
+
+    async def cancel(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """End the job."""
+        ...
+
+    async def change(self, owner: OwnerId, job: JobId, request: Request) -> JobStatus:
+        """Other targets, budgets, hyper-parameters or data from now on."""
+        ...
+
+    def status(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """The job now."""
+        ...
+
+    def jobs(self, owner: OwnerId) -> tuple[JobStatus, ...]:
+        """The owner's jobs, newest first."""
+        ...
+
+    def log(self, owner: OwnerId, job: JobId, start: int) -> tuple[LogEntry, ...]:
+        """Log entries from number `start` on."""
+        ...
+
+    def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:
+        """The status now and after each change (latest wins, at most 20 a second), until the job has ended."""
+        ...
+
+    def nodes(self) -> tuple[tuple[NodeDescriptor, bool, float], ...]:
+        """The map for people: each node, whether it is reachable, and the age in seconds of what it said."""
+        ...
+
+    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float, uses: int) -> str:
+        """For operators of the domain: a one-time token for `daitn join`."""
+        ...
+
+    async def expel(self, node: NodeId, reason: str) -> None:
+        """For operators of the domain: burn a node's slot and take it off the map."""
+        ...

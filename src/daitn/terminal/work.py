@@ -1,0 +1,92 @@
+"""Effects and events between the terminal cores and the world that does the work: fetching, training, measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from daitn.base.effects import Effect, Event
+from daitn.base.ids import ArtifactId, DataSetId, JobId, VisitId
+from daitn.descriptors.policy import Policy
+from daitn.descriptors.work import Outcome
+from daitn.wire.center_tools import VisitOrder, VisitPrepare
+
+
+class FetchInputs(Effect, frozen=True, kw_only=True):
+    """Bring all inputs of the order here, verified; then `InputsArrived`, or `InputsFailed`."""
+
+    order: VisitOrder
+
+
+class BeginWork(Effect, frozen=True, kw_only=True):
+    """Do the order's work in a sandbox; `WorkProgressed` from time to time, then `WorkFinished` or `WorkFailed`.
+
+    What the work makes is in the store before `WorkFinished` is reported.
+    """
+
+    order: VisitOrder
+
+
+class AbandonVisit(Effect, frozen=True, kw_only=True):
+    """Stop fetching and working for a visit and drop what it made; no event follows."""
+
+    visit: VisitId
+
+
+class WarmChild(Effect, frozen=True, kw_only=True):
+    """Get ready for a visit that may come: fetch the package's parts, start a child. No event follows."""
+
+    prepare: VisitPrepare
+
+
+class DropArtifacts(Effect, frozen=True, kw_only=True):
+    """Unpin artifacts of a job; with `job_ended` also end its warm children. No event follows."""
+
+    job: JobId
+    artifacts: tuple[ArtifactId, ...]
+    job_ended: bool
+
+
+class InputsArrived(Event, frozen=True, kw_only=True):
+    """Everything the visit needs is here."""
+
+    visit: VisitId
+    fetched_bytes: int
+    seconds: float
+
+
+class InputsFailed(Event, frozen=True, kw_only=True):
+    """An input could not be had: `blame` is an error kind of `base.errors`."""
+
+    visit: VisitId
+    what: str
+    blame: str
+
+
+class WorkProgressed(Event, frozen=True, kw_only=True):
+    """The work goes on."""
+
+    visit: VisitId
+    done: int
+    of: int
+    loss: float | None = None
+
+
+class WorkFinished(Event, frozen=True, kw_only=True):
+    """The work is done."""
+
+    visit: VisitId
+    outcome: Outcome
+
+
+class WorkFailed(Event, frozen=True, kw_only=True):
+    """The work cannot be done."""
+
+    visit: VisitId
+    what: str
+    blame: str
+
+
+class PoliciesChanged(Event, frozen=True, kw_only=True):
+    """The data owner added, changed or withdrew data sets: these are all there are now."""
+
+    policies: Mapping[DataSetId, Policy]

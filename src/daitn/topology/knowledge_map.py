@@ -1,0 +1,176 @@
+"""The knowledge map (G-KRRM): what the network knows of its terminals, with the age of what it knows.
+
+Paper II-A, DRRT layer. Nodes describe themselves; what they can be measured by (transfer rate, seconds per batch,
+whether they answer) is measured and kept beside what they say. Consent and identity have a hard age limit: a node not
+heard of for `CONSENT_AGE_S` is in no view at all. Every other fact only ages.
+
+`version` grows with each change that a decision could depend on, so that plans can say what they were made from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from daitn.base.effects import Record
+from daitn.base.ids import DataSetId, NodeId
+from daitn.base.units import ns_to_seconds
+from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
+
+CONSENT_AGE_S: Final = 60.0
+"""No decision rests on a policy that was not confirmed for this long; a heartbeat confirms it about every second."""
+
+DEFAULT_BYTES_PER_S: Final = 50e6
+"""Assumed rate to a node nothing was moved to yet; half of what a 1 Gbit/s link gives."""
+
+SMOOTHING: Final = 0.3
+"""Weight of a new measurement in the running mean."""
+
+
+class NodeDescribed(Record, frozen=True, kw_only=True, tag="node_described"):
+    """A node said what it is."""
+
+    descriptor: NodeDescriptor
+    sequence: int
+
+
+class NodeRemoved(Record, frozen=True, kw_only=True, tag="node_removed"):
+    """A node left or was expelled."""
+
+    node: NodeId
+    why: str
+
+
+class NodeFacts(msgspec.Struct, kw_only=True):
+    """All that is known of one node."""
+
+    descriptor: NodeDescriptor
+    sequence: int
+    received_ns: int
+    reachable: bool = True
+    """False: its presence vanished and it has not been heard of since."""
+    bytes_per_s: float = DEFAULT_BYTES_PER_S
+    failures: int = 0
+    kept: int = 0
+    cool_until_ns: int = 0
+    """After a failure a node rests a little, so that a job does not come back to it at once."""
+
+
+class KnowledgeMap:
+    """See the module's docstring. All calls O(1) but `nodes`, which is O(nodes)."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._nodes: dict[NodeId, NodeFacts] = {}
+
+    def describe(self, descriptor: NodeDescriptor, sequence: int, now_ns: int) -> NodeDescribed | None:
+        """Take a description; None where it is not newer than what is held (replayed, reordered)."""
+        known = self._nodes.get(descriptor.node)
+        if known is not None and sequence <= known.sequence:
+            return None
+        self._put(descriptor, sequence, now_ns)
+        return NodeDescribed(descriptor=descriptor, sequence=sequence)
+
+    def _put(self, descriptor: NodeDescriptor, sequence: int, now_ns: int) -> None:
+        known = self._nodes.get(descriptor.node)
+        if known is None:
+            self._nodes[descriptor.node] = NodeFacts(descriptor=descriptor, sequence=sequence, received_ns=now_ns)
+        else:
+            known.descriptor, known.sequence, known.received_ns, known.reachable = descriptor, sequence, now_ns, True
+        self.version += 1
+
+    def apply(self, record: Record) -> None:
+        """Replay: a node from the journal counts as not heard of until it speaks again."""
+        match record:
+            case NodeDescribed(descriptor=descriptor, sequence=sequence):
+                self._put(descriptor, sequence, 0)
+                self._nodes[descriptor.node].reachable = False
+            case NodeRemoved(node=node):
+                self._nodes.pop(node, None)
+                self.version += 1
+            case _:
+                pass
+
+    def remove(self, node: NodeId, why: str) -> NodeRemoved | None:
+        """Take a node off the map."""
+        if self._nodes.pop(node, None) is None:
+            return None
+        self.version += 1
+        return NodeRemoved(node=node, why=why)
+
+    def heard(self, node: NodeId, sequence: int, now_ns: int) -> bool:
+        """A heartbeat: whether the map holds that description. Confirms it, and that the node is reachable."""
+        known = self._nodes.get(node)
+        if known is None or known.sequence != sequence:
+            return False
+        known.received_ns = now_ns
+        self.seen(node)
+        return True
+
+    def seen(self, node: NodeId) -> None:
+        """Something came from this node, or its presence was seen."""
+        known = self._nodes.get(node)
+        if known is not None and not known.reachable:
+            known.reachable = True
+            self.version += 1
+
+    def vanished(self, node: NodeId) -> None:
+        """The node's presence is gone."""
+        known = self._nodes.get(node)
+        if known is not None and known.reachable:
+            known.reachable = False
+            self.version += 1
+
+    def measured_transfer(self, node: NodeId, transfer_bytes: int, seconds: float) -> None:
+        """A transfer to this node took so long; small ones say nothing about the rate and are left out."""
+        known = self._nodes.get(node)
+        if known is not None and transfer_bytes >= 1_000_000 and seconds > 0:
+            rate = transfer_bytes / seconds
+            known.bytes_per_s += SMOOTHING * (rate - known.bytes_per_s)
+
+    def kept_promise(self, node: NodeId) -> None:
+        """A visit at this node was accepted."""
+        known = self._nodes.get(node)
+        if known is not None:
+            known.kept += 1
+
+    def broke_promise(self, node: NodeId, cool_until_ns: int) -> None:
+        """A visit at this node was lost."""
+        known = self._nodes.get(node)
+        if known is not None:
+            known.failures += 1
+            known.cool_until_ns = max(known.cool_until_ns, cool_until_ns)
+            self.version += 1
+
+    def node(self, node: NodeId) -> NodeFacts | None:
+        """What is known of a node."""
+        return self._nodes.get(node)
+
+    def nodes(self) -> tuple[NodeFacts, ...]:
+        """All nodes, in the order they joined."""
+        return tuple(self._nodes.values())
+
+    def usable(self, facts: NodeFacts, now_ns: int) -> bool:
+        """Whether decisions may rest on this node now: reachable, and its consent confirmed recently."""
+        return facts.reachable and self.age_s(facts, now_ns) <= CONSENT_AGE_S
+
+    def age_s(self, facts: NodeFacts, now_ns: int) -> float:
+        """Seconds since the node's description was last confirmed."""
+        return ns_to_seconds(max(0, now_ns - facts.received_ns))
+
+    def dataset(self, dataset: DataSetId) -> tuple[NodeFacts, DataDescriptor] | None:
+        """A data set and the node that holds it."""
+        for facts in self._nodes.values():
+            for data in facts.descriptor.data:
+                if data.dataset == dataset:
+                    return facts, data
+        return None
+
+    def with_role(self, role: Role) -> tuple[NodeFacts, ...]:
+        """Nodes that carry a role."""
+        return tuple(facts for facts in self._nodes.values() if role in facts.descriptor.roles)
+
+    def trust(self, facts: NodeFacts) -> float:
+        """Share of kept promises, with one kept and none broken as the prior: in (0, 1]."""
+        return (1 + facts.kept) / (1 + facts.kept + facts.failures)

@@ -1,0 +1,261 @@
+"""Training views (MS-DRRT): from the whole map to the few pairs of data and compute that one request can use.
+
+Paper II-A: DRRT-O turns the G-KRRM into model-specific topologies. Everything that could have served and may not is
+listed with its reason, so that a refusal can name it. Cost: O(data sets × compute nodes in the trust zone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from daitn.base.ids import DataSetId, DomainId, NodeId, OwnerId
+from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
+from daitn.descriptors.fitting import fits
+from daitn.descriptors.outcome import Exclusion, ReasonCode
+from daitn.descriptors.policy import Use, check_use
+from daitn.descriptors.request import Request
+from daitn.descriptors.terminals import DataDescriptor, Role
+from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
+from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
+
+
+class Asker(msgspec.Struct, frozen=True, kw_only=True):
+    """For whom a view is made, and what the run has learnt so far."""
+
+    owner: OwnerId
+    signer: str
+    domain: DomainId
+    evaluations_used: int = 0
+    barred: tuple[DataSetId, ...] = ()
+    """Data sets that refused or harmed this job."""
+
+
+def field_counts(contract: DataContract, data: DataDescriptor) -> dict[str, float]:
+    """Records per field of the contract, from the label histogram where the rule speaks of the label."""
+    counts: dict[str, float] = {}
+    published = data.field_counts.counts if data.field_counts is not None else {}
+    label = contract.task.label if isinstance(contract.task, Classification) else ""
+    labels = data.labels.counts if data.labels is not None else {}
+    for rule in contract.fields:
+        if isinstance(rule, FieldByValues):
+            if rule.column == label:
+                counts[rule.name] = sum(labels.get(value, 0.0) for value in rule.values)
+            else:
+                counts[rule.name] = published.get(rule.name, 0.0)
+        elif isinstance(rule, FieldByColumn):
+            source = labels if rule.column == label else published
+            counts.update({name: source.get(name, 0.0) for name in contract.field_names() if name in source})
+    return counts
+
+
+def _exclude(data: DataDescriptor, code: ReasonCode, why: str) -> Exclusion:
+    return Exclusion(dataset=data.dataset, code=code, why=why)
+
+
+def _judge(
+    knowledge: KnowledgeMap,
+    facts: NodeFacts,
+    data: DataDescriptor,
+    request: Request,
+    contract: DataContract,
+    asker: Asker,
+    now_ns: int,
+) -> Exclusion | None:
+    """Why this data set cannot be used for this request, or None."""
+    faults = fits(contract, data.columns, data.fields)
+    if faults:
+        return _exclude(data, ReasonCode.NO_DATA, "does not fit the contract: " + "; ".join(faults[:3]))
+    if request.data.include and data.dataset not in request.data.include:
+        return _exclude(data, ReasonCode.NO_DATA, "not among the data sets the request names")
+    if data.dataset in request.data.exclude or facts.descriptor.node in request.data.exclude_nodes:
+        return _exclude(data, ReasonCode.NO_DATA, "excluded by the request")
+    if data.dataset in asker.barred:
+        return _exclude(data, ReasonCode.POLICY, "its site refused a visit of this job")
+    use = Use(
+        owner=asker.owner, purpose=request.purpose, method=request.method or "*", signer=asker.signer, kind="train"
+    )
+    refusals = [fault for fault in check_use(data.policy, use) if not (fault.rule == "methods" and not request.method)]
+    if refusals:
+        text = "; ".join(f"{fault.rule}: asked {fault.asked!r}, allowed {fault.allowed}" for fault in refusals)
+        return _exclude(data, ReasonCode.POLICY, text)
+    if not knowledge.usable(facts, now_ns):
+        age = knowledge.age_s(facts, now_ns)
+        return _exclude(data, ReasonCode.NO_DATA, f"site not reachable, last heard of {age:.0f} s ago")
+    if knowledge.trust(facts) < request.trust_floor:
+        return _exclude(
+            data,
+            ReasonCode.TRUST,
+            f"trust {knowledge.trust(facts):.2f}, the request asks for {request.trust_floor:.2f}",
+        )
+    return None
+
+
+def _computes_for(
+    knowledge: KnowledgeMap, facts: NodeFacts, data: DataDescriptor, request: Request, now_ns: int
+) -> tuple[list[NodeFacts], str]:
+    """Where this data can be trained on: at home, or at compute sites in its trust zone. Else the reason why not."""
+    if facts.descriptor.compute is not None and Role.COMPUTE in facts.descriptor.roles:
+        return [facts], ""
+    if request.raw_records == "stay":
+        return [], "its site has no compute and the request keeps records at their site"
+    if data.policy.raw_records == "stay":
+        return [], "its site has no compute and its policy keeps records there"
+    zone = [
+        other
+        for other in knowledge.with_role(Role.COMPUTE)
+        if other.descriptor.compute is not None
+        and knowledge.usable(other, now_ns)
+        and ("*" in data.policy.compute_operators or other.descriptor.operator in data.policy.compute_operators)
+    ]
+    return zone, "" if zone else "no compute site of its trust zone is reachable"
+
+
+def make_training_view(
+    knowledge: KnowledgeMap,
+    request: Request,
+    contract: DataContract,
+    asker: Asker,
+    measured_batch_s: Mapping[tuple[DataSetId, NodeId], float],
+    resting: Collection[NodeId],
+    now_ns: int,
+) -> TrainingView:
+    """The view for one request now. `measured_batch_s`: seconds per batch at earlier visits of this job; `resting`:
+    nodes that failed a moment ago and are left out unless nothing else is there."""
+    excluded: list[Exclusion] = []
+    candidates: list[Candidate] = []
+    usable: list[tuple[NodeFacts, DataDescriptor]] = []
+    foreign = bool(request.domains) and asker.domain not in request.domains
+    for facts in knowledge.nodes():
+        for data in facts.descriptor.data:
+            if foreign:
+                excluded.append(_exclude(data, ReasonCode.DOMAIN, f"domain {asker.domain} is not among those allowed"))
+                continue
+            exclusion = _judge(knowledge, facts, data, request, contract, asker, now_ns)
+            if exclusion is not None:
+                excluded.append(exclusion)
+                continue
+            usable.append((facts, data))
+            computes, why = _computes_for(knowledge, facts, data, request, now_ns)
+            if not computes:
+                excluded.append(_exclude(data, ReasonCode.NO_COMPUTE, why))
+                continue
+            for compute in computes:
+                candidates.append(_candidate(knowledge, facts, data, compute, contract, measured_batch_s, now_ns))
+    if resting:
+        awake = [candidate for candidate in candidates if candidate.compute_node not in resting]
+        candidates = awake or candidates
+    return TrainingView(
+        version=knowledge.version,
+        made_at_ns=now_ns,
+        candidates=tuple(_with_relevance(candidates)),
+        excluded=tuple(excluded),
+        verifiers=_verifiers(knowledge, usable, request, contract, asker, now_ns),
+        aggregators=tuple(
+            AggregatorSite(node=facts.descriptor.node, bytes_per_s=facts.bytes_per_s)
+            for facts in knowledge.with_role(Role.AGGREGATOR)
+            if knowledge.usable(facts, now_ns)
+        ),
+    )
+
+
+def _candidate(
+    knowledge: KnowledgeMap,
+    facts: NodeFacts,
+    data: DataDescriptor,
+    compute: NodeFacts,
+    contract: DataContract,
+    measured_batch_s: Mapping[tuple[DataSetId, NodeId], float],
+    now_ns: int,
+) -> Candidate:
+    node = compute.descriptor.node
+    machine = compute.descriptor.compute
+    assert machine is not None
+    return Candidate(
+        dataset=data.dataset,
+        data_node=facts.descriptor.node,
+        compute_node=node,
+        streamed=node != facts.descriptor.node,
+        records=data.records,
+        groups=data.groups,
+        labels=dict(data.labels.counts) if data.labels is not None else {},
+        fields=field_counts(contract, data),
+        record_bytes=data.record_bytes,
+        relevance={},
+        flops=machine.flops,
+        memory_bytes=machine.memory_bytes,
+        slots=machine.slots,
+        batch_s=measured_batch_s.get((data.dataset, node)),
+        bytes_per_s=compute.bytes_per_s,
+        latency_s=0.0,
+        trust=min(knowledge.trust(facts), knowledge.trust(compute)),
+        availability=1.0,
+        age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
+    )
+
+
+def _with_relevance(candidates: list[Candidate]) -> list[Candidate]:
+    """Each candidate with its share of all reachable records, over all and per field."""
+    datasets = {candidate.dataset: candidate for candidate in candidates}.values()
+    total = sum(candidate.records for candidate in datasets) or 1.0
+    fields: dict[str, float] = {}
+    for candidate in datasets:
+        for name, count in candidate.fields.items():
+            fields[name] = fields.get(name, 0.0) + count
+    return [
+        msgspec.structs.replace(
+            candidate,
+            relevance={"": candidate.records / total}
+            | {name: count / (fields[name] or 1.0) for name, count in candidate.fields.items()},
+        )
+        for candidate in candidates
+    ]
+
+
+def _verifiers(
+    knowledge: KnowledgeMap,
+    usable: list[tuple[NodeFacts, DataDescriptor]],
+    request: Request,
+    contract: DataContract,
+    asker: Asker,
+    now_ns: int,
+) -> tuple[Verifier, ...]:
+    """Units that answer, each with the data sets whose policy gives it a sample."""
+    verifiers: list[Verifier] = []
+    for unit in knowledge.with_role(Role.VERIFICATION):
+        described = unit.descriptor.verification
+        if described is None or not knowledge.usable(unit, now_ns) or knowledge.trust(unit) < request.trust_floor:
+            continue
+        givers: list[DataDescriptor] = []
+        for _, data in usable:
+            use = Use(
+                owner=asker.owner,
+                purpose=request.purpose,
+                method="*",
+                signer=asker.signer,
+                kind="sample",
+                operator=unit.descriptor.operator,
+            )
+            if not check_use(data.policy, use):
+                givers.append(data)
+        records, fields = 0.0, dict.fromkeys(contract.field_names(), 0.0)
+        for data in givers:
+            share = min(data.policy.sample_frac, contract.test_frac) / (1 - contract.test_frac)
+            records += data.records * share
+            for name, count in field_counts(contract, data).items():
+                fields[name] = fields.get(name, 0.0) + count * share
+        machine = unit.descriptor.compute
+        verifiers.append(
+            Verifier(
+                node=unit.descriptor.node,
+                operator=unit.descriptor.operator,
+                datasets=tuple(data.dataset for data in givers),
+                sample_records=records,
+                sample_fields=fields,
+                evaluations_left=max(0, described.evaluations_per_job - asker.evaluations_used),
+                flops=machine.flops if machine is not None else 0.0,
+                bytes_per_s=unit.bytes_per_s,
+            )
+        )
+    return tuple(sorted(verifiers, key=lambda one: (-one.sample_records, one.node)))

@@ -1,0 +1,169 @@
+"""Link center–tools, control plane: training instructions out, progress and results back (paper, II-A, DA-ITN-tool CP).
+
+Every message may be lost, doubled or late. Orders and results are repeated until acknowledged and idempotent; a result
+is accepted once, by its fence.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from daitn.base.effects import Message
+from daitn.base.ids import ArtifactId, DataSetId, JobId, OwnerId, VisitId
+from daitn.descriptors.grant import Holder
+from daitn.descriptors.policy import PolicyFault
+from daitn.descriptors.work import Outcome, Seconds, Work
+
+Fence = Annotated[int, msgspec.Meta(ge=1)]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class InputRef(msgspec.Struct, frozen=True, kw_only=True):
+    """An artifact a visit needs, who holds it, and the grant under which it may be fetched."""
+
+    artifact: ArtifactId
+    holders: Annotated[tuple[Holder, ...], msgspec.Meta(max_length=64)]
+    grant: str
+    parts_only: bool = False
+    """Only its small parts (graph, contract) are needed, not its tensors."""
+
+
+class Warrant(msgspec.Struct, frozen=True, kw_only=True):
+    """On whose behalf, for what, and with whose signature something is done: what a site's policy is checked against."""
+
+    owner: OwnerId
+    purpose: str
+    method: str
+    signer: str
+
+
+class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):
+    """Control centre → terminal: do this work. Repeated until heard of.
+
+    A terminal that will not or cannot answers `VisitRefused`; one that already works on it reports progress; one that
+    is done repeats its result.
+    """
+
+    visit: VisitId
+    job: JobId
+    fence: Fence
+    lease_s: Seconds
+    """The terminal gives the work up this long after it last heard from the centre, by its own clock."""
+    wall_s: Seconds
+    """Longest the work may take."""
+    package: ArtifactId
+    """The package the owner submitted: its graph and contract are the visit's."""
+    work: Work
+    inputs: Annotated[tuple[InputRef, ...], msgspec.Meta(max_length=10_000)]
+    warrant: Warrant
+
+
+class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
+    """Control centre → terminal: a visit of this job is likely; fetch the package's parts and warm a child. Advisory."""
+
+    job: JobId
+    package: InputRef
+    warrant: Warrant
+    dataset: DataSetId | None
+    verify: bool = False
+
+
+class VisitRefused(Message, frozen=True, kw_only=True, tag="visit_refused"):
+    """Terminal → control centre: the order will not be carried out, for these reasons. Final for this visit."""
+
+    visit: VisitId
+    fence: Fence
+    faults: tuple[PolicyFault, ...] = ()
+    reason: Text = ""
+
+
+class VisitPhase(StrEnum):
+    """How far a visit is."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    WORKING = "working"
+
+
+class VisitProgress(Message, frozen=True, kw_only=True, tag="visit_progress"):
+    """Terminal → control centre, about every second: still at it. Answered by `LeaseRenewed`."""
+
+    visit: VisitId
+    fence: Fence
+    phase: VisitPhase
+    done: Annotated[int, msgspec.Meta(ge=0)] = 0
+    of: Annotated[int, msgspec.Meta(ge=0)] = 0
+    loss: float | None = None
+
+
+class LeaseRenewed(Message, frozen=True, kw_only=True, tag="lease_renewed"):
+    """Control centre → terminal: go on for another `lease_s` of your own clock."""
+
+    visit: VisitId
+    fence: Fence
+    lease_s: Seconds
+
+
+class VisitReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a terminal signs: which work, on which version of which data, made what of what."""
+
+    visit: VisitId
+    fence: Fence
+    work: Work
+    outcome: Outcome
+
+
+class VisitResult(Message, frozen=True, kw_only=True, tag="visit_result"):
+    """Terminal → control centre: done. Repeated until `ResultAccepted` or `ResultFenced`."""
+
+    report: VisitReport
+    signature: str
+    """Ed25519 over the report's canonical encoding, by the key in the node's descriptor."""
+
+
+class VisitFailed(Message, frozen=True, kw_only=True, tag="visit_failed"):
+    """Terminal → control centre: the work could not be done. Repeated until `ResultAccepted` or `ResultFenced`."""
+
+    visit: VisitId
+    fence: Fence
+    reason: Text
+    blame: str
+    """Who must act: one of `base.errors`' kinds, `input` (the model), `peer`, `unavailable`, `policy`, `bug`."""
+
+
+class ResultAccepted(Message, frozen=True, kw_only=True, tag="result_accepted"):
+    """Control centre → terminal: the result is in the journal; stop repeating it. Keep the artifact until released."""
+
+    visit: VisitId
+    fence: Fence
+
+
+class ResultFenced(Message, frozen=True, kw_only=True, tag="result_fenced"):
+    """Control centre → terminal: this visit is no longer yours (taken over, cancelled, unknown); drop it all."""
+
+    visit: VisitId
+    fence: Fence
+
+
+class VisitCancel(Message, frozen=True, kw_only=True, tag="visit_cancel"):
+    """Control centre → terminal: stop this visit. Unanswered; repeated as `ResultFenced` if it reports again."""
+
+    visit: VisitId
+    fence: Fence
+
+
+class ReleaseArtifacts(Message, frozen=True, kw_only=True, tag="release_artifacts"):
+    """Control centre → terminal: these are held elsewhere or no longer needed; they may be dropped. Advisory."""
+
+    job: JobId
+    artifacts: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=10_000)]
+    job_ended: bool = False
+    """The job is over: its warm children and pins can go."""
+
+
+def encode_report(report: VisitReport) -> bytes:
+    """The canonical bytes of a report: what its signature is over."""
+    return msgspec.msgpack.encode(report, order="deterministic")
