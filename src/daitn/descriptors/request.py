@@ -143,7 +143,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: str = ""
     """Empty: the network chooses."""
     hyperparameters: Hyperparameters = Hyperparameters()
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     accept_counter_offer: bool = False
 

@@ -40,7 +40,7 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     model: ArtifactId
     dataset: DataSetId
     training: Training
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     records: ArtifactId | None = None
     """Records as tensors, from a data node without compute; None: the data set is at this node."""
 

@@ -262,6 +262,9 @@ class JobMachine:
             fault = Preflight(fault=state.preflight_fault)
             turn.record(PreflightDone(job=state.job, at_ns=turn.now_ns, preflight=fault))
         verdict, plan, view = self._admission.assess(state.request, state.package, state.preflight)
+        if verdict.outcome == "refused" and self._silent_nodes() and self._waited(turn) < REST_PATIENCES:
+            turn.wake_in(f"job {state.job}", WAIT_S)
+            return
         if verdict.outcome == "refused" or state.preflight is not None:
             self._settle(turn, verdict, plan)
             return
@@ -294,6 +297,14 @@ class JobMachine:
         else:
             faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
             self._end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
+
+    def _silent_nodes(self) -> bool:
+        """Whether some node of the map does not answer now: what it has could change a verdict."""
+        return any(not self._knowledge.usable(facts, self._now_ns) for facts in self._knowledge.nodes())
+
+    def _waited(self, turn: Turn) -> float:
+        """Patiences since the job's last fact."""
+        return (turn.now_ns - self.state.log[-1].at_ns) / 1e9 / self._config.patience_s
 
     def _settle(self, turn: Turn, verdict: Verdict, plan: Plan) -> None:
         """The final verdict of an assessment, and what follows."""
@@ -524,8 +535,7 @@ class JobMachine:
     def _go_back(self, turn: Turn) -> None:
         """No site that holds the model is reachable: wait for one a while, then go on from an older model."""
         state = self.state
-        waited = (turn.now_ns - state.log[-1].at_ns) / 1e9
-        if waited > REST_PATIENCES * self._config.patience_s:
+        if self._waited(turn) > REST_PATIENCES:
             instead = next(one for one in (state.kept, state.best, state.request.package) if self._reachable(one))
             turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
         turn.wake_in(f"job {state.job}", WAIT_S)

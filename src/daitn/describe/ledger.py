@@ -1,0 +1,106 @@
+"""The privacy ledger: how much of a data set's differential-privacy budget is spent, and whether more may be.
+
+A pure state machine: it has no clock and no disk. `spend` decides and returns the record of the decision; whoever runs
+the ledger makes that record durable before anything is measured, and after a crash gives all records back to `apply`.
+A crash between the two costs budget and reveals nothing, never the other way round.
+
+The budget holds in *every* window of one period, not per calendar month: by sequential composition (Dwork, Roth,
+Algorithmic Foundations of Differential Privacy, theorem 3.16) what was spent in the window adds up. Removing a data set
+does not forget what it spent. Two data sets of the same people are two ledgers: who has both must share a budget.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Final
+
+import msgspec
+
+from daitn.base.effects import Record
+from daitn.base.errors import BugError
+
+_ROUNDING: Final = 1e-9
+"""Sums of epsilons are compared up to this, so that ten tenths make one."""
+
+
+class EpsilonSpent(Record, frozen=True, kw_only=True, tag="epsilon_spent"):
+    """A release was allowed: `epsilon` of `dataset`'s budget is gone for one period from `at_ns` on."""
+
+    dataset: str
+    release: str
+    """Which release it paid for; for the audit."""
+    epsilon: Annotated[float, msgspec.Meta(gt=0)]
+    at_ns: int
+
+
+class BudgetRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A release was refused: it would exceed the budget of the period."""
+
+    dataset: str
+    required: float
+    available: float
+    retry_at_ns: int | None
+    """When enough will have aged out of the window; None: never, the release costs more than the whole budget."""
+
+
+class PrivacyLedger:
+    """Spent budget per data set. One method per fact; see the module."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, list[EpsilonSpent]] = {}
+
+    def spend(
+        self, dataset: str, epsilon: float, now_ns: int, *, release: str, budget: float, period_ns: int
+    ) -> EpsilonSpent | BudgetRefusal:
+        """Take `epsilon` of `budget` per `period_ns`, or say when it may be asked for again. O(records of `dataset`).
+
+        The record returned is already applied; the caller makes it durable before measuring.
+        """
+        if not (epsilon > 0 and math.isfinite(epsilon)):
+            raise BugError(f"a release of {dataset} spends {epsilon}")
+        available = budget - self.spent(dataset, now_ns, period_ns)
+        if epsilon <= available + _ROUNDING:
+            record = EpsilonSpent(dataset=dataset, release=release, epsilon=epsilon, at_ns=now_ns)
+            self.apply(record)
+            return record
+        return BudgetRefusal(
+            dataset=dataset,
+            required=epsilon,
+            available=max(0.0, available),
+            retry_at_ns=self._retry_at(dataset, epsilon, now_ns, budget, period_ns),
+        )
+
+    def spent(self, dataset: str, now_ns: int, period_ns: int) -> float:
+        """What `dataset` spent in the period up to `now_ns`. A clock set back frees nothing: later records count."""
+        return math.fsum(record.epsilon for record in self._in_window(dataset, now_ns, period_ns))
+
+    def apply(self, record: Record) -> None:
+        """Take up one fact; BugError for a record of another kind."""
+        if not isinstance(record, EpsilonSpent):
+            raise BugError(f"a privacy ledger cannot take up a {type(record).__name__}")
+        self._spent.setdefault(record.dataset, []).append(record)
+
+    def records(self) -> tuple[EpsilonSpent, ...]:
+        """All facts, oldest first: the ledger can be rebuilt from them, and audited."""
+        every = [record for records in self._spent.values() for record in records]
+        return tuple(sorted(every, key=lambda record: record.at_ns))
+
+    def check_invariants(self) -> None:
+        """BugError where a record is filed under another data set or spends nothing."""
+        for dataset, records in self._spent.items():
+            for record in records:
+                if record.dataset != dataset or not (record.epsilon > 0 and math.isfinite(record.epsilon)):
+                    raise BugError(f"privacy ledger of {dataset} holds {record}")
+
+    def _in_window(self, dataset: str, now_ns: int, period_ns: int) -> list[EpsilonSpent]:
+        return [record for record in self._spent.get(dataset, ()) if record.at_ns > now_ns - period_ns]
+
+    def _retry_at(self, dataset: str, epsilon: float, now_ns: int, budget: float, period_ns: int) -> int | None:
+        if epsilon > budget + _ROUNDING:
+            return None
+        waiting = sorted(self._in_window(dataset, now_ns, period_ns), key=lambda record: record.at_ns)
+        for place, record in enumerate(waiting):
+            left = math.fsum(later.epsilon for later in waiting[place + 1 :])
+            if epsilon <= budget - left + _ROUNDING:
+                return record.at_ns + period_ns
+        raise BugError(f"the window of {dataset} never empties")

@@ -1,0 +1,177 @@
+"""Averaging of models: the weighted mean, tensor by tensor, from mapped payloads into a mapped payload.
+
+Federated averaging (B. McMahan et al., AISTATS 2017) needs no torch and, done in blocks, no memory: whatever the size
+and the number of the updates, one block of each type is held. The order of the updates changes the result only by
+rounding: float64 and float32 are summed in float64, float16 and bfloat16 in float32, and rounded once.
+
+Rules by kind of tensor: `frozen`, `random` and `record` tensors are the first update's; counters (integers of shape ():
+`num_batches_tracked`, the optimizer's `steps`) become the maximum; other integers the mean, rounded to even; booleans
+the weighted majority, ties true. Optimizer slots are averaged where every update has them, and left out otherwise, as
+a missing slot means a fresh optimizer. An update with a value that is not finite is refused by name: one broken site
+must not spoil the others' work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.artifacts.layout import Layout, plan_layout
+from daitn.artifacts.manifest import ITEM_BYTES, Cursor, TensorEntry, TravellingState
+from daitn.base.errors import InputError, PeerError
+
+BLOCK_ELEMENTS: Final = 1 << 18
+"""Elements summed at once: the float64 sum (2 MB) and one update's block stay in the second-level cache."""
+
+Array = NDArray[Any]
+
+_NUMPY: Final[dict[str, str]] = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2",
+    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1", "uint8": "|u1", "bool": "|b1",
+}  # fmt: skip
+
+
+class UpdateRefusedError(PeerError):
+    """An update cannot take part. `update` is its name, `tensor` the first tensor at fault."""
+
+    def __init__(self, update: str, tensor: str, what: str) -> None:
+        self.update, self.tensor = update, tensor
+        super().__init__(f"update {update} is refused: {what}", todo="average the others, and look at that visit")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One model to be averaged: its name for messages, weight, tensors, payload (bytes, mapped), travelling state."""
+
+    name: str
+    weight: float
+    entries: Sequence[TensorEntry]
+    payload: memoryview
+    state: TravellingState = field(default_factory=TravellingState)
+
+
+def plan_average(updates: Sequence[Update]) -> Layout:
+    """Layout of the mean of `updates`: the first one's tensors, without optimizer slots that some update lacks.
+
+    UpdateRefusedError where an update has other tensors than the first; InputError where there are none.
+    """
+    if not updates:
+        raise InputError("there is nothing to average")
+    expected = {entry.name: _kind(entry) for entry in updates[0].entries if entry.role != "optimizer"}
+    slots = {entry.name: _kind(entry) for entry in updates[0].entries if entry.role == "optimizer"}
+    for update in updates:
+        if not (math.isfinite(update.weight) and update.weight > 0):
+            raise UpdateRefusedError(update.name, "", f"its weight is {update.weight}")
+        found = {entry.name: _kind(entry) for entry in update.entries if entry.role != "optimizer"}
+        for name in expected.keys() | found.keys():
+            if found.get(name) != expected.get(name):
+                raise UpdateRefusedError(
+                    update.name, name, f"tensor {name!r} is {found.get(name)}, the first update's {expected.get(name)}"
+                )
+        own = {entry.name: _kind(entry) for entry in update.entries if entry.role == "optimizer"}
+        slots = {name: kind for name, kind in slots.items() if own.get(name) == kind}
+    return plan_layout([e for e in updates[0].entries if e.role != "optimizer" or e.name in slots])
+
+
+def average(updates: Sequence[Update], layout: Layout, output: memoryview) -> None:
+    """Write the weighted mean of `updates` into `output`, laid out by `plan_average`.
+
+    UpdateRefusedError naming update and tensor where a value is not finite. Cost: one pass over all payloads.
+    """
+    places = [{entry.name: entry for entry in update.entries} for update in updates]
+    weights = [update.weight / math.fsum(update.weight for update in updates) for update in updates]
+    for entry in layout.entries:
+        views = [_view(update.payload, place[entry.name]) for update, place in zip(updates, places, strict=True)]
+        target = _view(output, entry)
+        if entry.role in ("frozen", "random", "record"):
+            target[...] = views[0]
+        elif entry.dtype in ("float64", "float32", "float16", "bfloat16"):
+            _average_floats(entry, views, weights, target, updates)
+        elif entry.shape == () and entry.dtype != "bool":
+            target[...] = max(int(view[0]) for view in views)
+        elif entry.dtype == "bool":
+            share = sum(weight * view.astype(np.float32) for weight, view in zip(weights, views, strict=True))
+            target[...] = share >= 0.5
+        else:
+            _average_integers(views, weights, target)
+
+
+def merge_states(states: Sequence[TravellingState]) -> TravellingState:
+    """What the mean remembers: the most steps and records of any update, each data set's cursor that is furthest.
+
+    Updates of one round start from one model, so their counters share a beginning and must not be summed.
+    """
+    cursors: dict[str, Cursor] = {}
+    for state in states:
+        for cursor in state.cursors:
+            known = cursors.get(cursor.dataset)
+            if known is None or (cursor.epoch, cursor.position) > (known.epoch, known.position):
+                cursors[cursor.dataset] = cursor
+    optimizers = {state.optimizer for state in states}
+    return msgspec.structs.replace(
+        states[0],
+        optimizer=states[0].optimizer if len(optimizers) == 1 else "",
+        steps=max(state.steps for state in states),
+        records=max(state.records for state in states),
+        cursors=tuple(cursors.values()),
+    )
+
+
+def _kind(entry: TensorEntry) -> str:
+    return f"{entry.role} {entry.dtype} {list(entry.shape)}"
+
+
+def _view(payload: memoryview, entry: TensorEntry) -> Array:
+    """A tensor's elements as a flat array over the payload; bfloat16 as its bits."""
+    data = payload[entry.offset : entry.offset + entry.nbytes]
+    if len(data) != entry.nbytes:
+        raise InputError(f"the payload ends at {len(payload)}, inside tensor {entry.name!r}")
+    return np.frombuffer(data, dtype=_NUMPY[entry.dtype], count=entry.nbytes // ITEM_BYTES[entry.dtype])
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, BLOCK_ELEMENTS):
+        yield slice(start, min(start + BLOCK_ELEMENTS, count))
+
+
+def _average_floats(
+    entry: TensorEntry, views: Sequence[Array], weights: Sequence[float], target: Array, updates: Sequence[Update]
+) -> None:
+    wide = np.dtype(np.float64 if entry.dtype in ("float64", "float32") else np.float32)
+    for block in _blocks(len(target)):
+        total = np.zeros(block.stop - block.start, dtype=wide)
+        for view, weight, update in zip(views, weights, updates, strict=True):
+            values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block].astype(wide)
+            if not np.isfinite(values).all():
+                raise UpdateRefusedError(
+                    update.name, entry.name, f"tensor {entry.name!r} has values that are not finite"
+                )
+            total += np.multiply(values, weight, dtype=wide)
+        target[block] = _to_bfloat16(total) if entry.dtype == "bfloat16" else total
+
+
+def _average_integers(views: Sequence[Array], weights: Sequence[float], target: Array) -> None:
+    """Mean of the differences to the first, so that equal values stay exact at any size."""
+    for block in _blocks(len(target)):
+        first = views[0][block].astype(np.int64)
+        total = np.zeros(len(first), dtype=np.float64)
+        for view, weight in zip(views, weights, strict=True):
+            total += weight * (view[block].astype(np.int64) - first).astype(np.float64)
+        target[block] = first + np.rint(total).astype(np.int64)
+
+
+def _from_bfloat16(bits: Array) -> NDArray[np.float32]:
+    """bfloat16 is the upper half of a float32."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _to_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Round to nearest, ties to even."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)

@@ -1,0 +1,142 @@
+"""Measuring a model, and the preflight: does it load, run, and learn one batch at all.
+
+A model that cannot overfit a single batch has a fault that no amount of data mends (wrong loss, everything frozen,
+output not connected to the input), and finding out costs seconds instead of visits (A. Karpathy, "A recipe for training
+neural networks", 2019). The preflight works on the model given and puts its weights back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daitn.base.errors import InputError
+from daitn.descriptors.work import Measurement, Training
+from daitn.learning.numerics.device import synchronise
+from daitn.learning.numerics.optimizers import make_optimizer
+from daitn.learning.tasks.contract import Batch, RecordsLike, TaskNumerics, count_records, take_rows
+from daitn.learning.tasks.reinforcement import ReinforcementNumerics
+
+PREFLIGHT_RECORDS: Final = 32
+"""Records of the one batch: a common batch size, so that the seconds measured mean something."""
+PREFLIGHT_STEPS: Final = 60
+"""Steps per learning rate; a small net on 32 records halves its loss within 20."""
+PREFLIGHT_RATES: Final = (1e-3, 1e-2, 1e-1)
+"""Adam's learning rates that are tried, careful ones first; pretrained models need the first, tiny ones the last."""
+PREFLIGHT_S: Final = 60.0
+"""The preflight ends after this long, whatever it found: at 20 s a step it has then made three."""
+LEARNT_FRAC: Final = 0.5
+"""The batch counts as learnt when the loss has fallen to this share of what it was …"""
+LEARNT_LOSS: Final = 0.05
+"""… or below this, for a model that has nothing left to learn on it."""
+
+
+class Preflight(NamedTuple):
+    """Whether one batch could be learnt, seconds for one training step, steps made, loss before and at its best."""
+
+    overfits: bool
+    batch_seconds: float
+    steps: int
+    loss_before: float
+    loss_best: float
+
+
+def evaluate(
+    model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike], names: Sequence[str]
+) -> tuple[Measurement, ...]:
+    """Measure `names` on all sets together, in evaluation mode and without gradients; the model is not changed.
+
+    InputError for an unknown metric, label or field.
+    """
+    was_training = model.training
+    try:
+        return task.evaluate(model, sets, names)
+    finally:
+        model.train(was_training)
+
+
+def preflight(
+    model: nn.Module,
+    task: TaskNumerics,
+    sets: Sequence[RecordsLike],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Preflight:
+    """Take one batch and see whether `model` can learn it, within bounded steps and seconds. Weights are put back."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not parameters:
+        raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
+    device = next(iter(parameters.values())).device
+    kept = {name: tensor.detach().clone() for name, tensor in _state(model).items()}
+    batch = _one_batch(model, task, sets)
+    was_training = model.training
+    deadline = time.perf_counter() + PREFLIGHT_S
+    seconds: list[float] = []
+    before, best = float("nan"), float("inf")
+    try:
+        model.train()
+        for rate in PREFLIGHT_RATES:
+            _restore(model, kept)
+            training = Training(batch_size=PREFLIGHT_RECORDS, batches=1, learning_rate=rate, optimizer="adam")
+            optimizer = make_optimizer(training, parameters, {})
+            for _ in range(PREFLIGHT_STEPS):
+                began = time.perf_counter()
+                if should_stop() or began > deadline:
+                    return Preflight(_learnt(before, best), _typical(seconds), len(seconds), before, best)
+                model.zero_grad(set_to_none=True)
+                loss = task.loss(task.forward(model, batch), batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                synchronise(device)
+                seconds.append(time.perf_counter() - began)
+                value = float(loss.detach())
+                before = value if before != before else before
+                best = min(best, value)
+                if _learnt(before, best):
+                    return Preflight(True, _typical(seconds), len(seconds), before, best)
+                if value != value:
+                    break
+        return Preflight(False, _typical(seconds), len(seconds), before, best)
+    finally:
+        model.zero_grad(set_to_none=True)
+        _restore(model, kept)
+        model.train(was_training)
+
+
+def _learnt(before: float, best: float) -> bool:
+    """Losses below 0 (policy gradient) have no floor, so there a clear fall is enough."""
+    if before <= 0:
+        return best < before - 0.01
+    return best <= max(LEARNT_FRAC * before, LEARNT_LOSS)
+
+
+def _typical(seconds: list[float]) -> float:
+    """Median, without the first step, which pays for warming up."""
+    return median(seconds[1:] or seconds or [0.0])
+
+
+def _one_batch(model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike]) -> Batch:
+    if isinstance(task, ReinforcementNumerics):
+        model.eval()
+        return task.rollout(model, PREFLIGHT_RECORDS, np.random.default_rng(0))
+    for records in sets:
+        if count := count_records(records):
+            rows = np.linspace(0, count - 1, min(count, PREFLIGHT_RECORDS)).astype(np.int64)
+            return task.prepare(take_rows(records, rows))
+    raise InputError("the test set has no records", todo="ask data owners for samples before the preflight")
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _restore(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in _state(model).items():
+            tensor.copy_(kept[name])

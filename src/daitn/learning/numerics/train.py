@@ -1,0 +1,312 @@
+"""One training visit: exactly `training.batches` steps from the travelling state, and what a report needs to know.
+
+The loop knows no process and no file. It takes its batches from the task (records by a travelling cursor, or episodes
+of an environment), reports progress at most five times a second, asks `should_stop` before each batch, and refuses to
+hand on numbers that are not finite, naming the batch. Losses are looked at in blocks on an accelerator, because reading
+each one would stop its queue.
+
+Randomness (dropout, episodes) is seeded from the visit's seed and the number of steps the model has made, so a visit
+that is repeated elsewhere after a crash draws the same numbers, and two visits do not.
+
+Legend: B records in a batch, P parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from daitn.artifacts.manifest import Cursor, TravellingState
+from daitn.base.errors import InputError
+from daitn.base.ids import DataSetId
+from daitn.descriptors.work import Training
+from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
+from daitn.learning.numerics.sampler import Sampler
+from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics
+from daitn.learning.tasks.reinforcement import ReinforcementNumerics
+
+PROGRESS_S: Final = 0.2
+"""Least time between two reports of progress: an owner's screen shows no more than five a second."""
+LOSSES_WAITING: Final = 32
+"""Losses left on an accelerator before they are read: at most this many batches are computed after one went wrong."""
+NORM_BLOCK: Final = 1 << 20
+"""Elements compared at once when the update is measured: 4 MB stay in the cache."""
+
+
+class NotFiniteError(InputError):
+    """Loss or weights became NaN or infinite; `batch` (from 1) says when it was seen."""
+
+    def __init__(self, what: str, batch: int) -> None:
+        self.batch = batch
+        super().__init__(
+            f"{what} is not finite at batch {batch}",
+            todo="lower the learning rate, set gradient_clip (1.0 is common), or look for wild values in the inputs",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What a model remembers besides weights and buffers: see `TravellingState`, and the optimizer's slots by name."""
+
+    travelling: TravellingState = field(default_factory=TravellingState)
+    slots: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a visit is. `loss`: mean since the last report."""
+
+    done: int
+    of: int
+    loss: float
+
+
+class Seeds(NamedTuple):
+    """`job`: the same for all visits of a job, the order of records follows from it; `visit`: dropout and episodes."""
+
+    job: int = 0
+    visit: int = 0
+
+
+NO_SEEDS: Final = Seeds()
+
+
+class _Feed(NamedTuple):
+    """Where the next batch comes from, and how far the data set has been read."""
+
+    next: Callable[[], Batch]
+    cursor: Callable[[], Cursor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What came of a visit. `state` goes on with the model; `stopped`: told to before the last batch."""
+
+    state: ModelState
+    batches: int
+    records: int
+    loss_first: float
+    loss_last: float
+    update_norm: float
+    seconds: float
+    stopped: bool
+
+
+class _Losses:
+    """Means over the first and last tenth; reads losses in blocks from an accelerator, at once on a CPU."""
+
+    def __init__(self, batches: int, device: torch.device) -> None:
+        tenth = max(1, round(batches / 10))
+        self._first_end, self._last_start = tenth, batches - tenth
+        self._block = LOSSES_WAITING if device.type != "cpu" else 1
+        self._waiting: list[Tensor] = []
+        self._done = 0
+        self._sums = [0.0, 0.0, 0.0]
+        self._counts = [0, 0, 0]
+
+    def add(self, loss: Tensor) -> None:
+        self._waiting.append(loss.detach())
+        if len(self._waiting) >= self._block:
+            self.read()
+
+    def read(self) -> None:
+        """Take in what waits. NotFiniteError with the first batch that went wrong."""
+        values = [float(self._waiting[0])] if len(self._waiting) == 1 else _to_floats(self._waiting)
+        self._waiting.clear()
+        for value in values:
+            self._done += 1
+            if not math.isfinite(value):
+                raise NotFiniteError(f"the loss ({value})", self._done)
+            for part, inside in enumerate((self._done <= self._first_end, self._done > self._last_start, True)):
+                if inside:
+                    self._sums[part] += value
+                    self._counts[part] += 1
+
+    def recent(self) -> float:
+        """Mean since the last call; NaN where nothing came."""
+        self.read()
+        value = self._mean(2)
+        self._sums[2], self._counts[2] = 0.0, 0
+        return value
+
+    def _mean(self, part: int) -> float:
+        return self._sums[part] / self._counts[part] if self._counts[part] else math.nan
+
+    def first(self) -> float:
+        return self._mean(0)
+
+    def last(self) -> float:
+        return self._mean(1)
+
+
+def _to_floats(losses: list[Tensor]) -> list[float]:
+    values: list[float] = torch.stack([loss.float() for loss in losses]).tolist() if losses else []
+    return values
+
+
+def train(
+    model: nn.Module,
+    task: TaskNumerics,
+    source: RecordSource | None,
+    training: Training,
+    state: ModelState,
+    *,
+    seeds: Seeds = NO_SEEDS,
+    arrived: Mapping[str, Tensor] | None = None,
+    on_start: Callable[[], None] = lambda: None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Train `model` in place for `training.batches` steps.
+
+    Args:
+        source: training records; None for a task that plays in an environment.
+        state: as it arrived; its slots are changed in place and handed on if `training.carry_optimizer`.
+        arrived: parameters as they arrived, unchanged by training, if the caller has them anyway (a mapped file);
+            otherwise they are copied first.
+        on_start: called once, right before the first step.
+
+    NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
+    do not fit. Memory: parameters, gradients, slots, one batch.
+    """
+    began = time.perf_counter()
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not parameters:
+        raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
+    device = next(iter(parameters.values())).device
+    drawn = _mix(seeds.visit, state.travelling.steps)
+    feed = _make_feed(model, task, source, training, state, Seeds(job=seeds.job, visit=drawn))
+    if arrived is None:
+        arrived = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    elif training.proximal:
+        arrived = {name: arrived[name].to(device) for name in parameters}
+    carried = training.carry_optimizer and state.travelling.optimizer == training.optimizer
+    optimizer = make_optimizer(training, parameters, state.slots if carried else {})
+    losses = _Losses(training.batches, device)
+    torch.manual_seed(drawn)
+    model.train()
+    done, records, stopped = 0, 0, False
+    reported = time.perf_counter()
+    on_start()
+    while done < training.batches:
+        if should_stop():
+            stopped = True
+            break
+        batch = feed.next()
+        model.zero_grad(set_to_none=True)
+        loss = task.loss(task.forward(model, batch), batch)
+        _check_scalar(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if training.proximal:
+            add_proximal(parameters, arrived, training.proximal)
+        if training.gradient_clip:
+            clip_gradients(parameters, training.gradient_clip)
+        optimizer.step()
+        losses.add(loss)
+        done += 1
+        records += training.batch_size
+        now = time.perf_counter()
+        if on_progress is not None and now - reported >= PROGRESS_S:
+            reported = now
+            on_progress(Progress(done=done, of=training.batches, loss=losses.recent()))
+    losses.read()
+    model.zero_grad(set_to_none=True)
+    norm = update_norm(parameters, arrived)
+    if not math.isfinite(norm) or not _all_finite(model):
+        raise NotFiniteError("a weight or buffer", done)
+    return TrainResult(
+        state=ModelState(
+            travelling=_advance(state.travelling, training, done, records, feed.cursor()),
+            slots=optimizer.slots if training.carry_optimizer else {},
+        ),
+        batches=done,
+        records=0 if source is None else len(source),
+        loss_first=losses.first(),
+        loss_last=losses.last(),
+        update_norm=norm,
+        seconds=time.perf_counter() - began,
+        stopped=stopped,
+    )
+
+
+def _make_feed(
+    model: nn.Module,
+    task: TaskNumerics,
+    source: RecordSource | None,
+    training: Training,
+    state: ModelState,
+    seeds: Seeds,
+) -> _Feed:
+    if isinstance(task, ReinforcementNumerics):
+        rng = np.random.default_rng(seeds.visit)
+        return _Feed(lambda: task.rollout(model, training.batch_size, rng), lambda: None)
+    if source is None:
+        raise InputError("this task needs records and none were given", todo="name a data set")
+    cursor = _cursor_of(state.travelling, source.dataset)
+    sampler = Sampler(source.dataset, len(source), training.batch_size, seeds.job, cursor)
+    return _Feed(lambda: task.prepare(source.take(sampler.next_rows())), sampler.cursor)
+
+
+def _cursor_of(travelling: TravellingState, dataset: DataSetId) -> Cursor | None:
+    for cursor in travelling.cursors:
+        if cursor.dataset == dataset:
+            return cursor
+    return None
+
+
+def _advance(
+    before: TravellingState, training: Training, steps: int, records: int, cursor: Cursor | None
+) -> TravellingState:
+    """The state to travel on: counters grown, this data set's cursor replaced, others kept in their order."""
+    cursors = before.cursors
+    if cursor is not None:
+        known = any(old.dataset == cursor.dataset for old in cursors)
+        cursors = tuple(cursor if old.dataset == cursor.dataset else old for old in cursors)
+        cursors = cursors if known else (*cursors, cursor)
+    return msgspec.structs.replace(
+        before,
+        optimizer=training.optimizer if training.carry_optimizer else "",
+        steps=before.steps + steps,
+        records=before.records + records,
+        cursors=cursors,
+    )
+
+
+def _check_scalar(loss: Tensor) -> None:
+    if loss.ndim != 0 or not loss.requires_grad:
+        raise InputError(
+            f"the loss has shape {tuple(loss.shape)} and {'a' if loss.requires_grad else 'no'} gradient",
+            todo="the model's output must depend on its trainable parameters",
+        )
+
+
+def _mix(seed: int, steps: int) -> int:
+    """A seed below 2^63 from two numbers."""
+    return int.from_bytes(blake3(f"{seed}\x00{steps}".encode()).digest()[:8], "little") >> 1
+
+
+def update_norm(parameters: Mapping[str, Tensor], arrived: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of the change of all parameters, block by block: no copy of a tensor is made."""
+    total = 0.0
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            now, then = parameter.detach().reshape(-1), arrived[name].reshape(-1)
+            for start in range(0, len(now), NORM_BLOCK):
+                block = now[start : start + NORM_BLOCK]
+                difference = block.float() - then[start : start + NORM_BLOCK].to(block.device).float()
+                total += float(torch.dot(difference, difference))
+    return math.sqrt(total) if total >= 0 else math.nan
+
+
+def _all_finite(model: nn.Module) -> bool:
+    """Whether every floating buffer is finite; parameters show in the norm of the update."""
+    return all(bool(torch.isfinite(b).all()) for b in model.buffers() if b.is_floating_point())

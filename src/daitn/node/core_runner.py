@@ -1,0 +1,174 @@
+"""Runs one core in the real world: events one at a time, effects in order, durable before spoken.
+
+Everything happens on the event loop's thread. `Append` is a commit of about a millisecond and done in place, because
+whatever follows in the turn must not be begun before it; all other effects are started, never awaited. An effect this
+module does not know is handed to `perform`, which the node gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from daitn.base.effects import (
+    Append,
+    CancelTimer,
+    Core,
+    Delivered,
+    Effect,
+    Event,
+    Message,
+    PeerAppeared,
+    PeerVanished,
+    Record,
+    Send,
+    SendFailed,
+    SetTimer,
+    Started,
+    TimerFired,
+    replay,
+)
+from daitn.base.errors import DaitnError, UnavailableError
+from daitn.base.ids import NodeId
+from daitn.base.units import ns_to_seconds
+from daitn.node.clock import NodeClock
+from daitn.node.fabric.contract import Fabric, Plane
+from daitn.node.journal import Journal
+from daitn.wire.codec import decode, encode
+
+SEND_S: Final = 2.0
+"""How long a message may take to be handed over; the cores repeat what matters sooner than that."""
+
+_log = logging.getLogger(__name__)
+
+
+class CoreRunner:
+    """See the module's docstring. `stream` names the core's records in the journal."""
+
+    def __init__(
+        self,
+        core: Core,
+        journal: Journal,
+        stream: str,
+        fabric: Fabric,
+        clock: NodeClock,
+        perform: Callable[[Effect], None],
+    ) -> None:
+        self.core = core
+        self.counters: dict[str, int] = {}
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends with the error that stopped this core: a lost journal or a bug. The node must stop then."""
+        self._journal = journal
+        self._stream = stream
+        self._fabric = fabric
+        self._clock = clock
+        self._perform = perform
+        self._queue: deque[Event] = deque()
+        self._busy = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def restore(self) -> int:
+        """Rebuild the core from its journal; returns how many records that took."""
+        records: list[Record] = list(self._journal.read(self._stream))
+        replay(self.core, records)
+        return len(records)
+
+    async def start(self) -> None:
+        """Take up what was in flight, then listen to the fabric."""
+        self.post(Started())
+        await self._fabric.serve(self._receive, plane=Plane.CP)
+        self.spawn(self._watch_presence())
+
+    async def stop(self) -> None:
+        """Forget timers, stop what was started."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def post(self, event: Event) -> None:
+        """Give an event to the core; those that arise while one is handled wait their turn."""
+        self._queue.append(event)
+        if self._busy or self.failed.done():
+            return
+        self._busy = True
+        try:
+            while self._queue:
+                for effect in self.core.handle(self._queue.popleft(), self._clock.now_ns()):
+                    self._do(effect)
+        except DaitnError as error:
+            _log.critical("%s stops: %s", self._stream, error)
+            self.failed.set_exception(error)
+        finally:
+            self._busy = False
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine beside the core until it ends or the runner stops."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of %s failed", self._stream, exc_info=error)
+            if not self.failed.done():
+                self.failed.set_exception(error)
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Append(records=records):
+                self._journal.append(self._stream, records, time_ns=self._clock.now_ns())
+            case Send(receiver=receiver, message=message):
+                self.spawn(self._send(receiver, message))
+            case SetTimer(name=name, at_ns=at_ns):
+                self._set_timer(name, at_ns)
+            case CancelTimer(name=name):
+                if (timer := self._timers.pop(name, None)) is not None:
+                    timer.cancel()
+            case _:
+                self._perform(effect)
+
+    def _set_timer(self, name: str, at_ns: int) -> None:
+        if (old := self._timers.pop(name, None)) is not None:
+            old.cancel()
+        delay_s = max(0.0, ns_to_seconds(at_ns - self._clock.now_ns()))
+        self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self._fire, name)
+
+    def _fire(self, name: str) -> None:
+        self._timers.pop(name, None)
+        self.post(TimerFired(name=name))
+
+    async def _send(self, receiver: NodeId, message: Message) -> None:
+        try:
+            await self._fabric.call(receiver, encode(message), plane=Plane.CP, timeout_s=SEND_S)
+        except UnavailableError:
+            self._count("send_failed")
+            self.post(SendFailed(receiver=receiver, message=message))
+        except DaitnError as error:
+            self._count("send_refused")
+            _log.warning("%s did not take a %s: %s", receiver, type(message).__name__, error)
+
+    async def _receive(self, sender: NodeId, payload: bytes) -> bytes:
+        """Decode under limits, hand to the core; the empty answer only says that it arrived."""
+        try:
+            message = decode(payload)
+        except DaitnError:
+            self._count("undecodable")
+            raise
+        self.post(Delivered(sender=sender, message=message))
+        return b""
+
+    async def _watch_presence(self) -> None:
+        async for node, present in self._fabric.presence():
+            self.post(PeerAppeared(node=node) if present else PeerVanished(node=node))
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1

@@ -1,0 +1,322 @@
+"""The data shelf: the data sets of one site, mapped, remembered, described; durable in one folder.
+
+    index.json          what was added: source, contract, policy, column map, report (written beside, then renamed)
+    tables/<version>/   mapped tables (`describe.table`)
+    releases/<key>.json published statistics, noise drawn once
+    ledger.jsonl        privacy budget spent, one record a line, appended and made durable before anything is measured
+
+Two processes may use one shelf (a service and the command line): what changes it holds a lock, what reads it sees
+whole files. Removing a data set removes its table, never its ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from blake3 import blake3
+
+from daitn.base.errors import InputError, PolicyError
+from daitn.base.ids import DataSetId, check_name
+from daitn.base.units import MIB, NS_PER_S, show_seconds
+from daitn.describe import statistics
+from daitn.describe.column_map import ColumnMap, nearest
+from daitn.describe.fit import fit
+from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger
+from daitn.describe.preview import Preview, preview
+from daitn.describe.report import FitReport
+from daitn.describe.statistics import Noise, Release
+from daitn.describe.table import MappedTable, sync
+from daitn.descriptors.contract import DataContract, check_contract
+from daitn.descriptors.policy import Policy
+from daitn.descriptors.terminals import DataDescriptor
+from daitn.node.readers.sources import open_reader
+from daitn.node.site_files import load_column_map, load_contract, load_policy
+
+__all__ = ["DataShelf", "ShelfEntry", "SourceState", "load_column_map", "load_contract", "load_policy"]
+
+DATA_SETS: Final = 1000
+"""Data sets on one shelf: a node describes them all in one message."""
+
+_DAY_NS: Final = 86_400 * NS_PER_S
+
+
+class SourceState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source looked like when it was added. `listing` covers names, sizes and times; `content` the bytes."""
+
+    files: int
+    size_bytes: int
+    listing: str
+    content: str
+
+
+class ShelfEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One data set on the shelf."""
+
+    name: str
+    path: str
+    contract: DataContract
+    policy: Policy
+    column_map: ColumnMap
+    version: str
+    source: SourceState
+    report: FitReport
+    added_ns: int
+
+
+class _Index(msgspec.Struct, frozen=True, kw_only=True):
+    format: Literal[1] = 1
+    entries: tuple[ShelfEntry, ...] = ()
+
+
+class DataShelf:
+    """All data sets of one site. `site_secret` (32 bytes) keys versions and identifiers and never leaves."""
+
+    def __init__(
+        self,
+        folder: Path,
+        site_secret: bytes,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        noise: Noise | None = None,
+    ) -> None:
+        """`clock`: wall time in ns, for the privacy ledger; `noise`: instead of OpenDP's mechanism, in simulation."""
+        self._folder, self._secret, self._clock, self._noise = folder, site_secret, clock, noise
+        for name in ("tables", "releases"):
+            (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def add(self, name: str, path: Path, contract: DataContract, policy: Policy, column_map: ColumnMap) -> FitReport:
+        """Map the data at `path` and put it on the shelf, replacing an earlier one of that name.
+
+        InputError, with the shelf unchanged, where contract, map or data do not fit. Cost: reads the source twice
+        (once to recognise later changes) and writes the table.
+        """
+        check_name("data set", name)
+        check_contract(contract)
+        with self._locked("index"):
+            self._sweep()
+            entries = self._entries()
+            if name not in entries and len(entries) >= DATA_SETS:
+                raise InputError(f"the shelf holds {DATA_SETS} data sets, its limit", todo="remove one")
+            source_path = path.resolve()
+            reader = open_reader(source_path)
+            before = source_state(reader.files())
+            fitted = fit(contract, reader.columns(), reader.read(), column_map, self._folder / "tables", self._secret)
+            if source_state(reader.files(), content=before.content).listing != before.listing:
+                raise InputError(f"{path.name} changed while it was read", todo="add it when nothing writes to it")
+            entries[name] = ShelfEntry(
+                name=name,
+                path=str(source_path),
+                contract=contract,
+                policy=policy,
+                column_map=column_map,
+                version=fitted.table.version,
+                source=before,
+                report=fitted.report,
+                added_ns=self._clock(),
+            )
+            self._write_index(entries)
+            self._sweep()
+        return fitted.report
+
+    def list(self) -> tuple[ShelfEntry, ...]:
+        """All data sets, by name."""
+        return tuple(entry for _, entry in sorted(self._entries().items()))
+
+    def entry(self, name: str) -> ShelfEntry:
+        """One data set; InputError naming the nearest."""
+        entries = self._entries()
+        if name not in entries:
+            raise InputError(f"there is no data set {name!r} on this shelf", todo=nearest(name, entries))
+        return entries[name]
+
+    def remove(self, name: str) -> None:
+        """Take a data set off the shelf. Its source is untouched, its spent budget stays spent."""
+        with self._locked("index"):
+            self.entry(name)
+            self._write_index({other: entry for other, entry in self._entries().items() if other != name})
+            self._sweep()
+
+    def table(self, name: str) -> MappedTable:
+        """The mapped table of a data set."""
+        return MappedTable.open(self._folder / "tables" / self.entry(name).version)
+
+    def check_unchanged(self, name: str) -> None:
+        """InputError where the source was changed or lost since it was added. Reads it only if a time stamp differs."""
+        entry = self.entry(name)
+        path, again = Path(entry.path), f"add {name!r} again, so that the table is made of the data as it is now"
+        if not path.exists():
+            raise InputError(f"the source of data set {name!r} is gone: {entry.path}", todo=again)
+        files = open_reader(path).files()
+        now = source_state(files, content="")
+        if now.listing == entry.source.listing:
+            return
+        if (now.files, now.size_bytes) != (entry.source.files, entry.source.size_bytes):
+            raise InputError(
+                f"the source of data set {name!r} changed: {entry.source.files} files of {entry.source.size_bytes} "
+                f"bytes were added, now there are {now.files} of {now.size_bytes}",
+                todo=again,
+            )
+        if source_state(files).content != entry.source.content:
+            raise InputError(f"the source of data set {name!r} changed: same size, other content", todo=again)
+
+    def descriptor(self, name: str, node: str) -> DataDescriptor:
+        """What the network may see of a data set; draws its statistics on the first call for each version.
+
+        PolicyError where the privacy budget of the period is spent and no earlier statistics can stand in.
+        """
+        return self._describe(name, node)[0]
+
+    def preview(self, name: str, node: str = "this-node") -> Preview:
+        """Exactly what `descriptor` would publish, and an explanation. Costs what publishing costs, once."""
+        descriptor, release = self._describe(name, node)
+        return preview(descriptor, release, self.entry(name).policy)
+
+    def ledger(self) -> PrivacyLedger:
+        """The privacy ledger as it stands; a copy."""
+        ledger = PrivacyLedger()
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self._folder / "ledger.jsonl").read_bytes().split(b"\n")
+            # A last line without an end was never made durable: nothing was measured on its account.
+            for line in lines[:-1]:
+                ledger.apply(msgspec.json.decode(line, type=EpsilonSpent))
+        return ledger
+
+    def _describe(self, name: str, node: str) -> tuple[DataDescriptor, Release]:
+        entry, table = self.entry(name), self.table(name)
+        release = self._release(entry, table)
+        dataset = DataSetId(f"{node}/{name}")
+        descriptor = statistics.describe_data(dataset, table, entry.contract, entry.policy, release, entry.report)
+        return descriptor, release
+
+    def _release(self, entry: ShelfEntry, table: MappedTable) -> Release:
+        """The statistics of this version: kept, or drawn now, or the last ones where the budget is spent."""
+        key = statistics.release_key(table, entry.contract, entry.policy)
+        with self._locked("ledger"):
+            kept = self._kept_release(key)
+            if kept is not None:
+                return kept
+            if self._noise is None:
+                statistics.load_opendp()
+            counts = statistics.count_records(table, entry.contract, entry.policy)
+            ledger = self.ledger()
+            now_ns = self._clock()
+            answer = ledger.spend(
+                entry.name,
+                statistics.release_epsilon(entry.policy),
+                now_ns,
+                release=key,
+                budget=entry.policy.epsilon_per_period,
+                period_ns=entry.policy.period_days * _DAY_NS,
+            )
+            if isinstance(answer, BudgetRefusal):
+                return self._stand_in(entry, ledger, counts, answer, now_ns)
+            self._append(answer)
+            release = statistics.draw_release(key, counts, entry.contract, entry.policy, answer.epsilon, self._noise)
+            _write_whole(self._release_path(key), msgspec.json.encode(release))
+            return release
+
+    def _stand_in(
+        self, entry: ShelfEntry, ledger: PrivacyLedger, counts: statistics.Counts, refusal: BudgetRefusal, now_ns: int
+    ) -> Release:
+        """The newest release of this data set that counts the same things; using it again reveals nothing new."""
+        for record in reversed(ledger.records()):
+            release = self._kept_release(record.release) if record.dataset == entry.name else None
+            if release and list(release.labels) == list(counts.labels) and list(release.fields) == list(counts.fields):
+                return release
+        wait = show_seconds(((refusal.retry_at_ns or now_ns) - now_ns) / NS_PER_S)
+        raise PolicyError(
+            f"statistics of {entry.name!r} cost ε = {refusal.required:g}, this period has {refusal.available:g} left",
+            todo=f"try again in {wait}, or raise epsilon_per_period in its policy",
+            ids={"dataset": entry.name},
+        )
+
+    def _kept_release(self, key: str) -> Release | None:
+        try:
+            return msgspec.json.decode(self._release_path(key).read_bytes(), type=Release)
+        except FileNotFoundError:
+            return None
+
+    def _release_path(self, key: str) -> Path:
+        return self._folder / "releases" / f"{key}.json"
+
+    def _append(self, record: EpsilonSpent) -> None:
+        path = self._folder / "ledger.jsonl"
+        known = path.read_bytes() if path.exists() else b""
+        whole = known[: known.rfind(b"\n") + 1]
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.truncate(len(whole))
+            file.seek(len(whole))
+            file.write(msgspec.json.encode(record) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync(self._folder)
+
+    def _entries(self) -> dict[str, ShelfEntry]:
+        try:
+            index = msgspec.json.decode((self._folder / "index.json").read_bytes(), type=_Index)
+        except FileNotFoundError:
+            return {}
+        except msgspec.MsgspecError as error:
+            raise InputError(
+                f"the index of the data shelf is damaged: {error}", todo=f"see {self._folder / 'index.json'}"
+            ) from None
+        return {entry.name: entry for entry in index.entries}
+
+    def _write_index(self, entries: dict[str, ShelfEntry]) -> None:
+        index = _Index(entries=tuple(entry for _, entry in sorted(entries.items())))
+        _write_whole(self._folder / "index.json", msgspec.json.encode(index))
+
+    def _sweep(self) -> None:
+        """Remove tables that no entry names, those of an interrupted `add` too. Only under the lock."""
+        used = {entry.version for entry in self._entries().values()}
+        for folder in (self._folder / "tables").iterdir():
+            if folder.name not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        with (self._folder / f"{what}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def source_state(files: Sequence[Path], content: str | None = None) -> SourceState:
+    """Names, sizes and times of a source's files, and the digest of their bytes unless `content` is given. O(bytes)."""
+    listing, digest = blake3(), blake3()
+    size = 0
+    for path in files:
+        about = path.stat()
+        size += about.st_size
+        listing.update(msgspec.json.encode((str(path), about.st_size, about.st_mtime_ns)))
+        if content is None:
+            digest.update(msgspec.json.encode((str(path), about.st_size)))
+            with path.open("rb") as file:
+                while block := file.read(4 * MIB):
+                    digest.update(block)
+    return SourceState(
+        files=len(files),
+        size_bytes=size,
+        listing=str(listing.hexdigest()),
+        content=str(digest.hexdigest()) if content is None else content,
+    )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside and rename: a reader sees the old bytes or the new, also after a crash."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with beside.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    sync(path.parent)

@@ -1,0 +1,445 @@
+"""Direct bulk: chunks from node to node over mutual TLS, without the router in between.
+
+The heart of moving models: one warm connection carries a whole artifact, requests are sent ahead in batches so that
+the holder is never idle, and TCP's own window adapts to bandwidth and delay. Blocking sockets on threads, because
+asyncio's TLS copies each byte twice more on the loop's thread; receiving runs on one thread, checking and writing on
+another. Connections are kept for the next hop between the same two nodes, which pays no handshake.
+
+    requester → holder: FETCH (msgpack `ChunkBatch`), answered by one frame per chunk asked, in order
+    holder → requester: CHUNK (bytes), MISSING (empty), REFUSED (msgpack `Refusal`; ends the batch)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from daitn.base.errors import DaitnError, PeerError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
+from daitn.node.fabric.chunks import ChunkLedger, MissingChunkError, PackReader, Refusal, read_chunk
+from daitn.node.fabric.contract import ChunkProvider, ChunkWant, FabricCounters, Holder
+from daitn.node.fabric.tls import HEADER, Link, TlsContexts
+
+FETCH: Final = 1
+CHUNK: Final = 2
+MISSING: Final = 3
+REFUSED: Final = 4
+STREAM: Final = 5
+
+BATCH_CHUNKS: Final = 256
+"""Chunks per request: 17 kB, so that two of them ahead never fill a socket buffer."""
+
+PIPE_CHUNKS: Final = 6
+"""Chunks between receiving and writing: 12 MiB per fetch, constant in the artifact's size."""
+
+BUFFERS_KEPT: Final = 16
+"""Chunk buffers kept for reuse: fresh memory costs page faults, 0.3 ms each."""
+
+SHUN_S: Final = 60.0
+"""An address that failed is not tried again for this long, so that a firewall costs its timeout once, not per hop."""
+
+STALL_S: Final = 30.0
+"""A connection that moves no byte for this long in the middle of a transfer is cut."""
+
+IDLE_S: Final = 600.0
+"""The server closes a connection unused for this long."""
+
+POOL_PER_NODE: Final = 2
+POOL_NODES: Final = 64
+"""Peers with idle connections; the longest unused goes first."""
+
+CONNECTIONS: Final = 128
+"""Connections one server keeps; beyond it new ones are closed at once and the peer goes through the router."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChunkBatch(msgspec.Struct, frozen=True, array_like=True):
+    """Requester → holder: send these chunks of `artifact` under `grant`, in order."""
+
+    artifact: ArtifactId
+    grant: GrantId
+    chunks: tuple[ChunkId, ...]
+
+
+class BufferPool:
+    """Buffers for one chunk and its frame header, reused; for any thread."""
+
+    def __init__(self) -> None:
+        self._spare: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+
+    def take(self) -> memoryview:
+        """A buffer of HEADER.size + CHUNK_BYTES bytes, contents arbitrary."""
+        try:
+            return self._spare.get_nowait()
+        except queue.Empty:
+            return memoryview(bytearray(HEADER.size + CHUNK_BYTES))
+
+    def give(self, buffer: memoryview) -> None:
+        """Return a buffer."""
+        if self._spare.qsize() < BUFFERS_KEPT:
+            self._spare.put(buffer)
+
+
+class BulkServer:
+    """Answers chunk batches of other nodes; one thread per connection. Streams are handed to `on_stream`."""
+
+    def __init__(self, contexts: TlsContexts, counters: FabricCounters, host: str, port: int) -> None:
+        self._contexts = contexts
+        self._counters = counters
+        self._buffers = BufferPool()
+        self._links: set[Link] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self.provider: ChunkProvider | None = None
+        self.on_stream: Callable[[Link, bytes], None] | None = None
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        except OSError as fault:
+            raise UnavailableError(f"bulk server cannot listen on {host}:{port}: {fault.strerror}") from fault
+        self.port = int(self._listener.getsockname()[1])
+        self._acceptor = threading.Thread(target=self._accept, name="bulk-accept", daemon=True)
+        self._threads: list[threading.Thread] = [self._acceptor]
+        self._acceptor.start()
+
+    def close(self) -> list[threading.Thread]:
+        """Stop listening and break all connections; returns the threads that are about to end."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept, which close alone does not
+        self._listener.close()
+        with self._lock:
+            for link in self._links:
+                link.interrupt()
+            return list(self._threads)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                raw, _ = self._listener.accept()
+            except OSError:
+                if self._closed.wait(0.05):  # else out of descriptors: let connections end instead of spinning
+                    return
+                continue
+            with self._lock:
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
+                if len(self._threads) > CONNECTIONS:
+                    self._counters.direct_refused += 1
+                    raw.close()
+                    continue
+                thread = threading.Thread(target=self._attend, args=(raw,), name="bulk-serve", daemon=True)
+                self._threads.append(thread)
+            thread.start()
+
+    def _attend(self, raw: socket.socket) -> None:
+        try:
+            link = self._contexts.accept(raw)
+        except (OSError, ValueError, PeerError):
+            self._counters.direct_refused += 1  # no certificate of this domain, or not TLS at all
+            raw.close()
+            return
+        with self._lock:
+            self._links.add(link)
+        try:
+            if not self._closed.is_set():
+                self._serve(link)
+        except OSError:
+            pass  # the peer went away: it will resume elsewhere
+        except PeerError as fault:
+            self._counters.direct_refused += 1
+            _log.warning("bulk connection dropped: %s", fault)
+        finally:
+            with self._lock:
+                self._links.discard(link)
+            link.close()
+
+    def _serve(self, link: Link) -> None:
+        with contextlib.closing(PackReader()) as reader:
+            while True:
+                link.patience(IDLE_S)
+                kind, length = link.receive_header()
+                link.patience(STALL_S)
+                body = link.receive_body(length, MESSAGE_BYTES)
+                if link.expired:
+                    raise PeerError(f"certificate of {link.peer} has run out", todo="renew it and connect again")
+                if kind == FETCH:
+                    self._send_batch(link, body, reader)
+                elif kind == STREAM and self.on_stream is not None:
+                    self.on_stream(link, body)
+                    return
+                else:
+                    raise PeerError(f"{link.peer} sent a frame of unknown kind {kind}")
+
+    def _send_batch(self, link: Link, body: bytes, reader: PackReader) -> None:
+        buffer = self._buffers.take()
+        try:
+            batch = msgspec.msgpack.decode(body, type=ChunkBatch)
+            if self.provider is None:
+                raise UnavailableError("this node serves no chunks")
+            self.provider.authorise(link.peer, batch.grant, batch.artifact)
+            for chunk in batch.chunks:
+                self._send_chunk(link, self.provider, chunk, reader, buffer)
+        except msgspec.MsgspecError as fault:
+            raise PeerError(f"{link.peer} sent a chunk request that does not decode") from fault
+        except DaitnError as fault:
+            self._counters.chunks_refused += 1
+            link.send_frame(REFUSED, msgspec.msgpack.encode(Refusal(fault.kind, fault.what)))
+        finally:
+            self._buffers.give(buffer)
+
+    def _send_chunk(
+        self, link: Link, provider: ChunkProvider, chunk: ChunkId, reader: PackReader, buffer: memoryview
+    ) -> None:
+        try:
+            content = read_chunk(provider, chunk, reader, buffer[HEADER.size :])
+        except MissingChunkError:
+            link.send_frame(MISSING)
+            return
+        HEADER.pack_into(buffer, 0, CHUNK, content.nbytes)
+        link.send_prepared(buffer[: HEADER.size + content.nbytes])
+        self._counters.chunks_served += 1
+
+
+class BulkClient:
+    """Fetches chunks over pooled direct connections; its methods block and are called from worker threads."""
+
+    def __init__(self, contexts: TlsContexts, counters: FabricCounters) -> None:
+        self._contexts = contexts
+        self._counters = counters
+        self._buffers = BufferPool()
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[NodeId, list[Link]] = OrderedDict()
+        self._shunned: dict[str, float] = {}
+
+    def reachable(self, holder: Holder) -> bool:
+        """Whether one of its direct addresses is worth trying now, or a connection is at hand."""
+        now = time.monotonic()
+        return any(self._shunned.get(address, 0.0) <= now for address in holder.direct)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        with self._lock:
+            links = [link for idle in self._idle.values() for link in idle]
+            self._idle.clear()
+        for link in links:
+            link.close()
+
+    def connect(self, holder: Holder) -> Link:
+        """A fresh connection; UnavailableError if no address works. PeerError if one answers as another node."""
+        fault: DaitnError = UnavailableError(f"{holder.node} has no direct address")
+        for address in holder.direct:
+            if self._shunned.get(address, 0.0) > time.monotonic():
+                continue
+            try:
+                return self._contexts.connect(address, holder.node)
+            except (UnavailableError, PeerError) as failed:
+                self._shunned[address] = time.monotonic() + SHUN_S
+                fault = failed
+        raise fault
+
+    def fetch(
+        self, holder: Holder, artifact: ArtifactId, grant: GrantId, wants: Sequence[ChunkWant], transfer: Transfer
+    ) -> list[ChunkWant]:
+        """Get `wants` into the transfer's ledger; returns those the holder does not hold.
+
+        UnavailableError if there is no connection or it broke, PolicyError or PeerError as the holder's answer is.
+        """
+        request = _Request(artifact, grant, wants)
+        link = self._take_idle(holder.node)
+        if link is not None:
+            try:
+                return self._run(link, request, transfer)
+            except _StaleLinkError:
+                pass  # the peer closed it while it was idle; nothing was received
+        try:
+            return self._run(self.connect(holder), request, transfer)
+        except _StaleLinkError as fault:
+            raise UnavailableError(f"{holder.node} closed the direct connection at once") from fault
+
+    def _run(self, link: Link, request: _Request, transfer: Transfer) -> list[ChunkWant]:
+        transfer.attach(link)
+        pipe = _Pipe(transfer.ledger, self._buffers)
+        clean = False
+        try:
+            link.patience(STALL_S)
+            missing = self._receive(link, request, pipe)
+            pipe.finish()
+            clean = True
+            return missing
+        except OSError as fault:
+            if not request.answered:
+                raise _StaleLinkError from fault
+            raise UnavailableError(f"the direct connection to {link.peer} broke: {fault}") from fault
+        finally:
+            pipe.stop()
+            transfer.detach()
+            if clean and not transfer.stopped:
+                self._give_idle(link)
+            else:
+                link.close()
+
+    def _receive(self, link: Link, request: _Request, pipe: _Pipe) -> list[ChunkWant]:
+        missing: list[ChunkWant] = []
+        batches = request.batches()
+        for _ in range(2):  # one batch ahead, so that the holder never waits for the next request
+            _send_next(link, batches)
+        for number, want in enumerate(request.wants):
+            if number and number % BATCH_CHUNKS == 0:
+                _send_next(link, batches)
+            kind, length = link.receive_header()
+            request.answered = True
+            if kind == CHUNK:
+                if length != want.size:
+                    self._counters.chunks_wrong += 1
+                    raise PeerError(f"{link.peer} sent {length} bytes for chunk {want.id[:16]}… of {want.size}")
+                buffer = pipe.take()
+                link.receive_into(buffer[:length])
+                pipe.give(want, buffer)
+            elif kind == MISSING and length == 0:
+                missing.append(want)
+            elif kind == REFUSED:
+                refusal = msgspec.msgpack.decode(link.receive_body(length, MESSAGE_BYTES), type=Refusal)
+                raise refusal.error(link.peer)
+            else:
+                raise PeerError(f"{link.peer} answered with a frame of unknown kind {kind}")
+        return missing
+
+    def _take_idle(self, node: NodeId) -> Link | None:
+        with self._lock:
+            idle = self._idle.get(node, [])
+            while idle:
+                link = idle.pop()
+                if not link.expired:
+                    return link
+                link.close()
+            return None
+
+    def _give_idle(self, link: Link) -> None:
+        surplus: list[Link] = []
+        with self._lock:
+            idle = self._idle.setdefault(link.peer, [])
+            self._idle.move_to_end(link.peer)
+            idle.append(link)
+            if len(idle) > POOL_PER_NODE:
+                surplus.append(idle.pop(0))
+            if len(self._idle) > POOL_NODES:
+                surplus += self._idle.popitem(last=False)[1]
+        for old in surplus:
+            old.close()
+
+
+class Transfer:
+    """One fetch in progress, as the loop sees it: `stop` may be called while a worker thread runs it."""
+
+    def __init__(self, ledger: ChunkLedger) -> None:
+        self.ledger = ledger
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+
+    def attach(self, link: Link) -> None:
+        """The link this fetch blocks on from now."""
+        with self._lock:
+            self._link = link
+            if self.stopped:
+                link.interrupt()
+
+    def detach(self) -> None:
+        """The link is no longer this fetch's: `stop` must not touch it."""
+        with self._lock:
+            self._link = None
+
+    def stop(self) -> None:
+        """Write nothing more and break what blocks."""
+        self.ledger.stop()
+        with self._lock:
+            self.stopped = True
+            if self._link is not None:
+                self._link.interrupt()
+
+
+class _StaleLinkError(Exception):
+    """The link broke before anything was answered."""
+
+
+class _Request:
+    """What is asked of one holder, and whether it has answered anything yet."""
+
+    def __init__(self, artifact: ArtifactId, grant: GrantId, wants: Sequence[ChunkWant]) -> None:
+        self.artifact = artifact
+        self.grant = grant
+        self.wants = wants
+        self.answered = False
+
+    def batches(self) -> Iterator[bytes]:
+        """The request's frames, in order."""
+        for start in range(0, len(self.wants), BATCH_CHUNKS):
+            ids = tuple(want.id for want in self.wants[start : start + BATCH_CHUNKS])
+            yield msgspec.msgpack.encode(ChunkBatch(self.artifact, self.grant, ids))
+
+
+class _Pipe:
+    """A thread that checks and writes chunks while the next ones are received; bounded by PIPE_CHUNKS buffers."""
+
+    def __init__(self, ledger: ChunkLedger, buffers: BufferPool) -> None:
+        self._ledger = ledger
+        self._buffers = buffers
+        self._full: queue.SimpleQueue[tuple[ChunkWant, memoryview] | None] = queue.SimpleQueue()
+        self._permits = threading.Semaphore(PIPE_CHUNKS)
+        self._fault: DaitnError | None = None
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> memoryview:
+        """A buffer to receive into; raises what went wrong with an earlier chunk."""
+        self._permits.acquire()
+        if self._fault is not None:
+            raise self._fault
+        return self._buffers.take()
+
+    def give(self, want: ChunkWant, buffer: memoryview) -> None:
+        """Check and write the received chunk."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="bulk-write", daemon=True)
+            self._thread.start()
+        self._full.put((want, buffer))
+
+    def finish(self) -> None:
+        """Wait until all is written; raises what went wrong."""
+        self.stop()
+        if self._fault is not None:
+            raise self._fault
+
+    def stop(self) -> None:
+        """Let the thread finish what it was given, and end it."""
+        if self._thread is not None:
+            self._full.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _write(self) -> None:
+        while (entry := self._full.get()) is not None:
+            want, buffer = entry
+            if self._fault is None:
+                try:
+                    self._ledger.accept(want, buffer[: want.size])
+                except DaitnError as fault:
+                    self._fault = fault
+            self._buffers.give(buffer)
+            self._permits.release()
+
+
+def _send_next(link: Link, batches: Iterator[bytes]) -> None:
+    body = next(batches, None)
+    if body is not None:
+        link.send_frame(FETCH, body)

@@ -1,0 +1,218 @@
+"""What both ways of fetching chunks share: reading a place, checking a digest, writing the sink, sizing the window.
+
+A chunk is written only after its BLAKE3 digest was checked in a buffer of our own, so wrong bytes never reach the sink
+and memory is the buffers' (a few chunks), whatever the artifact's size. Reading and writing use `preadv` and `pwrite`
+rather than memory maps: a mapped file that someone truncates kills the process, and writing fresh pages through a map
+was half as fast here (1.6 against 2.9 GB/s).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from blake3 import blake3
+
+from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.base.limits import CHUNK_BYTES
+from daitn.node.fabric.contract import ChunkPlace, ChunkProvider, ChunkWant, FabricCounters, Sink
+
+OPEN_PACKS: Final = 8
+"""Pack files one server thread keeps open; an artifact seldom spans more."""
+
+WINDOW_MAX: Final = 16
+"""Chunks in flight through the router: 32 MiB, which fills 1 Gbit/s over 250 ms."""
+
+WINDOW_START: Final = 2
+
+WINDOW_GAIN: Final = 1.1
+"""A larger window is kept only if it carried this much more; else it only makes queues longer."""
+
+
+MISSING_CHUNK: Final = "missing"
+"""Kind of the refusal for a chunk that is not held."""
+
+
+class ChunkAsk(msgspec.Struct, frozen=True, array_like=True):
+    """Requester → holder: this chunk of that artifact under that grant. Answer: its bytes, or a `Refusal`."""
+
+    artifact: ArtifactId
+    grant: GrantId
+    chunk: ChunkId
+
+
+class MissingChunkError(UnavailableError):
+    """The holder answers, but does not hold the chunk; others may still come."""
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """Whoever was asked → asker: why there is no answer; `kind` as in `DaitnError.kind`, `what` one sentence."""
+
+    kind: str
+    what: str
+
+    def error(self, node: str) -> PolicyError | UnavailableError | PeerError:
+        """The exception to raise at the asker."""
+        what = f"{node}: {self.what[:500]}"
+        if self.kind == MISSING_CHUNK:
+            return MissingChunkError(what)
+        if self.kind == PolicyError.kind:
+            return PolicyError(what)
+        if self.kind == UnavailableError.kind:
+            return UnavailableError(what, todo="try again later or elsewhere")
+        return PeerError(what)
+
+
+class PackReader:
+    """Reads chunks from pack files, keeping a few of them open; for one thread."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def read_into(self, place: ChunkPlace, buffer: memoryview) -> None:
+        """Fill `buffer` (of `place.size` bytes) from its place; UnavailableError if the file is gone or too short."""
+        path = str(place.path)
+        try:
+            descriptor = self._open.get(path)
+            if descriptor is None or os.fstat(descriptor).st_nlink == 0:  # replaced by a new pack of that name
+                descriptor = self._reopen(path)
+            self._open.move_to_end(path)
+            done = 0
+            while done < place.size:
+                count = os.preadv(descriptor, [buffer[done:]], place.offset + done)
+                if count == 0:
+                    raise UnavailableError(f"pack {place.path.name} ends before byte {place.offset + place.size}")
+                done += count
+        except OSError as fault:
+            raise UnavailableError(f"pack {place.path.name} cannot be read: {fault.strerror}") from fault
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _reopen(self, path: str) -> int:
+        stale = self._open.pop(path, None)
+        if stale is not None:
+            os.close(stale)
+        elif len(self._open) >= OPEN_PACKS:
+            os.close(self._open.popitem(last=False)[1])
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._open[path] = descriptor
+        return descriptor
+
+
+class ChunkLedger:
+    """What one fetch has got so far: checks and writes chunks for several threads."""
+
+    def __init__(
+        self, holder: NodeId, sink: Sink, counters: FabricCounters, on_chunk: Callable[[ChunkId], None]
+    ) -> None:
+        self._holder = holder
+        self._sink = sink
+        self._counters = counters
+        self._on_chunk = on_chunk
+        self._lock = threading.Lock()
+        self._stopped = False
+        self.arrived: set[ChunkWant] = set()
+
+    def accept(self, want: ChunkWant, content: memoryview | bytes) -> None:
+        """Check `content` and write it; PeerError if it is not the chunk. After `stop` nothing is written."""
+        digest = blake3(content).hexdigest() if len(content) == want.size else ""
+        if digest != want.id:
+            with self._lock:
+                self._counters.chunks_wrong += 1
+            raise PeerError(
+                f"{self._holder} sent {len(content)} bytes that are not chunk {want.id[:16]}… of {want.size} bytes",
+                todo="fetch it from another holder",
+                ids={"chunk": want.id, "node": self._holder},
+            )
+        if self._stopped:
+            raise UnavailableError("the fetch was cancelled")
+        write_sink(self._sink, want.destination, content)
+        with self._lock:
+            self.arrived.add(want)
+        self._on_chunk(want.id)
+
+    def stop(self) -> None:
+        """Write nothing more."""
+        self._stopped = True
+
+
+class Window:
+    """How many requests to keep in flight: grows while that carries more bytes per second, else steps back.
+
+    The plain form of a bandwidth × delay search: on a fast link two are enough, on a long one it doubles until the
+    rate no longer rises by WINDOW_GAIN.
+    """
+
+    def __init__(self) -> None:
+        self.size = WINDOW_START
+        self._best_rate = 0.0
+        self._growing = True
+        self._round_bytes = 0
+        self._round_count = 0
+        self._round_start: float | None = None
+
+    def arrived(self, size: int, now_s: float) -> None:
+        """Count an arrival; at the end of a round of `self.size` arrivals set the next size."""
+        if self._round_start is None:
+            self._round_start = now_s
+            return
+        self._round_bytes += size
+        self._round_count += 1
+        if self._round_count < 2 * self.size:
+            return
+        rate = self._round_bytes / max(now_s - self._round_start, 1e-6)
+        if self._growing and rate > self._best_rate * WINDOW_GAIN:
+            self.size = min(self.size * 2, WINDOW_MAX)
+        elif self._growing:
+            self.size = max(self.size // 2, WINDOW_START)
+            self._growing = False
+        elif rate < self._best_rate / 2:  # the link has changed: search anew
+            self._growing = True
+            self._best_rate = 0.0
+        self._best_rate = max(self._best_rate, rate)
+        self._round_bytes = self._round_count = 0
+        self._round_start = now_s
+
+
+def read_chunk(provider: ChunkProvider, chunk: ChunkId, reader: PackReader, buffer: memoryview) -> memoryview:
+    """A chunk's bytes, in `buffer` (CHUNK_BYTES long); MissingChunkError if not held."""
+    place = provider.locate(chunk)
+    if place is None:
+        raise MissingChunkError(f"chunk {chunk[:16]}… is not held here")
+    if not 0 < place.size <= CHUNK_BYTES:
+        raise UnavailableError(f"chunk {chunk[:16]}… of {place.size} bytes is larger than {CHUNK_BYTES}")
+    content = buffer[: place.size]
+    reader.read_into(place, content)
+    return content
+
+
+def check_wants(chunks: list[ChunkWant], sink: Sink) -> None:
+    """InputError for sizes out of range or a destination outside the sink."""
+    end = None if isinstance(sink, int) else sink.nbytes
+    for want in chunks:
+        if not 0 < want.size <= CHUNK_BYTES or want.destination < 0:
+            raise InputError(f"chunk {want.id[:16]}… of {want.size} bytes at {want.destination} is out of range")
+        if end is not None and want.destination + want.size > end:
+            raise InputError(f"chunk {want.id[:16]}… ends behind the sink of {end} bytes")
+
+
+def write_sink(sink: Sink, offset: int, content: memoryview | bytes) -> None:
+    """Write `content` at `offset`; UnavailableError if the disk refuses."""
+    if not isinstance(sink, int):
+        sink[offset : offset + len(content)] = content
+        return
+    rest = memoryview(content)
+    try:
+        while rest:
+            count = os.pwrite(sink, rest, offset)
+            rest, offset = rest[count:], offset + count
+    except OSError as fault:
+        raise UnavailableError(f"the sink cannot be written: {fault.strerror}", todo="free space on disk") from fault

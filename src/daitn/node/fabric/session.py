@@ -1,0 +1,287 @@
+"""One session to a router: the blocking primitives the fabric is made of, and the only place that speaks zenoh.
+
+The rules that keep 1.10.2 out of trouble live here: client mode with explicit endpoints, no discovery, no shared
+memory; every declaration has a bounded channel that a thread of ours drains, never a callback; nothing is asked of the
+session from inside another's delivery; queries go to ALL without consolidation and are answered under their concrete
+key. Puts go through the session, not through declared publishers: those look for subscribers first, which access
+control hides from them, and then drop everything.
+
+After the router was lost the session reconnects by itself and declares everything again; measured: 1.5 s after a
+`kill -9` with the router back at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import zenoh
+
+from daitn.base.errors import PeerError, UnavailableError
+from daitn.node.fabric.chunks import Refusal
+from daitn.node.fabric.contract import FabricConfig, Plane
+from daitn.node.fabric.keys import CHUNK_LANE, STREAM_LANE
+from daitn.node.fabric.router import transport_settings
+
+RECONNECT_FIRST_MS: Final = 100
+RECONNECT_LAST_MS: Final = 1000
+"""Longest pause between attempts to reach a router again: a thousand nodes are then a thousand attempts a second."""
+
+REPLIES: Final = 2
+"""Answers kept per query; one is expected, a second would be a node that runs twice."""
+
+TOKEN_EVENTS: Final = 8192
+"""Presence changes waiting for their thread: all slots of a domain at once, after a router came back."""
+
+_PRIORITIES: Final = {
+    str(Plane.CP): zenoh.Priority.INTERACTIVE_HIGH,
+    str(Plane.RECORD): zenoh.Priority.DATA_HIGH,
+    str(Plane.DP): zenoh.Priority.DATA,
+    STREAM_LANE: zenoh.Priority.DATA,
+    CHUNK_LANE: zenoh.Priority.DATA_LOW,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class NoAnswerError(UnavailableError):
+    """Nobody serves the key, or who did has gone."""
+
+
+class TimedOutError(UnavailableError):
+    """Somebody serves the key, but did not answer in time."""
+
+
+class Cancel:
+    """Breaks the asks it was given to; from any thread, once."""
+
+    def __init__(self) -> None:
+        self._token = zenoh.CancellationToken()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was pulled."""
+        return bool(self._token.is_cancelled)
+
+    def pull(self) -> None:
+        """End all asks now and in future."""
+        self._token.cancel()  # type: ignore[no-untyped-call]
+
+
+class Pending:
+    """A query that was sent."""
+
+    def __init__(self, key: str, replies: zenoh.Handler[zenoh.Reply]) -> None:
+        self._key = key
+        self._replies = replies
+
+    def wait(self) -> bytes:
+        """Block until it is answered: NoAnswerError, TimedOutError, or what a `Refusal` says."""
+        with contextlib.suppress(zenoh.ZError):  # the session was closed meanwhile: no answer
+            for reply in self._replies:
+                return _content(reply, self._key)
+        raise NoAnswerError(f"nobody answers at {self._key}", todo="see whether the node is present, and try again")
+
+
+class Question:
+    """A query that waits for its answer; answer, refuse or drop it exactly once."""
+
+    def __init__(self, query: zenoh.Query, key: str) -> None:
+        self._query = query
+        self.key = key
+
+    def payload(self) -> bytes:
+        """What was asked."""
+        payload = self._query.payload
+        return payload.to_bytes() if payload is not None else b""
+
+    def answer(self, content: bytes | memoryview) -> None:
+        """Send the answer; dropped silently if the asker has gone."""
+        with contextlib.suppress(zenoh.ZError), self._query as query:
+            query.reply(self.key, content if isinstance(content, bytes) else bytes(content), express=True)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Send a refusal instead."""
+        with contextlib.suppress(zenoh.ZError), self._query as query:
+            query.reply_err(msgspec.msgpack.encode(refusal))
+
+    def drop(self) -> None:
+        """Give no answer: the asker is told at once that there is none."""
+        with contextlib.suppress(zenoh.ZError):
+            self._query.drop()  # type: ignore[no-untyped-call]
+
+
+class Session:
+    """A connection to a router; the methods block and are for threads, the callbacks come on threads."""
+
+    def __init__(self, config: FabricConfig) -> None:
+        """Connect; UnavailableError if no router accepts within `config.open_timeout_s`."""
+        text = msgspec.json.encode(session_settings(config)).decode()
+        try:
+            self._session = zenoh.open(zenoh.Config.from_json5(text))
+        except zenoh.ZError as fault:
+            raise UnavailableError(
+                f"{config.node} reaches no router at {', '.join(config.routers)} within {config.open_timeout_s:g} s",
+                todo="check that the router runs, its address, and that it belongs to the same domain's authority",
+            ) from fault
+        self._held: list[Any] = []
+        self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self._start(self._do_chores, "chores")
+
+    def close(self) -> None:
+        """End all declarations and threads; asks in flight end with UnavailableError."""
+        self._chores.put(None)
+        with contextlib.suppress(zenoh.ZError):
+            self._session.close()  # type: ignore[no-untyped-call]
+
+    def soon(self, chore: Callable[[], None]) -> None:
+        """Run a short zenoh operation on the session's own thread, in order; never blocks the caller."""
+        self._chores.put(chore)
+
+    def begin(self, key: str, lane: str, payload: bytes, *, timeout_s: float, cancel: Cancel) -> Pending:
+        """Send a query to the one node that serves `key`; the timeout runs inside zenoh.
+
+        Returns at once unless the link is congested: then after at most WAIT_BEFORE_CLOSE_US, when it is cut.
+        """
+        try:
+            replies = self._session.get(
+                key,
+                zenoh.handlers.FifoChannel(REPLIES),
+                target=zenoh.QueryTarget.ALL,
+                consolidation=zenoh.ConsolidationMode.NONE,
+                timeout=max(timeout_s, 0.001),
+                congestion_control=zenoh.CongestionControl.BLOCK,
+                priority=_PRIORITIES[lane],
+                express=lane == Plane.CP,
+                payload=payload,
+                cancellation_token=cancel._token,
+            )
+        except zenoh.ZError as fault:
+            raise UnavailableError(f"{key}: not sent, the session is closed or the call was cancelled") from fault
+        return Pending(key, replies)
+
+    def ask(self, key: str, lane: str, payload: bytes, *, timeout_s: float, cancel: Cancel) -> bytes:
+        """`begin` and wait for the answer."""
+        return self.begin(key, lane, payload, timeout_s=timeout_s, cancel=cancel).wait()
+
+    def serve(self, keys: str, depth: int, on_question: Callable[[Question], None], *, threads: int = 1) -> None:
+        """Give each query under `keys` to `on_question` on `threads` threads; at most `depth` wait for them."""
+        queryable = self._session.declare_queryable(keys, zenoh.handlers.FifoChannel(depth))
+        self._held.append(queryable)
+
+        def receive() -> None:
+            for query in queryable:
+                on_question(Question(query, str(query.key_expr)))
+
+        for _ in range(threads):
+            self._start(receive, "serve")
+
+    def put_latest(self, key: str, payload: bytes) -> None:
+        """Publish a value that may be dropped."""
+        with contextlib.suppress(zenoh.ZError):
+            self._session.put(
+                key,
+                payload,
+                congestion_control=zenoh.CongestionControl.DROP,
+                priority=zenoh.Priority.BACKGROUND,
+            )
+
+    def subscribe(self, keys: str, depth: int, on_value: Callable[[str, bytes], None]) -> None:
+        """Give (key, payload) of each value under `keys` to `on_value`; beyond `depth` waiting the oldest is lost."""
+        subscriber = self._session.declare_subscriber(keys, zenoh.handlers.RingChannel(depth))
+        self._held.append(subscriber)
+
+        def receive() -> None:
+            for sample in subscriber:
+                on_value(str(sample.key_expr), sample.payload.to_bytes())
+
+        self._start(receive, "subscribe")
+
+    def hold_token(self, key: str) -> None:
+        """Show presence under `key` until the session ends."""
+        self._held.append(self._session.liveliness().declare_token(key))
+
+    def watch_tokens(self, keys: str, on_change: Callable[[str, bool], None]) -> None:
+        """Give (key, present) for tokens under `keys`: those there now, then each change."""
+        subscriber = self._session.liveliness().declare_subscriber(
+            keys, zenoh.handlers.FifoChannel(TOKEN_EVENTS), history=True
+        )
+        self._held.append(subscriber)
+
+        def receive() -> None:
+            for sample in subscriber:
+                on_change(str(sample.key_expr), sample.kind == zenoh.SampleKind.PUT)
+
+        self._start(receive, "tokens")
+
+    def list_tokens(self, keys: str, timeout_s: float) -> set[str]:
+        """The tokens under `keys` that the router knows now."""
+        replies = self._session.liveliness().get(keys, zenoh.handlers.FifoChannel(TOKEN_EVENTS), timeout=timeout_s)
+        return {str(reply.ok.key_expr) for reply in replies if reply.ok is not None}
+
+    def watch_link(self, on_change: Callable[[bool], None]) -> None:
+        """Give True when the link to a router stands, False when it is lost; first the present state."""
+        listener = self._session.info.declare_transport_events_listener(zenoh.handlers.FifoChannel(64), history=True)
+        self._held.append(listener)
+
+        def receive() -> None:
+            for event in listener:
+                on_change(event.kind == zenoh.SampleKind.PUT)
+
+        self._start(receive, "link")
+
+    def _start(self, work: Callable[[], None], what: str) -> None:
+        def run() -> None:
+            # A closed session ends its channels with ZError: that is how these threads stop.
+            with contextlib.suppress(zenoh.ZError):
+                work()
+
+        thread = threading.Thread(target=run, name=f"fabric-{what}", daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def _do_chores(self) -> None:
+        while (chore := self._chores.get()) is not None:
+            try:
+                chore()
+            except zenoh.ZError as fault:
+                _log.debug("dropped on a closed session: %s", fault)
+
+
+def session_settings(config: FabricConfig) -> dict[str, Any]:
+    """A client session's configuration in the words of zenoh."""
+    return {
+        "mode": "client",
+        "connect": {
+            "endpoints": [f"tls/{router}" for router in config.routers],
+            "timeout_ms": round(config.open_timeout_s * 1000),
+            "exit_on_failure": True,
+            "retry": {
+                "period_init_ms": RECONNECT_FIRST_MS,
+                "period_max_ms": RECONNECT_LAST_MS,
+                "period_increase_factor": 2,
+            },
+        },
+        "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}},
+        "transport": transport_settings(config.authority, config.certificate, config.key, config.lease_s),
+    }
+
+
+def _content(reply: zenoh.Reply, key: str) -> bytes:
+    if reply.ok is not None:
+        return reply.ok.payload.to_bytes()
+    assert reply.err is not None  # a reply is one or the other
+    said = reply.err.payload.to_bytes()
+    if said == b"Timeout":  # zenoh's own word; a refusal of ours is a msgpack array
+        raise TimedOutError(f"no answer at {key} in time", todo="try again, or allow more time")
+    try:
+        refusal = msgspec.msgpack.decode(said, type=Refusal)
+    except msgspec.MsgspecError as fault:
+        raise PeerError(f"{key} was answered with an error that does not decode") from fault
+    raise refusal.error(key.rpartition("/to/")[2].partition("/")[0])

@@ -1,0 +1,226 @@
+"""Streams: ordered byte messages both ways, over a direct pair of TLS links or as queries through the router.
+
+What both carriers share is here: the reader's side with its buffer, ending and failing, and the book that opens,
+accepts and closes. A carrier moves messages and gives credit: a sender may be STREAM_CREDITS messages ahead of the
+reader at the other end, so memory is bounded whatever the speeds. When a stream fails at one end, both directions fail
+at both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from daitn.base.errors import BugError, DaitnError, InputError, UnavailableError
+from daitn.base.ids import NodeId
+from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, FabricCounters, StreamHandler
+
+TAG_CHARS: Final = 200
+"""Longest tag: a job, a visit and a name."""
+
+STREAMS: Final = 64
+"""Streams accepted at one node at once; beyond it the opener is refused and tries elsewhere or later."""
+
+_log = logging.getLogger(__name__)
+
+
+class StreamHello(msgspec.Struct, frozen=True, array_like=True):
+    """Opener → acceptor: a new stream; `stream` is random and unique for its opener."""
+
+    stream: str
+    tag: str
+
+
+class StreamEnd(ABC):
+    """One end of a stream, on the event loop; carriers add how messages move."""
+
+    def __init__(self, peer: NodeId, name: str) -> None:
+        self._peer = peer
+        self._name = name
+        self._arrived: deque[tuple[int, bytes]] = deque()
+        self._changed = asyncio.Event()
+        self._peer_finished = False
+        self._finished = False
+        self._fault: UnavailableError | None = None
+        self._credit = asyncio.Semaphore(STREAM_CREDITS)
+
+    @property
+    def peer(self) -> NodeId:
+        """The other end, proven by its certificate."""
+        return self._peer
+
+    async def send(self, message: bytes) -> None:
+        """See `Stream.send`."""
+        if len(message) > STREAM_MESSAGE_BYTES:
+            raise InputError(f"stream message of {len(message)} bytes is larger than {STREAM_MESSAGE_BYTES}")
+        if self._finished:
+            raise BugError(f"stream {self._name} was finished and is sent to")
+        await self._credit.acquire()
+        self._check()
+        self._carry(message)
+
+    async def receive(self) -> bytes | None:
+        """See `Stream.receive`."""
+        while True:
+            self._check()
+            if self._arrived:
+                number, message = self._arrived.popleft()
+                self._consumed(number)
+                return message
+            if self._peer_finished:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def finish(self) -> None:
+        """See `Stream.finish`."""
+        if not self._finished and self._fault is None:
+            self._finished = True
+            self._carry_finish()
+            self._release_if_over()
+
+    async def cancel(self) -> None:
+        """See `Stream.cancel`."""
+        self.fail("was cancelled here")
+
+    def fail(self, why: str) -> None:
+        """Drop the stream both ways and wake whoever waits; a second call changes nothing."""
+        if self._fault is not None or self.over:
+            return
+        self._fault = UnavailableError(
+            f"stream {self._name} with {self._peer} {why}", todo="open a new one", ids={"node": self._peer}
+        )
+        self._arrived.clear()
+        self._changed.set()
+        for _ in range(STREAM_CREDITS):
+            self._credit.release()
+        self._abort()
+        self._release()
+
+    @property
+    def over(self) -> bool:
+        """Whether both ends finished and everything was read."""
+        return self._finished and self._peer_finished and not self._arrived
+
+    def arrive(self, number: int, message: bytes) -> None:
+        """A message came, in order; called by the carrier on the loop."""
+        if self._fault is None:
+            self._arrived.append((number, message))
+            self._changed.set()
+
+    def arrive_finish(self) -> None:
+        """The other end will send nothing more; called by the carrier on the loop."""
+        self._peer_finished = True
+        self._changed.set()
+        self._release_if_over()
+
+    def give_credit(self) -> None:
+        """One more message may be sent; called by the carrier on the loop."""
+        if self._fault is None:
+            self._credit.release()
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def _consumed(self, number: int) -> None:
+        self._acknowledge(number)
+        self._release_if_over()
+
+    def _release_if_over(self) -> None:
+        if self.over and self._fault is None:
+            self._release()
+
+    @abstractmethod
+    def _carry(self, message: bytes) -> None:
+        """Move a message towards the other end without blocking; credit was taken."""
+
+    @abstractmethod
+    def _carry_finish(self) -> None:
+        """Tell the other end, after all messages, that there are no more."""
+
+    @abstractmethod
+    def _acknowledge(self, number: int) -> None:
+        """Let the other end send one more, because the reader took a message."""
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """Tell the other end at once that the stream is gone, and stop what is in flight."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Free what the stream holds: it is over or has failed."""
+
+
+class StreamRegister:
+    """The streams accepted at this node: runs the handler for each and ends them with the fabric."""
+
+    def __init__(self, node: NodeId, counters: FabricCounters) -> None:
+        self._node = node
+        self._counters = counters
+        self._handler: StreamHandler | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ends: set[StreamEnd] = set()
+
+    def accept_with(self, handler: StreamHandler) -> None:
+        """Accept from now on; BugError for a second handler."""
+        if self._handler is not None:
+            raise BugError(f"{self._node} accepts streams already")
+        self._handler = handler
+
+    def refusal(self) -> str | None:
+        """Why a new stream cannot be accepted now; None if it can."""
+        if self._handler is None:
+            return "accepts no streams"
+        if len(self._tasks) >= STREAMS:
+            self._counters.streams_refused += 1
+            return f"has {STREAMS} streams open"
+        return None
+
+    def run(self, end: StreamEnd, tag: str) -> None:
+        """Give an accepted stream to the handler."""
+        assert self._handler is not None  # `refusal` was asked before
+        self.keep(end)
+        task = asyncio.ensure_future(self._handle(self._handler, end, tag))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def keep(self, end: StreamEnd) -> None:
+        """Fail this stream when the fabric closes."""
+        self._ends.add(end)
+
+    def forget(self, end: StreamEnd) -> None:
+        """The stream is over or has failed."""
+        self._ends.discard(end)
+
+    async def close(self) -> None:
+        """Cancel handlers and fail what is open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for end in list(self._ends):
+            end.fail("was cut: the fabric closed")
+
+    async def _handle(self, handler: StreamHandler, end: StreamEnd, tag: str) -> None:
+        try:
+            await handler(end.peer, tag, end)
+            await end.finish()
+            # The handler has what it wanted: what the other end still sends is read and dropped until it finishes.
+            with contextlib.suppress(UnavailableError):
+                while await end.receive() is not None:
+                    pass
+        except asyncio.CancelledError:
+            end.fail("was cut: the fabric closed")
+            raise
+        except DaitnError as fault:
+            end.fail(f"was dropped: {fault.what}")
+        except Exception:  # noqa: BLE001 - a handler's bug ends its stream, not the node
+            self._counters.handlers_failed += 1
+            _log.exception("stream handler failed for %s", end.peer)
+            end.fail("was dropped: the handler failed")

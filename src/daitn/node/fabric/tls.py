@@ -1,0 +1,181 @@
+"""TLS links between two nodes: both prove their slot, frames go over blocking sockets.
+
+The client checks that the server's certificate names the slot it wants (as host name), the server takes the requester
+from the client's certificate, and neither goes on after the other's certificate ran out.
+
+    frame := kind (1 byte) · length of the body (4 bytes, big endian) · body
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from daitn.base.errors import PeerError, UnavailableError
+from daitn.base.ids import DomainId, NodeId
+from daitn.node.pki import common_name_of, expiry_of, slot_host
+
+HEADER: Final = struct.Struct(">BI")
+
+HANDSHAKE_S: Final = 2.0
+"""Longest wait for a connection with handshake; a firewall that drops packets costs this once (see `bulk.SHUN_S`)."""
+
+_KEEP_ALIVE: Final = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 3),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
+)
+"""A peer whose host lost power is noticed after 6 s, though a stream may be silent for hours."""
+
+_TIMEVAL: Final = struct.Struct("@ll")
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """The files by which a node proves its slot."""
+
+    domain: DomainId
+    node: NodeId
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+class TlsContexts:
+    """TLS contexts from the identity's files, made anew when the certificate was renewed; for any thread."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self._lock = threading.Lock()
+        self._stamp = -1
+        self._client: ssl.SSLContext
+        self._server: ssl.SSLContext
+
+    def connect(self, address: str, node: NodeId) -> Link:
+        """A link to `node` at `host:port`; UnavailableError if it is not there, PeerError if it is someone else."""
+        host, _, port = address.rpartition(":")
+        try:
+            raw = socket.create_connection((host.strip("[]"), int(port)), timeout=HANDSHAKE_S)
+            try:
+                name = slot_host(self.identity.domain, node)
+                return Link(self._client_context().wrap_socket(raw, server_hostname=name))
+            except BaseException:
+                raw.close()
+                raise
+        except ssl.SSLCertVerificationError as fault:
+            raise PeerError(f"{address} does not prove to be {node}: {fault.verify_message}") from fault
+        except (OSError, ValueError) as fault:
+            raise UnavailableError(f"{node} is not reached directly at {address}: {fault}") from fault
+
+    def accept(self, raw: socket.socket) -> Link:
+        """Finish the handshake of an accepted connection; OSError if the other side has no valid certificate."""
+        raw.settimeout(HANDSHAKE_S)
+        return Link(self._server_context().wrap_socket(raw, server_side=True))
+
+    def _client_context(self) -> ssl.SSLContext:
+        self._refresh()
+        return self._client
+
+    def _server_context(self) -> ssl.SSLContext:
+        self._refresh()
+        return self._server
+
+    def _refresh(self) -> None:
+        with self._lock:
+            stamp = self.identity.certificate.stat().st_mtime_ns
+            if stamp != self._stamp:
+                self._client = self._make(ssl.PROTOCOL_TLS_CLIENT)
+                self._server = self._make(ssl.PROTOCOL_TLS_SERVER)
+                self._server.verify_mode = ssl.CERT_REQUIRED
+                self._stamp = stamp
+
+    def _make(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(self.identity.certificate, self.identity.key)
+        context.load_verify_locations(self.identity.authority)
+        return context
+
+
+class Link:
+    """One TLS connection with framing; one thread at a time (OpenSSL allows no reader beside a writer)."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self._socket = connection
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option, value in _KEEP_ALIVE:
+            connection.setsockopt(*option, value)
+        connection.settimeout(None)
+        encoded = connection.getpeercert(binary_form=True)
+        if not encoded:
+            raise PeerError("the other side showed no certificate")
+        certificate = ssl.DER_cert_to_PEM_cert(encoded).encode()
+        self.peer = NodeId(common_name_of(certificate))
+        self.expires_s = expiry_of(certificate)
+        self._patience_s = 0.0
+
+    @property
+    def expired(self) -> bool:
+        """Whether the peer's certificate has run out since the handshake."""
+        return time.time() >= self.expires_s
+
+    def patience(self, seconds: float) -> None:
+        """How long a send or receive may go without a byte before it fails with OSError."""
+        # In the kernel, not settimeout: that makes the socket non-blocking and costs a poll for every 16 KiB record.
+        if seconds != self._patience_s:
+            limit = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            self._patience_s = seconds
+
+    def send_frame(self, kind: int, body: bytes = b"") -> None:
+        """Send one small frame."""
+        self._socket.sendall(HEADER.pack(kind, len(body)) + body)
+
+    def send_prepared(self, frame: memoryview) -> None:
+        """Send a frame whose header already stands in front of its body: one TLS write for both."""
+        self._socket.sendall(frame)
+
+    def receive_header(self) -> tuple[int, int]:
+        """(kind, length of the body) of the next frame; ConnectionError if the peer closed."""
+        header = bytearray(HEADER.size)
+        self.receive_into(memoryview(header))
+        kind, length = HEADER.unpack(header)
+        return kind, length
+
+    def receive_body(self, length: int, limit: int) -> bytes:
+        """A small body; PeerError beyond `limit` bytes."""
+        if length > limit:
+            raise PeerError(f"{self.peer} sent a frame of {length} bytes, larger than {limit}")
+        body = bytearray(length)
+        self.receive_into(memoryview(body))
+        return bytes(body)
+
+    def receive_into(self, target: memoryview) -> None:
+        """Fill `target`; ConnectionError if the peer closed before."""
+        receive, done, size = self._socket.recv_into, 0, target.nbytes
+        while done < size:
+            count = receive(target[done:])
+            if count == 0:
+                raise ConnectionResetError("closed by the other side")
+            done += count
+
+    def interrupt(self) -> None:
+        """Break whatever blocks on this link; from any thread."""
+        # Not SSLSocket.shutdown: that forgets the TLS state, and a thread in the middle would go on reading raw bytes.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Break and free the link."""
+        self.interrupt()
+        with contextlib.suppress(OSError):
+            self._socket.close()

@@ -1,0 +1,226 @@
+"""Moving artifacts: pulled chunk by chunk under a grant, verified, resumed, taken from whoever holds them.
+
+The heart of model-follow-data. A receiver asks for the manifest, takes what its store has already, pulls the rest from
+the first holder that answers and goes on with the next where one fails; what has arrived is never asked for again. A
+holder checks the centre's signature on each grant, and that the chunk belongs to the artifact the grant is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from daitn.artifacts.codec import decode_manifest
+from daitn.artifacts.grants import check_grant
+from daitn.artifacts.layout import artifact_digest
+from daitn.artifacts.manifest import Manifest, Part
+from daitn.artifacts.signatures import verify_parts
+from daitn.base import limits
+from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId, DomainId, GrantId, NodeId
+from daitn.descriptors.grant import Holder
+from daitn.node.clock import NodeClock
+from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
+from daitn.node.fabric.contract import Holder as FabricHolder
+from daitn.node.store import ChunkStore
+from daitn.wire.center_tools import InputRef
+from daitn.wire.data_plane import PAGE_BYTES, ManifestPage, ManifestWanted, decode_page, decode_wanted, encode_data_plane
+
+MANIFEST_S: Final = 5.0
+"""How long a holder may take to answer for one page of a manifest."""
+
+GRANTS_CACHED: Final = 4096
+"""Checked grants remembered, so that a signature is verified once and not per chunk; 0.5 kB each."""
+
+_log = logging.getLogger(__name__)
+
+
+class Moving:
+    """Serves this node's store and fetches into it. `center_key` signs the domain's grants."""
+
+    def __init__(
+        self, domain: DomainId, fabric: Fabric, store: ChunkStore, center_key: Ed25519PublicKey, clock: NodeClock
+    ) -> None:
+        self._domain = domain
+        self._fabric = fabric
+        self._store = store
+        self._center_key = center_key
+        self._clock = clock
+        self._checked: OrderedDict[tuple[str, str, str], int] = OrderedDict()
+        self._parts: OrderedDict[ArtifactId, tuple[Manifest, dict[str, bytes]]] = OrderedDict()
+        self.fetched_bytes = 0
+        self.refused = 0
+
+    async def start(self) -> None:
+        """Serve what the store holds, from now on."""
+        await self._fabric.serve_chunks(self)
+        await self._fabric.serve(self._serve_manifest, plane=Plane.DP)
+
+    # --- holding ----------------------------------------------------------------------------------------------------
+
+    def authorise(self, requester: NodeId, grant: GrantId, artifact: ArtifactId) -> None:
+        """PolicyError unless the grant lets the requester take the artifact now; called from worker threads."""
+        key = (requester, grant, artifact)
+        now_unix_s = self._clock.now_ns() // 1_000_000_000
+        if self._checked.get(key, 0) > now_unix_s:
+            return
+        try:
+            checked = check_grant(
+                grant,
+                self._center_key,
+                requester=requester,
+                artifact=artifact,
+                now_unix_s=now_unix_s,
+                revoked=(),
+                domain=self._domain,
+            )
+        except DaitnError:
+            self.refused += 1
+            raise
+        self._checked[key] = checked.expires_unix_s
+        while len(self._checked) > GRANTS_CACHED:
+            self._checked.popitem(last=False)
+
+    def locate(self, chunk: ChunkId) -> ChunkPlace | None:
+        """Where a chunk lies in the store."""
+        place = self._store.locate(chunk)
+        return None if place is None else ChunkPlace(path=place.path, offset=place.offset, size=place.size)
+
+    async def _serve_manifest(self, sender: NodeId, payload: bytes) -> bytes:
+        wanted = decode_wanted(payload)
+        self.authorise(sender, GrantId(wanted.grant), wanted.artifact)
+        if self._store.locate(ChunkId(wanted.artifact), wanted.artifact) is None:
+            raise UnavailableError(f"artifact {wanted.artifact[:16]} is not held here")
+        data = self._store.manifest_bytes(wanted.artifact)
+        page = ManifestPage(total_bytes=len(data), data=data[wanted.offset : wanted.offset + PAGE_BYTES])
+        return encode_data_plane(page)
+
+    # --- fetching ---------------------------------------------------------------------------------------------------
+
+    async def fetch(self, wanted: InputRef, pin: str, *, servable: bool = True) -> int:
+        """Bring an artifact into the store and pin it for the reason `pin`; returns the bytes that were moved.
+
+        UnavailableError naming what each holder said where none had it all, PolicyError where all refused.
+        """
+        self._store.pin(wanted.artifact, pin)
+        if self._store.holds(wanted.artifact):
+            return 0
+        reasons: list[DaitnError] = []
+        moved = 0
+        for holder in wanted.holders:
+            began = time.monotonic()
+            try:
+                manifest = await self._manifest(holder, wanted)
+                moved += await self._fetch_from(holder, wanted, manifest, servable=servable)
+            except (UnavailableError, PeerError, PolicyError) as error:
+                _log.info("holder %s of %s: %s", holder.node, wanted.artifact[:16], error)
+                reasons.append(error)
+                continue
+            self.fetched_bytes += moved
+            _log.debug("fetched %s: %d bytes in %.3f s", wanted.artifact[:16], moved, time.monotonic() - began)
+            return moved
+        self._store.unpin(wanted.artifact, pin)
+        said = "; ".join(error.what for error in reasons) or "nobody that holds it can be reached"
+        kind = PolicyError if reasons and all(isinstance(one, PolicyError) for one in reasons) else UnavailableError
+        raise kind(f"artifact {wanted.artifact[:16]} cannot be fetched: {said}")
+
+    async def fetch_parts(self, wanted: InputRef) -> tuple[Manifest, dict[str, bytes]]:
+        """Manifest and small parts of a package (graph, contract, configuration), without its tensors."""
+        known = self._parts.get(wanted.artifact)
+        if known is not None:
+            return known
+        if self._store.holds(wanted.artifact):
+            return self.parts_of(wanted.artifact)
+        reasons: list[str] = []
+        for holder in wanted.holders:
+            try:
+                manifest = await self._manifest(holder, wanted)
+                parts = {part.name: await self._part(holder, wanted, part) for part in manifest.parts}
+            except (UnavailableError, PeerError, PolicyError) as error:
+                reasons.append(error.what)
+                continue
+            return self._remember(wanted.artifact, manifest, parts)
+        raise UnavailableError(f"package {wanted.artifact[:16]} cannot be fetched: {'; '.join(reasons) or 'no holder'}")
+
+    def parts_of(self, artifact: ArtifactId) -> tuple[Manifest, dict[str, bytes]]:
+        """Manifest and parts of an artifact that is in the store."""
+        known = self._parts.get(artifact)
+        if known is not None:
+            return known
+        manifest = self._store.manifest(artifact)
+        parts = {part.name: self._store.part(artifact, part.name) for part in manifest.parts}
+        return self._remember(artifact, manifest, parts)
+
+    def _remember(
+        self, artifact: ArtifactId, manifest: Manifest, parts: dict[str, bytes]
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        """A few packages' parts stay in memory: every visit of a job asks for the same."""
+        self._parts[artifact] = (manifest, parts)
+        while len(self._parts) > 16:
+            self._parts.popitem(last=False)
+        return manifest, parts
+
+    async def _manifest(self, holder: Holder, wanted: InputRef) -> Manifest:
+        data = b""
+        while True:
+            request = ManifestWanted(artifact=wanted.artifact, grant=wanted.grant, offset=len(data))
+            answer = await self._fabric.call(
+                holder.node, encode_data_plane(request), plane=Plane.DP, timeout_s=MANIFEST_S
+            )
+            page = decode_page(answer)
+            data += page.data
+            if not page.data or len(data) > min(page.total_bytes, limits.MANIFEST_BYTES):
+                raise PeerError(f"{holder.node} sent {len(data)} bytes of a manifest of {page.total_bytes}")
+            if len(data) == page.total_bytes:
+                break
+        if artifact_digest(data) != wanted.artifact:
+            raise PeerError(f"{holder.node} sent a manifest that is not that of {wanted.artifact[:16]}")
+        manifest = decode_manifest(data)
+        if manifest.signature:
+            verify_parts(manifest)
+        return manifest
+
+    async def _fetch_from(self, holder: Holder, wanted: InputRef, manifest: Manifest, *, servable: bool) -> int:
+        with await asyncio.to_thread(self._store.begin, manifest, servable=servable) as receipt:
+            if receipt.finished:
+                return 0
+            missing = receipt.missing_bytes
+            wants = [ChunkWant(ChunkId(want.id), want.size, want.offset) for want in receipt.wants]
+            if wants:
+                await self._fabric.fetch_chunks(
+                    FabricHolder(holder.node, holder.direct),
+                    wanted.artifact,
+                    GrantId(wanted.grant),
+                    wants,
+                    receipt.fileno(),
+                    on_chunk=receipt.mark,
+                )
+            receipt.finish()
+            return missing
+
+    async def _part(self, holder: Holder, wanted: InputRef, part: Part) -> bytes:
+        buffer = bytearray(part.size)
+        wants, offset = [], 0
+        for ref in part.chunks:
+            wants.append(ChunkWant(ChunkId(ref.id), ref.size, offset))
+            offset += ref.size
+        if wants:
+            with memoryview(buffer) as view:
+                await self._fabric.fetch_chunks(
+                    FabricHolder(holder.node, holder.direct),
+                    wanted.artifact,
+                    GrantId(wanted.grant),
+                    wants,
+                    view,
+                    on_chunk=lambda _: None,
+                )
+        return bytes(buffer)
+
+    async def sync(self) -> None:
+        """Make all that was received survive a power cut; aside, since it is slow."""
+        await asyncio.to_thread(self._store.sync)

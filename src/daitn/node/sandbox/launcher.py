@@ -1,0 +1,269 @@
+"""Starting children: bubblewrap where there is one, a plain process under rlimits otherwise; what holds is measured.
+
+Inside, a child has no network, no capability, its own process, user and mount namespaces, a small `/tmp` in memory, the
+Python installation and system libraries read-only, the data set read-only at `/data`, and nothing else of the host. The
+child lowers its own limits (memory, CPU, files, no core dumps) before it imports anything large or reads a byte of a
+package: a limit set from outside would leave a gap, and setting it between fork and exec would mean forking a threaded
+process. Memory is bounded by RLIMIT_DATA, which counts private writable memory; RLIMIT_AS would also count the
+gigabyte of address space that torch's libraries map and never touch. What several processes or shared memory could
+take beyond it, the node's watchdog sees (`visits`).
+
+Nothing is claimed that was not tried: `enforced` starts probes that attempt what is forbidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import sysconfig
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+import daitn
+from daitn.base.errors import UnavailableError
+from daitn.base.units import GIB, MIB
+
+DATA_PATH: Final = "/data"
+"""Where the data set appears inside."""
+PROBE_MEMORY_BYTES: Final = 96 * MIB
+PROBE_S: Final = 10.0
+"""A probe that has not answered by then counts as not enforcing anything."""
+STDERR_BYTES: Final = 8192
+"""Last words of a child that are kept."""
+ALLOCATOR: Final = {
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_ARENA_MAX": "2",
+}
+"""glibc gives back large blocks at once by default, so that each step pays for its gradients' page faults again."""
+
+_BOOT: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from daitn.node.sandbox.{module} import main; "
+    "raise SystemExit(main(sys.argv[2:]))"
+)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one child may use."""
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1 * MIB)] = 8 * GIB
+    """Private memory; importing torch takes 0.25 GB of it."""
+    cpu_s: Annotated[int, msgspec.Meta(ge=1)] = 24 * 3600
+    """Processor seconds over the life of a child, all visits together."""
+    wall_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    """Longest a run may take, unless the run says less."""
+    file_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * GIB
+    """Largest file a child may write: its result."""
+    files: Annotated[int, msgspec.Meta(ge=32)] = 1024
+    temporary_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * MIB
+    """Size of `/tmp`, which is memory."""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """A child that was started, and the node's end of the pair of sockets."""
+
+    process: Process
+    channel: socket.socket
+    data_path: str
+    """Where the child finds the data set; empty without one."""
+
+
+class Sandbox:
+    """Starts children under `limits`. `bubblewrap`: path of `bwrap`, empty for none (default: found by name)."""
+
+    def __init__(self, limits: Limits | None = None, bubblewrap: str | None = None) -> None:
+        self.limits = Limits() if limits is None else limits
+        found = shutil.which("bwrap") if bubblewrap is None else bubblewrap
+        self._bubblewrap = found or ""
+        self._enforced: tuple[str, ...] | None = None
+
+    async def start(
+        self, data: Path | None = None, *, threads: int = 1, device: str = "cpu", module: str = "child"
+    ) -> Started:
+        """Start a child with `data` (a folder) read-only. UnavailableError where no process can be started."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            arguments = [str(theirs.fileno()), msgspec.json.encode(self.limits).decode()]
+            process = await self._spawn(module, arguments, data, threads, device, (theirs.fileno(),))
+        except OSError as error:
+            ours.close()
+            raise UnavailableError(f"no child process could be started: {error}") from None
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return Started(process=process, channel=ours, data_path=self.data_path(data))
+
+    def data_path(self, data: Path | None) -> str:
+        """Where a child finds `data`."""
+        if data is None:
+            return ""
+        return DATA_PATH if self._bubblewrap else str(data.resolve())
+
+    async def _spawn(
+        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str, keep: tuple[int, ...]
+    ) -> Process:
+        source = str(Path(daitn.__file__).resolve().parent.parent)
+        command = [sys.executable, "-I", "-B", "-c", _BOOT.format(module=module), source, *arguments]
+        environment = child_environment(threads)
+        if self._bubblewrap:
+            command = [*self._wrapping(data, environment, device), "--", *command]
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=PIPE,
+            env={} if self._bubblewrap else environment,
+            pass_fds=keep,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _wrapping(self, data: Path | None, environment: dict[str, str], device: str) -> list[str]:
+        command = [self._bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns"]
+        command += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
+        command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        for name, value in environment.items():
+            command += ["--setenv", name, value]
+        for path in runtime_paths():
+            if path.is_symlink():
+                command += ["--symlink", os.readlink(path), str(path)]
+            else:
+                command += ["--ro-bind", str(path), str(path)]
+        command += ["--proc", "/proc", "--dev", "/dev"]
+        if device != "cpu":
+            for node in sorted(Path("/dev").glob("nvidia*")):
+                command += ["--dev-bind", str(node), str(node)]
+        if data is not None:
+            command += ["--ro-bind", str(data.resolve()), DATA_PATH]
+        command += ["--size", str(max(1, self.limits.temporary_bytes)), "--tmpfs", "/tmp"]
+        return [*command, "--remount-ro", "/", "--chdir", "/tmp"]
+
+    async def enforced(self) -> tuple[str, ...]:
+        """What was seen to hold for children on this machine; measured once, about a second.
+
+        Any of `no-network`, `read-only`, `no-host-files`, `namespaces`, `memory`, `cpu`, `wall-time`, `no-core-dumps`.
+        """
+        if self._enforced is None:
+            probes = (self._probe_rights(), self._probe_cpu(), self._probe_wall_time())
+            self._enforced = tuple(name for names in await asyncio.gather(*probes) for name in names)
+        return self._enforced
+
+    async def _probe_rights(self) -> tuple[str, ...]:
+        """A child tries to reach a listening port, to write, to read a secret, and to take too much memory."""
+        with _bait() as (port, secret), tempfile.TemporaryDirectory(prefix="daitn-probe-") as folder:
+            spaces = {
+                name: os.readlink(f"/proc/self/ns/{name}") for name in ("net", "pid", "mnt", "ipc", "uts", "user")
+            }
+            question = {"port": port, "secret": str(secret), "spaces": spaces, "memory": PROBE_MEMORY_BYTES}
+            sandbox = Sandbox(msgspec.structs.replace(self.limits, memory_bytes=PROBE_MEMORY_BYTES), self._bubblewrap)
+            started = await sandbox.start(Path(folder), module="probe")
+            loop = asyncio.get_running_loop()
+            answer = b""
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    question["data"] = started.data_path
+                    await loop.sock_sendall(started.channel, msgspec.json.encode(question) + b"\n")
+                    while not answer.endswith(b"\n"):
+                        part = await loop.sock_recv(started.channel, 65536)
+                        if not part:
+                            break
+                        answer += part
+            except (TimeoutError, OSError):
+                answer = b""
+            finally:
+                await end_process(started.process)
+                started.channel.close()
+        try:
+            return tuple(msgspec.json.decode(answer, type=list[str]))
+        except msgspec.DecodeError:
+            return ()
+
+    async def _probe_cpu(self) -> tuple[str, ...]:
+        """A child with one second of processor time computes without end."""
+        sandbox = Sandbox(msgspec.structs.replace(self.limits, cpu_s=1), self._bubblewrap)
+        started = await sandbox.start(module="probe")
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await asyncio.get_running_loop().sock_sendall(started.channel, b'{"burn": true}\n')
+                status = exit_signal(await started.process.wait())
+            return ("cpu",) if status in (signal.SIGXCPU, signal.SIGKILL) else ()
+        except (TimeoutError, OSError):
+            return ()
+        finally:
+            await end_process(started.process)
+            started.channel.close()
+
+    async def _probe_wall_time(self) -> tuple[str, ...]:
+        """A child that waits for ever is ended."""
+        started = await self.start(module="probe")
+        try:
+            await end_process(started.process)
+            return ("wall-time",) if started.process.returncode is not None else ()
+        finally:
+            started.channel.close()
+
+
+async def end_process(process: Process) -> None:
+    """Kill a child if it still runs, and wait until it is gone; its stderr is drained so that nothing is left open."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+    if process.stderr is not None:
+        while await process.stderr.read(65536):
+            pass
+    await process.wait()
+
+
+def exit_signal(status: int) -> int:
+    """The signal a child died of, 0 if none; bubblewrap reports signal n as status 128 + n."""
+    if status < 0:
+        return -status
+    return status - 128 if 128 < status < 128 + 65 else 0
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """All that a child's environment holds."""
+    count = str(threads)
+    environment = {"HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, **ALLOCATOR}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    return environment
+
+
+def runtime_paths() -> tuple[Path, ...]:
+    """What a child needs of the host, each path once: interpreter, libraries, this package, and the processor's facts.
+
+    Never a whole `/` or `/usr`: where Python lives there, only its library folders are taken.
+    """
+    wanted = [Path(path) for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")]
+    wanted.append(Path("/sys/devices/system/cpu"))
+    for prefix in {sys.prefix, sys.base_prefix}:
+        if Path(prefix).resolve() in (Path("/"), Path("/usr"), Path("/usr/local")):
+            wanted += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+        else:
+            wanted.append(Path(prefix))
+    wanted += [Path(sys.executable), Path(sys.executable).resolve(), Path(daitn.__file__).resolve().parent]
+    kept: list[Path] = []
+    for path in sorted(set(wanted), key=lambda path: len(path.parts)):
+        if (path.exists() or path.is_symlink()) and not any(parent in kept for parent in path.parents):
+            kept.append(path)
+    return tuple(kept)
+
+
+@contextmanager
+def _bait() -> Iterator[tuple[int, Path]]:
+    """A listening port and a readable file: what a child must not reach."""
+    with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory(prefix="daitn-bait-") as folder:
+        secret = Path(folder) / "secret"
+        secret.write_text("secret")
+        yield server.getsockname()[1], secret

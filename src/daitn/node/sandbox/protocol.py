@@ -1,0 +1,335 @@
+"""What node and child say to each other: length-prefixed msgpack frames over a pair of Unix sockets.
+
+Tensors never pass through frames: a payload travels as a file descriptor (SCM_RIGHTS) and is mapped, a result is written
+into a descriptor that the node laid out beforehand. The child is not trusted, since a foreign model computes in it: its
+frames are decoded under limits, descriptors from it are refused, and what does not decode ends it. The node is trusted
+by the child. One job has one child at a time, one `Run` is under way at a time, and every answer bears its number.
+
+Frame: body length (4 bytes, little-endian), number of descriptors (1 byte), body. Descriptors come with the header.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import select
+import socket
+import struct
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from daitn.artifacts.manifest import DType, TensorEntry, TravellingState
+from daitn.base import limits
+from daitn.base.errors import BugError, PeerError, UnavailableError
+from daitn.base.ids import DataSetId
+from daitn.base.units import MIB
+from daitn.descriptors.contract import Name
+from daitn.descriptors.work import EvaluateWork, Measurement, TrainWork
+
+FRAME_BYTES: Final = 96 * MIB
+"""Largest frame: a graph of 32 MiB with a tokenizer of 32 MiB and 100,000 entries of a manifest."""
+ANSWER_BYTES: Final = 64 * MIB
+"""Largest frame taken from a child; only `ExchangeFrame` comes near it, everything else is below 1 MiB."""
+DESCRIPTORS: Final = 250
+"""File descriptors in one frame; Linux passes at most 253."""
+HEADER: Final = struct.Struct("<IB")
+WHAT_CHARS: Final = 2000
+"""Longest text of a failure."""
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
+
+
+class FailReason(StrEnum):
+    """Why a run has no result."""
+
+    INPUT = "input"
+    """The package, its tensors or the records do not fit: the owner's or the data owner's matter."""
+    NOT_FINITE = "not-finite"
+    """Loss or weights became NaN or infinite."""
+    MEMORY = "memory"
+    """The visit needs more memory than this site gives."""
+    CPU_TIME = "cpu-time"
+    WALL_TIME = "wall-time"
+    CANCELLED = "cancelled"
+    KILLED = "killed"
+    """The process was killed from outside."""
+    CRASHED = "crashed"
+    """The process died of a fault of its own (segmentation fault, abort)."""
+    GARBAGE = "garbage"
+    """The process broke the protocol."""
+    UNAVAILABLE = "unavailable"
+    """Something this site lacks: a device, a library, the process itself."""
+    BUG = "bug"
+
+
+BLAME: Final[dict[FailReason, str]] = {
+    FailReason.INPUT: "input",
+    FailReason.NOT_FINITE: "input",
+    FailReason.MEMORY: "input",
+    FailReason.CPU_TIME: "input",
+    FailReason.WALL_TIME: "input",
+    FailReason.CANCELLED: "policy",
+    FailReason.KILLED: "unavailable",
+    FailReason.CRASHED: "input",
+    FailReason.GARBAGE: "input",
+    FailReason.UNAVAILABLE: "unavailable",
+    FailReason.BUG: "bug",
+}
+"""Who must act, in the words of `base.errors`."""
+
+
+class _Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="frame"):
+    """Anything that is said."""
+
+
+class TableData(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapped table, bound into the sandbox at `path` (without a sandbox: its path on the host)."""
+
+    dataset: DataSetId
+    path: str
+
+
+class TensorData(msgspec.Struct, frozen=True, kw_only=True):
+    """Records as tensors of role `record`; their payload comes as a descriptor, in the order of the list."""
+
+    dataset: DataSetId
+    entries: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=1000)]
+    payload_bytes: Bytes
+
+
+class Setup(_Frame, frozen=True, kw_only=True, tag="setup"):
+    """Node → child, once: what the job's model is and which records it will see. Answered by `Ready` or `Failed`."""
+
+    contract: bytes
+    kind: Literal["graph", "transformers"]
+    parts: dict[str, bytes]
+    table: TableData | None = None
+    """Records to train on: a table, or the first of `records`."""
+    records: Annotated[tuple[TensorData, ...], msgspec.Meta(max_length=DESCRIPTORS)] = ()
+    """Records to train on, or the samples of a test set."""
+    device: str = ""
+    """Empty: the best there is."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    """The job's seed: the order of records follows from it."""
+
+
+class Run(_Frame, frozen=True, kw_only=True, tag="run"):
+    """Node → child: do this, on the model in the first descriptor. Answered by `Finished` or `Failed`.
+
+    A training run has a second descriptor, writable and `output_bytes` long, into which the result is written as
+    `output` says (`learning.numerics.slots.plan_result`).
+    """
+
+    number: Count
+    work: TrainWork | EvaluateWork
+    entries: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)]
+    payload_bytes: Bytes
+    state: TravellingState = TravellingState()
+    output: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)] = ()
+    output_bytes: Bytes = 0
+
+
+class Cancel(_Frame, frozen=True, kw_only=True, tag="cancel"):
+    """Node → child: stop the run under way. Answered by `Failed(cancelled)`; silence for 0.4 s ends the process."""
+
+    number: Count
+
+
+class Close(_Frame, frozen=True, kw_only=True, tag="close"):
+    """Node → child: nothing more will come; end."""
+
+
+class WireTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor inside a frame: row-major, little-endian."""
+
+    dtype: DType
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=2**32)], ...], msgspec.Meta(max_length=16)]
+    data: bytes
+
+
+class ExchangeFrame(_Frame, frozen=True, kw_only=True, tag="exchange"):
+    """Either way, during a run: tensors of a method that exchanges within a step. The node carries them as a stream."""
+
+    number: Count
+    tag: Name
+    tensors: Annotated[dict[str, WireTensor], msgspec.Meta(max_length=limits.TENSORS)]
+
+
+class Ready(_Frame, frozen=True, kw_only=True, tag="ready"):
+    """Child → node: model and data are at hand. `device`: where it will compute."""
+
+    warm_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+    device: Name
+    records: Count
+
+
+class Started(_Frame, frozen=True, kw_only=True, tag="started"):
+    """Child → node: the first step begins now."""
+
+    number: Count
+    first_step_unix_ns: Count
+
+
+class Progressed(_Frame, frozen=True, kw_only=True, tag="progress"):
+    """Child → node, at most five times a second."""
+
+    number: Count
+    done: Count
+    of: Count
+    loss: float | None
+
+
+class TrainNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
+    """What a training visit came to: see `TrainOutcome`."""
+
+    batches: Count
+    records: Count
+    loss_first: float
+    loss_last: float
+    update_norm: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
+    """What was measured: see `EvaluateOutcome`."""
+
+    measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=1024)]
+    overfits: bool | None = None
+    batch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class Finished(_Frame, frozen=True, kw_only=True, tag="finished"):
+    """Child → node: done; a training result lies in the output descriptor."""
+
+    number: Count
+    numbers: TrainNumbers | EvaluateNumbers
+    state: TravellingState
+    load_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    work_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    write_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
+    """Child → node: no result, why, and what to do. Number 0: during the setup. Also made by the node for a death."""
+
+    number: Count
+    reason: FailReason
+    what: Annotated[str, msgspec.Meta(max_length=WHAT_CHARS)]
+    todo: Annotated[str, msgspec.Meta(max_length=WHAT_CHARS)] = ""
+
+
+ToChild = Setup | Run | Cancel | Close | ExchangeFrame
+FromChild = Ready | Started | Progressed | Finished | Failed | ExchangeFrame
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_to_child: Final = msgspec.msgpack.Decoder(ToChild)
+_from_child: Final = msgspec.msgpack.Decoder(FromChild)
+
+
+def encode_frame(message: ToChild | FromChild, descriptors: int = 0) -> bytes:
+    """Header and body. BugError where it is larger than a frame may be."""
+    body = _encoder.encode(message)
+    limit = FRAME_BYTES if isinstance(message, (Setup, Run)) else ANSWER_BYTES
+    if len(body) > limit or descriptors > DESCRIPTORS:
+        raise BugError(
+            f"frame {type(message).__name__} has {len(body)} bytes and {descriptors} descriptors, "
+            f"the limits are {limit} and {DESCRIPTORS}"
+        )
+    return HEADER.pack(len(body), descriptors) + body
+
+
+def decode_answer(body: bytes | bytearray) -> FromChild:
+    """A child's frame; PeerError where it does not decode or has numbers that cannot be."""
+    try:
+        message: FromChild = _from_child.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PeerError(f"the child's frame does not decode: {str(error)[:200]}") from None
+    if isinstance(message, Finished) and isinstance(message.numbers, TrainNumbers):
+        numbers = message.numbers
+        if not all(map(math.isfinite, (numbers.loss_first, numbers.loss_last, numbers.update_norm))):
+            raise PeerError("the child reports losses or an update that are not finite")
+    if isinstance(message, ExchangeFrame):
+        for name, tensor in message.tensors.items():
+            if len(name) > limits.NAME_CHARS or len(tensor.data) != wire_bytes(tensor):
+                raise PeerError(f"exchanged tensor {name[:80]!r} has not the size that its shape says")
+    return message
+
+
+def wire_bytes(tensor: WireTensor) -> int:
+    """Size that a tensor's shape and type say."""
+    return TensorEntry(name="x", dtype=tensor.dtype, shape=tensor.shape, role="record", offset=0).nbytes
+
+
+def answer_length(header: bytes | bytearray) -> int:
+    """Length of the body that follows a child's header; PeerError beyond the limit, or where it sends descriptors."""
+    length, descriptors = HEADER.unpack(header)
+    if length > ANSWER_BYTES or descriptors:
+        raise PeerError(f"the child announces a frame of {length} bytes with {descriptors} descriptors")
+    return int(length)
+
+
+class ChildChannel:
+    """The child's end: blocking, one thread."""
+
+    def __init__(self, fileno: int) -> None:
+        self._socket = socket.socket(fileno=fileno)
+        self._poll = select.poll()
+        self._poll.register(fileno, select.POLLIN)
+
+    def send(self, message: FromChild) -> None:
+        """Say something; UnavailableError where the node is gone."""
+        try:
+            self._socket.sendall(encode_frame(message))
+        except OSError as error:
+            raise UnavailableError(f"the node is gone: {error.strerror}") from None
+
+    def waiting(self) -> bool:
+        """Whether the node has said something that was not received yet; 1 µs."""
+        return bool(self._poll.poll(0))
+
+    def receive(self) -> tuple[ToChild, tuple[int, ...]]:
+        """The next frame and its descriptors, which the caller must close. UnavailableError where the node is gone."""
+        header, descriptors = self._read_header()
+        length, expected = HEADER.unpack(header)
+        try:
+            if length > FRAME_BYTES or expected != len(descriptors):
+                raise PeerError(f"frame of {length} bytes with {len(descriptors)} of {expected} descriptors")
+            body = bytearray(length)
+            view = memoryview(body)
+            while view:
+                got = self._socket.recv_into(view)
+                if not got:
+                    raise UnavailableError("the node is gone")
+                view = view[got:]
+            message: ToChild = _to_child.decode(body)
+        except msgspec.DecodeError as error:
+            _close_all(descriptors)
+            raise PeerError(f"the node's frame does not decode: {error}") from None
+        except (PeerError, UnavailableError):
+            _close_all(descriptors)
+            raise
+        return message, tuple(descriptors)
+
+    def _read_header(self) -> tuple[bytes, list[int]]:
+        header = b""
+        descriptors = array.array("i")
+        room = socket.CMSG_SPACE(DESCRIPTORS * descriptors.itemsize)
+        while len(header) < HEADER.size:
+            data, ancillary, _, _ = self._socket.recvmsg(HEADER.size - len(header), room)
+            for level, kind, payload in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+            if not data:
+                _close_all(descriptors)
+                raise UnavailableError("the node is gone")
+            header += data
+        return header, list(descriptors)
+
+
+def _close_all(descriptors: list[int] | array.array[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

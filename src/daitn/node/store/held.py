@@ -1,0 +1,315 @@
+"""What a store holds: opening it, finding and reading, pins, durability. The half that makes no new artifacts.
+
+All state is behind one lock that is held for look-ups, inserts and unlinks only, never while hashing or copying.
+
+Private artifacts (samples given to a verification unit) are unservable: `locate` refuses them, and their chunks are
+never copied into an artifact that may be served, or a peer could draw them out by naming their digests.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from daitn.artifacts.codec import decode_manifest
+from daitn.artifacts.manifest import Manifest
+from daitn.base.errors import InputError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId
+from daitn.node.store import files
+from daitn.node.store.files import OutputFile
+from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
+from daitn.node.store.receipt import Receipt
+from daitn.node.store.shelf import Shelf
+from daitn.node.store.tensors import TensorMap
+
+MANIFESTS_CACHED: Final = 64
+"""Decoded manifests kept: a visit asks for the same few again and again; a large one takes 10 MB."""
+
+
+class StoreSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The store at one moment, for operations. `counts`: evicted, dropped_at_opening, corrupt, …, since opening."""
+
+    quota_bytes: int
+    used_bytes: int
+    packs: int
+    artifacts: int
+    pinned_bytes: int
+    partials: int
+    unsynced: int
+    counts: dict[str, int]
+
+
+class HeldArtifacts:
+    """See the module's docstring; `ChunkStore` adds receiving and making."""
+
+    def __init__(self, folder: Path, quota_bytes: int) -> None:
+        self._packs = folder / "packs"
+        self._output_folder = folder / "output"
+        with files.disk_errors("the store's folders cannot be made", folder / "packs"):
+            for path in (folder, self._packs, self._output_folder):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = files.lock_folder(folder)
+        for path in self._output_folder.iterdir():
+            path.unlink()  # results of visits that a killed process was waiting for
+        self._lock = threading.RLock()
+        self._index = PackIndex(folder / "index.sqlite")
+        self._shelf = Shelf(self._packs, self._index, quota_bytes)
+        self._receipts: dict[ArtifactId, Receipt] = {}
+        self._outputs: dict[OutputFile, int] = {}
+        self._manifests: OrderedDict[ArtifactId, Manifest] = OrderedDict()
+
+    # Finding
+
+    def locate(self, chunk: ChunkId, artifact: ArtifactId | None = None) -> ChunkPlace | None:
+        """Where a chunk (or a manifest, by its artifact's id) can be read to be served; None if it is not held.
+
+        With `artifact`, only as part of it: what a grant for that artifact permits. PolicyError if it is held for this
+        node's own use only.
+        """
+        with self._lock:
+            held = [place for place in self._shelf.find(chunk) if artifact is None or place[0].artifact == artifact]
+            for pack, place in held:
+                if pack.servable:
+                    self._shelf.touch(pack)
+                    return place
+        if held:
+            raise PolicyError(f"chunk {chunk} was given to this node alone and is not served", ids={"chunk": chunk})
+        return None
+
+    def holds(self, artifact: ArtifactId) -> bool:
+        """Whether the whole artifact is here, servable or not."""
+        with self._lock:
+            return artifact in self._shelf.artifacts
+
+    def manifest(self, artifact: ArtifactId) -> Manifest:
+        """The manifest of an artifact held here; UnavailableError if it is not."""
+        with self._lock:
+            if (known := self._manifests.get(artifact)) is not None and artifact in self._shelf.artifacts:
+                self._manifests.move_to_end(artifact)
+                return known
+        manifest = decode_manifest(self.manifest_bytes(artifact))
+        with self._lock:
+            self._manifests[artifact] = manifest
+            while len(self._manifests) > MANIFESTS_CACHED:
+                self._manifests.popitem(last=False)
+        return manifest
+
+    def manifest_bytes(self, artifact: ArtifactId) -> bytes:
+        """The canonical manifest as it is sent to a peer."""
+        with self._using(artifact) as pack:
+            span = pack.chunks[-1]
+            return self._read(pack, span.offset, span.size)
+
+    def part(self, artifact: ArtifactId, name: str) -> bytes:
+        """A part of an artifact held here; InputError if it has no such part."""
+        manifest = self.manifest(artifact)
+        offset = manifest.payload_bytes
+        for part in manifest.parts:
+            if part.name == name:
+                with self._using(artifact) as pack:
+                    return self._read(pack, offset, part.size)
+            offset += part.size
+        raise InputError(f"artifact {manifest.name!r} has no part {name!r}", ids={"artifact": artifact})
+
+    def payload_place(self, artifact: ArtifactId) -> ChunkPlace:
+        """The payload as a span of a file, for a child process to map; pin the artifact while it does."""
+        with self._using(artifact) as pack:
+            return ChunkPlace(self._shelf.path(pack.name), 0, pack.payload_bytes)
+
+    def read_tensor_map(self, artifact: ArtifactId) -> TensorMap:
+        """The artifact's tensors, mapped; close it (or leave its context) to let the pack go."""
+        manifest = self.manifest(artifact)
+        pack = self._enter(artifact)
+        try:
+            with files.disk_errors("a pack cannot be mapped", self._shelf.path(pack.name)):
+                area = _map_payload(self._shelf.path(pack.name), pack.payload_bytes)
+        except BaseException:
+            self._leave_packs([pack])
+            raise
+        return TensorMap(manifest, area, lambda: self._leave_packs([pack]))
+
+    # Keeping
+
+    def pin(self, artifact: ArtifactId, reason: str) -> None:
+        """Keep an artifact, held or still to come, until each reason it was pinned for is unpinned; durable."""
+        with self._lock:
+            self._index.set_pin(artifact, reason, True)
+            self._shelf.pins.setdefault(artifact, set()).add(reason)
+
+    def unpin(self, artifact: ArtifactId, reason: str) -> None:
+        """Take one reason back; harmless if there was none."""
+        with self._lock:
+            self._index.set_pin(artifact, reason, False)
+            reasons = self._shelf.pins.get(artifact, set())
+            reasons.discard(reason)
+            if not reasons:
+                self._shelf.pins.pop(artifact, None)
+
+    def release(self, artifact: ArtifactId) -> bool:
+        """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone."""
+        with self._lock:
+            pack = self._shelf.artifacts.get(artifact)
+            if pack is None:
+                return True
+            if pack.users or self._shelf.pins.get(artifact):
+                return False
+            self._shelf.remove(pack)
+            return True
+
+    def verify(self, artifact: ArtifactId) -> bool:
+        """Hash all of an artifact; one that is damaged is dropped and counted, even if pinned. Cost: hashing it."""
+        with self._using(artifact) as pack:
+            whole = files.file_has_digests(self._shelf.path(pack.name), pack.chunks)
+        if not whole:
+            with self._lock:
+                if self._shelf.packs.get(pack.name) is pack:
+                    self._shelf.remove(pack)
+                    self._shelf.counts["corrupt"] += 1
+        return whole
+
+    def sync(self) -> int:
+        """Make everything indexed so far survive a power cut; returns how many packs were synced. Slow: run aside."""
+        with self._lock:
+            packs = [pack for pack in self._shelf.packs.values() if not pack.synced]
+        with files.disk_errors("packs cannot be synced", self._packs / "packs"):
+            files.sync_files([self._shelf.path(pack.name) for pack in packs], self._packs)
+        with self._lock:
+            self._index.set_synced([pack.name for pack in packs])
+            self._shelf.flush()
+            for pack in packs:
+                pack.synced = True
+        return len(packs)
+
+    def snapshot(self) -> StoreSnapshot:
+        """Figures for operations."""
+        with self._lock:
+            shelf = self._shelf
+            return StoreSnapshot(
+                quota_bytes=shelf.quota_bytes,
+                used_bytes=shelf.used_bytes,
+                packs=len(shelf.packs),
+                artifacts=len(shelf.artifacts),
+                pinned_bytes=sum(pack.size for artifact, pack in shelf.artifacts.items() if artifact in shelf.pins),
+                partials=len(shelf.partials) + len(self._receipts),
+                unsynced=sum(not pack.synced for pack in shelf.packs.values()),
+                counts=dict(shelf.counts),
+            )
+
+    def close(self) -> None:
+        """Close files and let another process use the folder. Receipts under way can be taken up again there."""
+        with self._lock:
+            for receipt in self._receipts.values():
+                receipt.close()
+            self._receipts.clear()
+            for output in list(self._outputs):
+                output.discard()
+            self._shelf.flush()
+            self._index.close()
+            os.close(self._lock_fd)
+
+    # For ChunkStore
+
+    def _enter(self, artifact: ArtifactId) -> Pack:
+        """The pack of an artifact, kept from eviction until `_leave_packs`; UnavailableError if it is not here."""
+        with self._lock:
+            pack = self._shelf.artifacts.get(artifact)
+            if pack is None:
+                raise UnavailableError(
+                    f"artifact {artifact} is not in this store", todo="fetch it from a node that holds it"
+                )
+            pack.users += 1
+            self._shelf.touch(pack)
+            return pack
+
+    def _leave_packs(self, packs: Iterable[Pack]) -> None:
+        with self._lock:
+            for pack in packs:
+                pack.users -= 1
+
+    @contextmanager
+    def _using(self, artifact: ArtifactId) -> Iterator[Pack]:
+        pack = self._enter(artifact)
+        try:
+            yield pack
+        finally:
+            self._leave_packs([pack])
+
+    @contextmanager
+    def _holding(self, chunks: Iterable[str], *, private: bool) -> Iterator[dict[str, ChunkPlace]]:
+        """Places of those chunks that are held, kept from eviction meanwhile; unservable ones only if `private`."""
+        places: dict[str, ChunkPlace] = {}
+        packs: set[Pack] = set()
+        with self._lock:
+            for chunk in chunks:
+                for pack, place in self._shelf.find(chunk):
+                    if pack.servable or private:
+                        places[chunk] = place
+                        packs.add(pack)
+                        break
+            for pack in packs:
+                pack.users += 1
+                self._shelf.touch(pack)
+        try:
+            yield places
+        finally:
+            self._leave_packs(packs)
+
+    def _add(
+        self, name: str, artifact: ArtifactId | None, payload_bytes: int, spans: tuple[PackedChunk, ...], servable: bool
+    ) -> Pack:
+        """Index a pack whose file is in place and whose room is reserved."""
+        with self._lock:
+            pack = Pack(
+                name=name,
+                artifact=artifact,
+                size=pack_bytes(spans),
+                payload_bytes=payload_bytes,
+                servable=servable,
+                synced=False,
+                boot=self._shelf.boot,
+                used=0,
+                chunks=spans,
+            )
+            self._shelf.add(pack)
+            return pack
+
+    def _restrict(self, pack: Pack, servable: bool) -> None:
+        """A pack that was given privately once is never served again."""
+        if pack.servable and not servable:
+            self._index.set_servable(pack.name, False)
+            pack.servable = False
+
+    def _forget_output(self, output: OutputFile) -> None:
+        """Remove an output that nobody adopted."""
+        with self._lock:
+            reserved = self._outputs.pop(output, None)
+            if reserved is not None:
+                output.path.unlink(missing_ok=True)
+                self._shelf.unreserve(reserved)
+
+    def _read(self, pack: Pack, offset: int, size: int) -> bytes:
+        path = self._shelf.path(pack.name)
+        with files.disk_errors("a pack cannot be read", path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return files.read_all(fd, size, offset)
+            finally:
+                os.close(fd)
+
+
+def _map_payload(path: Path, size: int) -> mmap.mmap | None:
+    if not size:
+        return None
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)

@@ -1,0 +1,339 @@
+"""The timeline: a job's journal told in words, one entry per record, each decision with its reason.
+
+The journal holds facts and no text, so that a word can be mended without touching what happened; here the text is made.
+Entries are numbered as the records are, so a reader who has read up to a number asks for what is beyond it.
+
+Each accepted visit carries its proof: the canonical bytes its site signed (base64), beside the same facts in plain
+names. Whoever holds the site's public key checks the signature without trusting the centre; `report_bytes` gives
+the bytes. What it does not prove is that the site computed honestly: that is what verification is for.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from daitn.base.errors import BugError, InputError
+from daitn.base.ids import ArtifactId, NodeId, VisitId
+from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
+from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.records import (
+    JobAssessed,
+    JobPhased,
+    JobRecord,
+    JobSubmitted,
+    ModelGone,
+    ModelJudged,
+    PreflightDone,
+    RecordsGiven,
+    RequestChanged,
+    SampleGiven,
+    SiteBarred,
+    VisitAccepted,
+    VisitLost,
+    VisitOrdered,
+)
+from daitn.descriptors.job import LogEntry
+from daitn.descriptors.request import Request
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Measurement,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+    Work,
+)
+from daitn.oam import wording
+from daitn.oam.progress import dataset_of, finite
+from daitn.wire.center_tools import VisitReport, encode_report
+
+Names = Callable[[NodeId], str]
+
+
+class EntryKind(StrEnum):
+    """What an entry tells. Closed: a reader may branch on it."""
+
+    SUBMITTED = "submitted"
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    OFFER_TAKEN = "offer-taken"
+    PREFLIGHT = "preflight"
+    ORDERED = "ordered"
+    SHARED = "shared"
+    TRAINED = "trained"
+    AVERAGED = "averaged"
+    MEASURED = "measured"
+    LOST = "lost"
+    STOPPED = "stopped"
+    SAMPLE = "sample"
+    RECORDS = "records"
+    KEPT = "kept"
+    ROLLED_BACK = "rolled-back"
+    MODEL_GONE = "model-gone"
+    SITE_BARRED = "site-barred"
+    CHANGED = "changed"
+    PHASE = "phase"
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site signed for one visit. `package` names graph and contract, whose digests it is made of."""
+
+    visit: VisitId
+    fence: int
+    node: NodeId
+    node_name: str
+    package: ArtifactId
+    dataset: str
+    data_version: str
+    models_in: tuple[ArtifactId, ...]
+    model_out: ArtifactId | None
+    test_set: str
+    report: str
+    """Base64 of the report's canonical MessagePack: the bytes under the signature."""
+    signature: str
+
+
+def render_log(state: JobState, names: Names, start: int = 0) -> tuple[LogEntry, ...]:
+    """Entries of a job's log from number `start` on; `names` gives a node's own name. O(entries)."""
+    return tuple(render_entry(state, number, names) for number in range(max(0, start), len(state.log)))
+
+
+def render_entry(state: JobState, number: int, names: Names) -> LogEntry:
+    """The entry of record `number`; BugError for a record type nobody wrote words for."""
+    record = state.log[number]
+    said = _say(state, number, record, names)
+    return LogEntry(
+        number=number,
+        unix_s=ns_to_seconds(record.at_ns),
+        kind=said.kind.value,
+        text=said.text,
+        visit=said.visit,
+        node=said.node,
+        measurements=finite(said.measurements),
+        proof=said.proof,
+    )
+
+
+def read_proof(entry: LogEntry) -> Proof | None:
+    """The proof an entry carries, if it does; InputError where it does not decode."""
+    if not entry.proof:
+        return None
+    try:
+        return msgspec.json.decode(entry.proof, type=Proof)
+    except msgspec.DecodeError as error:
+        raise InputError(f"the proof of log entry {entry.number} does not decode: {error}") from None
+
+
+def proof_report(proof: Proof) -> VisitReport:
+    """The report under the signature, decoded; InputError where it is not one, or not of the visit the proof names."""
+    try:
+        report = msgspec.msgpack.decode(report_bytes(proof), type=VisitReport)
+    except msgspec.DecodeError as error:
+        raise InputError(f"the report of visit {proof.visit} does not decode: {error}") from None
+    if (report.visit, report.fence) != (proof.visit, proof.fence):
+        raise InputError(f"the proof of visit {proof.visit} holds the report of visit {report.visit}")
+    return report
+
+
+def report_bytes(proof: Proof) -> bytes:
+    """The bytes a site signed; InputError where they are not base64."""
+    try:
+        return base64.b64decode(proof.report, validate=True)
+    except ValueError:
+        raise InputError(f"the report of visit {proof.visit} is not base64") from None
+
+
+class _Said(msgspec.Struct, frozen=True):
+    kind: EntryKind
+    text: str
+    visit: VisitId | None = None
+    node: NodeId | None = None
+    measurements: tuple[Measurement, ...] = ()
+    proof: str = ""
+
+
+def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said:
+    match record:
+        case JobSubmitted(owner=owner, request=request, package=package):
+            signed = f"signed by {package.signer[:16]}…" if package.signer else "not signed"
+            return _Said(
+                EntryKind.SUBMITTED,
+                f"{owner} submitted {request.name!r} for {request.purpose}: {wording.targets(request)}; back within "
+                f"{show_seconds(request.deadline_s)}; package {wording.short(request.package)} of "
+                f"{show_bytes(package.total_bytes)}, {signed}",
+            )
+        case JobAssessed():
+            return _say_assessed(record)
+        case PreflightDone(preflight=preflight):
+            return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
+        case VisitOrdered(visit=visit, node=node, work=work, why=why):
+            text = f"visit {_number(visit)} ordered: {_say_work(work, names(node), names)}; because {why}"
+            return _Said(EntryKind.ORDERED, text, visit, node)
+        case VisitAccepted():
+            return _say_accepted(state, record, names)
+        case VisitLost():
+            return _say_lost(state, record, names)
+        case SampleGiven(unit=unit, sample=sample):
+            text = (
+                f"{sample.dataset} gives {sample.records} held-out records to the verification unit {names(unit)}; "
+                "they never train"
+            )
+            return _Said(EntryKind.SAMPLE, text, node=unit)
+        case RecordsGiven(dataset=dataset, receiver=receiver, holder=holder):
+            text = f"records of {dataset} may stream from {names(holder)} to {names(receiver)}, as its policy agrees"
+            return _Said(EntryKind.RECORDS, text, node=receiver)
+        case ModelJudged():
+            return _say_judged(record)
+        case ModelGone(model=model, instead=instead):
+            text = (
+                f"no site that holds model {wording.short(model)} came back in time; training goes on from "
+                f"{wording.short(instead)}"
+            )
+            return _Said(EntryKind.MODEL_GONE, text)
+        case SiteBarred(dataset=dataset, why=why):
+            return _Said(EntryKind.SITE_BARRED, f"{dataset} will not be asked again by this job: {why}")
+        case RequestChanged(request=request):
+            changes = wording.differences(_request_before(state, number), request)
+            return _Said(EntryKind.CHANGED, f"the owner changed the request: {'; '.join(changes) or 'nothing'}")
+        case JobPhased(phase=phase, reason=reason):
+            return _Said(EntryKind.PHASE, f"{phase.value}: {reason}")
+        case _:
+            raise BugError(f"the timeline has no words for {type(record).__name__}", ids={"job": state.job})
+
+
+def _say_assessed(record: JobAssessed) -> _Said:
+    verdict = record.verdict
+    if verdict.outcome != "refused":
+        text = (
+            f"{verdict.outcome}: all {len(verdict.conditions)} conditions hold{wording.probability(verdict)}; "
+            f"{wording.plan(record.plan)}"
+        )
+        return _Said(EntryKind.ADMITTED, text)
+    failed = "; ".join(wording.condition(one) for one in verdict.failed())
+    offer = wording.offer(verdict.counter_offer)
+    if record.taken is not None:
+        return _Said(
+            EntryKind.OFFER_TAKEN, f"as asked it is refused ({failed}), and the owner agreed beforehand: {offer}"
+        )
+    return _Said(EntryKind.REFUSED, f"refused: {failed}; {offer}")
+
+
+def _say_work(work: Work, where: str, names: Names) -> str:
+    """What is to be done, in words."""
+    match work:
+        case TrainWork(model=model, dataset=dataset, training=training, records=records):
+            streamed = ", whose records stream there" if records is not None else ""
+            return (
+                f"train {wording.short(model)} at {where} on {dataset}{streamed}: {training.batches} batches of "
+                f"{training.batch_size} ({training.optimizer}, learning rate {training.learning_rate:g})"
+            )
+        case EvaluateWork(model=model, samples=samples, preflight=preflight):
+            what = "try and measure" if preflight else "measure"
+            count = sum(sample.records for sample in samples)
+            return f"{what} {wording.short(model)} at {where} on {count} records of {len(samples)} data sets"
+        case AggregateWork(updates=updates):
+            return f"average {len(updates)} models at {where}"
+        case ShareWork(dataset=dataset, kind="sample", receiver=receiver):
+            return f"give a held-out sample of {dataset} from {where} to {names(receiver)}"
+        case ShareWork(dataset=dataset, receiver=receiver):
+            return f"give the records of {dataset} from {where} to {names(receiver)}"
+    raise BugError(f"the timeline has no words for {type(work).__name__}")
+
+
+def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said:
+    ordered, outcome = state.ordered[record.visit], record.outcome
+    where = names(ordered.node)
+    figures: tuple[Measurement, ...] = ()
+    begin = f"visit {_number(record.visit)} at {where}"
+    match outcome:
+        case TrainOutcome():
+            kind = EntryKind.TRAINED
+            text = (
+                f"{begin} trained {outcome.batches} batches in {show_seconds(outcome.seconds)}: loss "
+                f"{outcome.loss_first:.4g} → {outcome.loss_last:.4g}, model {wording.short(outcome.model)}, "
+                f"{wording.fetched(outcome.fetched_bytes)} in {show_seconds(outcome.fetch_s)}"
+            )
+        case EvaluateOutcome():
+            kind, figures = EntryKind.MEASURED, outcome.measurements
+            text = (
+                f"{begin} measured {wording.short(outcome.model)} in {show_seconds(outcome.seconds)}: "
+                f"{wording.measurements(finite(figures))}; {outcome.evaluations_left} evaluations left"
+            )
+        case AggregateOutcome(model=model, seconds=seconds):
+            kind = EntryKind.AVERAGED
+            text = f"{begin} made the average {wording.short(model)} in {show_seconds(seconds)}"
+        case ShareOutcome(records=records):
+            kind = EntryKind.SHARED
+            text = f"{begin} made {records} records of {dataset_of(ordered.work)} ready"
+    return _Said(kind, text, record.visit, ordered.node, figures, _proof(state, record, ordered, where))
+
+
+def _proof(state: JobState, record: VisitAccepted, ordered: VisitOrdered, where: str) -> str:
+    """JSON of the visit's proof."""
+    outcome, work = record.outcome, ordered.work
+    report = VisitReport(visit=record.visit, fence=ordered.fence, work=work, outcome=outcome)
+    match work:
+        case TrainWork(model=model) | EvaluateWork(model=model):
+            models_in: tuple[ArtifactId, ...] = (model,)
+        case AggregateWork(updates=updates):
+            models_in = tuple(update.model for update in updates)
+        case ShareWork():
+            models_in = ()
+    proof = Proof(
+        visit=record.visit,
+        fence=ordered.fence,
+        node=ordered.node,
+        node_name=where,
+        package=state.request.package,
+        dataset=dataset_of(work),
+        data_version=outcome.data_version if isinstance(outcome, TrainOutcome | ShareOutcome) else "",
+        models_in=models_in,
+        model_out=outcome.model if isinstance(outcome, TrainOutcome | AggregateOutcome) else None,
+        test_set=outcome.test_set if isinstance(outcome, EvaluateOutcome) else "",
+        report=base64.b64encode(encode_report(report)).decode("ascii"),
+        signature=record.signature,
+    )
+    return msgspec.json.encode(proof).decode("utf-8")
+
+
+def _say_lost(state: JobState, record: VisitLost, names: Names) -> _Said:
+    ordered = state.ordered[record.visit]
+    begin = f"visit {_number(record.visit)} at {names(ordered.node)}"
+    if record.blame == "over":
+        return _Said(EntryKind.STOPPED, f"{begin} was stopped: {record.why}", record.visit, ordered.node)
+    text = f"{begin} is given up ({wording.blame(record.blame)}): {record.why}"
+    return _Said(EntryKind.LOST, text, record.visit, ordered.node)
+
+
+def _say_judged(record: ModelJudged) -> _Said:
+    model, figures = wording.short(record.model), wording.measurements(finite(record.measurements))
+    if not record.keep:
+        return _Said(
+            EntryKind.ROLLED_BACK, f"rolled back {model}: {record.why}; {figures}", measurements=record.measurements
+        )
+    best = ", the best so far" if record.best else ""
+    return _Said(EntryKind.KEPT, f"kept {model}{best}: {record.why}; {figures}", measurements=record.measurements)
+
+
+def _request_before(state: JobState, number: int) -> Request:
+    """The request as it stood before record `number`."""
+    for record in reversed(state.log[:number]):
+        match record:
+            case JobSubmitted(request=request) | RequestChanged(request=request):
+                return request
+            case JobAssessed(taken=taken) if taken is not None:
+                return taken
+            case _:
+                continue
+    raise BugError(f"job {state.job} has a record before its submission")
+
+
+def _number(visit: VisitId) -> str:
+    return visit.rpartition("/")[2]

@@ -1,0 +1,146 @@
+"""Wording: the phrases in which decisions are told, shared by the log, the command line and reports.
+
+Small pure functions from descriptors to text. A reader is somebody who did not write the code and may not know the
+names of its states; numbers carry their unit, and intervals are shown beside every estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from daitn.base.units import show_bytes, show_seconds
+from daitn.decision.facts import Preflight
+from daitn.descriptors.outcome import Condition, CounterOffer, Verdict
+from daitn.descriptors.plan import Choice, Plan
+from daitn.descriptors.request import Request
+from daitn.descriptors.work import Measurement
+
+MEASUREMENTS_SHOWN: Final = 8
+"""Figures told in one line; a contract may have 256 fields, all of which are in the entry beside the text."""
+
+_BLAME: Final = {
+    "input": "the model or its request is at fault",
+    "peer": "the site broke the protocol",
+    "unavailable": "the site could not be reached or had no room",
+    "policy": "the site's policy refuses",
+    "bug": "a fault of the software",
+}
+
+
+def short(artifact: str) -> str:
+    """The first digits of a digest: enough to tell models apart by eye."""
+    return artifact[:10]
+
+
+def number(value: float) -> str:
+    """A figure as people read it; an interval's side without bound is `∞`."""
+    if abs(value) > 1e300:
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def measurement(one: Measurement) -> str:
+    """`accuracy 0.953 [0.921, 0.974] on 245`."""
+    return f"{one.name} {number(one.value)} [{number(one.low)}, {number(one.high)}] on {one.records}"
+
+
+def measurements(several: Sequence[Measurement]) -> str:
+    """The first figures in one line, and how many more there are."""
+    more = f", and {len(several) - MEASUREMENTS_SHOWN} more" if len(several) > MEASUREMENTS_SHOWN else ""
+    return ", ".join(measurement(one) for one in several[:MEASUREMENTS_SHOWN]) + more or "nothing could be measured"
+
+
+def targets(request: Request) -> str:
+    """All targets in one line."""
+    return ", ".join(map(str, request.targets))
+
+
+def condition(one: Condition) -> str:
+    """`time: what it is about — required at most 5 s, found 12 s`."""
+    return f"{one.code.value}: {one.what} — required {one.required}, found {one.available}"
+
+
+def offer(counter_offer: CounterOffer | None) -> str:
+    """What is offered instead."""
+    if counter_offer is None:
+        return "there is no nearby request that would be admitted now"
+    changes = ", ".join(
+        f"{one.what} {one.offered} instead of {one.asked} (because of {one.because.value})"
+        for one in counter_offer.changes
+    )
+    return f"it would be admitted with {changes}"
+
+
+def probability(verdict: Verdict) -> str:
+    """What is expected of reaching the goal, or that nobody knows."""
+    if verdict.probability is None:
+        return ", whether the goal is attainable is not known yet"
+    low, high = verdict.probability_low, verdict.probability_high
+    return f", the goal is reached with probability {verdict.probability:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def choice(one: Choice) -> str:
+    """One decision with its reason and what was not chosen."""
+    rejected = f" (not: {'; '.join(one.rejected)})" if one.rejected else ""
+    return f"{one.what} {one.chosen}, because {one.why}{rejected}"
+
+
+def plan(one: Plan) -> str:
+    """Method, cost and route of a plan in one line, each choice with its reason."""
+    expected = one.expected
+    cost = (
+        f"expected are {expected.visits} visits, {show_seconds(expected.seconds)} "
+        f"(at least {show_seconds(expected.seconds_low)}) and {show_bytes(expected.transfer_bytes)} moved"
+    )
+    return "; ".join([cost, *(choice(each) for each in one.choices)])
+
+
+def preflight(found: Preflight) -> str:
+    """What trying the model before any visit showed."""
+    if found.fault:
+        return f"tried before any visit, and it does not load: {found.fault}"
+    learns = {True: "it learns one batch", False: "it cannot even learn one batch", None: "learning was not tried"}
+    speed = f" at {found.batch_seconds * 1000:.3g} ms a batch" if found.batch_seconds > 0 else ""
+    known = measurements([one for one in found.measurements if one.value == one.value])
+    return (
+        f"tried before any visit: it loads, {learns[found.overfits]}{speed}; "
+        f"untrained on {found.test_records} records: {known}"
+    )
+
+
+def fetched(transfer_bytes: int) -> str:
+    """How much came over the network."""
+    return f"fetched {show_bytes(transfer_bytes)}" if transfer_bytes else "fetched nothing (it was there)"
+
+
+def blame(kind: str) -> str:
+    """Who must act, in words."""
+    return _BLAME.get(kind, kind)
+
+
+def differences(before: Request, after: Request) -> list[str]:
+    """`deadline_s 60 → 120` for each field that changed."""
+    found: list[str] = []
+    for name in Request.__struct_fields__:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            found.append(f"{name} {_plain(old)} → {_plain(new)}")
+    return found
+
+
+def _plain(value: Any) -> str:
+    """A field of a request as text: targets as they are written, structs by what differs from their defaults."""
+    if isinstance(value, tuple):
+        return ", ".join(_plain(one) for one in value) or "none"
+    if isinstance(value, msgspec.Struct) and type(value).__str__ is object.__str__:
+        default = type(value)()
+        parts = [
+            f"{name}={getattr(value, name)}"
+            for name in value.__struct_fields__
+            if getattr(value, name) != getattr(default, name)
+        ]
+        return f"({', '.join(parts)})" if parts else "none"
+    return str(value)

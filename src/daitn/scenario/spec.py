@@ -1,0 +1,102 @@
+"""Scenarios: a network, its jobs and its faults, as one declarative value that both worlds read.
+
+`node` starts it as real processes (`daitn up FILE`), `simulation` runs it in virtual time. What only one of them can use
+(a path of data; a learning speed) says so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from daitn.base.errors import InputError
+from daitn.descriptors.contract import Name
+from daitn.descriptors.policy import Policy
+from daitn.descriptors.terminals import Role
+
+
+class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A data set of a node."""
+
+    name: Name
+    contract: str
+    """Path of the contract (real world), or name of the contract (simulation)."""
+    path: str = ""
+    """Path of the data, relative to the scenario file; real world only."""
+    policy: Policy
+    labels: dict[str, int] = {}
+    """Records per label; simulation only, the real world counts."""
+
+
+class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node that joins the domain."""
+
+    name: Name
+    operator: Name
+    roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)]
+    region: str = ""
+    slots: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    data: tuple[DataSpec, ...] = ()
+    flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
+    """Simulation only; the real world measures."""
+
+
+class FaultSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How faulty the simulated world is; probabilities per message or per effect, seconds of virtual time."""
+
+    loss: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    duplicate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.001
+    slow: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Share of messages that take up to a hundred times `delay_s`."""
+    crash: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Chance of a crash before or after each effect of a node."""
+    restart_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    cuts_per_minute: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How often some node's link is cut, in one direction or both."""
+    cut_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    stop_after_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """Faults cease then, so that what must end can end."""
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job of an owner."""
+
+    owner: Name
+    name: Name
+    contract: str
+    targets: tuple[str, ...]
+    deadline_s: Annotated[float, msgspec.Meta(gt=0)]
+    purpose: Name
+    method: str = ""
+    raw_records: Literal["stay", "trust-zone"] = "stay"
+    visits: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """See the module's docstring."""
+
+    name: Name
+    domain: Name = "demo"
+    patience_s: Annotated[float, msgspec.Meta(ge=0.2, le=3600)] = 4.0
+    nodes: Annotated[tuple[NodeSpec, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    jobs: tuple[JobSpec, ...] = ()
+    faults: FaultSpec = FaultSpec()
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+def check_scenario(scenario: Scenario) -> None:
+    """InputError listing every fault of a scenario."""
+    faults: list[str] = []
+    names = [node.name for node in scenario.nodes]
+    faults += [f"two nodes are called {name!r}" for name in sorted({name for name in names if names.count(name) > 1})]
+    for node in scenario.nodes:
+        if node.data and Role.DATA not in node.roles:
+            faults.append(f"node {node.name!r} has data but not the role 'data'")
+        here = [data.name for data in node.data]
+        if len(set(here)) != len(here):
+            faults.append(f"node {node.name!r} has two data sets of one name")
+    if faults:
+        raise InputError(f"scenario {scenario.name!r} is not consistent: " + "; ".join(faults))

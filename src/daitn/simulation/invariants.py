@@ -1,0 +1,137 @@
+"""Invariants of a run, checked after every event from the outside: on journals and deeds, not on the cores' own word.
+
+Design, section 13. Each is a small method; a violation is a BugError that names the subjects. Costs O(new records).
+"""
+
+from __future__ import annotations
+
+from daitn.base.effects import Record
+from daitn.base.errors import BugError
+from daitn.base.ids import CENTER, ArtifactId, JobId, VisitId
+from daitn.control_center.training.records import (
+    JobAssessed,
+    JobPhased,
+    JobSubmitted,
+    ModelGone,
+    ModelJudged,
+    VisitAccepted,
+    VisitOrdered,
+)
+from daitn.descriptors.job import FINAL_PHASES, Phase
+from daitn.descriptors.policy import Policy, Use, check_use
+from daitn.descriptors.work import AggregateOutcome, ShareWork, TrainOutcome, TrainWork
+from daitn.simulation.sites import dataset_id
+from daitn.simulation.world import World
+
+
+class Invariants:
+    """One checker for one world; call it after every event."""
+
+    def __init__(self, world_policies: dict[str, Policy]) -> None:
+        self._policies = world_policies
+        self._read = 0
+        self._begun = 0
+        self._accepted: set[VisitId] = set()
+        self._ordered: dict[VisitId, VisitOrdered] = {}
+        self._ended: dict[JobId, Phase] = {}
+        self._head: dict[JobId, ArtifactId] = {}
+        self._kept: dict[JobId, ArtifactId] = {}
+        self._refused_with: dict[JobId, int] = {}
+        self._parallel: set[JobId] = set()
+
+    def __call__(self, world: World) -> None:
+        """BugError if anything that must not be is."""
+        journal = world.processes[CENTER].journal
+        for record in journal[self._read :]:
+            self._check_record(record)
+        self._read = len(journal)
+        for node, order in world.watcher.begun[self._begun :]:
+            self._check_use(world, node, order)
+        self._begun = len(world.watcher.begun)
+        if world.watcher.ungranted:
+            raise BugError(f"a transfer was asked for without a grant: {world.watcher.ungranted[0]}")
+
+    def _check_record(self, record: Record) -> None:
+        match record:
+            case JobSubmitted(job=job, request=request):
+                if job in self._head:
+                    raise BugError(f"job {job} was submitted twice")
+                self._head[job] = self._kept[job] = request.package
+            case JobAssessed(job=job, verdict=verdict, plan=plan):
+                if verdict.outcome == "refused" and not verdict.failed():
+                    raise BugError(f"job {job} was refused for no reason")
+                if plan.method == "fedavg":
+                    self._parallel.add(job)
+            case VisitOrdered(visit=visit):
+                if visit in self._ordered:
+                    raise BugError(f"visit {visit} was ordered twice")
+                self._ordered[visit] = record
+            case VisitAccepted(visit=visit):
+                self._check_accepted(record)
+            case ModelJudged(job=job, model=model, keep=keep):
+                if keep:
+                    self._kept[job] = model
+                else:
+                    self._head[job] = self._kept[job]
+            case ModelGone(job=job, instead=instead):
+                self._head[job] = self._kept[job] = instead
+            case JobPhased(job=job, phase=phase):
+                if job in self._ended:
+                    raise BugError(f"job {job} ended as {self._ended[job]} and became {phase}")
+                if phase in FINAL_PHASES:
+                    self._ended[job] = phase
+            case _:
+                pass
+
+    def _check_accepted(self, record: VisitAccepted) -> None:
+        if record.visit in self._accepted:
+            raise BugError(f"visit {record.visit} was accepted twice")
+        self._accepted.add(record.visit)
+        work = self._ordered[record.visit].work
+        if record.job in self._ended:
+            raise BugError(f"visit {record.visit} was accepted after its job had ended")
+        if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
+            if work.model != self._head[record.job]:
+                raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
+            if record.job not in self._parallel:
+                self._head[record.job] = record.outcome.model
+        elif isinstance(record.outcome, AggregateOutcome):
+            self._head[record.job] = record.outcome.model
+
+    def _check_use(self, world: World, node, order) -> None:  # type: ignore[no-untyped-def]
+        work = order.work
+        if isinstance(work, TrainWork) and work.records is None:
+            kind, operator = "train", ""
+        elif isinstance(work, ShareWork):
+            kind, operator = work.kind, work.receiver_operator
+            receiver = world.sites[work.receiver] if work.receiver in world.sites else None
+            core = world.processes[work.receiver].core
+            real = getattr(getattr(core, "spec", receiver), "operator", "")
+            if real != operator:
+                raise BugError(f"visit {order.visit} names operator {operator}, {work.receiver} is run by {real}")
+        else:
+            return
+        use = Use(
+            owner=order.warrant.owner,
+            purpose=order.warrant.purpose,
+            method=order.warrant.method,
+            signer=order.warrant.signer,
+            kind=kind,
+            operator=operator,
+        )
+        faults = check_use(self._policies[work.dataset], use)
+        if faults:
+            raise BugError(f"visit {order.visit} at {node} uses {work.dataset} against its policy: {faults[0].rule}")
+
+    def check_end(self, world: World) -> None:
+        """At the end of a run: every job has ended, exactly once."""
+        for job, machine in world.center.jobs.items():
+            if job not in self._ended:
+                state = machine.state
+                waiting = ", ".join(f"{name} at {visit.ordered.node}" for name, visit in state.open.items())
+                raise BugError(f"job {job} has not ended: {state.phase}, waits for {waiting or 'nothing'}")
+
+
+def policies_of(world: World) -> dict[str, Policy]:
+    """Policies by data set, from the scenario."""
+    return {dataset_id(spec, data): data.policy for spec in world.scenario.nodes for data in spec.data}

@@ -1,0 +1,75 @@
+"""Learning as the simulation sees it: what a model has been through decides how good it is.
+
+No numbers are trained. A model is its lineage; each visit adds what the data set's labels can teach, with shrinking
+gains, and a little of what is not seen is forgotten. It only has to be lawful (more even lineages score higher), because
+what is tested here are the cores, never the learning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from blake3 import blake3
+
+from daitn.base.ids import ArtifactId, DataSetId
+from daitn.descriptors.work import Measurement, UpdateRef
+
+FORGETTING = 0.995
+
+
+class Learner:
+    """Skill per label of every model made in one simulated world; ids are digests of lineage."""
+
+    def __init__(self) -> None:
+        self._skill: dict[ArtifactId, dict[str, float]] = {}
+        self.parents: dict[ArtifactId, tuple[ArtifactId, ...]] = {}
+
+    def submit(self, name: str) -> ArtifactId:
+        """An untrained model."""
+        model = ArtifactId(blake3(f"package {name}".encode()).hexdigest())
+        self._skill[model] = {}
+        self.parents[model] = ()
+        return model
+
+    def train(self, model: ArtifactId, dataset: DataSetId, labels: Mapping[str, int], records: int) -> ArtifactId:
+        """The model after a visit; the same visit of the same model gives the same id."""
+        trained = ArtifactId(blake3(f"{model} {dataset} {records}".encode()).hexdigest())
+        total = sum(labels.values()) or 1
+        skill = {label: value * FORGETTING for label, value in self._skill[model].items()}
+        for label, count in labels.items():
+            skill[label] = skill.get(label, 0.0) + records * count / total
+        self._skill[trained] = skill
+        self.parents[trained] = (model,)
+        return trained
+
+    def average(self, updates: Sequence[UpdateRef]) -> ArtifactId:
+        """The weighted mean of models."""
+        text = " ".join(f"{update.model}:{update.weight:.6f}" for update in updates)
+        mean = ArtifactId(blake3(text.encode()).hexdigest())
+        total = sum(update.weight for update in updates)
+        skill: dict[str, float] = {}
+        for update in updates:
+            for label, value in self._skill[update.model].items():
+                skill[label] = skill.get(label, 0.0) + value * update.weight / total
+        self._skill[mean] = skill
+        self.parents[mean] = tuple(update.model for update in updates)
+        return mean
+
+    def measure(self, model: ArtifactId, labels: Mapping[str, int], names: Sequence[str]) -> tuple[Measurement, ...]:
+        """Accuracy over the labels of a test set, and per label; every name gets a figure."""
+        skill = self._skill[model]
+        right = {label: 0.1 + 0.89 * (1 - math.exp(-skill.get(label, 0.0) / 60)) for label in labels}
+        total = sum(labels.values()) or 1
+        accuracy = sum(right[label] * count for label, count in labels.items()) / total
+        found: list[Measurement] = []
+        for name in names:
+            label = name.partition("[")[2].rstrip("]")
+            value = right.get(label, accuracy) if label else (1 - accuracy if name == "loss" else accuracy)
+            half = 1.96 * math.sqrt(max(1e-6, value * (1 - value)) / total)
+            found.append(
+                Measurement(
+                    name=name, value=value, low=max(0.0, value - half), high=min(1.0, value + half), records=total
+                )
+            )
+        return tuple(found)

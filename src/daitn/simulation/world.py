@@ -1,0 +1,473 @@
+"""The simulated world: real cores, virtual time, a seeded faulty network, and every effect performed in order.
+
+One heap of moments; no clock, socket, thread or disk. A node's journal survives its crashes, everything else of it does
+not. A crash can come before or after any effect of a node. All randomness comes from one generator seeded by the
+scenario, so a seed replays exactly. After every event the core's own invariants and those of `invariants` are checked.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from daitn.artifacts.grants import check_grant, issue_grant
+from daitn.artifacts.signatures import public_hex, sign_report, verify_report
+from daitn.base.effects import (
+    Append,
+    CancelTimer,
+    Delivered,
+    Effect,
+    Event,
+    PeerAppeared,
+    PeerVanished,
+    Record,
+    Send,
+    SendFailed,
+    SetTimer,
+    Started,
+    TimerFired,
+    replay,
+)
+from daitn.base.errors import BugError, PeerError, PolicyError
+from daitn.base.ids import CENTER, ArtifactId, DataSetId, DomainId, JobId, NodeId, VisitId
+from daitn.base.units import NS_PER_S, seconds_to_ns
+from daitn.control_center.center import ControlCenter
+from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched
+from daitn.descriptors.grant import Holder
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Outcome,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+)
+from daitn.scenario.spec import Scenario
+from daitn.simulation.learner import Learner
+from daitn.simulation.network import SimulatedNetwork
+from daitn.simulation.sites import SimulatedSite
+from daitn.terminal.reporter import DescriptorChanged, Linked, NodeLeft
+from daitn.terminal.work import (
+    AbandonVisit,
+    BeginWork,
+    DropArtifacts,
+    FetchInputs,
+    InputsArrived,
+    InputsFailed,
+    WarmChild,
+    WorkFailed,
+    WorkFinished,
+    WorkProgressed,
+)
+from daitn.wire.center_tools import InputRef, VisitOrder
+
+EPOCH_NS: Final = 1_700_000_000 * NS_PER_S
+"""Virtual time starts here, so that clocks look like clocks."""
+
+EVENTS_MOST: Final = 400_000
+"""Events of one run; more means that something goes round in circles."""
+
+
+class Process:
+    """A node's process: one core, its journal, its timers. `life` counts restarts, so that what was meant for an
+    earlier life does not reach a later one."""
+
+    def __init__(self, node: NodeId, make_core: Callable[[], ControlCenter | SimulatedSite]) -> None:
+        self.node = node
+        self.make_core = make_core
+        self.core = make_core()
+        self.journal: list[Record] = []
+        self.timers: dict[str, int] = {}
+        self.alive = False
+        self.life = 0
+
+
+class Watcher(msgspec.Struct, kw_only=True):
+    """What invariants may look at besides the cores: everything that was done, as it was done."""
+
+    begun: list[tuple[NodeId, VisitOrder]] = []
+    transfers: list[tuple[NodeId, NodeId, ArtifactId]] = []
+    ungranted: list[str] = []
+    seen_by_owner: dict[JobId, tuple[int, int]] = {}
+    ended: dict[JobId, int] = {}
+
+
+class World:
+    """See the module's docstring."""
+
+    def __init__(self, scenario: Scenario, check: Callable[[World], None]) -> None:
+        self.scenario = scenario
+        self.faults = scenario.faults
+        self.rng = random.Random(f"world {scenario.seed}")
+        self.network = SimulatedNetwork(scenario.faults, random.Random(f"network {scenario.seed}"))
+        self.learner = Learner()
+        self.now_ns = EPOCH_NS
+        self.watcher = Watcher()
+        self.events = 0
+        self.crashes = 0
+        self.trace: list[str] = []
+        self._check = check
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self._key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+        self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
+        self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
+        config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
+        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify)
+        self.processes: dict[NodeId, Process] = {CENTER: Process(CENTER, lambda: ControlCenter(config, tools))}
+        self.sites: dict[NodeId, SimulatedSite] = {}
+        for number, spec in enumerate(scenario.nodes, start=1):
+            node = NodeId(f"n{number:04d}")
+            self.artifacts[node] = set()
+
+            def make_site(node: NodeId = node, spec=spec) -> SimulatedSite:  # type: ignore[no-untyped-def]
+                sign = lambda report: sign_report(report, self._site_key)  # noqa: E731
+                return SimulatedSite(node, spec, scenario, sign, public_hex(self._site_key))
+
+            self.processes[node] = Process(node, make_site)
+        for process in self.processes.values():
+            self.at(self.now_ns, lambda process=process: self._boot(process))
+
+    def _verify(self, key: str, report: bytes, signature: str) -> bool:
+        try:
+            verify_report(report, signature, key)
+        except (PeerError, PolicyError):
+            return False
+        return True
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def at(self, moment_ns: int, action: Callable[[], None]) -> None:
+        """Do something at a moment of virtual time."""
+        self._order += 1
+        heapq.heappush(self._heap, (max(moment_ns, self.now_ns), self._order, action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something some virtual seconds from now."""
+        self.at(self.now_ns + seconds_to_ns(seconds), action)
+
+    def run(self, until_s: float, done: Callable[[], bool]) -> bool:
+        """Run until `done` or virtual `until_s`; whether it was done. BugError if it goes round in circles."""
+        end_ns = EPOCH_NS + seconds_to_ns(until_s)
+        while self._heap and self._heap[0][0] <= end_ns:
+            if done():
+                return True
+            self.now_ns, _, action = heapq.heappop(self._heap)
+            action()
+            if self.events > EVENTS_MOST:
+                raise BugError(f"{EVENTS_MOST} events and no end at {self.seconds():.1f} s")
+        return done()
+
+    def seconds(self) -> float:
+        """Virtual seconds since the start."""
+        return (self.now_ns - EPOCH_NS) / NS_PER_S
+
+    @property
+    def center(self) -> ControlCenter:
+        """The centre's core, as it is in its present life."""
+        core = self.processes[CENTER].core
+        assert isinstance(core, ControlCenter)
+        return core
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def _boot(self, process: Process) -> None:
+        if process.alive:
+            return
+        process.core = process.make_core()
+        replay(process.core, process.journal)
+        process.alive = True
+        process.life += 1
+        process.timers = {}
+        self._trace(process.node, "boot")
+        self.give(process, Started())
+        if process.node == CENTER:
+            for node in self.alive_sites():
+                self.give(process, PeerAppeared(node=node))
+        elif isinstance(process.core, SimulatedSite):
+            self.give(process, DescriptorChanged(descriptor=process.core.descriptor()))
+            self.tell_center(lambda: PeerAppeared(node=process.node))
+
+    def alive_sites(self) -> Iterator[NodeId]:
+        """Sites that run and have a link."""
+        for node, process in self.processes.items():
+            if node != CENTER and process.alive and self.network.linked(node, CENTER):
+                yield node
+
+    def tell_center(self, event: Callable[[], Event], seconds: float = 0.005) -> None:
+        """The fabric tells the centre of a node's presence."""
+        self.after(seconds, lambda: self.give(self.processes[CENTER], event()))
+
+    def crash(self, process: Process, why: str) -> None:
+        """Kill a process; it starts again after a while, from its journal."""
+        if not process.alive:
+            return
+        self.crashes += 1
+        process.alive = False
+        process.life += 1
+        self._trace(process.node, f"crash {why}")
+        if process.node != CENTER:
+            self.tell_center(lambda: PeerVanished(node=process.node))
+        self.after(self.faults.restart_s * (0.2 + self.rng.random()), lambda: self._boot(process))
+
+    def cut(self, node: NodeId, seconds: float, *, up: bool, down: bool) -> None:
+        """Cut a node's link in one or both directions for a while."""
+        self._trace(node, f"cut up={up} down={down} {seconds:.1f} s")
+        if up:
+            self.network.cut_up.add(node)
+            self.tell_center(lambda: PeerVanished(node=node), 1.0)
+        if down:
+            self.network.cut_down.add(node)
+        self.after(seconds, lambda: self._mend(node))
+
+    def _mend(self, node: NodeId) -> None:
+        self.network.cut_up.discard(node)
+        self.network.cut_down.discard(node)
+        process = self.processes[node]
+        if process.alive and node != CENTER:
+            self.tell_center(lambda: PeerAppeared(node=node))
+            self.give(process, Linked())
+
+    # --- events and effects -----------------------------------------------------------------------------------------
+
+    def give(self, process: Process, event: Event) -> None:
+        """Hand an event to a core, check, and perform what it wants, in order, with crashes between."""
+        if not process.alive:
+            return
+        self.events += 1
+        effects = process.core.handle(event, self.now_ns)
+        process.core.check_invariants()
+        life = process.life
+        for effect in effects:
+            if self._crashes(process, "before", effect):
+                return
+            self._perform(process, effect)
+            if process.life != life or self._crashes(process, "after", effect):
+                return
+        self._check(self)
+
+    def _crashes(self, process: Process, when: str, effect: Effect) -> bool:
+        if not self.network.faulty or self.rng.random() >= self.faults.crash:
+            return False
+        self.crash(process, f"{when} {type(effect).__name__}")
+        return True
+
+    def _later(self, process: Process, seconds: float, event: Callable[[], Event | None]) -> None:
+        """An event for this life of a process, some time from now."""
+        life = process.life
+
+        def arrive() -> None:
+            if process.life == life:
+                made = event()
+                if made is not None:
+                    self.give(process, made)
+
+        self.after(seconds, arrive)
+
+    def _perform(self, process: Process, effect: Effect) -> None:
+        match effect:
+            case Append(records=records):
+                process.journal.extend(records)
+            case Send(receiver=receiver, message=message):
+                self._send(process, receiver, effect, message)
+            case SetTimer(name=name, at_ns=at_ns):
+                process.timers[name] = at_ns
+                life = process.life
+                self.at(at_ns, lambda: self._fire(process, life, name, at_ns))
+            case CancelTimer(name=name):
+                process.timers.pop(name, None)
+            case FetchInputs(order=order):
+                self._fetch_inputs(process, order)
+            case BeginWork(order=order):
+                self._begin(process, order)
+            case AbandonVisit(visit=visit):
+                self._site(process).working.discard(visit)
+            case FetchModel(job=job, model=model):
+                self._fetch_model(process, job, model)
+            case JobChanged(job=job):
+                self._owner_looks(job)
+            case DropArtifacts(artifacts=artifacts):
+                self.artifacts[process.node] -= set(artifacts)
+            case WarmChild() | NodeLeft():
+                pass
+            case _:
+                raise BugError(f"the simulation has no way to perform {type(effect).__name__}")
+
+    def _fire(self, process: Process, life: int, name: str, at_ns: int) -> None:
+        if process.life == life and process.timers.get(name) == at_ns:
+            del process.timers[name]
+            self.give(process, TimerFired(name=name))
+
+    def _send(self, process: Process, receiver: NodeId, effect: Send, message) -> None:  # type: ignore[no-untyped-def]
+        target = self.processes.get(receiver)
+        if target is None or not target.alive:
+            self._later(process, 0.002, lambda: SendFailed(receiver=receiver, message=effect.message))
+            return
+        sender = process.node
+
+        def deliver(delay_ns: int, copy) -> None:  # type: ignore[no-untyped-def]
+            self.at(self.now_ns + delay_ns, lambda: self.give(target, Delivered(sender=sender, message=copy)))
+
+        self.network.send(sender, receiver, message, deliver)
+
+    def _site(self, process: Process) -> SimulatedSite:
+        assert isinstance(process.core, SimulatedSite)
+        return process.core
+
+    # --- moving -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, requester: NodeId, wanted: InputRef) -> str:
+        """Move one artifact; empty, or why it could not be had."""
+        if wanted.artifact in self.artifacts[requester]:
+            return ""
+        reasons: list[str] = []
+        for holder in wanted.holders or (Holder(node=CENTER),):
+            reason = self._fetch_from(requester, wanted, holder.node)
+            if not reason:
+                return ""
+            reasons.append(f"{holder.node}: {reason}")
+        return "; ".join(reasons)
+
+    def _fetch_from(self, requester: NodeId, wanted: InputRef, holder: NodeId) -> str:
+        if not self.processes[holder].alive:
+            return "is down"
+        if not (self.network.linked(requester, holder) and self.network.linked(holder, requester)):
+            return "cannot be reached"
+        if wanted.artifact not in self.artifacts[holder]:
+            return "does not hold it"
+        try:
+            check_grant(
+                wanted.grant,
+                self._key.public_key(),
+                requester=requester,
+                artifact=wanted.artifact,
+                now_unix_s=self.now_ns / NS_PER_S,
+                revoked=(),
+            )
+        except (PolicyError, PeerError) as error:
+            self.watcher.ungranted.append(str(error))
+            return str(error)
+        self.watcher.transfers.append((holder, requester, wanted.artifact))
+        self.artifacts[requester].add(wanted.artifact)
+        return ""
+
+    def _fetch_inputs(self, process: Process, order: VisitOrder) -> None:
+        seconds = 0.01 + 0.2 * self.rng.random()
+
+        def arrive() -> Event:
+            for wanted in order.inputs:
+                reason = self._fetch(process.node, wanted)
+                if reason:
+                    what = f"artifact {wanted.artifact[:12]} cannot be fetched: {reason}"
+                    return InputsFailed(visit=order.visit, what=what, blame="unavailable")
+            return InputsArrived(visit=order.visit, fetched_bytes=1000 * len(order.inputs), seconds=seconds)
+
+        self._later(process, seconds, arrive)
+
+    def _fetch_model(self, process: Process, job: JobId, model: InputRef) -> None:
+        def arrive() -> Event:
+            reason = self._fetch(CENTER, model)
+            if reason:
+                return ModelNotFetched(job=job, artifact=model.artifact, what=reason)
+            return ModelFetched(job=job, artifact=model.artifact)
+
+        self._later(process, 0.05, arrive)
+
+    # --- working ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, process: Process, order: VisitOrder) -> None:
+        site = self._site(process)
+        site.working.add(order.visit)
+        self.watcher.begun.append((process.node, order))
+        seconds = 0.05 + self.rng.random() * (1.5 if isinstance(order.work, TrainWork) else 0.2)
+        fails = self.network.faulty and self.rng.random() < self.faults.crash * 2
+        self._later(process, seconds / 2, lambda: WorkProgressed(visit=order.visit, done=1, of=2))
+
+        def finish() -> Event | None:
+            if order.visit not in site.working:
+                return None
+            site.working.discard(order.visit)
+            if fails:
+                return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
+            return WorkFinished(visit=order.visit, outcome=self._outcome(process.node, site, order, seconds))
+
+        self._later(process, seconds, finish)
+
+    def _outcome(self, node: NodeId, site: SimulatedSite, order: VisitOrder, seconds: float) -> Outcome:
+        match order.work:
+            case TrainWork(model=model, dataset=dataset, training=training):
+                labels = self.labels_of(dataset)
+                trained = self.learner.train(model, dataset, labels, training.batches * training.batch_size)
+                self.artifacts[node].add(trained)
+                return TrainOutcome(
+                    model=trained,
+                    batches=training.batches,
+                    records=sum(labels.values()),
+                    loss_first=1.0,
+                    loss_last=0.5,
+                    update_norm=1.0,
+                    data_version="1",
+                    seconds=seconds,
+                )
+            case EvaluateWork(model=model, samples=samples, measurements=names, preflight=preflight):
+                labels: dict[str, int] = {}
+                for sample in samples:
+                    for label, count in self.labels_of(sample.dataset).items():
+                        labels[label] = labels.get(label, 0) + max(1, count // 5)
+                return EvaluateOutcome(
+                    model=model,
+                    measurements=self.learner.measure(model, labels, names),
+                    test_set="1",
+                    evaluations_left=0,
+                    seconds=seconds,
+                    overfits=True if preflight else None,
+                    batch_seconds=0.01,
+                )
+            case AggregateWork(updates=updates):
+                mean = self.learner.average(updates)
+                self.artifacts[node].add(mean)
+                return AggregateOutcome(model=mean, seconds=seconds)
+            case ShareWork(dataset=dataset, kind=kind):
+                shared = ArtifactId(f"{self.learner.submit(f'{kind} {dataset} {order.work.contract}')}")
+                self.artifacts[node].add(shared)
+                return ShareOutcome(artifact=shared, records=sum(self.labels_of(dataset).values()), data_version="1")
+
+    def labels_of(self, dataset: DataSetId) -> dict[str, int]:
+        """True records per label of a data set."""
+        name = dataset.partition("/")[2]
+        for spec in self.scenario.nodes:
+            if spec.name == dataset.partition("/")[0]:
+                for data in spec.data:
+                    if data.name == name:
+                        return data.labels
+        raise BugError(f"no data set {dataset} in scenario {self.scenario.name}")
+
+    # --- owners -----------------------------------------------------------------------------------------------------
+
+    def _owner_looks(self, job: JobId) -> None:
+        """What an owner who watches sees: it must never go back, over any crash of the centre."""
+        machine = self.center.jobs.get(job)
+        if machine is None:
+            return
+        state = machine.state
+        now = (state.visits, state.verifications)
+        before = self.watcher.seen_by_owner.get(job, (0, 0))
+        if now[0] < before[0] or now[1] < before[1]:
+            raise BugError(f"the owner of {job} saw {before} and now sees {now}")
+        self.watcher.seen_by_owner[job] = now
+
+    def visits_open(self) -> set[VisitId]:
+        """Visits the centre waits for."""
+        return {visit for machine in self.center.jobs.values() for visit in machine.state.open}
+
+    def _trace(self, node: NodeId, text: str) -> None:
+        self.trace.append(f"{self.seconds():9.3f} {node} {text}")

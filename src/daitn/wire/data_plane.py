@@ -1,0 +1,59 @@
+"""Link terminal–tools, data plane: asking a holder for a manifest. Chunks are the fabric's; this is what names them.
+
+A manifest may be larger than one answer, so it comes in pages; its digest is the artifact's id, checked by who asks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.errors import PeerError
+from daitn.base.ids import ArtifactId
+
+PAGE_BYTES: Final = limits.CHUNK_BYTES // 2
+"""Bytes of a manifest in one answer; half of what an answer may be, so that its frame fits."""
+
+
+class ManifestWanted(msgspec.Struct, frozen=True, kw_only=True, tag="manifest_wanted"):
+    """Receiver → holder: the manifest of `artifact` from byte `offset` on. A holder that must not or cannot gives the
+    reason as the call's error."""
+
+    artifact: ArtifactId
+    grant: str
+    offset: Annotated[int, msgspec.Meta(ge=0, le=limits.MANIFEST_BYTES)] = 0
+
+
+class ManifestPage(msgspec.Struct, frozen=True, kw_only=True, tag="manifest_page"):
+    """Holder → receiver: bytes from the offset asked for, and how many there are in all."""
+
+    total_bytes: Annotated[int, msgspec.Meta(ge=1, le=limits.MANIFEST_BYTES)]
+    data: bytes
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_wanted: Final = msgspec.msgpack.Decoder(ManifestWanted)
+_page: Final = msgspec.msgpack.Decoder(ManifestPage)
+
+
+def encode_data_plane(message: ManifestWanted | ManifestPage) -> bytes:
+    """Bytes of a message of this link."""
+    return _encoder.encode(message)
+
+
+def decode_wanted(data: bytes) -> ManifestWanted:
+    """A request; PeerError where it does not decode."""
+    try:
+        return _wanted.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PeerError(f"manifest request does not decode: {error}") from None
+
+
+def decode_page(data: bytes) -> ManifestPage:
+    """An answer; PeerError where it does not decode."""
+    try:
+        return _page.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PeerError(f"manifest page does not decode: {error}") from None
