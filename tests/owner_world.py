@@ -1,7 +1,7 @@
 """A domain in one process for tests of the owner's side: the real control centre, terminals that answer by script.
 
-The centre is driven directly with messages made here: no fabric, no torch, no disk. Orders are answered at once, or kept
-until `answer` where a test wants to look at a visit under way. Signatures are real.
+The centre is driven directly with messages made here: no fabric, no torch, no disk. Orders are answered at once, or
+kept until `answer` where a test wants to look at a visit under way. Signatures are real.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from daitn.artifacts.codec import artifact_id, decode_manifest, encode_manifest
-from daitn.artifacts.layout import digest_of
+from daitn.artifacts.codec import artifact_id, complete_manifest, decode_manifest, encode_manifest
+from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
-from daitn.artifacts.signatures import public_hex, sign_report, verify_parts, verify_report
+from daitn.artifacts.signatures import public_hex, sign_parts, sign_report, verify_parts, verify_report
 from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
 from daitn.base.errors import DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, JobId, NodeId, OperatorId, OwnerId
@@ -68,7 +68,7 @@ from daitn.descriptors.work import (
 )
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
-from daitn.wire.center_tools import VisitOrder, VisitProgress, VisitReport, VisitResult, encode_report
+from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress, VisitReport, VisitResult, encode_report
 from daitn.wire.topology_tools import Describe
 
 CONTRACT = DataContract(
@@ -207,7 +207,7 @@ class MemoryService:
         progress = VisitProgress(
             visit=order.visit,
             fence=order.fence,
-            phase="working",
+            phase=VisitPhase.WORKING,
             done=done,
             of=of,
             loss=loss,  # type: ignore[arg-type]
@@ -399,3 +399,24 @@ def _holds(key: str, data: bytes, signature: str) -> bool:
     except DaitnError:
         return False
     return True
+
+
+def make_package() -> tuple[bytes, dict[str, bytes]]:
+    """Manifest bytes and chunks of a signed package: a contract, a graph nobody here opens, and one tensor."""
+    weights = bytes(range(64))
+    parts = {"contract": msgspec.json.encode(CONTRACT), "graph": b"a graph"}
+    layout = plan_layout([TensorSpec(name="weight", dtype="float32", shape=(4, 4))])
+    draft = Manifest(
+        kind="graph", name="lesions", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
+    )
+    manifest = sign_parts(complete_manifest(draft, parts, {"weight": weights}), Ed25519PrivateKey.generate())
+    chunks = {digest_of(data): data for data in (*parts.values(), weights)}
+    return encode_manifest(manifest), chunks
+
+
+def put_package(service: MemoryService) -> ArtifactId:
+    """Upload `make_package` straight into the service."""
+    manifest, chunks = make_package()
+    for chunk, data in chunks.items():
+        service.put_chunk(chunk, data)
+    return service.put_manifest(manifest)

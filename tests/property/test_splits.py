@@ -53,7 +53,7 @@ quick = settings(max_examples=40, deadline=None)
 
 
 def table_of(data: list[Row], which: DataContract, secret: bytes, folder: str, batch_rows: int = 7) -> MappedTable:
-    batches = [
+    batches: list[dict[str, list[Any]]] = [
         {"who": [row[0] for row in part], "x": [row[1] for row in part], "label": [row[2] for row in part]}
         for part in (data[start : start + batch_rows] for start in range(0, len(data), batch_rows))
     ]
@@ -123,6 +123,16 @@ def test_share_held_out_is_near_the_contracts_and_nested(tmp_path: Path) -> None
     assert abs(small.mean() - 0.1) < 0.015
     assert abs(large.mean() - 0.3) < 0.022
     assert not (small & ~large).any()
+
+
+def test_sample_never_exceeds_the_policy_with_uneven_groups(tmp_path: Path) -> None:
+    data: list[Row] = [(f"w{number}", float(number), "a") for number in range(60) for _ in range(1 + number % 7)]
+    table = table_of(data, contract(), b"s" * 32, str(tmp_path), 1000)
+    held_out = len(held_out_rows(table, contract()))
+    for percent in range(1, 100):
+        sample = sample_rows(table, contract(), Policy(sample_frac=percent / 100))
+        room = percent * len(data) // 100
+        assert min(room, held_out) - 6 <= len(sample) <= room
 
 
 def test_sample_fills_what_the_policy_allows(tmp_path: Path) -> None:

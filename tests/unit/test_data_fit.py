@@ -271,6 +271,16 @@ def test_texts_are_kept_to_the_byte_and_empty_ones_dropped_where_they_are_the_ta
     assert report.dropped == {"no text": 2}
 
 
+def test_text_of_a_dropped_record_does_not_stay(tmp_path: Path) -> None:
+    contract = patients(columns=(*patients().columns, TextColumn(name="note")))
+    notes = [f"note {number}" for number in range(20)]
+    outcomes = [None if number % 3 == 0 else "ill" for number in range(20)]
+    table, _ = fitted(tmp_path, rows(note=notes, outcome=outcomes), contract)
+    kept = [note for note, outcome in zip(notes, outcomes, strict=True) if outcome]
+    assert [table.texts("note").text(row) for row in range(table.rows)] == kept
+    assert bytes(table.texts("note").blob) == "".join(kept).encode()
+
+
 def test_table_opens_again_read_only_and_damage_is_found(tmp_path: Path) -> None:
     table, _ = fitted(tmp_path, rows())
     again = MappedTable.open(table.folder)

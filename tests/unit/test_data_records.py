@@ -79,7 +79,7 @@ def mixed(**changes: Any) -> DataContract:
 
 @pytest.fixture
 def table(tmp_path: Path) -> MappedTable:
-    rows = {
+    rows: dict[str, list[Any]] = {
         "a": [1.0, None, 3.0],
         "b": [5, 7, 9],
         "v": [[0, 1, 2, 3], [1, 1, 1, 1], [2, 2, 2, 2]],
@@ -144,11 +144,21 @@ def test_another_vocabulary_is_mapped_by_value(table: MappedTable) -> None:
         encode_labels(table, mixed(columns=tuple(columns)), np.arange(3))
 
 
+def test_missing_category_stays_missing_in_another_vocabulary(table: MappedTable) -> None:
+    columns = list(mixed().columns)
+    columns[3] = CategoryColumn(name="kind", values=("blue", "green", "red"))
+    contract = mixed(columns=tuple(columns))
+    assert encode_inputs(table, contract, np.arange(3))["kind"].tolist() == [0, 3, 2]
+    fields = encode_records(table, contract, np.arange(3), DATASET).fields
+    assert fields[1, :3].tolist() == [False, False, False]
+
+
 def test_regression_label_is_scaled(table: MappedTable) -> None:
     contract = mixed(task=Regression(label="b", center=5.0, scale=2.0))
     labels = encode_labels(table, contract, np.arange(3))
     assert labels is not None
-    assert (labels.dtype, labels.tolist()) == (np.float32, [0, 1, 2])
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [0, 1, 2]
 
 
 def test_number_beyond_float32_counts_as_missing(tmp_path: Path) -> None:

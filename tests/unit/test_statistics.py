@@ -72,7 +72,7 @@ def contract(**changes: Any) -> DataContract:
 
 def data(folder: Path, which: DataContract, groups: int = 300, per_group: int = 4) -> Fitted:
     count = groups * per_group
-    rows = {
+    rows: dict[str, Any] = {
         "x": np.arange(count),
         "label": ["rare" if number % 400 == 0 else "ab"[number % 2] for number in range(count)],
         "ward": ["heart" if number % 4 else "lung" for number in range(count)],

@@ -7,7 +7,7 @@ inside: what was a literal tensor in the owner's code is a named buffer. Sizes t
 expressions over named dimensions, as data: nothing is ever parsed from a string.
 
 Why not `torch.export` archives: loading one runs code (symbolic expressions through sympify, guards through exec), and
-they carry the owner's source paths. See `docs/threat-model.md`.
+they carry the owner's source paths. Tests in `tests/architecture` show it.
 
 All structs are encoded as arrays, so a file holds values and no field names; see `artifacts.graph` for the bytes.
 """

@@ -257,7 +257,7 @@ def _read_index(directory: int, folder: Path) -> PackageIndex:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(
             f"{where} is not the manifest of a package: {str(error)[:200]}",
-            todo="write the package again with the SDK; docs/package.md shows one",
+            todo="write the package again with the SDK",
         ) from None
 
 

@@ -82,9 +82,7 @@ def sign_parts(manifest: Manifest, key: Ed25519PrivateKey) -> Manifest:
 def verify_parts(manifest: Manifest) -> None:
     """Whether `signer` signed kind and parts: PolicyError if nobody did, PeerError if the signature is false."""
     if not manifest.signer:
-        raise PolicyError(
-            f"package {manifest.name!r} is not signed", todo="its owner signs it with `daitn package sign`"
-        )
+        raise PolicyError(f"package {manifest.name!r} is not signed", todo="its owner must sign it before it is sent")
     _verify(manifest.signature, manifest.signer, parts_digest(manifest), f"signature of package {manifest.name[:80]!r}")
 
 

@@ -147,7 +147,16 @@ class DataShelf:
 
     def table(self, name: str) -> MappedTable:
         """The mapped table of a data set."""
-        return MappedTable.open(self._folder / "tables" / self.entry(name).version)
+        return MappedTable.open(self.path(name))
+
+    def path(self, name: str) -> Path:
+        """Folder of the mapped table of a data set, to be bound read-only into a sandbox."""
+        return self._folder / "tables" / self.entry(name).version
+
+    @property
+    def index_file(self) -> Path:
+        """Changes whenever a data set is added, replaced or removed."""
+        return self._folder / "index.json"
 
     def check_unchanged(self, name: str) -> None:
         """InputError where the source was changed or lost since it was added. Reads it only if a time stamp differs."""

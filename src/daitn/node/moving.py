@@ -29,7 +29,14 @@ from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
 from daitn.node.fabric.contract import Holder as FabricHolder
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import InputRef
-from daitn.wire.data_plane import PAGE_BYTES, ManifestPage, ManifestWanted, decode_page, decode_wanted, encode_data_plane
+from daitn.wire.data_plane import (
+    PAGE_BYTES,
+    ManifestPage,
+    ManifestWanted,
+    decode_page,
+    decode_wanted,
+    encode_data_plane,
+)
 
 MANIFEST_S: Final = 5.0
 """How long a holder may take to answer for one page of a manifest."""

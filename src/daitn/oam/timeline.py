@@ -174,7 +174,7 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):
-            text = f"visit {_number(visit)} ordered: {_say_work(work, names(node), names)}; because {why}"
+            text = f"visit {_number(visit)} ordered: {_say_work(work, names(node), names)}; why: {why}"
             return _Said(EntryKind.ORDERED, text, visit, node)
         case VisitAccepted():
             return _say_accepted(state, record, names)
@@ -256,19 +256,19 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
         case TrainOutcome():
             kind = EntryKind.TRAINED
             text = (
-                f"{begin} trained {outcome.batches} batches in {show_seconds(outcome.seconds)}: loss "
+                f"{begin} trained {outcome.batches} batches in {wording.duration(outcome.seconds)}: loss "
                 f"{outcome.loss_first:.4g} → {outcome.loss_last:.4g}, model {wording.short(outcome.model)}, "
-                f"{wording.fetched(outcome.fetched_bytes)} in {show_seconds(outcome.fetch_s)}"
+                f"{wording.fetched(outcome.fetched_bytes)} in {wording.duration(outcome.fetch_s)}"
             )
         case EvaluateOutcome():
             kind, figures = EntryKind.MEASURED, outcome.measurements
             text = (
-                f"{begin} measured {wording.short(outcome.model)} in {show_seconds(outcome.seconds)}: "
+                f"{begin} measured {wording.short(outcome.model)} in {wording.duration(outcome.seconds)}: "
                 f"{wording.measurements(finite(figures))}; {outcome.evaluations_left} evaluations left"
             )
         case AggregateOutcome(model=model, seconds=seconds):
             kind = EntryKind.AVERAGED
-            text = f"{begin} made the average {wording.short(model)} in {show_seconds(seconds)}"
+            text = f"{begin} made the average {wording.short(model)} in {wording.duration(seconds)}"
         case ShareOutcome(records=records):
             kind = EntryKind.SHARED
             text = f"{begin} made {records} records of {dataset_of(ordered.work)} ready"

@@ -42,6 +42,11 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
+def duration(seconds: float) -> str:
+    """A measured time: below a second in milliseconds."""
+    return show_seconds(seconds) if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
 def measurement(one: Measurement) -> str:
     """`accuracy 0.953 [0.921, 0.974] on 245`."""
     return f"{one.name} {number(one.value)} [{number(one.low)}, {number(one.high)}] on {one.records}"

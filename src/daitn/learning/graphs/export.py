@@ -81,7 +81,7 @@ def export_pair(
     (`{"ids": ("batch", "length")}`), all others are fixed at the example's size. Sides of one name must be equal.
     The module's mode and state are as before. InputError, with file and line, where the module cannot be a graph:
     decisions on values or on particular sizes, operators that are not on the list, results that differ on rebuilding.
-    Cost: 2 to 10 s, mostly tracing, independent of the size of the tensors.
+    Cost: mostly tracing, 0.1 s for a layer and 10 s for a 12-layer BERT.
     """
     check_example(example_inputs, dynamic)
     owned = _OwnedTensors(module)

@@ -50,7 +50,8 @@ def prove(
     """`pair`, with dimensions that do not hold for a size of 1 starting at 2; InputError where it is not the module.
 
     Runs both on the example in training and evaluation, with the same random numbers, and in evaluation once more with
-    each dimension at 1. The module's buffers and the caller's random state are as before. Cost: two forward passes of each, and one more per dimension.
+    each dimension at 1. The module's buffers and the caller's random state are as before.
+    Cost: two forward passes of each, and one more per dimension.
     """
     saved = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
     attention = torch.backends.mha.get_fastpath_enabled()

@@ -134,7 +134,7 @@ def rebuild(pair: GraphPair, tensors: Mapping[str, torch.Tensor]) -> RebuiltModu
 
     The tensors are taken over, not copied: training changes them in place. PeerError if the pair breaks a rule, if a
     tensor is missing, superfluous or of another type or shape than declared, or if an operator is called with arguments
-    it does not have. Cost: 20 µs per node.
+    it does not have. Cost: 0.15 ms per node measured.
     """
     check_graph_pair(pair)
     declared = {entry.name for entry in pair.parameters} | {entry.name for entry in pair.buffers}

@@ -213,6 +213,9 @@ class BoundModule:
                 parameter.data = self._own[name]
                 parameter.grad = None
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
     def tensor(self, name: str) -> Tensor | None:
         """A parameter or buffer as it is now."""
         place = self._places.get(name)

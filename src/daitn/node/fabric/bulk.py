@@ -236,8 +236,8 @@ class BulkClient:
             link.close()
 
     def connect(self, holder: Holder) -> Link:
-        """A fresh connection; UnavailableError if no address works. PeerError if one answers as another node."""
-        fault: DaitnError = UnavailableError(f"{holder.node} has no direct address")
+        """A fresh connection; UnavailableError if no address leads to that node."""
+        fault: DaitnError = UnavailableError(f"{holder.node} has no direct address to try now")
         for address in holder.direct:
             if self._shunned.get(address, 0.0) > time.monotonic():
                 continue
@@ -246,7 +246,7 @@ class BulkClient:
             except (UnavailableError, PeerError) as failed:
                 self._shunned[address] = time.monotonic() + SHUN_S
                 fault = failed
-        raise fault
+        raise UnavailableError(fault.what, todo="it is reached through the router") from fault
 
     def fetch(
         self, holder: Holder, artifact: ArtifactId, grant: GrantId, wants: Sequence[ChunkWant], transfer: Transfer

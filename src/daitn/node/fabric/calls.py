@@ -89,7 +89,8 @@ class Calls:
         session = self._sessions[plane]
         inbox = self._inboxes[plane] = Inbox(self._config, session, plane, handler, self._counters)
         expression = keys.inbox(self._config.domain, plane, self._config.node)
-        await self._workers.run(lambda: session.serve(expression, INBOX_MESSAGES, inbox.receive))
+        probe = keys.message(self._config.domain, plane, self._config.node, self._config.node)
+        await self._workers.run(lambda: session.serve(expression, probe, INBOX_MESSAGES, inbox.receive))
 
     async def close(self) -> None:
         """Cancel the handlers that still run."""

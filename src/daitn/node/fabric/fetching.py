@@ -68,7 +68,8 @@ class ChunkService:
         if self._bulk is not None:
             self._bulk.provider = provider
         expression = keys.inbox(self._config.domain, keys.CHUNK_LANE, self._config.node)
-        self._session.serve(expression, QUERIES_WAITING, self._answer, threads=SERVING_THREADS)
+        probe = keys.message(self._config.domain, keys.CHUNK_LANE, self._config.node, self._config.node)
+        self._session.serve(expression, probe, QUERIES_WAITING, self._answer, threads=SERVING_THREADS)
 
     def _answer(self, question: Question) -> None:
         assert self._provider is not None  # set before the queryable is declared

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -37,6 +38,9 @@ REPLIES: Final = 2
 
 TOKEN_EVENTS: Final = 8192
 """Presence changes waiting for their thread: all slots of a domain at once, after a router came back."""
+
+PROBE_S: Final = 1.0
+"""Longest wait for the router to confirm a declaration; without a link there is none, and none is needed yet."""
 
 _PRIORITIES: Final = {
     str(Plane.CP): zenoh.Priority.INTERACTIVE_HIGH,
@@ -76,15 +80,18 @@ class Cancel:
 class Pending:
     """A query that was sent."""
 
-    def __init__(self, key: str, replies: zenoh.Handler[zenoh.Reply]) -> None:
+    def __init__(self, key: str, replies: zenoh.Handler[zenoh.Reply], late_s: float) -> None:
         self._key = key
         self._replies = replies
+        self._late_s = late_s
 
     def wait(self) -> bytes:
         """Block until it is answered: NoAnswerError, TimedOutError, or what a `Refusal` says."""
         with contextlib.suppress(zenoh.ZError):  # the session was closed meanwhile: no answer
             for reply in self._replies:
                 return _content(reply, self._key)
+        if time.monotonic() >= self._late_s:  # the router's timeout was a moment before the session's own
+            raise TimedOutError(f"no answer at {self._key} in time", todo="try again, or allow more time")
         raise NoAnswerError(f"nobody answers at {self._key}", todo="see whether the node is present, and try again")
 
 
@@ -164,14 +171,20 @@ class Session:
             )
         except zenoh.ZError as fault:
             raise UnavailableError(f"{key}: not sent, the session is closed or the call was cancelled") from fault
-        return Pending(key, replies)
+        return Pending(key, replies, time.monotonic() + timeout_s * 0.95)
 
     def ask(self, key: str, lane: str, payload: bytes, *, timeout_s: float, cancel: Cancel) -> bytes:
         """`begin` and wait for the answer."""
         return self.begin(key, lane, payload, timeout_s=timeout_s, cancel=cancel).wait()
 
-    def serve(self, keys: str, depth: int, on_question: Callable[[Question], None], *, threads: int = 1) -> None:
-        """Give each query under `keys` to `on_question` on `threads` threads; at most `depth` wait for them."""
+    def serve(
+        self, keys: str, probe: str, depth: int, on_question: Callable[[Question], None], *, threads: int = 1
+    ) -> None:
+        """Give each query under `keys` to `on_question` on `threads` threads; at most `depth` wait for them.
+
+        Returns when the router knows: a query to `probe`, a key of `keys` that this node may ask, has been there after
+        the declaration on the same link. Whoever is told of this node afterwards will reach it.
+        """
         queryable = self._session.declare_queryable(keys, zenoh.handlers.FifoChannel(depth))
         self._held.append(queryable)
 
@@ -181,6 +194,10 @@ class Session:
 
         for _ in range(threads):
             self._start(receive, "serve")
+        with contextlib.suppress(zenoh.ZError):
+            channel: zenoh.handlers.FifoChannel[zenoh.Reply] = zenoh.handlers.FifoChannel(REPLIES)
+            far = zenoh.Locality.REMOTE  # not our own queryable: the router shall answer that there is nobody
+            list(self._session.get(probe, channel, timeout=PROBE_S, allowed_destination=far))
 
     def put_latest(self, key: str, payload: bytes) -> None:
         """Publish a value that may be dropped."""

@@ -62,7 +62,9 @@ class StreamEnd(ABC):
         if self._finished:
             raise BugError(f"stream {self._name} was finished and is sent to")
         await self._credit.acquire()
-        self._check()
+        if self._fault is not None:
+            self._credit.release()  # for the next one who waits
+            raise self._fault
         self._carry(message)
 
     async def receive(self) -> bytes | None:
@@ -102,6 +104,11 @@ class StreamEnd(ABC):
             self._credit.release()
         self._abort()
         self._release()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was cancelled or cut."""
+        return self._fault is not None
 
     @property
     def over(self) -> bool:

@@ -132,7 +132,7 @@ class DirectStream(StreamEnd):
     def _carry_finish(self) -> None:
         self._to_send.put(None)
 
-    def _acknowledge(self, number: int) -> None:
+    def _acknowledge(self, number: int) -> None:  # noqa: ARG002 - credit of a link is a count
         self._taken.release()
 
     def _abort(self) -> None:

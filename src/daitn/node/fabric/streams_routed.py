@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Final
 
@@ -40,6 +41,9 @@ STALL_S: Final = 300.0
 
 WATCH_S: Final = 60.0
 """How long one WATCH stays open before it is asked again."""
+
+FAILED_KEPT: Final = 1024
+"""Names of failed streams remembered, so that a late WATCH hears of the failure."""
 
 QUERIES_WAITING: Final = STREAMS * (STREAM_CREDITS + 2)
 """Stream queries waiting for their thread, which only hands them on."""
@@ -171,6 +175,7 @@ class RoutedStreams:
         self._register = register
         self._counters = counters
         self._streams: dict[tuple[NodeId, str], RoutedStream] = {}
+        self._failed: OrderedDict[tuple[NodeId, str], None] = OrderedDict()
         self._settling: set[RoutedStream] = set()
         self._serving: asyncio.Task[None] | None = None
         self._arrivals: LoopMailbox[tuple[NodeId, StreamFrame, Question]]
@@ -180,7 +185,8 @@ class RoutedStreams:
         """Receive frames: needed by openers and acceptors alike; declared once, at the first use."""
         if self._serving is None:
             expression = keys.inbox(self._config.domain, keys.STREAM_LANE, self._config.node)
-            serving = self._workers.run(lambda: self._session.serve(expression, QUERIES_WAITING, self._receive))
+            probe = keys.message(self._config.domain, keys.STREAM_LANE, self._config.node, self._config.node)
+            serving = self._workers.run(lambda: self._session.serve(expression, probe, QUERIES_WAITING, self._receive))
             self._serving = asyncio.ensure_future(serving)
         await asyncio.shield(self._serving)
 
@@ -230,6 +236,10 @@ class RoutedStreams:
     def forget(self, end: RoutedStream) -> None:
         """The stream is over or has failed."""
         self._streams.pop((end.peer, end.name), None)
+        if end.failed:
+            self._failed[(end.peer, end.name)] = None
+            if len(self._failed) > FAILED_KEPT:
+                self._failed.popitem(last=False)
         self._register.forget(end)
         self._settling.add(end)
         settled = asyncio.ensure_future(end.settle())
@@ -251,10 +261,12 @@ class RoutedStreams:
         end = self._streams.get((sender, frame.stream))
         if frame.kind == OPEN:
             self._accept(sender, frame, question)
-        elif end is None:
-            self.refuse(question, Refusal(UnavailableError.kind, "this stream is not open here"))
-        else:
+        elif end is not None:
             end.take(frame, question)
+        elif frame.kind == WATCH and (sender, frame.stream) not in self._failed:
+            self.answer(question)  # it ended well, perhaps before the other end has read everything
+        else:
+            self.refuse(question, Refusal(UnavailableError.kind, "this stream is not open here"))
 
     def _accept(self, sender: NodeId, frame: StreamFrame, question: Question) -> None:
         why = self._register.refusal()

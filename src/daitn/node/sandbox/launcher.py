@@ -69,39 +69,110 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Size of `/tmp`, which is memory."""
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """A child that was started, and the node's end of the pair of sockets."""
+class Started:
+    """A child that was started: the node's end of the pair of sockets, where it finds its data, and its processes."""
 
-    process: Process
-    channel: socket.socket
-    data_path: str
-    """Where the child finds the data set; empty without one."""
+    def __init__(self, process: Process, channel: socket.socket, data_path: str, leader: int) -> None:
+        """`leader`: process id of the first process inside; with bubblewrap, killing it ends the whole namespace."""
+        self.process = process
+        self.channel = channel
+        self.data_path = data_path
+        self.leader = leader
+        try:
+            self._leader_fd = os.pidfd_open(leader)
+        except ProcessLookupError:
+            self._leader_fd = -1
+
+    def kill(self) -> None:
+        """SIGKILL for all of it. Killing bubblewrap itself is not enough: until its child has asked to die with it,
+        the child lives on. Killing that child ends the namespace, and bubblewrap then reaps it and ends too."""
+        if self._leader_fd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._leader_fd, signal.SIGKILL)
+
+    async def end(self) -> tuple[int, str]:
+        """Kill what still runs, wait until it is gone, release everything; exit status and the child's last words."""
+        self.kill()
+        return await self.wait()
+
+    async def wait(self) -> tuple[int, str]:
+        """Wait for the end and release everything; exit status and the child's last words."""
+        last = b""
+        assert self.process.stderr is not None
+        while part := await self.process.stderr.read(65536):
+            last = (last + part)[-STDERR_BYTES:]
+        status = await self.process.wait()
+        self.channel.close()
+        if self._leader_fd >= 0:
+            os.close(self._leader_fd)
+            self._leader_fd = -1
+        return status, last.decode("utf-8", "replace").strip()
 
 
 class Sandbox:
-    """Starts children under `limits`. `bubblewrap`: path of `bwrap`, empty for none (default: found by name)."""
+    """Starts children under `limits`. `bubblewrap`: path of `bwrap`, empty for none (default: found by name).
+
+    Where bubblewrap is installed but cannot make namespaces (some containers forbid it), children are plain processes;
+    `enforced` then says so.
+    """
 
     def __init__(self, limits: Limits | None = None, bubblewrap: str | None = None) -> None:
         self.limits = Limits() if limits is None else limits
-        found = shutil.which("bwrap") if bubblewrap is None else bubblewrap
-        self._bubblewrap = found or ""
+        self._bubblewrap = (shutil.which("bwrap") or "") if bubblewrap is None else bubblewrap
+        self._checked = not self._bubblewrap
         self._enforced: tuple[str, ...] | None = None
 
     async def start(
         self, data: Path | None = None, *, threads: int = 1, device: str = "cpu", module: str = "child"
     ) -> Started:
         """Start a child with `data` (a folder) read-only. UnavailableError where no process can be started."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        if not self._checked:
+            await self._check()
+        return await self._start(data, threads, device, module)
+
+    async def _check(self) -> None:
+        """Whether bubblewrap can do what it is asked for here; if not, go on without."""
+        self._checked = True
+        try:
+            started = await self._start(None, 1, "cpu", "probe")
+        except UnavailableError:
+            self._bubblewrap = ""
+        else:
+            await started.end()
+
+    async def _start(self, data: Path | None, threads: int, device: str, module: str) -> Started:
+        ours, theirs = socket.socketpair()
+        told, telling = socket.socketpair()
         try:
             arguments = [str(theirs.fileno()), msgspec.json.encode(self.limits).decode()]
-            process = await self._spawn(module, arguments, data, threads, device, (theirs.fileno(),))
-        except OSError as error:
+            command = self._command(module, arguments, data, threads, device, telling.fileno())
+            keep = (theirs.fileno(), telling.fileno()) if self._bubblewrap else (theirs.fileno(),)
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=PIPE,
+                env={} if self._bubblewrap else child_environment(threads),
+                pass_fds=keep,
+                cwd="/",
+                start_new_session=True,
+            )
+            theirs.close()
+            telling.close()
+            leader = await _read_leader(told) if self._bubblewrap else process.pid
+            if leader is None:
+                _, words = await _abandon(process)
+                raise UnavailableError(f"bubblewrap could not start a child: {words[:300]}")
+        except (OSError, UnavailableError) as error:
             ours.close()
+            if isinstance(error, UnavailableError):
+                raise
             raise UnavailableError(f"no child process could be started: {error}") from None
         finally:
-            theirs.close()
+            for end in (theirs, telling, told):
+                end.close()
         ours.setblocking(False)
-        return Started(process=process, channel=ours, data_path=self.data_path(data))
+        return Started(process, ours, self.data_path(data), leader)
 
     def data_path(self, data: Path | None) -> str:
         """Where a child finds `data`."""
@@ -109,51 +180,40 @@ class Sandbox:
             return ""
         return DATA_PATH if self._bubblewrap else str(data.resolve())
 
-    async def _spawn(
-        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str, keep: tuple[int, ...]
-    ) -> Process:
+    def _command(
+        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str, info: int
+    ) -> list[str]:
         source = str(Path(daitn.__file__).resolve().parent.parent)
         command = [sys.executable, "-I", "-B", "-c", _BOOT.format(module=module), source, *arguments]
-        environment = child_environment(threads)
-        if self._bubblewrap:
-            command = [*self._wrapping(data, environment, device), "--", *command]
-        return await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=DEVNULL,
-            stderr=PIPE,
-            env={} if self._bubblewrap else environment,
-            pass_fds=keep,
-            cwd="/",
-            start_new_session=True,
-        )
-
-    def _wrapping(self, data: Path | None, environment: dict[str, str], device: str) -> list[str]:
-        command = [self._bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns"]
-        command += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
-        command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-        for name, value in environment.items():
-            command += ["--setenv", name, value]
+        if not self._bubblewrap:
+            return command
+        wrapping = [self._bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns"]
+        wrapping += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--info-fd", str(info)]
+        wrapping += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        for name, value in child_environment(threads).items():
+            wrapping += ["--setenv", name, value]
         for path in runtime_paths():
             if path.is_symlink():
-                command += ["--symlink", os.readlink(path), str(path)]
+                wrapping += ["--symlink", os.readlink(path), str(path)]
             else:
-                command += ["--ro-bind", str(path), str(path)]
-        command += ["--proc", "/proc", "--dev", "/dev"]
+                wrapping += ["--ro-bind", str(path), str(path)]
+        wrapping += ["--proc", "/proc", "--dev", "/dev"]
         if device != "cpu":
             for node in sorted(Path("/dev").glob("nvidia*")):
-                command += ["--dev-bind", str(node), str(node)]
+                wrapping += ["--dev-bind", str(node), str(node)]
         if data is not None:
-            command += ["--ro-bind", str(data.resolve()), DATA_PATH]
-        command += ["--size", str(max(1, self.limits.temporary_bytes)), "--tmpfs", "/tmp"]
-        return [*command, "--remount-ro", "/", "--chdir", "/tmp"]
+            wrapping += ["--ro-bind", str(data.resolve()), DATA_PATH]
+        wrapping += ["--size", str(max(1, self.limits.temporary_bytes)), "--tmpfs", "/tmp"]
+        return [*wrapping, "--remount-ro", "/", "--chdir", "/tmp", "--", *command]
 
     async def enforced(self) -> tuple[str, ...]:
-        """What was seen to hold for children on this machine; measured once, about a second.
+        """What was seen to hold for children on this machine; measured once, in about two seconds.
 
         Any of `no-network`, `read-only`, `no-host-files`, `namespaces`, `memory`, `cpu`, `wall-time`, `no-core-dumps`.
         """
         if self._enforced is None:
+            if not self._checked:
+                await self._check()
             probes = (self._probe_rights(), self._probe_cpu(), self._probe_wall_time())
             self._enforced = tuple(name for names in await asyncio.gather(*probes) for name in names)
         return self._enforced
@@ -164,29 +224,30 @@ class Sandbox:
             spaces = {
                 name: os.readlink(f"/proc/self/ns/{name}") for name in ("net", "pid", "mnt", "ipc", "uts", "user")
             }
-            question = {"port": port, "secret": str(secret), "spaces": spaces, "memory": PROBE_MEMORY_BYTES}
             sandbox = Sandbox(msgspec.structs.replace(self.limits, memory_bytes=PROBE_MEMORY_BYTES), self._bubblewrap)
-            started = await sandbox.start(Path(folder), module="probe")
-            loop = asyncio.get_running_loop()
-            answer = b""
-            try:
-                async with asyncio.timeout(PROBE_S):
-                    question["data"] = started.data_path
-                    await loop.sock_sendall(started.channel, msgspec.json.encode(question) + b"\n")
-                    while not answer.endswith(b"\n"):
-                        part = await loop.sock_recv(started.channel, 65536)
-                        if not part:
-                            break
-                        answer += part
-            except (TimeoutError, OSError):
-                answer = b""
-            finally:
-                await end_process(started.process)
-                started.channel.close()
+            question = {"port": port, "secret": str(secret), "spaces": spaces, "memory": PROBE_MEMORY_BYTES}
+            question["data"] = sandbox.data_path(Path(folder))
+            answer = await sandbox._ask(question, Path(folder))
         try:
             return tuple(msgspec.json.decode(answer, type=list[str]))
         except msgspec.DecodeError:
             return ()
+
+    async def _ask(self, question: dict[str, object], data: Path) -> bytes:
+        """Start a probe, send a line, and return what it answers until it ends."""
+        started = await self.start(data, module="probe")
+        loop = asyncio.get_running_loop()
+        answer = b""
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await loop.sock_sendall(started.channel, msgspec.json.encode(question) + b"\n")
+                while part := await loop.sock_recv(started.channel, 65536):
+                    answer += part
+        except (TimeoutError, OSError):
+            answer = b""
+        finally:
+            await started.end()
+        return answer
 
     async def _probe_cpu(self) -> tuple[str, ...]:
         """A child with one second of processor time computes without end."""
@@ -195,33 +256,52 @@ class Sandbox:
         try:
             async with asyncio.timeout(PROBE_S):
                 await asyncio.get_running_loop().sock_sendall(started.channel, b'{"burn": true}\n')
-                status = exit_signal(await started.process.wait())
-            return ("cpu",) if status in (signal.SIGXCPU, signal.SIGKILL) else ()
+                status = await started.process.wait()
+            return ("cpu",) if exit_signal(status) in (signal.SIGXCPU, signal.SIGKILL) else ()
         except (TimeoutError, OSError):
             return ()
         finally:
-            await end_process(started.process)
-            started.channel.close()
+            await started.end()
 
     async def _probe_wall_time(self) -> tuple[str, ...]:
-        """A child that waits for ever is ended."""
+        """A child that waits for ever is ended, and everything in it."""
         started = await self.start(module="probe")
         try:
-            await end_process(started.process)
-            return ("wall-time",) if started.process.returncode is not None else ()
-        finally:
-            started.channel.close()
+            async with asyncio.timeout(PROBE_S):
+                await started.end()
+        except TimeoutError:
+            return ()
+        return () if _is_alive(started.leader) else ("wall-time",)
 
 
-async def end_process(process: Process) -> None:
-    """Kill a child if it still runs, and wait until it is gone; its stderr is drained so that nothing is left open."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-    if process.stderr is not None:
-        while await process.stderr.read(65536):
-            pass
-    await process.wait()
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def _read_leader(told: socket.socket) -> int | None:
+    """Process id inside, as bubblewrap tells it; None where it ended without telling."""
+    told.setblocking(False)
+    text = b""
+    while part := await asyncio.get_running_loop().sock_recv(told, 4096):
+        text += part
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(text, type=_Info).child_pid
+    return None
+
+
+class _Info(msgspec.Struct, frozen=True, rename="kebab"):
+    child_pid: int
+
+
+async def _abandon(process: Process) -> tuple[int, str]:
+    with suppress(ProcessLookupError):
+        process.kill()
+    _, words = await process.communicate()
+    return process.returncode or 0, (words or b"").decode("utf-8", "replace").strip()
 
 
 def exit_signal(status: int) -> int:
@@ -245,10 +325,11 @@ def runtime_paths() -> tuple[Path, ...]:
 
     Never a whole `/` or `/usr`: where Python lives there, only its library folders are taken.
     """
-    wanted = [Path(path) for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")]
+    wanted = [Path(path) for path in ("/lib", "/lib64", "/usr/lib", "/usr/lib64")]
     wanted.append(Path("/sys/devices/system/cpu"))
     for prefix in {sys.prefix, sys.base_prefix}:
         if Path(prefix).resolve() in (Path("/"), Path("/usr"), Path("/usr/local")):
+            wanted.append(Path(prefix).resolve() / "lib")
             wanted += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
         else:
             wanted.append(Path(prefix))

@@ -1,4 +1,4 @@
-"""A child that tries what is forbidden, and says what it could not do. Standard library only, so that it starts fast."""
+"""A child that tries what is forbidden, and says what it could not do. Standard library only, to start fast."""
 
 from __future__ import annotations
 

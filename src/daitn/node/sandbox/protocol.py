@@ -1,9 +1,9 @@
 """What node and child say to each other: length-prefixed msgpack frames over a pair of Unix sockets.
 
-Tensors never pass through frames: a payload travels as a file descriptor (SCM_RIGHTS) and is mapped, a result is written
-into a descriptor that the node laid out beforehand. The child is not trusted, since a foreign model computes in it: its
-frames are decoded under limits, descriptors from it are refused, and what does not decode ends it. The node is trusted
-by the child. One job has one child at a time, one `Run` is under way at a time, and every answer bears its number.
+Models never pass through frames: a payload travels as a file descriptor (SCM_RIGHTS) and is mapped, a result is
+written into a descriptor that the node laid out beforehand. The child is not trusted, since a foreign model computes in
+it: its frames are decoded under limits, descriptors from it are refused, and what does not decode ends it. The node is
+trusted by the child. A child serves one job, one `Run` is under way at a time, and every answer bears its number.
 
 Frame: body length (4 bytes, little-endian), number of descriptors (1 byte), body. Descriptors come with the header.
 """

@@ -82,6 +82,7 @@ class ChunkStore(HeldArtifacts):
                 self._shelf.unreserve(pack_bytes(receipt.spans))
             else:
                 self._add(artifact, artifact, manifest.payload_bytes, receipt.spans, receipt.servable)
+            receipt.progress_path.unlink(missing_ok=True)
             self._receipts.pop(artifact, None)
             return receipt.users <= 1
 

@@ -139,11 +139,10 @@ class Receipt:
             self._finished = True
             if alone:  # others may be about to write: for them it is closed when the last one leaves
                 self._close()
-        self.progress_path.unlink(missing_ok=True)
-        return self.artifact
+            return self.artifact
 
     def abandon(self) -> None:
-        """Leave the receipt; if it is not finished, what has arrived is kept and `begin` takes it up again."""
+        """Leave the receipt, once; if it is not finished, what has arrived is kept and `begin` takes it up again."""
         self._store.leave(self)
 
     def __enter__(self) -> Receipt:

@@ -35,6 +35,11 @@ class TensorMap:
                 f"artifact {self.manifest.name!r} has no tensor {name!r}", todo=f"it has: {known}"
             ) from None
 
+    @property
+    def payload(self) -> memoryview:
+        """All tensors' bytes, as laid out."""
+        return self._view
+
     def raw(self, name: str) -> memoryview:
         """The tensor's bytes."""
         entry = self.entry(name)

@@ -1,0 +1,265 @@
+"""The owner's door of a control centre: what HTTP asks, done on the core and the store of this node.
+
+Every call is for one owner; a job of somebody else does not exist for them. Whatever the owner sends is checked here
+before the core hears of it: the package's manifest and signature, the contract, the request against the contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from daitn.artifacts.codec import decode_manifest, encode_manifest
+from daitn.artifacts.layout import artifact_digest, digest_of
+from daitn.artifacts.manifest import Manifest
+from daitn.artifacts.signatures import verify_parts
+from daitn.base import limits
+from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId, JobId, NodeId, OwnerId
+from daitn.control_center.center import ControlCenter
+from daitn.control_center.training.commands import (
+    CancelAsked,
+    ChangeAsked,
+    PauseAsked,
+    ResumeAsked,
+    SubmissionReceived,
+)
+from daitn.control_center.training.job import JobMachine
+from daitn.control_center.training.records import JobSubmitted
+from daitn.decision.facts import PackageFacts
+from daitn.descriptors.contract import DataContract, decode_contract
+from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.request import Request, check_request
+from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.node.clock import NodeClock
+from daitn.node.core_runner import CoreRunner
+from daitn.node.store import ChunkStore
+from daitn.oam.progress import job_status
+from daitn.oam.timeline import render_log
+
+WATCH_S: Final = 0.05
+"""Least time between two statuses of one watcher."""
+
+TokenMaker = Callable[[str, Sequence[str], float, int], Awaitable[str]]
+Expeller = Callable[[NodeId, str], Awaitable[None]]
+
+
+class CenterService:
+    """Implements `OwnerService` on a running core. `make_token` and `expel_node` are the enrolment's."""
+
+    def __init__(
+        self,
+        core: ControlCenter,
+        runner: CoreRunner,
+        store: ChunkStore,
+        clock: NodeClock,
+        make_token: TokenMaker,
+        expel_node: Expeller,
+    ) -> None:
+        self._core = core
+        self._runner = runner
+        self._store = store
+        self._clock = clock
+        self._make_token = make_token
+        self._expel = expel_node
+        self._changed: dict[JobId, asyncio.Event] = {}
+
+    # --- packages ---------------------------------------------------------------------------------------------------
+
+    def missing_chunks(self, chunks: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+        """Of these, those that are not in the store."""
+        return tuple(chunk for chunk, _ in chunks if self._store.locate(ChunkId(chunk)) is None)
+
+    def put_chunk(self, chunk: str, data: bytes) -> None:
+        """Keep one chunk loose until its manifest comes; the store may evict it where room is short."""
+        if len(data) > limits.CHUNK_BYTES:
+            raise InputError(f"chunk {chunk[:16]} has {len(data)} bytes, the limit is {limits.CHUNK_BYTES}")
+        if digest_of(data) != chunk:
+            raise InputError(
+                f"{len(data)} bytes were sent as chunk {chunk[:16]}, their digest is another", todo="again"
+            )
+        self._store.put_bytes(data)
+
+    def put_manifest(self, data: bytes) -> ArtifactId:
+        """Check a package and keep it."""
+        try:
+            manifest = decode_manifest(data)
+            if encode_manifest(manifest) != data:
+                raise InputError("the manifest is not in canonical form", todo="send what `encode_manifest` makes")
+            verify_parts(manifest)
+        except DaitnError as error:
+            raise InputError(f"package refused: {error.what}", todo=error.todo) from None
+        artifact = artifact_digest(data)
+        self._store.pin(artifact, "package")
+        with self._store.begin(manifest) as receipt:
+            for want in receipt.wants:
+                chunk = self._uploads.get(want.id)
+                if chunk is None:
+                    raise InputError(
+                        f"chunk {want.id[:16]} of the package was not uploaded", todo="upload it, then this"
+                    )
+                receipt.write(want.id, chunk)
+            receipt.finish()
+        for ref in manifest.all_chunks():
+            gone = self._uploads.pop(ref.id, None)
+            self._uploaded_bytes -= len(gone) if gone is not None else 0
+        self._contract(artifact)
+        return artifact
+
+    def read_artifact(
+        self, owner: OwnerId, job: JobId, artifact: ArtifactId
+    ) -> tuple[bytes, Iterable[tuple[str, int]]]:
+        """Manifest and chunks of a package that is this job's."""
+        self._may_read(owner, job, artifact)
+        manifest = self._store.manifest(artifact)
+        return self._store.manifest_bytes(artifact), [(ref.id, ref.size) for ref in manifest.all_chunks()]
+
+    def read_chunk(self, owner: OwnerId, job: JobId, chunk: str) -> bytes:
+        """One chunk of the submitted or the best model."""
+        state = self._job(owner, job).state
+        for artifact in (state.best, state.request.package):
+            place = self._store.locate(ChunkId(chunk), artifact) if self._store.holds(artifact) else None
+            if place is not None:
+                with place.path.open("rb") as file:
+                    file.seek(place.offset)
+                    return file.read(place.size)
+        raise InputError(f"chunk {chunk[:16]} belongs to no model of job {job} that is here")
+
+    def _may_read(self, owner: OwnerId, job: JobId, artifact: ArtifactId) -> None:
+        state = self._job(owner, job).state
+        if artifact not in (state.best, state.request.package):
+            raise InputError(f"artifact {artifact[:16]} is no model of job {job}", ids={"job": job})
+        if not self._store.holds(artifact):
+            raise UnavailableError(
+                f"the model is still at its sites; the job is {state.phase.value}", todo="wait until it is delivered"
+            )
+
+    def _contract(self, artifact: ArtifactId) -> tuple[Manifest, DataContract]:
+        manifest = self._store.manifest(artifact)
+        return manifest, decode_contract(self._store.part(artifact, "contract"), "the package's contract")
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    async def submit(self, owner: OwnerId, request: Request, key: str) -> JobId:
+        """Durable when it returns."""
+        known = self._core.submitted_before(owner, key) if key else None
+        if known is not None:
+            if _submitted_request(self._core.jobs[known]) != request:
+                raise InputError(f"key {key!r} was used for another request, job {known}", todo="use a new key")
+            return known
+        if not self._store.holds(request.package):
+            raise InputError(f"package {request.package[:16]} is not here", todo="upload it first")
+        manifest, contract = self._contract(request.package)
+        check_request(request, contract)
+        alive = sum(machine.state.owner == owner and not machine.state.ended for machine in self._core.jobs.values())
+        if alive >= self._core.config.jobs_per_owner:
+            raise PolicyError(f"{owner} has {alive} jobs that have not ended, the limit", todo="cancel or await some")
+        facts = PackageFacts(
+            contract=contract,
+            kind=manifest.kind,
+            signer=manifest.signer,
+            payload_bytes=manifest.payload_bytes,
+            parts_bytes=sum(part.size for part in manifest.parts),
+        )
+        job = JobId(f"{request.name[:24]}-{secrets.token_hex(4)}")
+        self._runner.post(
+            SubmissionReceived(job=job, owner=owner, request=request, package=facts, key=key or secrets.token_hex(8))
+        )
+        return job
+
+    async def pause(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """No further visits for now."""
+        self._job(owner, job)
+        self._runner.post(PauseAsked(job=job))
+        return self.status(owner, job)
+
+    async def resume(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """Go on."""
+        self._job(owner, job)
+        self._runner.post(ResumeAsked(job=job))
+        return self.status(owner, job)
+
+    async def cancel(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """End the job."""
+        self._job(owner, job)
+        self._runner.post(CancelAsked(job=job))
+        return self.status(owner, job)
+
+    async def change(self, owner: OwnerId, job: JobId, request: Request) -> JobStatus:
+        """Another request for the same package from now on."""
+        machine = self._job(owner, job)
+        if machine.state.ended:
+            raise InputError(f"job {job} has ended as {machine.state.phase.value}", todo="submit a new one")
+        if request.package != machine.state.request.package:
+            raise InputError("a running job cannot change its package", todo="submit a new job")
+        check_request(request, machine.state.package.contract)
+        self._runner.post(ChangeAsked(job=job, request=request))
+        return self.status(owner, job)
+
+    def status(self, owner: OwnerId, job: JobId) -> JobStatus:
+        """The job now."""
+        machine = self._job(owner, job)
+        return job_status(machine.state, machine.name_of)
+
+    def jobs(self, owner: OwnerId) -> tuple[JobStatus, ...]:
+        """The owner's jobs, newest first."""
+        mine = [machine for machine in self._core.jobs.values() if machine.state.owner == owner]
+        return tuple(job_status(machine.state, machine.name_of) for machine in reversed(mine))
+
+    def log(self, owner: OwnerId, job: JobId, start: int) -> tuple[LogEntry, ...]:
+        """Log entries from number `start` on."""
+        machine = self._job(owner, job)
+        return render_log(machine.state, machine.name_of, start)
+
+    async def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:
+        """The status now and after each change, until the job has ended."""
+        last: JobStatus | None = None
+        while True:
+            changed = self._changed.setdefault(job, asyncio.Event())
+            status = self.status(owner, job)
+            if status != last:
+                last = status
+                yield status
+            if self._job(owner, job).state.ended:
+                return
+            await changed.wait()
+            await asyncio.sleep(WATCH_S)
+
+    def changed(self, job: JobId) -> None:
+        """Wake those who watch a job."""
+        event = self._changed.pop(job, None)
+        if event is not None:
+            event.set()
+
+    def _job(self, owner: OwnerId, job: JobId) -> JobMachine:
+        machine = self._core.jobs.get(job)
+        if machine is None or machine.state.owner != owner:
+            raise InputError(f"{owner} has no job {job!r}", todo="daitn train list", ids={"job": job})
+        return machine
+
+    # --- operators --------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> tuple[tuple[NodeDescriptor, bool, float], ...]:
+        """The map for people."""
+        knowledge, now_ns = self._core.knowledge, self._clock.now_ns()
+        return tuple((one.descriptor, one.reachable, knowledge.age_s(one, now_ns)) for one in knowledge.nodes())
+
+    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float, uses: int) -> str:
+        """A token for `daitn join`."""
+        known = {role.value for role in Role}
+        unknown = sorted(set(roles) - known)
+        if unknown:
+            raise InputError(f"no such role: {', '.join(unknown)}", todo=f"roles are {', '.join(sorted(known))}")
+        return await self._make_token(operator, roles, valid_s, uses)
+
+    async def expel(self, node: NodeId, reason: str) -> None:
+        """Burn a node's slot and take it off the map."""
+        await self._expel(node, reason)
+
+
+def _submitted_request(machine: JobMachine) -> Request:
+    """The request as it was first submitted."""
+    first = machine.state.log[0]
+    return first.request if isinstance(first, JobSubmitted) else machine.state.request

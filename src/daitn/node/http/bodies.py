@@ -1,0 +1,106 @@
+"""Bodies of the owner's HTTP interface: what clients send and get, as far as it is not a descriptor already.
+
+Server and clients use these very types, so the two cannot drift apart; the OpenAPI document is made from them. The
+models of FastAPI (pydantic) are not used: a second definition of each descriptor would be one too many.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from daitn.artifacts.manifest import Digest
+from daitn.base import limits
+from daitn.base.ids import ArtifactId
+from daitn.descriptors.contract import Name
+from daitn.descriptors.terminals import NodeDescriptor, Role
+
+CHUNKS_ASKED: Final = 8192
+"""Chunks in one question which are missing: 660 kB of JSON, within a control message's limit."""
+
+PAGE: Final = 1000
+"""Most jobs or log entries in one answer; a reader asks again from where it ended."""
+
+KEY_CHARS: Final = 200
+"""Longest idempotency key."""
+
+ChunkSize = Annotated[int, msgspec.Meta(ge=1, le=limits.CHUNK_BYTES)]
+ChunksAsked = Annotated[tuple[tuple[Digest, ChunkSize], ...], msgspec.Meta(max_length=CHUNKS_ASKED)]
+"""Digest and size of each chunk of a package about to be uploaded."""
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong: who must act (`kind`), the fault in one sentence, the next step, and the ids it speaks of."""
+
+    kind: str
+    what: str
+    todo: str = ""
+    ids: dict[str, str] = {}
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every answer that is not a success."""
+
+    error: ErrorBody
+
+
+class MissingChunks(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the chunks asked for have to be uploaded."""
+
+    missing: tuple[str, ...]
+
+
+class PackageStored(msgspec.Struct, frozen=True, kw_only=True):
+    """A package is complete, checked and kept."""
+
+    artifact: ArtifactId
+
+
+class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the control centre knows it; `age_s`: seconds since it last confirmed what it said."""
+
+    descriptor: NodeDescriptor
+    reachable: bool
+    age_s: float
+
+
+class JoinTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator wants to let a site join."""
+
+    operator: Name
+    roles: tuple[Role, ...] = ()
+    """Empty: whatever the site asks for."""
+    valid_s: Annotated[float, msgspec.Meta(gt=0, le=31 * 86_400)] = 86_400.0
+    uses: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+
+
+class OwnerTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator wants to let a model owner in."""
+
+    owner: Name
+    scopes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("train",)
+    valid_s: Annotated[float, msgspec.Meta(gt=0, le=10 * 366 * 86_400)] = 366 * 86_400.0
+
+
+class TokenMade(msgspec.Struct, frozen=True, kw_only=True):
+    """A token: shown once, kept nowhere."""
+
+    token: str
+
+
+class TokenNamed(msgspec.Struct, frozen=True, kw_only=True):
+    """An owner's token in the book; `id` tells nothing about its secret."""
+
+    id: str
+    owner: str
+    scopes: tuple[str, ...]
+    created_unix_s: float
+    expires_unix_s: float
+    revoked_unix_s: float | None
+
+
+class ExpelAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator wants a node gone."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=1000)] = ""

@@ -1,0 +1,104 @@
+"""A node's folder and configuration: what `daitn join` leaves behind and every later start reads.
+
+node.json          who it is and which roles it carries
+tls/               certificate, key, authority
+signing.key        Ed25519, signs visit reports
+site.secret        keys data versions; never leaves
+data/              the data shelf
+store/             artifacts
+journal.sqlite     visits taken and owed
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from daitn.artifacts.signatures import load_or_create_key
+from daitn.base.errors import InputError
+from daitn.base.ids import DomainId, NodeId, OperatorId
+from daitn.base.units import GIB
+from daitn.descriptors.terminals import Role
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """See the module's docstring."""
+
+    domain: DomainId
+    node: NodeId
+    name: str
+    operator: OperatorId
+    roles: tuple[Role, ...]
+    routers: tuple[str, ...]
+    center_key: str
+    """Ed25519 key (hex) of the control centre: signs the grants this node honours."""
+    enrolment: str
+    """Address of the enrolment endpoint, where the certificate is renewed."""
+    region: str = ""
+    slots: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Threads of one visit."""
+    memory_bytes: Annotated[int, msgspec.Meta(ge=64 * 2**20)] = 8 * GIB
+    """Most memory one visit may take."""
+    store_bytes: Annotated[int, msgspec.Meta(ge=1)] = 32 * GIB
+    direct_host: str | None = None
+    """Where others reach this node for direct transfers; None: through the router only (outbound-only site)."""
+    direct_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    evaluations_per_job: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
+
+
+class NodeFolder:
+    """Paths and secrets of a node's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "node.json"
+        self.tls = folder / "tls"
+        self.data = folder / "data"
+        self.store = folder / "store"
+        self.journal = folder / "journal.sqlite"
+
+    def make(self) -> None:
+        """The folder, readable by its owner only."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        for path in (self.tls, self.data):
+            path.mkdir(mode=0o700, exist_ok=True)
+
+    def load(self) -> NodeConfig:
+        """The configuration; InputError where this is no node's folder or the file does not decode."""
+        try:
+            return msgspec.json.decode(self.config_file.read_bytes(), type=NodeConfig)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folder} is not the folder of a node: it has no node.json", todo="daitn join --token TOKEN"
+            ) from None
+        except msgspec.DecodeError as error:
+            raise InputError(f"{self.config_file} does not decode: {error}") from None
+
+    def save(self, config: NodeConfig) -> None:
+        """Write the configuration, whole or not at all."""
+        temporary = self.config_file.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+        os.replace(temporary, self.config_file)
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """The key that signs this node's reports, made at the first call."""
+        return load_or_create_key(self.folder / "signing.key")
+
+    def site_secret(self) -> bytes:
+        """32 secret bytes of this site, made at the first call."""
+        path = self.folder / "site.secret"
+        if not path.exists():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+        data = path.read_bytes()
+        if len(data) != 32:
+            raise InputError(f"{path} has {len(data)} bytes, not 32", todo="restore it from a backup")
+        return data

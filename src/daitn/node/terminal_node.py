@@ -1,0 +1,245 @@
+"""A terminal as a process: fabric, store, shelf, sandbox and the terminal core, joined to its domain until stopped.
+
+Started from the folder that `daitn join` made. It only opens connections, outwards. It joins before it has measured what
+its sandbox enforces or its data sets are described, and says more as it learns more; data sets that are added by
+`daitn data add` while it runs are noticed and described.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from daitn import __version__
+from daitn.artifacts.signatures import public_hex, public_key, sign_report
+from daitn.assembly.terminal import TerminalCore
+from daitn.base.effects import Effect
+from daitn.base.errors import DaitnError
+from daitn.base.ids import DataSetId
+from daitn.descriptors.policy import Policy
+from daitn.descriptors.terminals import (
+    ComputeDescriptor,
+    DataDescriptor,
+    NodeDescriptor,
+    Role,
+    VerificationDescriptor,
+)
+from daitn.node import measures
+from daitn.node.child_pool import ChildPool
+from daitn.node.clock import NodeClock
+from daitn.node.core_runner import CoreRunner
+from daitn.node.datasets import DataShelf
+from daitn.node.fabric.contract import Fabric, FabricConfig
+from daitn.node.fabric.zenoh_fabric import open_fabric
+from daitn.node.journal import Journal
+from daitn.node.moving import Moving
+from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.node.sandbox.launcher import Limits, Sandbox
+from daitn.node.store import ChunkStore
+from daitn.node.visit_worker import VisitWorker
+from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
+from daitn.terminal.roles import DataNode, Roles, VerificationUnit
+from daitn.terminal.visit_keeper import KEEPER_RECORDS, KeeperConfig, VisitKeeper
+from daitn.terminal.work import PoliciesChanged
+
+STREAM: Final = "terminal"
+SHELF_S: Final = 0.5
+"""How often the shelf's index is looked at for data sets added from outside; a stat of one file."""
+
+SYNC_S: Final = 2.0
+"""How often received artifacts are made to survive a power cut, aside."""
+
+LEAVE_S: Final = 5.0
+"""How long a leaving node waits for the domain to let it go."""
+
+_log = logging.getLogger(__name__)
+
+
+class TerminalNode:
+    """See the module's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = NodeFolder(folder)
+        self.config: NodeConfig = self.folder.load()
+        self.described = asyncio.Event()
+        """Set once the domain's map holds this node."""
+        self._clock = NodeClock()
+        self._signing = self.folder.signing_key()
+        self._computes = Role.COMPUTE in self.config.roles or Role.VERIFICATION in self.config.roles
+        self._shelf = DataShelf(self.folder.data, self.folder.site_secret())
+        self._left = asyncio.Event()
+        self._sandbox: tuple[str, ...] = ()
+        self._flops = 0.0
+        self._shelf_stamp = 0
+        self._data: dict[str, DataDescriptor] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Join and serve until `stop` is set or the node has left; an error of core or journal is raised."""
+        config = self.config
+        fabric_config = FabricConfig(
+            domain=config.domain,
+            node=config.node,
+            certificate=self.folder.tls / "node.crt",
+            key=self.folder.tls / "node.key",
+            authority=self.folder.tls / "authority.crt",
+            routers=config.routers,
+            bulk_host=config.direct_host,
+            bulk_port=config.direct_port,
+        )
+        store = await asyncio.to_thread(ChunkStore, self.folder.store, config.store_bytes)
+        journal = Journal(self.folder.journal, KEEPER_RECORDS)
+        try:
+            async with open_fabric(fabric_config) as fabric:
+                await self._serve(fabric, store, journal, stop)
+        finally:
+            store.close()
+            journal.close()
+
+    async def _serve(self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event) -> None:
+        config = self.config
+        moving = Moving(config.domain, fabric, store, public_key(config.center_key), self._clock)
+        sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
+        children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
+        core = self._core()
+        worker = VisitWorker(store, moving, self._shelf, children, lambda event: runner.post(event))
+
+        def perform(effect: Effect) -> None:
+            if isinstance(effect, NodeLeft):
+                self._left.set()
+            else:
+                worker.perform(effect)
+
+        runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
+        runner.restore()
+        self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
+        await moving.start()
+        await runner.start()
+        self._look_at_shelf(runner)
+        self._describe(runner, fabric)
+        runner.spawn(self._watch_links(runner, fabric))
+        runner.spawn(self._watch_shelf(runner, fabric))
+        runner.spawn(self._watch_described(core.reporter))
+        runner.spawn(_sync_often(moving))
+        if self._computes:
+            runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
+        try:
+            await _first(stop.wait(), self._left.wait(), runner.failed)
+        finally:
+            await worker.stop()
+            await runner.stop()
+
+    async def leave(self, runner: CoreRunner, reason: str) -> bool:
+        """Ask the domain to let this node go; whether it did within a few seconds."""
+        runner.post(LeaveAsked(reason=reason))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._left.wait(), LEAVE_S)
+        return self._left.is_set()
+
+    def _core(self) -> TerminalCore:
+        config = self.config
+        roles = Roles(
+            data=DataNode(self._policies()) if Role.DATA in config.roles else None,
+            computes=Role.COMPUTE in config.roles,
+            verification=VerificationUnit(config.node, config.evaluations_per_job)
+            if Role.VERIFICATION in config.roles
+            else None,
+            aggregates=Role.AGGREGATOR in config.roles,
+        )
+        keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
+        return TerminalCore(keeper, Reporter())
+
+    def _policies(self) -> dict[DataSetId, Policy]:
+        return {DataSetId(f"{self.config.name}/{entry.name}"): entry.policy for entry in self._shelf.list()}
+
+    # --- saying what this node is -----------------------------------------------------------------------------------
+
+    def _describe(self, runner: CoreRunner, fabric: Fabric) -> None:
+        config = self.config
+        compute = ComputeDescriptor(
+            slots=config.slots,
+            cores=os.cpu_count() or 1,
+            memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
+            storage_bytes=float(min(config.store_bytes, measures.free_bytes(self.folder.folder))),
+            flops=self._flops,
+            sandbox=self._sandbox,
+        )
+        key = public_hex(self._signing)
+        descriptor = NodeDescriptor(
+            node=config.node,
+            name=config.name,
+            operator=config.operator,
+            region=config.region,
+            roles=config.roles,
+            direct=fabric.direct_addresses,
+            public_key=key,
+            data=tuple(self._data.values()),
+            compute=compute if self._computes else None,
+            verification=VerificationDescriptor(evaluations_per_job=config.evaluations_per_job, public_key=key)
+            if Role.VERIFICATION in config.roles
+            else None,
+            version=__version__,
+        )
+        runner.post(DescriptorChanged(descriptor=descriptor))
+
+    def _look_at_shelf(self, runner: CoreRunner) -> bool:
+        """Describe what is on the shelf if it changed; a data set that cannot be described is left out and said."""
+        if Role.DATA not in self.config.roles:
+            return False
+        try:
+            stamp = self._shelf.index_file.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        if stamp == self._shelf_stamp:
+            return False
+        self._shelf_stamp = stamp
+        described: dict[str, DataDescriptor] = {}
+        for entry in self._shelf.list():
+            try:
+                described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
+            except DaitnError as error:
+                _log.warning("data set %s is not described: %s", entry.name, error)
+        self._data = described
+        runner.post(PoliciesChanged(policies=self._policies()))
+        return True
+
+    async def _watch_shelf(self, runner: CoreRunner, fabric: Fabric) -> None:
+        while True:
+            await asyncio.sleep(SHELF_S)
+            if self._look_at_shelf(runner):
+                self._describe(runner, fabric)
+
+    async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:
+        self._sandbox = await sandbox.enforced()
+        self._describe(runner, fabric)
+
+    async def _watch_links(self, runner: CoreRunner, fabric: Fabric) -> None:
+        async for connected in fabric.links():
+            if connected:
+                runner.post(Linked())
+
+    async def _watch_described(self, reporter: Reporter) -> None:
+        while not reporter.known:
+            await asyncio.sleep(0.01)
+        self.described.set()
+
+
+async def _sync_often(moving: Moving) -> None:
+    while True:
+        await asyncio.sleep(SYNC_S)
+        await moving.sync()
+
+
+async def _first(*waits) -> None:  # type: ignore[no-untyped-def]
+    """Wait until the first of several ends, and raise what it raised."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()

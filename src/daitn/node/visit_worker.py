@@ -1,0 +1,372 @@
+"""Performs the work effects of a terminal: fetch, warm, train, measure, average, share.
+
+One asyncio task per visit and stage; what a stage makes is in the store before its event is posted. Children are kept
+warm per job and data (`ChildPool`), never shared between jobs, so never between owners. Sharing and averaging need no
+foreign code and run in threads of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
+from daitn.artifacts.manifest import Lineage, Manifest
+from daitn.base.effects import Effect, Event
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, JobId, VisitId
+from daitn.describe.splits import sample_rows, training_rows
+from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Outcome,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+)
+from daitn.learning.numerics.aggregate import Update, average, merge_states, plan_average
+from daitn.learning.numerics.slots import plan_result
+from daitn.learning.records import encode_records, records_to_tensors
+from daitn.node.child_pool import ChildPool
+from daitn.node.datasets import DataShelf
+from daitn.node.moving import Moving
+from daitn.node.sandbox.protocol import EvaluateNumbers, Finished, Run, TrainNumbers
+from daitn.node.store import ChunkStore
+from daitn.terminal.work import (
+    AbandonVisit,
+    BeginWork,
+    DropArtifacts,
+    FetchInputs,
+    InputsArrived,
+    InputsFailed,
+    WarmChild,
+    WorkFailed,
+    WorkFinished,
+    WorkProgressed,
+)
+from daitn.wire.center_tools import VisitOrder, VisitPrepare
+
+_log = logging.getLogger(__name__)
+
+
+class VisitWorker:
+    """See the module's docstring. `post` hands an event to the core."""
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        moving: Moving,
+        shelf: DataShelf,
+        children: ChildPool,
+        post: Callable[[Event], None],
+    ) -> None:
+        self._store = store
+        self._moving = moving
+        self._shelf = shelf
+        self._children = children
+        self._post = post
+        self._tasks: dict[VisitId, asyncio.Task[None]] = {}
+        self._aside: set[asyncio.Task[None]] = set()
+        self.first_step_unix_ns: dict[VisitId, int] = {}
+
+    def perform(self, effect: Effect) -> None:
+        """Begin what an effect asks for."""
+        match effect:
+            case FetchInputs(order=order):
+                self._start(order.visit, self._fetch(order))
+            case BeginWork(order=order):
+                self._start(order.visit, self._work(order))
+            case AbandonVisit(visit=visit):
+                self._abandon(visit)
+            case WarmChild(prepare=prepare):
+                self._spawn(self._warm(prepare))
+            case DropArtifacts(job=job, artifacts=artifacts, job_ended=ended):
+                self._drop(job, artifacts, job_ended=ended)
+            case _:
+                raise BugError(f"a terminal has no way to perform {type(effect).__name__}")
+
+    async def stop(self) -> None:
+        """End every task and child."""
+        tasks = [*self._tasks.values(), *self._aside]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._children.stop()
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def _start(self, visit: VisitId, work) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[visit] = task
+        task.add_done_callback(lambda done: self._ended(visit, done))
+
+    def _ended(self, visit: VisitId, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(visit) is task:
+            del self._tasks[visit]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("visit %s failed unexpectedly", visit, exc_info=error)
+            self._post(WorkFailed(visit=visit, what=f"{type(error).__name__}: {error}", blame="bug"))
+
+    def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.get_running_loop().create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    def _abandon(self, visit: VisitId) -> None:
+        task = self._tasks.pop(visit, None)
+        if task is not None:
+            task.cancel()
+        self.first_step_unix_ns.pop(visit, None)
+
+    def _drop(self, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:
+        for artifact in artifacts:
+            self._store.unpin(artifact, job)
+            self._store.release(artifact)
+        if job_ended:
+            self._spawn(self._children.close_job(job))
+
+    # --- fetching ---------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, order: VisitOrder) -> None:
+        began = time.monotonic()
+        private = isinstance(order.work, EvaluateWork)
+        try:
+            moved = 0
+            for wanted in order.inputs:
+                if wanted.parts_only:
+                    await self._moving.fetch_parts(wanted)
+                    continue
+                servable = not private or (isinstance(order.work, EvaluateWork) and wanted.artifact == order.work.model)
+                moved += await self._moving.fetch(wanted, order.job, servable=servable)
+        except DaitnError as error:
+            self._post(InputsFailed(visit=order.visit, what=error.what, blame=error.kind))
+            return
+        self._tasks.pop(order.visit, None)
+        self._post(InputsArrived(visit=order.visit, fetched_bytes=moved, seconds=time.monotonic() - began))
+
+    async def _warm(self, prepare: VisitPrepare) -> None:
+        try:
+            manifest, parts = await self._moving.fetch_parts(prepare.package)
+            if prepare.dataset is not None and self._holds(prepare.dataset):
+                await self._children.warm_training(
+                    prepare.job, manifest, parts, prepare.dataset, self._path(prepare.dataset)
+                )
+        except DaitnError as error:
+            _log.info("could not get ready for job %s: %s", prepare.job, error)
+
+    def _holds(self, dataset: str) -> bool:
+        return any(entry.name == dataset.partition("/")[2] for entry in self._shelf.list())
+
+    def _path(self, dataset: str) -> Path:
+        return self._shelf.path(dataset.partition("/")[2])
+
+    # --- work -------------------------------------------------------------------------------------------------------
+
+    async def _work(self, order: VisitOrder) -> None:
+        try:
+            async with asyncio.timeout(order.wall_s):
+                outcome = await self._do(order)
+        except TimeoutError:
+            await self._children.end_visit(order.job)
+            what = f"the visit took longer than the {order.wall_s:.0f} s it was given"
+            self._post(WorkFailed(visit=order.visit, what=what, blame="input"))
+        except (InputError, PeerError, PolicyError, UnavailableError) as error:
+            self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
+        else:
+            self._tasks.pop(order.visit, None)
+            self._post(WorkFinished(visit=order.visit, outcome=outcome))
+
+    async def _do(self, order: VisitOrder) -> Outcome:
+        match order.work:
+            case TrainWork() as work:
+                return await self._train(order, work)
+            case EvaluateWork() as work:
+                return await self._evaluate(order, work)
+            case AggregateWork() as work:
+                return await asyncio.to_thread(self._aggregate, order, work)
+            case ShareWork() as work:
+                return await asyncio.to_thread(self._share, order, work)
+
+    async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
+        began = time.monotonic()
+        manifest, parts = self._moving.parts_of(work.model)
+        if work.records is None:
+            name = work.dataset.partition("/")[2]
+            self._shelf.check_unchanged(name)
+            version = self._shelf.entry(name).version
+            child = await self._children.for_training(
+                order.job, manifest, parts, work.dataset, self._path(work.dataset)
+            )
+        else:
+            records = self._store.manifest(work.records)
+            version = records.lineage.data_version
+            child = await self._children.for_streamed(order.job, manifest, parts, work.dataset, work.records, records)
+        layout = plan_result(manifest.tensors, work.training)
+        with self._store.new_output(layout.payload_bytes) as output:
+            run = Run(
+                number=0,
+                work=work,
+                entries=manifest.tensors,
+                payload_bytes=manifest.payload_bytes,
+                state=manifest.state,
+                output=layout.entries,
+                output_bytes=layout.payload_bytes,
+            )
+            finished = await self._run(order, child, run, work.model, output.fileno())
+            if not isinstance(finished.numbers, TrainNumbers):
+                raise PeerError("the child answered a training run with something else")
+            draft = msgspec.structs.replace(
+                manifest,
+                tensors=layout.entries,
+                payload_bytes=layout.payload_bytes,
+                chunks=(),
+                state=finished.state,
+                lineage=Lineage(
+                    job=order.job,
+                    visit=order.visit,
+                    parents=(work.model,),
+                    dataset=work.dataset,
+                    data_version=version,
+                ),
+            )
+            adopted = await asyncio.to_thread(self._store.adopt, output, draft)
+        self._store.pin(adopted.artifact, order.job)
+        numbers = finished.numbers
+        return TrainOutcome(
+            model=adopted.artifact,
+            batches=numbers.batches,
+            records=numbers.records,
+            loss_first=numbers.loss_first,
+            loss_last=numbers.loss_last,
+            update_norm=numbers.update_norm,
+            data_version=version,
+            seconds=time.monotonic() - began,
+        )
+
+    async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
+        began = time.monotonic()
+        manifest, parts = self._moving.parts_of(work.model)
+        samples = [(sample, self._store.manifest(sample.artifact)) for sample in work.samples]
+        child = await self._children.for_evaluation(order.job, manifest, parts, samples)
+        run = Run(
+            number=0,
+            work=work,
+            entries=manifest.tensors,
+            payload_bytes=manifest.payload_bytes,
+            state=manifest.state,
+        )
+        finished = await self._run(order, child, run, work.model, None)
+        if not isinstance(finished.numbers, EvaluateNumbers):
+            raise PeerError("the child answered an evaluation with something else")
+        numbers = finished.numbers
+        return EvaluateOutcome(
+            model=work.model,
+            measurements=numbers.measurements,
+            test_set=self._children.test_set(samples),
+            evaluations_left=0,
+            seconds=time.monotonic() - began,
+            overfits=numbers.overfits,
+            batch_seconds=numbers.batch_seconds,
+        )
+
+    async def _run(self, order: VisitOrder, child, run: Run, model: ArtifactId, output: int | None) -> Finished:  # type: ignore[no-untyped-def]
+        """One run of a child on a model of the store; a visit that is given up cancels it."""
+        place = self._store.payload_place(model)
+        payload = os.open(place.path, os.O_RDONLY)
+
+        def progressed(done: int, of: int, loss: float | None) -> None:
+            self._post(WorkProgressed(visit=order.visit, done=done, of=of, loss=loss))
+
+        def started(first_step_unix_ns: int) -> None:
+            self.first_step_unix_ns[order.visit] = first_step_unix_ns
+            _log.info("visit %s first step at %d", order.visit, first_step_unix_ns)
+
+        try:
+            finished: Finished = await self._children.run(child, run, payload, output, progressed, started)
+            return finished
+        finally:
+            os.close(payload)
+
+    def _aggregate(self, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
+        began = time.monotonic()
+        maps = [self._store.read_tensor_map(update.model) for update in work.updates]
+        try:
+            manifests = [self._store.manifest(update.model) for update in work.updates]
+            updates = [
+                Update(
+                    name=update.model[:16],
+                    weight=update.weight,
+                    entries=manifest.tensors,
+                    payload=area.payload,
+                    state=manifest.state,
+                )
+                for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
+            ]
+            layout = plan_average(updates)
+            with self._store.new_output(layout.payload_bytes) as output:
+                if layout.payload_bytes:
+                    area = np.memmap(output.path, dtype=np.uint8, mode="r+", shape=(layout.payload_bytes,))
+                    average(updates, layout, memoryview(area))
+                    area.flush()
+                    del area
+                draft = msgspec.structs.replace(
+                    manifests[0],
+                    tensors=layout.entries,
+                    payload_bytes=layout.payload_bytes,
+                    chunks=(),
+                    state=merge_states([manifest.state for manifest in manifests]),
+                    lineage=Lineage(
+                        job=order.job, visit=order.visit, parents=tuple(update.model for update in work.updates)
+                    ),
+                )
+                adopted = self._store.adopt(output, draft)
+            del updates
+        finally:
+            for area in maps:
+                area.close()
+        self._store.pin(adopted.artifact, order.job)
+        return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began)
+
+    def _share(self, order: VisitOrder, work: ShareWork) -> ShareOutcome:
+        """Records as tensors, for one receiver: an artifact that only a grant to that receiver opens."""
+        name = work.dataset.partition("/")[2]
+        entry = self._shelf.entry(name)
+        self._shelf.check_unchanged(name)
+        _, parts = self._moving.parts_of(work.contract)
+        contract = decode_contract(parts["contract"], "the package's contract")
+        table = self._shelf.table(name)
+        rows = training_rows(table, contract) if work.kind == "records" else sample_rows(table, contract, entry.policy)
+        if not len(rows):
+            raise InputError(f"data set {name!r} has no records to give", todo="raise sample_frac in its policy")
+        tokenizer = parts.get("tokenizer")
+        tokenizers = None if tokenizer is None else {digest_of(tokenizer): tokenizer}
+        records = encode_records(table, contract, rows, work.dataset, tokenizers)
+        tensors = {key: np.ascontiguousarray(array) for key, array in records_to_tensors(records).items()}
+        specs = [
+            TensorSpec(name=key, dtype=str(array.dtype), shape=array.shape, role="record")  # type: ignore[arg-type]
+            for key, array in tensors.items()
+        ]
+        layout = plan_layout(specs)
+        draft = Manifest(
+            kind="records" if work.kind == "records" else "sample",
+            name=name,
+            parts=(),
+            tensors=layout.entries,
+            payload_bytes=layout.payload_bytes,
+            chunks=(),
+            lineage=Lineage(job=order.job, visit=order.visit, dataset=work.dataset, data_version=entry.version),
+        )
+        adopted = self._store.put_artifact(draft, {"contract": parts["contract"]}, tensors)
+        self._store.pin(adopted.artifact, order.job)
+        return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)
