@@ -1,14 +1,17 @@
 """A domain in one process for tests of the owner's side: the real control centre, terminals that answer by script.
 
-The centre is driven directly with messages made here: no fabric, no torch, no disk. Orders are answered at once, or
+The centre is driven directly with messages made here: no fabric and no torch. Orders are answered at once, or
 kept until `answer` where a test wants to look at a visit under way. Signatures are real.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -66,10 +69,16 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
+from daitn.node.http.api import create_app
+from daitn.node.http.server import OwnerServer
+from daitn.node.http.tokens import TokenBook
+from daitn.node.pki import create_authority, write_private, write_public
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress, VisitReport, VisitResult, encode_report
 from daitn.wire.topology_tools import Describe
+
+T = TypeVar("T")
 
 CONTRACT = DataContract(
     name="lesions",
@@ -369,10 +378,10 @@ class MemoryService:
         knowledge = self.center.knowledge
         return tuple((one.descriptor, one.reachable, knowledge.age_s(one, now_ns)) for one in knowledge.nodes())
 
-    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float, uses: int) -> str:
+    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         if operator == "stranger":
             raise PolicyError("strangers may not join")
-        return f"daitn-join1.{operator}.{'-'.join(roles)}.{uses}"
+        return f"daitn-join1.{operator}.{'-'.join(roles)}"
 
     async def expel(self, node: NodeId, reason: str) -> None:
         self.expelled.append((node, reason))
@@ -420,3 +429,72 @@ def put_package(service: MemoryService) -> ArtifactId:
     for chunk, data in chunks.items():
         service.put_chunk(chunk, data)
     return service.put_manifest(manifest)
+
+
+class Door:
+    """A real HTTPS server in front of a `MemoryService`, on its own thread; a context manager."""
+
+    def __init__(self, folder: Path, *, hold: bool = False, policy: PolicySummary | None = None) -> None:
+        self._folder = folder
+        self._hold, self._policy = hold, policy
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+        self.seconds_to_ready = 0.0
+
+    def __enter__(self) -> Door:
+        self.authority = create_authority(self._folder / "authority", DomainId("clinic"))
+        certificate, key = self.authority.issue_server("owner door")
+        write_public(self._folder / "door.crt", certificate)
+        write_private(self._folder / "door.key", key)
+        self._thread.start()
+        assert self._ready.wait(20), "the server did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+        self.tokens.close()
+
+    def _run(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self.service = MemoryService(hold=self._hold, policy=self._policy)
+        self.tokens = TokenBook(
+            self._folder / "tokens.sqlite",
+            address="127.0.0.1:1",
+            domain=DomainId("clinic"),
+            authority_pem=self.authority.certificate_pem,
+        )
+        self._loop.run_until_complete(self._start())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        began = time.perf_counter()
+        self.app = create_app(self.service, self.tokens)
+        self._server = OwnerServer(self.app, certificate=self._folder / "door.crt", key=self._folder / "door.key")
+        self.port = await self._server.start()
+        self.tokens.address = f"127.0.0.1:{self.port}"
+        self.seconds_to_ready = time.perf_counter() - began
+
+    def token(self, owner: str = "alice", *scopes: str) -> str:
+        """A fresh token of `owner`, for training unless `scopes` say otherwise."""
+        return self.tokens.create(owner, scopes or ("train",))
+
+    def on_loop(self, call: Callable[[], T]) -> T:
+        """Run `call` where the service lives, and return what it returns."""
+
+        async def run() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
+
+    def answer_until(self, done: Callable[[], bool], most: int = 200) -> None:
+        """Let sites answer held orders until `done`."""
+        for _ in range(most):
+            if self.on_loop(done):
+                return
+            self.on_loop(self.service.answer)
+        raise AssertionError(f"{most} answers were not enough")

@@ -285,9 +285,7 @@ def test_wilson_equals_its_closed_form_and_covers() -> None:
     assert wilson(0.0, 10)[0] == 0.0
     assert wilson(1.0, 10)[1] == 1.0
     rng = np.random.default_rng(0)
-    covered = sum(
-        low <= 0.9 <= high for low, high in (wilson(share, 60) for share in rng.binomial(60, 0.9, 2000) / 60)
-    )
+    covered = sum(low <= 0.9 <= high for low, high in (wilson(share, 60) for share in rng.binomial(60, 0.9, 2000) / 60))
     assert 0.92 <= covered / 2000 <= 0.98
 
 

@@ -267,7 +267,8 @@ def _spans(boundaries: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _tensor_bytes(entry: TensorEntry, tensors: Mapping[str, Buffer]) -> memoryview:
     try:
-        data = memoryview(tensors[entry.name]).cast("B")
+        given = memoryview(tensors[entry.name])
+        data = given.cast("B") if given.nbytes else memoryview(b"")  # a view without elements cannot be cast
     except KeyError:
         raise BugError(f"tensor {entry.name!r} of the layout was not given") from None
     if len(data) != entry.nbytes:

@@ -42,7 +42,7 @@ from daitn.oam.timeline import render_log
 WATCH_S: Final = 0.05
 """Least time between two statuses of one watcher."""
 
-TokenMaker = Callable[[str, Sequence[str], float, int], Awaitable[str]]
+TokenMaker = Callable[[str, Sequence[str], float], Awaitable[str]]
 Expeller = Callable[[NodeId, str], Awaitable[None]]
 
 
@@ -94,17 +94,13 @@ class CenterService:
         artifact = artifact_digest(data)
         self._store.pin(artifact, "package")
         with self._store.begin(manifest) as receipt:
-            for want in receipt.wants:
-                chunk = self._uploads.get(want.id)
-                if chunk is None:
-                    raise InputError(
-                        f"chunk {want.id[:16]} of the package was not uploaded", todo="upload it, then this"
-                    )
-                receipt.write(want.id, chunk)
+            missing = [want.id[:16] for want in receipt.wants]
+            if missing:
+                raise InputError(
+                    f"{len(missing)} chunks of the package were not uploaded: {', '.join(missing[:5])}",
+                    todo="upload them, then the manifest",
+                )
             receipt.finish()
-        for ref in manifest.all_chunks():
-            gone = self._uploads.pop(ref.id, None)
-            self._uploaded_bytes -= len(gone) if gone is not None else 0
         self._contract(artifact)
         return artifact
 
@@ -246,13 +242,13 @@ class CenterService:
         knowledge, now_ns = self._core.knowledge, self._clock.now_ns()
         return tuple((one.descriptor, one.reachable, knowledge.age_s(one, now_ns)) for one in knowledge.nodes())
 
-    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float, uses: int) -> str:
+    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         """A token for `daitn join`."""
         known = {role.value for role in Role}
         unknown = sorted(set(roles) - known)
         if unknown:
             raise InputError(f"no such role: {', '.join(unknown)}", todo=f"roles are {', '.join(sorted(known))}")
-        return await self._make_token(operator, roles, valid_s, uses)
+        return await self._make_token(operator, roles, valid_s)
 
     async def expel(self, node: NodeId, reason: str) -> None:
         """Burn a node's slot and take it off the map."""

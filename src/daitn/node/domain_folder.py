@@ -82,7 +82,7 @@ class DomainFolder:
         """The domain's authority."""
         return load_authority(self.authority)
 
-    def renew_center(self, config: DomainConfig) -> tuple[Path, Path, Path]:
+    def renew_center(self) -> tuple[Path, Path, Path]:
         """Certificate, key and authority of the centre's node, issued anew."""
         authority = self.load_authority()
         request, key = make_request(CENTER)

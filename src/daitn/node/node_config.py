@@ -21,24 +21,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import InputError
-from daitn.base.ids import DomainId, NodeId, OperatorId
 from daitn.base.units import GIB
 from daitn.descriptors.terminals import Role
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """See the module's docstring."""
+    """What the site decides about its node; who it is, is its membership (`enrolment.Membership`)."""
 
-    domain: DomainId
-    node: NodeId
     name: str
-    operator: OperatorId
     roles: tuple[Role, ...]
-    routers: tuple[str, ...]
-    center_key: str
-    """Ed25519 key (hex) of the control centre: signs the grants this node honours."""
-    enrolment: str
-    """Address of the enrolment endpoint, where the certificate is renewed."""
     region: str = ""
     slots: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1

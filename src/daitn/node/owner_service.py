@@ -80,7 +80,7 @@ class OwnerService(Protocol):
         """The map for people: each node, whether it is reachable, and the age in seconds of what it said."""
         ...
 
-    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float, uses: int) -> str:
+    async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         """For operators of the domain: a one-time token for `daitn join`."""
         ...
 

@@ -13,6 +13,7 @@ revocation list: short lifetimes do that work. There is no intermediate authorit
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
 import os
 import tempfile
@@ -153,12 +154,28 @@ def load_authority(directory: Path) -> Authority:
     return Authority(DomainId(str(domain[0].value)), certificate, key)
 
 
-def make_request(name: str) -> tuple[bytes, bytes]:
-    """(signing request, private key), both PEM: what a joining node makes for itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_request(name: str, private_key: bytes | None = None) -> tuple[bytes, bytes]:
+    """(signing request, private key), both PEM: what a joining node makes for itself, or renews with its key."""
+    key = ec.generate_private_key(ec.SECP256R1()) if private_key is None else _load_key(private_key)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM), key_pem(key)
+
+
+def request_key_hash(csr_pem: bytes) -> str:
+    """SHA-256 of the public key in a signing request; PeerError if the request is not usable."""
+    key = _request_key(csr_pem).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(key).hexdigest()
+
+
+def only_certificate(pem: bytes) -> bytes:
+    """The first certificate in `pem` and nothing else; PeerError if it does not decode.
+
+    Trust stores load every certificate they are given: what was checked must be all that is trusted.
+    """
+    return _load_certificate(pem).public_bytes(serialization.Encoding.PEM)
 
 
 def fingerprint_of(certificate_pem: bytes) -> str:
@@ -172,6 +189,14 @@ def common_name_of(certificate_pem: bytes) -> str:
     if not names:
         raise PeerError("a certificate has no common name")
     return str(names[0].value)
+
+
+def renewal_of(certificate_pem: bytes) -> float:
+    """When a certificate should be renewed, in seconds since 1970: at half of its lifetime."""
+    certificate = _load_certificate(certificate_pem)
+    start, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    begun = start + CLOCK_SKEW.total_seconds()
+    return begun + (end - begun) / 2
 
 
 def expiry_of(certificate_pem: bytes) -> float:
@@ -267,6 +292,16 @@ def _request_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
         raise PeerError("signing request has a key that is not P-256", todo="make a P-256 key")
     if not signed:
         raise PeerError("signing request is not signed by its own key")
+    return key
+
+
+def _load_key(content: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except ValueError as fault:
+        raise InputError("the node's private key does not decode", todo="enrol anew with a join token") from fault
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InputError("the node's private key is not P-256", todo="enrol anew with a join token")
     return key
 
 

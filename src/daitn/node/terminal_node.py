@@ -33,7 +33,8 @@ from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.datasets import DataShelf
-from daitn.node.fabric.contract import Fabric, FabricConfig
+from daitn.node.enrolment import keep_renewed, load_membership
+from daitn.node.fabric.contract import Fabric
 from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.journal import Journal
 from daitn.node.moving import Moving
@@ -65,6 +66,7 @@ class TerminalNode:
     def __init__(self, folder: Path) -> None:
         self.folder = NodeFolder(folder)
         self.config: NodeConfig = self.folder.load()
+        self.membership = load_membership(self.folder.tls)
         self.described = asyncio.Event()
         """Set once the domain's map holds this node."""
         self._clock = NodeClock()
@@ -80,15 +82,8 @@ class TerminalNode:
     async def run(self, stop: asyncio.Event) -> None:
         """Join and serve until `stop` is set or the node has left; an error of core or journal is raised."""
         config = self.config
-        fabric_config = FabricConfig(
-            domain=config.domain,
-            node=config.node,
-            certificate=self.folder.tls / "node.crt",
-            key=self.folder.tls / "node.key",
-            authority=self.folder.tls / "authority.crt",
-            routers=config.routers,
-            bulk_host=config.direct_host,
-            bulk_port=config.direct_port,
+        fabric_config = self.membership.fabric_config(
+            self.folder.tls, bulk_host=config.direct_host, bulk_port=config.direct_port
         )
         store = await asyncio.to_thread(ChunkStore, self.folder.store, config.store_bytes)
         journal = Journal(self.folder.journal, KEEPER_RECORDS)
@@ -101,7 +96,8 @@ class TerminalNode:
 
     async def _serve(self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event) -> None:
         config = self.config
-        moving = Moving(config.domain, fabric, store, public_key(config.center_key), self._clock)
+        network = self.membership.network
+        moving = Moving(self.membership.domain, fabric, store, public_key(network.center_key), self._clock)
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
@@ -124,6 +120,7 @@ class TerminalNode:
         runner.spawn(self._watch_shelf(runner, fabric))
         runner.spawn(self._watch_described(core.reporter))
         runner.spawn(_sync_often(moving))
+        runner.spawn(keep_renewed(self.folder.tls, lambda fault: _log.warning("certificate not renewed: %s", fault)))
         if self._computes:
             runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
         try:
@@ -144,7 +141,7 @@ class TerminalNode:
         roles = Roles(
             data=DataNode(self._policies()) if Role.DATA in config.roles else None,
             computes=Role.COMPUTE in config.roles,
-            verification=VerificationUnit(config.node, config.evaluations_per_job)
+            verification=VerificationUnit(self.membership.slot, config.evaluations_per_job)
             if Role.VERIFICATION in config.roles
             else None,
             aggregates=Role.AGGREGATOR in config.roles,
@@ -169,9 +166,9 @@ class TerminalNode:
         )
         key = public_hex(self._signing)
         descriptor = NodeDescriptor(
-            node=config.node,
+            node=self.membership.slot,
             name=config.name,
-            operator=config.operator,
+            operator=self.membership.operator,
             region=config.region,
             roles=config.roles,
             direct=fabric.direct_addresses,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.base.effects import Effect, Event
-from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError
 from daitn.base.ids import ArtifactId, JobId, VisitId
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
@@ -38,10 +37,11 @@ from daitn.descriptors.work import (
 from daitn.learning.numerics.aggregate import Update, average, merge_states, plan_average
 from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
-from daitn.node.child_pool import ChildPool
+from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf
 from daitn.node.moving import Moving
-from daitn.node.sandbox.protocol import EvaluateNumbers, Finished, Run, TrainNumbers
+from daitn.node.sandbox.protocol import EvaluateNumbers, Progressed, Started, TrainNumbers
+from daitn.node.sandbox.visits import VisitError
 from daitn.node.store import ChunkStore
 from daitn.terminal.work import (
     AbandonVisit,
@@ -78,7 +78,6 @@ class VisitWorker:
         self._post = post
         self._tasks: dict[VisitId, asyncio.Task[None]] = {}
         self._aside: set[asyncio.Task[None]] = set()
-        self.first_step_unix_ns: dict[VisitId, int] = {}
 
     def perform(self, effect: Effect) -> None:
         """Begin what an effect asks for."""
@@ -127,7 +126,6 @@ class VisitWorker:
         task = self._tasks.pop(visit, None)
         if task is not None:
             task.cancel()
-        self.first_step_unix_ns.pop(visit, None)
 
     def _drop(self, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:
         for artifact in artifacts:
@@ -168,9 +166,6 @@ class VisitWorker:
     def _holds(self, dataset: str) -> bool:
         return any(entry.name == dataset.partition("/")[2] for entry in self._shelf.list())
 
-    def _path(self, dataset: str) -> Path:
-        return self._shelf.path(dataset.partition("/")[2])
-
     # --- work -------------------------------------------------------------------------------------------------------
 
     async def _work(self, order: VisitOrder) -> None:
@@ -178,10 +173,11 @@ class VisitWorker:
             async with asyncio.timeout(order.wall_s):
                 outcome = await self._do(order)
         except TimeoutError:
-            await self._children.end_visit(order.job)
             what = f"the visit took longer than the {order.wall_s:.0f} s it was given"
             self._post(WorkFailed(visit=order.visit, what=what, blame="input"))
-        except (InputError, PeerError, PolicyError, UnavailableError) as error:
+        except VisitError as error:
+            self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.blame))
+        except DaitnError as error:
             self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
         else:
             self._tasks.pop(order.visit, None)
@@ -201,44 +197,34 @@ class VisitWorker:
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
         began = time.monotonic()
         manifest, parts = self._moving.parts_of(work.model)
+        table: Path | None = None
         if work.records is None:
             name = work.dataset.partition("/")[2]
             self._shelf.check_unchanged(name)
-            version = self._shelf.entry(name).version
-            child = await self._children.for_training(
-                order.job, manifest, parts, work.dataset, self._path(work.dataset)
-            )
+            version, table = self._shelf.entry(name).version, self._shelf.path(name)
         else:
-            records = self._store.manifest(work.records)
-            version = records.lineage.data_version
-            child = await self._children.for_streamed(order.job, manifest, parts, work.dataset, work.records, records)
+            version = self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
         with self._store.new_output(layout.payload_bytes) as output:
-            run = Run(
-                number=0,
-                work=work,
-                entries=manifest.tensors,
-                payload_bytes=manifest.payload_bytes,
-                state=manifest.state,
-                output=layout.entries,
-                output_bytes=layout.payload_bytes,
+            finished = await self._children.train(
+                order.job, manifest, parts, work, table, output.fileno(), self._progressed(order), self._started(order)
             )
-            finished = await self._run(order, child, run, work.model, output.fileno())
             if not isinstance(finished.numbers, TrainNumbers):
                 raise PeerError("the child answered a training run with something else")
+            lineage = Lineage(
+                job=order.job,
+                visit=order.visit,
+                parents=(work.model,),
+                dataset=work.dataset,
+                data_version=version,
+            )
             draft = msgspec.structs.replace(
                 manifest,
                 tensors=layout.entries,
                 payload_bytes=layout.payload_bytes,
                 chunks=(),
                 state=finished.state,
-                lineage=Lineage(
-                    job=order.job,
-                    visit=order.visit,
-                    parents=(work.model,),
-                    dataset=work.dataset,
-                    data_version=version,
-                ),
+                lineage=lineage,
             )
             adopted = await asyncio.to_thread(self._store.adopt, output, draft)
         self._store.pin(adopted.artifact, order.job)
@@ -257,46 +243,37 @@ class VisitWorker:
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
         began = time.monotonic()
         manifest, parts = self._moving.parts_of(work.model)
-        samples = [(sample, self._store.manifest(sample.artifact)) for sample in work.samples]
-        child = await self._children.for_evaluation(order.job, manifest, parts, samples)
-        run = Run(
-            number=0,
-            work=work,
-            entries=manifest.tensors,
-            payload_bytes=manifest.payload_bytes,
-            state=manifest.state,
+        finished = await self._children.evaluate(
+            order.job, manifest, parts, work, self._progressed(order), self._started(order)
         )
-        finished = await self._run(order, child, run, work.model, None)
         if not isinstance(finished.numbers, EvaluateNumbers):
             raise PeerError("the child answered an evaluation with something else")
         numbers = finished.numbers
         return EvaluateOutcome(
             model=work.model,
             measurements=numbers.measurements,
-            test_set=self._children.test_set(samples),
+            test_set=digest_of_test_set(work.samples),
             evaluations_left=0,
             seconds=time.monotonic() - began,
             overfits=numbers.overfits,
             batch_seconds=numbers.batch_seconds,
         )
 
-    async def _run(self, order: VisitOrder, child, run: Run, model: ArtifactId, output: int | None) -> Finished:  # type: ignore[no-untyped-def]
-        """One run of a child on a model of the store; a visit that is given up cancels it."""
-        place = self._store.payload_place(model)
-        payload = os.open(place.path, os.O_RDONLY)
+    def _progressed(self, order: VisitOrder) -> Callable[[Progressed], None]:
+        """Progress of a child, handed to the core as this visit's."""
 
-        def progressed(done: int, of: int, loss: float | None) -> None:
-            self._post(WorkProgressed(visit=order.visit, done=done, of=of, loss=loss))
+        def tell(said: Progressed) -> None:
+            self._post(WorkProgressed(visit=order.visit, done=said.done, of=said.of, loss=said.loss))
 
-        def started(first_step_unix_ns: int) -> None:
-            self.first_step_unix_ns[order.visit] = first_step_unix_ns
-            _log.info("visit %s first step at %d", order.visit, first_step_unix_ns)
+        return tell
 
-        try:
-            finished: Finished = await self._children.run(child, run, payload, output, progressed, started)
-            return finished
-        finally:
-            os.close(payload)
+    def _started(self, order: VisitOrder) -> Callable[[Started], None]:
+        """The child's first step: its moment is logged, for those who measure hops."""
+
+        def tell(said: Started) -> None:
+            _log.info("visit %s first step at %d", order.visit, said.first_step_unix_ns)
+
+        return tell
 
     def _aggregate(self, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
         began = time.monotonic()

@@ -68,6 +68,7 @@ class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
     package: InputRef
     warrant: Warrant
     dataset: DataSetId | None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     verify: bool = False
 
 

@@ -472,7 +472,13 @@ class JobMachine:
         if after is None or after.compute_node == stop.compute_node:
             return
         package = self._desk.input_ref(state, state.request.package, after.compute_node, turn.now_ns, parts_only=True)
-        prepare = VisitPrepare(job=state.job, package=package, warrant=self._desk.warrant(state), dataset=after.dataset)
+        prepare = VisitPrepare(
+            job=state.job,
+            package=package,
+            warrant=self._desk.warrant(state),
+            dataset=after.dataset,
+            seed=state.request.seed,
+        )
         turn.send(after.compute_node, prepare)
 
     def _verify(self, turn: Turn, why: str) -> bool:

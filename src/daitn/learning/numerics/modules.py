@@ -5,25 +5,21 @@ The module is built before any tensor is there (a child warms up while the model
 the next visit; every other tensor is a view of the read-only mapped file, so a frozen base model costs neither time nor
 memory. A tensor's bytes in the file stay what they were, which gives the model as it arrived for free.
 
-`transformers` packages name an architecture that the library itself contains; configuration entries that point to code
-(`auto_map`) are refused, and of an adapter only LoRA's own numbers are read.
+A graph says itself which tensors it has; a `transformers` description is built with zeros of the package's tensors.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Final, Literal, NamedTuple
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from daitn.artifacts.graph import decode_graph_pair
-from daitn.artifacts.graph_schema import DtypeName
 from daitn.artifacts.manifest import TensorEntry
-from daitn.base.errors import InputError, PeerError, UnavailableError
-from daitn.descriptors.contract import Classification, DataContract, LanguageModelling, Regression, Retrieval
+from daitn.base.errors import PeerError
 from daitn.learning.graphs.rebuild import rebuild
 from daitn.learning.numerics.slots import is_trained
 
@@ -32,34 +28,42 @@ DTYPES: Final[dict[str, torch.dtype]] = {
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
 
-_AUTO: Final[dict[type, str]] = {
-    Classification: "AutoModelForSequenceClassification",
-    Regression: "AutoModelForSequenceClassification",
-    LanguageModelling: "AutoModelForCausalLM",
-    Retrieval: "AutoModel",
-}
-_ADAPTER_NUMBERS: Final = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "modules_to_save", "use_rslora",
-    "layers_to_transform", "layers_pattern", "fan_in_fan_out", "rank_pattern", "alpha_pattern",
-)  # fmt: skip
-"""Entries of an adapter's configuration that are read; others may point to files or modules."""
+
+class Structure(NamedTuple):
+    """A module, and its tensors (sharing its memory) under the names they have in the package."""
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
 
 
-def build_module(
-    kind: Literal["graph", "transformers"], parts: Mapping[str, bytes], contract: DataContract
-) -> nn.Module:
-    """The model's structure, its memory touched but not filled. PeerError or InputError where the parts are unfit."""
+def build_structure(
+    kind: Literal["graph", "transformers"], parts: Mapping[str, bytes], entries: Sequence[TensorEntry]
+) -> Structure:
+    """The model without its numbers, its memory touched, so that no visit pays for page faults.
+
+    `entries`: the package's tensors; a graph needs none. PeerError or InputError where the parts are unfit.
+    """
     if kind == "transformers":
-        return _build_transformer(parts, contract)
+        return _build_pretrained(parts, entries)
     pair = decode_graph_pair(_part(parts, "graph"))
-    # zeros would be pages not yet there; filling them now takes the page faults out of the visit.
-    empty = {spec.name: _room(spec.shape, spec.dtype) for spec in pair.parameters}
-    empty |= {spec.name: _room(spec.shape, spec.dtype) for spec in pair.buffers}
-    return rebuild(pair, empty)
+    empty = {spec.name: _room(spec.shape, spec.dtype.value) for spec in pair.parameters}
+    empty |= {spec.name: _room(spec.shape, spec.dtype.value) for spec in pair.buffers}
+    return Structure(rebuild(pair, empty), empty)
 
 
-def _room(shape: tuple[int, ...], dtype: DtypeName) -> Tensor:
-    return torch.empty(shape, dtype=DTYPES[dtype.value]).fill_(0)
+def _build_pretrained(parts: Mapping[str, bytes], entries: Sequence[TensorEntry]) -> Structure:
+    from daitn.learning.pretrained import build_pretrained, describe_pretrained
+
+    kept = [entry for entry in entries if entry.role in ("parameter", "frozen", "buffer")]
+    zeros = {entry.name: _room(entry.shape, entry.dtype) for entry in kept}
+    module = build_pretrained(_part(parts, "config"), parts.get("adapter_config"), zeros)
+    described = describe_pretrained(module)
+    return Structure(module, {**described.base, **described.adapter})
+
+
+def _room(shape: tuple[int, ...], dtype: str) -> Tensor:
+    # zeros() would be pages not yet there; filling them takes the faults out of the first visit.
+    return torch.empty(shape, dtype=DTYPES[dtype]).fill_(0)
 
 
 def _part(parts: Mapping[str, bytes], name: str) -> bytes:
@@ -69,85 +73,25 @@ def _part(parts: Mapping[str, bytes], name: str) -> bytes:
         raise PeerError(f"the package has no part {name!r}", todo="fetch it again, or make it anew") from None
 
 
-def _build_transformer(parts: Mapping[str, bytes], contract: DataContract) -> nn.Module:
-    try:
-        import transformers
-    except ImportError:
-        raise UnavailableError(
-            "this package needs transformers, which is not installed here", todo="install daitn[transformers]"
-        ) from None
-    config = _read_json(_part(parts, "config"), "config")
-    if "auto_map" in config or "trust_remote_code" in config:
-        raise PeerError("the configuration points to code of its own", todo="use an architecture of transformers")
-    if type(contract.task) not in _AUTO:
-        raise InputError(f"no transformers architecture for {type(contract.task).__name__}", todo="use a graph")
-    if isinstance(contract.task, Classification):
-        config |= {"num_labels": len(contract.labels())}
-    elif isinstance(contract.task, Regression):
-        config |= {"num_labels": 1}
-    try:
-        # `label` names in a configuration must not disagree with the number of labels.
-        ready = transformers.AutoConfig.for_model(
-            **{key: value for key, value in config.items() if key not in ("id2label", "label2id")}
-        )
-        module = getattr(transformers, _AUTO[type(contract.task)]).from_config(ready, trust_remote_code=False)
-    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise InputError(f"transformers cannot build this configuration: {str(error)[:300]}") from None
-    if "adapter_config" in parts:
-        module = _add_adapter(module, _read_json(parts["adapter_config"], "adapter_config"))
-    assert isinstance(module, nn.Module)
-    return module
-
-
-def _add_adapter(module: nn.Module, config: dict[str, Any]) -> nn.Module:
-    try:
-        import peft
-    except ImportError:
-        raise UnavailableError("this package needs peft", todo="install daitn[transformers]") from None
-    if config.get("peft_type", "LORA") != "LORA":
-        raise InputError(f"adapter type {str(config.get('peft_type'))[:40]!r} is not supported", todo="use LoRA")
-    chosen = {key: config[key] for key in _ADAPTER_NUMBERS if config.get(key) is not None}
-    try:
-        adapted = peft.get_peft_model(module, peft.LoraConfig(**chosen))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the adapter does not fit the model: {str(error)[:300]}") from None
-    assert isinstance(adapted, nn.Module)
-    return adapted
-
-
-def _read_json(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise PeerError(f"part {what!r} does not decode: {str(error)[:200]}") from None
-
-
 class BoundModule:
     """A module whose tensors come from payloads, one visit after another."""
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        self.module = module.to(device)
+    def __init__(self, structure: Structure, device: torch.device) -> None:
+        places: dict[int, tuple[nn.Module, str]] = {}
+        for owner in structure.module.modules():
+            for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items()):
+                if tensor is not None and tensor.data_ptr():
+                    places.setdefault(tensor.data_ptr(), (owner, leaf))
+        # Found by memory, not by name: adapters rename what they wrap, and the package keeps the owner's names.
+        self._places = {
+            name: places[tensor.data_ptr()] for name, tensor in structure.tensors.items() if tensor.data_ptr() in places
+        }
+        self.module = structure.module.to(device)
         self._device = device
-        self._places: dict[str, tuple[nn.Module, str]] = {}
-        self._own: dict[str, Tensor] = {}
-        self._aliases: set[str] = set()
-        self._remember_places()
+        self._own = {name: self._now(*place) for name, place in self._places.items()}
+        self._known = set(structure.tensors)
         self.slots: dict[str, Tensor] = {}
         self.arrived: dict[str, Tensor] = {}
-
-    def _remember_places(self) -> None:
-        seen: set[int] = set()
-        for prefix, owner in self.module.named_modules():
-            for leaf, tensor in (*owner._parameters.items(), *owner._buffers.items()):
-                if tensor is None or leaf in owner._non_persistent_buffers_set:
-                    continue
-                name = f"{prefix}.{leaf}" if prefix else leaf
-                if id(tensor) in seen:
-                    self._aliases.add(name)
-                    continue
-                seen.add(id(tensor))
-                self._places[name] = (owner, leaf)
-                self._own[name] = tensor.detach()
 
     def bind(self, entries: Sequence[TensorEntry], payload: memoryview, *, changing: bool) -> None:
         """Make the module compute with the tensors of `payload`, which must stay mapped until the next `bind`.
@@ -162,13 +106,13 @@ class BoundModule:
             if entry.role == "optimizer":
                 slots[entry.name] = self._claim_slot(entry, view) if changing else view
                 continue
-            if entry.role in ("random", "record") or entry.name in self._aliases:
+            if entry.role in ("random", "record"):
                 continue
-            place = self._places.get(entry.name)
-            if place is None:
+            if entry.name not in self._known:
                 raise PeerError(f"the payload's tensor {entry.name[:80]!r} is not in the model")
             missing.discard(entry.name)
-            self._place(entry, view, *place, changing=changing)
+            if entry.name in self._places:  # empty tensors have no memory to be found by, and no numbers
+                self._place(entry, view, *self._places[entry.name], changing=changing)
         if missing:
             raise PeerError(f"the payload lacks tensors of the model: {', '.join(sorted(missing)[:5])}")
         self.slots = slots
@@ -219,11 +163,13 @@ class BoundModule:
     def tensor(self, name: str) -> Tensor | None:
         """A parameter or buffer as it is now."""
         place = self._places.get(name)
-        if place is None:
-            return None
-        owner, leaf = place
-        found = owner._parameters.get(leaf)
-        return found.detach() if found is not None else owner._buffers.get(leaf)
+        return None if place is None else self._now(*place)
+
+    def _now(self, owner: nn.Module, leaf: str) -> Tensor:
+        parameter = owner._parameters.get(leaf)
+        found = owner._buffers.get(leaf) if parameter is None else parameter
+        assert found is not None
+        return found.detach()
 
 
 def view_tensor(entry: TensorEntry, payload: memoryview) -> Tensor:

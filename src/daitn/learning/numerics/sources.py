@@ -18,8 +18,8 @@ from daitn.base.units import MIB
 from daitn.describe.splits import training_rows
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import DataContract
-from daitn.learning.records import Records, Tokenizers, encode_inputs, encode_labels
-from daitn.learning.tasks.contract import RecordSlice, take_rows
+from daitn.learning.records import Tokenizers, encode_inputs, encode_labels
+from daitn.learning.tasks.contract import RecordSlice, RecordsLike, count_records, take_rows
 
 CACHE_BYTES: Final = 256 * MIB
 """Encoded records kept at most: 80,000 images of 28 × 28, or 260,000 texts of 128 tokens."""
@@ -27,15 +27,15 @@ CACHE_BYTES: Final = 256 * MIB
 Rows = NDArray[np.int64]
 
 
-class MemorySource:
+class MemorySlice:
     """Records that are already arrays, such as those streamed from a data node without compute."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, dataset: DataSetId, records: RecordsLike) -> None:
         self._records = records
-        self.dataset = records.dataset
+        self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self._records.fields)
+        return count_records(self._records)
 
     def take(self, rows: Rows) -> RecordSlice:
         """The records at these positions."""

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -83,8 +84,11 @@ def load_config(file: Path) -> RouterConfig:
         raise InputError(f"{file}: {fault}", todo="correct the configuration file") from fault
 
 
-def run_router(config: RouterConfig) -> None:
-    """Serve until SIGTERM or SIGINT. InputError for a bad configuration, UnavailableError if the port is taken."""
+def run_router(config: RouterConfig, on_ready: Callable[[int], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` is told the port (default: a line on standard output).
+
+    InputError for a bad configuration, UnavailableError if the port is taken.
+    """
     config.check()
     os.environ.setdefault("ZENOH_RUNTIME", RUNTIME)
     import zenoh  # reads ZENOH_RUNTIME when it is first used, so not before it is set
@@ -108,7 +112,10 @@ def run_router(config: RouterConfig) -> None:
     with session:
         if config.ready_file is not None:
             config.ready_file.write_text(f"{port}\n", encoding="ascii")
-        print(f"ready {port}", flush=True)
+        if on_ready is not None:
+            on_ready(port)
+        else:
+            print(f"ready {port}", flush=True)
         # A signal handler runs only between byte codes of the main thread, so the wait must return now and then.
         while not stop.wait(0.5):
             pass

@@ -1,6 +1,6 @@
 """The owner's interface over HTTP: packages up, jobs in, progress and models out; and what operators of a domain ask.
 
-Routes are thin: they say who calls, read the body into a descriptor, call the `OwnerService`, and write what comes back.
+Routes are thin: they say who calls, read the body into a descriptor, call the `OwnerService`, write what comes back.
 Bodies are msgspec both ways. Calls that touch the store's disk are made on worker threads, all others on the event
 loop, where the core runs. What is wrong with a request is told as `{"error": {kind, what, todo, ids}}`.
 """
@@ -25,9 +25,10 @@ from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.node.http import bodies
 from daitn.node.http.events import Watches, status_events
-from daitn.node.http.gate import HOLDER, AsgiApp, Gate
+from daitn.node.http.gate import HOLDER, Gate
 from daitn.node.http.manual import BYTES, Manual
 from daitn.node.http.problems import HttpError, answer_of, conflict, too_large, too_many, unknown
+from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
 from daitn.node.owner_service import OwnerService
 
@@ -40,8 +41,9 @@ T = TypeVar("T")
 class OwnerApp(FastAPI):
     """The interface as an ASGI application; `closing` ends its streams, so that a server can stop."""
 
-    gate: Gate
     closing: asyncio.Event
+    callers: RateBook
+    strangers: RateBook
 
 
 def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
@@ -51,6 +53,8 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
         title="daitn", version=__version__, docs_url=None, redoc_url=None, separate_input_output_schemas=False
     )
     app.closing = asyncio.Event()
+    app.callers = RateBook(REQUESTS_PER_S, REQUESTS_BURST)
+    app.strangers = RateBook(ANONYMOUS_PER_S, ANONYMOUS_BURST)
     manual = Manual()
     _add_domain_routes(app, manual, service, tokens)
     _add_package_routes(app, manual, service)
@@ -67,13 +71,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-    def with_gate(inner: AsgiApp) -> Gate:
-        app.gate = Gate(inner, tokens)
-        return app.gate
-
-    app.add_middleware(with_gate)  # type: ignore[arg-type]
-    app.build_middleware_stack()
+    app.add_middleware(Gate, tokens=tokens, callers=app.callers, strangers=app.strangers)
     return app
 
 
@@ -103,9 +101,7 @@ def _add_package_routes(app: OwnerApp, manual: Manual, service: OwnerService) ->
     @app.post("/v1/packages/chunks/missing", summary="Which of these chunks have to be uploaded")
     async def missing_chunks(request: Request) -> Response:
         _caller(request, Scope.TRAIN)
-        asked = await _read(request, tuple[tuple[bodies.Digest, bodies.ChunkSize], ...])
-        if len(asked) > bodies.CHUNKS_ASKED:
-            raise InputError(f"{len(asked)} chunks asked for at once, the limit is {bodies.CHUNKS_ASKED}")
+        asked = (await _read(request, bodies.ChunksAsked)).chunks
         missing = await asyncio.to_thread(service.missing_chunks, asked)
         return _json(bodies.MissingChunks(missing=tuple(missing)))
 
@@ -259,7 +255,7 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
         _caller(request, Scope.OPERATE)
         asked = await _read(request, bodies.JoinTokenAsked)
         roles = [role.value for role in asked.roles]
-        token = await service.make_join_token(asked.operator, roles, asked.valid_s, asked.uses)
+        token = await service.make_join_token(asked.operator, roles, asked.valid_s)
         return _json(bodies.TokenMade(token=token), 201)
 
     @app.post("/v1/tokens/owner", summary="A token for a model owner or operator", status_code=201)

@@ -26,8 +26,12 @@ KEY_CHARS: Final = 200
 """Longest idempotency key."""
 
 ChunkSize = Annotated[int, msgspec.Meta(ge=1, le=limits.CHUNK_BYTES)]
-ChunksAsked = Annotated[tuple[tuple[Digest, ChunkSize], ...], msgspec.Meta(max_length=CHUNKS_ASKED)]
-"""Digest and size of each chunk of a package about to be uploaded."""
+
+
+class ChunksAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Digest and size of each chunk of a package about to be uploaded."""
+
+    chunks: Annotated[tuple[tuple[Digest, ChunkSize], ...], msgspec.Meta(max_length=CHUNKS_ASKED)]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +73,8 @@ class JoinTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """An operator wants to let a site join."""
 
     operator: Name
-    roles: tuple[Role, ...] = ()
-    """Empty: whatever the site asks for."""
+    roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1, max_length=8)] = (Role.DATA, Role.COMPUTE)
     valid_s: Annotated[float, msgspec.Meta(gt=0, le=31 * 86_400)] = 86_400.0
-    uses: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
 
 
 class OwnerTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -48,14 +48,15 @@ class Watches:
 
 async def status_events(source: AsyncIterator[JobStatus], closing: asyncio.Event) -> AsyncGenerator[bytes, None]:
     """The lines of the stream, until the job ends or `closing` is set."""
-    closed = asyncio.ensure_future(closing.wait())
-    upcoming: asyncio.Future[JobStatus] | None = None
+    closed = asyncio.create_task(closing.wait())
+    upcoming: asyncio.Task[JobStatus] | None = None
     last: JobStatus | None = None
     try:
         while True:
             if upcoming is None:
-                upcoming = asyncio.ensure_future(_next(source))
-            await asyncio.wait({upcoming, closed}, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                upcoming = asyncio.create_task(_next(source))
+            waited: set[asyncio.Task[Any]] = {upcoming, closed}
+            await asyncio.wait(waited, timeout=ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
             if upcoming.done():
                 try:
                     last = upcoming.result()

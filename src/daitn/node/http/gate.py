@@ -1,9 +1,9 @@
 """The gate: who is calling, and how often, decided before a request reaches any route.
 
 A plain ASGI layer, so that a caller who floods is refused in a tenth of a millisecond, without routing, body or core.
-Order: the token is looked up, then its caller's bucket is drawn on. Callers without a valid token share a smaller
-bucket per address. A token has 256 random bits, so guessing is hopeless; the bucket keeps a flood from being answered
-at length.
+A token that was good before draws on its own bucket first and is looked up only then, so that its flood does not reach
+the database; only valid tokens get a bucket of their own. All other callers share a smaller one per address: tokens
+have 256 random bits and are not guessed, but a flood of false ones should not be answered at length.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from daitn.base.errors import DaitnError
 from daitn.node.http.problems import HttpError, answer_of, too_many
-from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
+from daitn.node.http.rates import REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import TokenBook, TokenHolder
 
 Scope = MutableMapping[str, Any]
@@ -32,12 +32,18 @@ HOLDER: Final = "daitn.holder"
 class Gate:
     """See the module's docstring."""
 
-    def __init__(self, app: AsgiApp, tokens: TokenBook, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        tokens: TokenBook,
+        callers: RateBook,
+        strangers: RateBook,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._tokens = tokens
+        self._callers, self._strangers = callers, strangers
         self._clock = clock
-        self.callers = RateBook(REQUESTS_PER_S, REQUESTS_BURST)
-        self.strangers = RateBook(ANONYMOUS_PER_S, ANONYMOUS_BURST)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -57,18 +63,26 @@ class Gate:
         client = scope.get("client")
         stranger = str(client[0]) if client else "unknown"
         token = _bearer(scope)
+        name = self._tokens.name_of(token) if token else ""
+        seen = name in self._callers
+        if seen:
+            self._draw(name, now_s)
         # Looked up whatever the address did before: an owner must not suffer for a neighbour behind the same address.
-        token_holder = self._tokens.resolve(token) if token else None
-        if token_holder is not None:
-            if (wait_s := self.callers.take(token_holder.id, now_s)) > 0:
-                raise too_many(f"more than {REQUESTS_PER_S:g} requests a second with one token", wait_s)
-            return token_holder
-        if (wait_s := self.strangers.take(stranger, now_s)) > 0:
+        holder = self._tokens.resolve(token) if name else None
+        if holder is not None:
+            if not seen:
+                self._draw(name, now_s)
+            return holder
+        if (wait_s := self._strangers.take(stranger, now_s)) > 0:
             raise too_many("too many requests without a valid token from one address", wait_s)
         if scope["path"] in OPEN_PATHS:
             return None
         what = "this token is unknown, expired or revoked" if token else "no token was given"
         raise HttpError(401, "policy", what, todo="send `Authorization: Bearer daitn-owner1.…` with a valid token")
+
+    def _draw(self, name: str, now_s: float) -> None:
+        if (wait_s := self._callers.take(name, now_s)) > 0:
+            raise too_many(f"more than {REQUESTS_PER_S:g} requests a second with one token", wait_s)
 
 
 def _bearer(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""Problems: how an error becomes an HTTP answer. The vocabulary is `base.errors`, plus what only HTTP has a word for."""
+"""Problems: how an error becomes an HTTP answer. The words are those of `base.errors`, and a few of HTTP's own."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def too_many(what: str, wait_s: float) -> HttpError:
 
 def answer_of(error: DaitnError) -> tuple[int, bytes, dict[str, str]]:
     """Status, JSON body and headers for an error. Of our own bugs only the sentence is told, never a trace."""
-    status = error.status if isinstance(error, HttpError) else _STATUS.get(type(error), 500)
+    status = error.status if isinstance(error, HttpError) else _status(error)
     headers: dict[str, str] = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="daitn"'
@@ -73,3 +73,7 @@ def answer_of(error: DaitnError) -> tuple[int, bytes, dict[str, str]]:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
     body = Problem(error=ErrorBody(kind=error.kind, what=error.what, todo=error.todo, ids=error.ids))
     return status, msgspec.json.encode(body), headers
+
+
+def _status(error: DaitnError) -> int:
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)

@@ -34,6 +34,9 @@ class RateBook:
         self._per_s, self._burst = per_s, burst
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def __contains__(self, caller: str) -> bool:
+        return caller in self._buckets
+
     def take(self, caller: str, now_s: float) -> float:
         """Count one request at `now_s` (monotonic): 0 if it may go on, else seconds until the next may. O(1)."""
         left, since_s = self._buckets.pop(caller, (self._burst, now_s))

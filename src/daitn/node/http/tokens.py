@@ -129,6 +129,14 @@ class TokenBook:
             connection.execute(insert(_tokens).values(row))
         return str(OwnerToken(address=self.address, domain=self.domain, fingerprint=self._fingerprint, secret=secret))
 
+    def name_of(self, token: str) -> str:
+        """The id a token has if it is in the book, found without looking there; empty for what is no token of ours."""
+        try:
+            parsed = parse_owner_token(token)
+        except InputError:
+            return ""
+        return _digest(parsed.secret)[:ID_CHARS] if parsed.domain == self.domain else ""
+
     def resolve(self, token: str) -> TokenHolder | None:
         """Whose token this is; None if it is nobody's: unknown, of another domain, expired or revoked. One look-up."""
         try:

@@ -107,6 +107,8 @@ class Setup(_Frame, frozen=True, kw_only=True, tag="setup"):
     contract: bytes
     kind: Literal["graph", "transformers"]
     parts: dict[str, bytes]
+    tensors: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)] = ()
+    """The package's tensors (a manifest's); a graph knows its own."""
     table: TableData | None = None
     """Records to train on: a table, or the first of `records`."""
     records: Annotated[tuple[TensorData, ...], msgspec.Meta(max_length=DESCRIPTORS)] = ()
@@ -286,6 +288,10 @@ class ChildChannel:
             self._socket.sendall(encode_frame(message))
         except OSError as error:
             raise UnavailableError(f"the node is gone: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
 
     def waiting(self) -> bool:
         """Whether the node has said something that was not received yet; 1 µs."""

@@ -25,11 +25,11 @@ from daitn.base.errors import BugError, InputError, PeerError
 from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
-from daitn.descriptors.work import EvaluateWork, TrainWork
+from daitn.descriptors.work import EvaluateWork, Training, TrainWork
 from daitn.learning.numerics.device import choose_device, synchronise
 from daitn.learning.numerics.evaluate import evaluate, preflight
-from daitn.learning.numerics.modules import BoundModule, build_module
-from daitn.learning.numerics.sources import MemorySource, TableSource
+from daitn.learning.numerics.modules import BoundModule, build_structure
+from daitn.learning.numerics.sources import MemorySlice, TableSource
 from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
 from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
@@ -68,9 +68,10 @@ class Worker:
         self._contract = decode_contract(setup.contract)
         self.device = choose_device(setup.device)
         self._task: TaskNumerics = numerics_for(self._contract.task, self._contract, self.device)
-        self._model = BoundModule(build_module(setup.kind, setup.parts, self._contract), self.device)
+        self._model = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), self.device)
         self._sets = self._map_records(setup.records, descriptors)
         self._source = self._make_source(setup)
+        self._rehearse()
 
     def _map_records(self, parts: Sequence[TensorData], descriptors: Sequence[int]) -> tuple[Records, ...]:
         if len(parts) != len(descriptors):
@@ -94,7 +95,23 @@ class Worker:
             }
             table = MappedTable.open(Path(setup.table.path))
             return TableSource(table, self._contract, setup.table.dataset, tokenizers)
-        return MemorySource(self._sets[0]) if self._sets else None
+        if not self._sets:
+            return None
+        first = self._sets[0]
+        return MemorySlice(first.dataset, first)
+
+    def _rehearse(self) -> None:
+        """One step on two records with numbers that mean nothing: what torch sets up when first used (0.12 s measured)
+        is then paid for while the model is still on its way. Whether it works out, the runs will tell."""
+        if self._source is None or not len(self._source):
+            return
+        rows = np.arange(min(2, len(self._source)))
+        few = MemorySlice(self._source.dataset, self._source.take(rows))
+        training = Training(batch_size=len(rows), batches=1, learning_rate=1e-6, optimizer="sgd")
+        try:
+            train(self._model.module, self._task, few, training, ModelState())
+        except Exception:  # noqa: BLE001  # a model may fail on anything; the first run says how, to whom it concerns
+            self._model.module.zero_grad(set_to_none=True)
 
     @property
     def records(self) -> int:
@@ -235,7 +252,7 @@ def write_tensor(output: int, entry: TensorEntry, tensor: Tensor) -> None:
     """A tensor's bytes at its place."""
     if entry.nbytes == 0:
         return
-    data = memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     offset = entry.offset
     while data:
         done = os.pwrite(output, data, offset)

@@ -1,0 +1,176 @@
+"""A control centre as a process: fabric, journal, store, the centre's core, the owners' endpoint and the enrolment.
+
+Started from the folder that `daitn init` made. Everything it knows is in its journal: killed at any moment and started
+again, it takes up every job where it was, and no visit is accepted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
+
+from daitn.artifacts.grants import issue_grant
+from daitn.artifacts.signatures import load_key, public_hex, verify_report
+from daitn.base.effects import Delivered, Effect
+from daitn.base.errors import BugError, DaitnError
+from daitn.base.ids import CENTER, NodeId, OperatorId
+from daitn.control_center.center import ControlCenter
+from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched
+from daitn.control_center.training.records import JOB_RECORDS
+from daitn.node.center_service import CenterService
+from daitn.node.clock import NodeClock
+from daitn.node.core_runner import CoreRunner
+from daitn.node.domain_folder import DomainConfig, DomainFolder
+from daitn.node.enrolment import EnrolmentConfig, EnrolmentServer, NetworkSettings, serve_enrolment
+from daitn.node.fabric.contract import Fabric, FabricConfig
+from daitn.node.fabric.zenoh_fabric import open_fabric
+from daitn.node.http.api import create_app
+from daitn.node.http.server import OwnerServer
+from daitn.node.http.tokens import TokenBook
+from daitn.node.journal import Journal
+from daitn.node.moving import Moving
+from daitn.node.slot_book import SlotBook, SqliteSlotBook
+from daitn.node.store import ChunkStore
+from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
+from daitn.wire.terminal_tools import Leaving
+
+STREAM: Final = "center"
+CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved)
+
+_log = logging.getLogger(__name__)
+
+
+class CenterNode:
+    """See the module's docstring."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = DomainFolder(folder)
+        self.config: DomainConfig = self.folder.load()
+        self._clock = NodeClock()
+        self._key = load_key(self.folder.center / "grants.key")
+        self.ready = asyncio.Event()
+        """Set once owners and nodes are answered."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; an error of core or journal is raised."""
+        config = self.config
+        certificate, key, authority = self.folder.renew_center()
+        fabric_config = FabricConfig(
+            domain=config.domain,
+            node=CENTER,
+            certificate=certificate,
+            key=key,
+            authority=authority,
+            routers=(config.router,),
+            bulk_host=config.host,
+        )
+        store = await asyncio.to_thread(ChunkStore, self.folder.center / "store", config.store_bytes)
+        journal = Journal(config.database or self.folder.center / "journal.sqlite", CENTER_RECORDS)
+        try:
+            async with open_fabric(fabric_config) as fabric:
+                await self._serve(fabric, store, journal, stop)
+        finally:
+            store.close()
+            journal.close()
+
+    async def _serve(self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event) -> None:
+        config = self.config
+        moving = Moving(config.domain, fabric, store, self._key.public_key(), self._clock)
+        center_config = CenterConfig(
+            domain=config.domain, patience_s=config.patience_s, direct=tuple(fabric.direct_addresses)
+        )
+        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=_holds)
+        core = ControlCenter(center_config, tools)
+
+        def perform(effect: Effect) -> None:
+            match effect:
+                case JobChanged(job=job):
+                    service.changed(job)
+                case FetchModel():
+                    runner.spawn(self._fetch(runner, moving, effect))
+                case _:
+                    raise BugError(f"a control centre has no way to perform {type(effect).__name__}")
+
+        runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
+        book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
+        async with self._enrolment(book) as enrolment:
+
+            async def make_token(operator: str, roles: Sequence[str], valid_s: float) -> str:
+                return await asyncio.to_thread(
+                    enrolment.make_token, OperatorId(operator), tuple(roles), hours=valid_s / 3600
+                )
+
+            async def expel(node: NodeId, reason: str) -> None:
+                await asyncio.to_thread(book.burn, node)
+                runner.post(Delivered(sender=node, message=Leaving(reason=reason)))
+
+            service = CenterService(core, runner, store, self._clock, make_token, expel)
+            restored = runner.restore()
+            _log.info("restored %d records", restored)
+            await moving.start()
+            await runner.start()
+            tokens = self.token_book()
+            server = OwnerServer(
+                create_app(service, tokens),
+                certificate=self.folder.center / "server.crt",
+                key=self.folder.center / "server.key",
+                host=config.host,
+                port=config.api_port,
+            )
+            await server.start()
+            self.ready.set()
+            try:
+                await self._until(stop, runner)
+            finally:
+                await server.stop()
+                await runner.stop()
+                tokens.close()
+                book.close()
+
+    def _enrolment(self, book: SlotBook) -> AbstractAsyncContextManager[EnrolmentServer]:
+        config = self.config
+        network = NetworkSettings(routers=(config.router,), center_key=public_hex(self._key))
+        settings = EnrolmentConfig(network=network, host=config.host, port=config.enrol_port)
+        return serve_enrolment(settings, self.folder.load_authority(), book, self.folder.center)
+
+    def token_book(self) -> TokenBook:
+        """Owners' tokens of this domain."""
+        authority = self.folder.load_authority()
+        return TokenBook(
+            self.folder.center / "tokens.sqlite",
+            address=f"{self.config.host}:{self.config.api_port}",
+            domain=self.config.domain,
+            authority_pem=authority.certificate_pem,
+        )
+
+    async def _until(self, stop: asyncio.Event, runner: CoreRunner) -> None:
+        stopping = asyncio.ensure_future(stop.wait())
+        runner.failed.add_done_callback(lambda _: stopping.cancel())
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        if runner.failed.done():
+            runner.failed.result()
+
+    async def _fetch(self, runner: CoreRunner, moving: Moving, effect: FetchModel) -> None:
+        artifact = effect.model.artifact
+        try:
+            await moving.fetch(effect.model, f"job {effect.job}")
+        except DaitnError as error:
+            runner.post(ModelNotFetched(job=effect.job, artifact=artifact, what=error.what))
+        else:
+            runner.post(ModelFetched(job=effect.job, artifact=artifact))
+
+
+def _holds(key: str, report: bytes, signature: str) -> bool:
+    """Whether a report's signature is that key's."""
+    try:
+        verify_report(report, signature, key)
+    except DaitnError:
+        return False
+    return True

@@ -1,0 +1,223 @@
+"""Warm children of a node: one per job and data, never shared between jobs, the longest idle ended when there are many.
+
+A visit asks for the child of its job and data, which may have been warmed before the model arrived; two visits that want
+the same one take turns. A child that died is forgotten and started anew by the next visit. Children cost about 250 MB
+each while idle, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from blake3 import blake3
+
+from daitn.artifacts.manifest import Manifest
+from daitn.base.errors import InputError
+from daitn.base.ids import ArtifactId, DataSetId, JobId
+from daitn.descriptors.work import EvaluateWork, SampleRef, TrainWork
+from daitn.node.sandbox.launcher import Sandbox
+from daitn.node.sandbox.protocol import Finished, Progressed, Setup, Started, TableData, TensorData
+from daitn.node.sandbox.answers import plan_run
+from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
+from daitn.node.store import ChunkStore
+
+_log = logging.getLogger(__name__)
+
+
+class ChildKey(msgspec.Struct, frozen=True):
+    """Which child: its job, what it is for, and which data it holds."""
+
+    job: JobId
+    use: Literal["train", "verify"]
+    data: str
+
+
+class _Slot:
+    """A child that is warm, warming, or to be started again."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.handle: ChildHandle | None = None
+        self.used = 0
+
+
+class ChildPool:
+    """See the module's docstring. `keep`: idle children at most; `threads`: of each child."""
+
+    def __init__(self, sandbox: Sandbox, store: ChunkStore, *, threads: int, keep: int) -> None:
+        self._sandbox = sandbox
+        self._store = store
+        self._threads = threads
+        self._keep = keep
+        self._slots: dict[ChildKey, _Slot] = {}
+        self._uses = 0
+
+    # --- which child ------------------------------------------------------------------------------------------------
+
+    async def warm_training(
+        self, job: JobId, manifest: Manifest, parts: dict[str, bytes], dataset: DataSetId, table: Path, seed: int
+    ) -> None:
+        """Have the child for this job and data set ready, before its model arrives."""
+        slot = self._slot(ChildKey(job, "train", dataset))
+        async with slot.lock:
+            await self._ensure(slot, self._table_setup(manifest, parts, dataset, seed), table, ())
+        await self._trim()
+
+    async def train(
+        self,
+        job: JobId,
+        manifest: Manifest,
+        parts: dict[str, bytes],
+        work: TrainWork,
+        table: Path | None,
+        output: int,
+        on_progress: Callable[[Progressed], None],
+        on_started: Callable[[Started], None],
+    ) -> Finished:
+        """One training run, on a mapped table, or on the streamed records the work names."""
+        key = ChildKey(job, "train", work.dataset if work.records is None else f"{work.dataset} {work.records}")
+        slot = self._slot(key)
+        async with slot.lock:
+            if work.records is not None:
+                records, descriptors = self._open_records([(work.dataset, work.records)])
+                setup = msgspec.structs.replace(_setup(manifest, parts, self._threads, work.seed), records=records)
+            else:
+                setup, descriptors = self._table_setup(manifest, parts, work.dataset, work.seed), []
+            try:
+                child = await self._ensure(slot, setup, table, descriptors)
+            finally:
+                _close(descriptors)
+            finished = await self._run(slot, child, manifest, work, output, on_progress, on_started)
+        await self._trim()
+        return finished
+
+    async def evaluate(
+        self,
+        job: JobId,
+        manifest: Manifest,
+        parts: dict[str, bytes],
+        work: EvaluateWork,
+        on_progress: Callable[[Progressed], None],
+        on_started: Callable[[Started], None],
+    ) -> Finished:
+        """One measurement on the test set made of the work's samples."""
+        slot = self._slot(ChildKey(job, "verify", digest_of_test_set(work.samples)))
+        async with slot.lock:
+            setup = _setup(manifest, parts, self._threads, 0)
+            if slot.handle is None or not slot.handle.alive:
+                records, descriptors = self._open_records([(one.dataset, one.artifact) for one in work.samples])
+                setup = msgspec.structs.replace(setup, records=records)
+            else:
+                descriptors = []
+            try:
+                child = await self._ensure(slot, setup, None, descriptors)
+            finally:
+                _close(descriptors)
+            finished = await self._run(slot, child, manifest, work, None, on_progress, on_started)
+        await self._trim()
+        return finished
+
+    def _table_setup(self, manifest: Manifest, parts: dict[str, bytes], dataset: DataSetId, seed: int) -> Setup:
+        setup = _setup(manifest, parts, self._threads, seed)
+        return msgspec.structs.replace(setup, table=TableData(dataset=dataset, path=""))
+
+    def _open_records(
+        self, artifacts: Sequence[tuple[DataSetId, ArtifactId]]
+    ) -> tuple[tuple[TensorData, ...], list[int]]:
+        """Records of the store as the child gets them: descriptors of their payloads, and what lies in them."""
+        records: list[TensorData] = []
+        descriptors: list[int] = []
+        for dataset, artifact in artifacts:
+            manifest = self._store.manifest(artifact)
+            place = self._store.payload_place(artifact)
+            descriptors.append(os.open(place.path, os.O_RDONLY))
+            entries, size = manifest.tensors, manifest.payload_bytes
+            records.append(TensorData(dataset=dataset, entries=entries, payload_bytes=size))
+        return tuple(records), descriptors
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def _run(
+        self,
+        slot: _Slot,
+        child: ChildHandle,
+        manifest: Manifest,
+        work: TrainWork | EvaluateWork,
+        output: int | None,
+        on_progress: Callable[[Progressed], None],
+        on_started: Callable[[Started], None],
+    ) -> Finished:
+        run = plan_run(work, manifest.tensors, manifest.payload_bytes, manifest.state)
+        place = self._store.payload_place(work.model)
+        payload = os.open(place.path, os.O_RDONLY)
+        try:
+            return await child.run(run, payload, output, on_progress=on_progress, on_started=on_started)
+        finally:
+            os.close(payload)
+            if not child.alive:
+                slot.handle = None
+
+    async def _ensure(self, slot: _Slot, setup: Setup, table: Path | None, descriptors: Sequence[int]) -> ChildHandle:
+        self._uses += 1
+        slot.used = self._uses
+        if slot.handle is None or not slot.handle.alive:
+            slot.handle = None
+            slot.handle = await launch(setup, sandbox=self._sandbox, data=table, descriptors=descriptors)
+            _log.info("a child is warm after %.2f s on %s", slot.handle.ready.warm_s, slot.handle.ready.device)
+        return slot.handle
+
+    def _slot(self, key: ChildKey) -> _Slot:
+        return self._slots.setdefault(key, _Slot())
+
+    async def _trim(self) -> None:
+        """End the longest idle children beyond those that may be kept."""
+        idle = [key for key, slot in self._slots.items() if slot.handle is not None and not slot.lock.locked()]
+        idle.sort(key=lambda key: self._slots[key].used)
+        for key in idle[: max(0, len(idle) - self._keep)]:
+            await self._end(self._slots.pop(key))
+
+    async def close_job(self, job: JobId) -> None:
+        """The job is over: none of its children may stay."""
+        for key in [key for key in self._slots if key.job == job]:
+            await self._end(self._slots.pop(key))
+
+    async def stop(self) -> None:
+        """End all children."""
+        slots, self._slots = list(self._slots.values()), {}
+        await asyncio.gather(*(self._end(slot) for slot in slots))
+
+    async def _end(self, slot: _Slot) -> None:
+        handle, slot.handle = slot.handle, None
+        if handle is not None:
+            with suppress(VisitError):
+                await handle.kill()
+
+
+def digest_of_test_set(samples: Sequence[SampleRef]) -> str:
+    """Names a test set by the samples it is made of."""
+    return blake3(" ".join(f"{one.dataset}={one.artifact}" for one in samples).encode()).hexdigest()
+
+
+def _setup(manifest: Manifest, parts: dict[str, bytes], threads: int, seed: int) -> Setup:
+    """What a child must know before data and model; InputError for a package that children cannot run."""
+    if manifest.kind not in ("graph", "transformers"):
+        raise InputError(f"a package of kind {manifest.kind!r} cannot be trained or measured", todo="export a graph")
+    return Setup(
+        contract=parts["contract"],
+        kind=manifest.kind,
+        parts={name: data for name, data in parts.items() if name != "contract"},
+        threads=threads,
+        seed=seed,
+    )
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

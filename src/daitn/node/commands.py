@@ -1,0 +1,159 @@
+"""What the node commands of the command line do: each starts one node and runs it until it is told to stop.
+
+Every long-running command calls `ready` once, when the thing it started answers; scripts and the supervisor of local
+domains wait for that line instead of guessing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from daitn.base.errors import InputError
+from daitn.base.ids import check_name
+from daitn.descriptors.terminals import Role
+from daitn.node.node_config import NodeConfig, NodeFolder
+
+Ready = Callable[[dict[str, Any]], None]
+
+
+def init_domain(folder: Path, domain: str, **knobs: Any) -> dict[str, Any]:
+    """Make a domain's folder and the operator's token in it; see `domain_folder.init_domain` for the knobs."""
+    from daitn.node.domain_folder import DomainFolder
+    from daitn.node.domain_folder import init_domain as make
+    from daitn.node.http.tokens import Scope, TokenBook
+    from daitn.node.pki import write_private
+
+    config = make(folder, domain, **knobs)
+    here = DomainFolder(folder)
+    book = TokenBook(
+        here.center / "tokens.sqlite",
+        address=f"{config.host}:{config.api_port}",
+        domain=config.domain,
+        authority_pem=here.load_authority().certificate_pem,
+    )
+    try:
+        token = book.create("operator", (Scope.OPERATE, Scope.TRAIN))
+    finally:
+        book.close()
+    write_private(folder / "operator.token", token.encode() + b"\n")
+    return {
+        "domain": config.domain,
+        "folder": str(folder),
+        "router": config.router,
+        "enrolment": f"{config.host}:{config.enrol_port}",
+        "owners": f"https://{config.host}:{config.api_port}",
+        "operator_token_file": str(folder / "operator.token"),
+    }
+
+
+def run_router(folder: Path, ready: Ready) -> None:
+    """Run the domain's router until SIGTERM or SIGINT."""
+    from daitn.node.domain_folder import DomainFolder
+    from daitn.node.fabric.router import load_config, run_router
+
+    here = DomainFolder(folder)
+    config = here.load()
+    run_router(
+        load_config(here.router_config()),
+        on_ready=lambda _port: ready({"ready": True, "domain": config.domain, "router": config.router}),
+    )
+
+
+def run_center(folder: Path, ready: Ready) -> None:
+    """Run the domain's control centre until SIGTERM or SIGINT."""
+    from daitn.node.center_node import CenterNode
+
+    async def run(stop: asyncio.Event) -> None:
+        node = CenterNode(folder)
+
+        async def announce() -> None:
+            await node.ready.wait()
+            owners = f"https://{node.config.host}:{node.config.api_port}"
+            ready({"ready": True, "domain": node.config.domain, "owners": owners})
+
+        await _with_announcement(node.run(stop), announce())
+
+    run_until_signal(run)
+
+
+def run_join(
+    folder: Path,
+    token: str | None,
+    name: str,
+    roles: Sequence[str],
+    ready: Ready,
+    **knobs: Any,
+) -> None:
+    """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`."""
+    from daitn.node.terminal_node import TerminalNode
+
+    here = NodeFolder(folder)
+    if not here.config_file.exists():
+        if token is None:
+            raise InputError(
+                f"{folder} is not enrolled yet", todo="ask the domain's operator for a join token: --token"
+            )
+        check_name("node", name)
+        here.make()
+        _enrol(here, token, name, roles, knobs)
+
+    async def run(stop: asyncio.Event) -> None:
+        node = TerminalNode(folder)
+
+        async def announce() -> None:
+            await node.described.wait()
+            here = node.membership
+            ready(
+                {"ready": True, "domain": here.domain, "node": here.slot, "name": here.name, "roles": list(here.roles)}
+            )
+
+        await _with_announcement(node.run(stop), announce())
+
+    run_until_signal(run)
+
+
+def _enrol(here: NodeFolder, token: str, name: str, roles: Sequence[str], knobs: dict[str, Any]) -> None:
+    from daitn.node.enrolment import enrol
+
+    unknown = sorted(set(roles) - {role.value for role in Role})
+    if unknown or not roles:
+        known = ", ".join(role.value for role in Role)
+        raise InputError(f"no such role: {', '.join(unknown) or 'none was given'}", todo=f"roles are {known}")
+    wanted = tuple(dict.fromkeys(roles))
+    asyncio.run(enrol(token, name, wanted, here.tls))
+    here.save(NodeConfig(name=name, roles=tuple(Role(role) for role in wanted), **knobs))
+
+
+async def _with_announcement(work: Any, announce: Any) -> None:
+    """Run `work` to its end; `announce` beside it, as long as it takes."""
+    announcing = asyncio.ensure_future(announce)
+    try:
+        await work
+    finally:
+        announcing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await announcing
+
+
+def run_until_signal(run: Callable[[asyncio.Event], Any]) -> None:
+    """Run an async main with an event that SIGTERM and SIGINT set."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )  # fmt: skip
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await run(stop)
+
+    asyncio.run(main())
