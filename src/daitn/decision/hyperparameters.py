@@ -11,7 +11,9 @@ import math
 from statistics import median
 from typing import Final
 
-from daitn.descriptors.plan import Choice
+import msgspec
+
+from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import Training
@@ -23,6 +25,9 @@ VISIT_BATCHES_MOST: Final = 200
 SEQUENTIAL_RATE: Final = 0.02
 PARALLEL_RATE: Final = 0.2
 """SGD with momentum on normalised inputs; ten times the sequential one."""
+
+ROLLBACK_FACTOR: Final = 0.5
+"""Each model that is rolled back halves the rate: a backtracking line search over the network."""
 
 
 def propose_training(view: TrainingView, pinned: Hyperparameters, *, parallel: bool) -> tuple[Training, Choice]:
@@ -60,3 +65,17 @@ def propose_training(view: TrainingView, pinned: Hyperparameters, *, parallel: b
     )
     chosen = f"{batches} batches of {batch_size}, {optimizer} at {rate:g}"
     return training, Choice(what="hyper-parameters", chosen=chosen, why=why)
+
+
+def after_rollback(plan: Plan, pinned: Hyperparameters) -> tuple[Plan, str]:
+    """The plan to go on with after a model was rolled back: half the rate and a look at each visit, as far as the owner
+    left it open. Without a change the same visits would make the same model again."""
+    training = plan.training
+    changes: list[str] = []
+    if pinned.learning_rate is None:
+        training = msgspec.structs.replace(training, learning_rate=training.learning_rate * ROLLBACK_FACTOR)
+        changes.append(f"learning rate {training.learning_rate:g}")
+    if plan.verify_every > 1:
+        changes.append("verify after every visit")
+    changed = msgspec.structs.replace(plan, training=training, verify_every=1)
+    return changed, "the model got worse: " + (", ".join(changes) or "the owner pinned the learning rate; other sites")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,9 +158,8 @@ class VisitWorker:
         try:
             manifest, parts = await self._moving.fetch_parts(prepare.package)
             if prepare.dataset is not None and self._holds(prepare.dataset):
-                await self._children.warm_training(
-                    prepare.job, manifest, parts, prepare.dataset, self._path(prepare.dataset)
-                )
+                table = self._shelf.path(prepare.dataset.partition("/")[2])
+                await self._children.warm_training(prepare.job, manifest, parts, prepare.dataset, table, prepare.seed)
         except DaitnError as error:
             _log.info("could not get ready for job %s: %s", prepare.job, error)
 
@@ -195,7 +195,6 @@ class VisitWorker:
                 return await asyncio.to_thread(self._share, order, work)
 
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
-        began = time.monotonic()
         manifest, parts = self._moving.parts_of(work.model)
         table: Path | None = None
         if work.records is None:
@@ -237,11 +236,10 @@ class VisitWorker:
             loss_last=numbers.loss_last,
             update_norm=numbers.update_norm,
             data_version=version,
-            seconds=time.monotonic() - began,
+            seconds=finished.load_s + finished.work_s + finished.write_s,
         )
 
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
-        began = time.monotonic()
         manifest, parts = self._moving.parts_of(work.model)
         finished = await self._children.evaluate(
             order.job, manifest, parts, work, self._progressed(order), self._started(order)
@@ -254,7 +252,7 @@ class VisitWorker:
             measurements=numbers.measurements,
             test_set=digest_of_test_set(work.samples),
             evaluations_left=0,
-            seconds=time.monotonic() - began,
+            seconds=finished.load_s + finished.work_s,
             overfits=numbers.overfits,
             batch_seconds=numbers.batch_seconds,
         )
@@ -293,10 +291,8 @@ class VisitWorker:
             layout = plan_average(updates)
             with self._store.new_output(layout.payload_bytes) as output:
                 if layout.payload_bytes:
-                    area = np.memmap(output.path, dtype=np.uint8, mode="r+", shape=(layout.payload_bytes,))
-                    average(updates, layout, memoryview(area))
-                    area.flush()
-                    del area
+                    with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
+                        average(updates, layout, view)
                 draft = msgspec.structs.replace(
                     manifests[0],
                     tensors=layout.entries,
@@ -329,10 +325,10 @@ class VisitWorker:
         tokenizer = parts.get("tokenizer")
         tokenizers = None if tokenizer is None else {digest_of(tokenizer): tokenizer}
         records = encode_records(table, contract, rows, work.dataset, tokenizers)
-        tensors = {key: np.ascontiguousarray(array) for key, array in records_to_tensors(records).items()}
+        arrays = {key: np.ascontiguousarray(array) for key, array in records_to_tensors(records).items()}
         specs = [
             TensorSpec(name=key, dtype=str(array.dtype), shape=array.shape, role="record")  # type: ignore[arg-type]
-            for key, array in tensors.items()
+            for key, array in arrays.items()
         ]
         layout = plan_layout(specs)
         draft = Manifest(
@@ -344,6 +340,6 @@ class VisitWorker:
             chunks=(),
             lineage=Lineage(job=order.job, visit=order.visit, dataset=work.dataset, data_version=entry.version),
         )
-        adopted = self._store.put_artifact(draft, {"contract": parts["contract"]}, tensors)
+        adopted = self._store.put_artifact(draft, {"contract": parts["contract"]}, {key: array.data for key, array in arrays.items()})
         self._store.pin(adopted.artifact, order.job)
         return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)

@@ -29,6 +29,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     PreflightDone,
     RecordsGiven,
+    Replanned,
     RequestChanged,
     SampleGiven,
     SiteBarred,
@@ -77,6 +78,7 @@ class EntryKind(StrEnum):
     KEPT = "kept"
     ROLLED_BACK = "rolled-back"
     MODEL_GONE = "model-gone"
+    REPLANNED = "replanned"
     SITE_BARRED = "site-barred"
     CHANGED = "changed"
     PHASE = "phase"
@@ -197,6 +199,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
                 f"{wording.short(instead)}"
             )
             return _Said(EntryKind.MODEL_GONE, text)
+        case Replanned(why=why):
+            return _Said(EntryKind.REPLANNED, f"the plan changes: {why}")
         case SiteBarred(dataset=dataset, why=why):
             return _Said(EntryKind.SITE_BARRED, f"{dataset} will not be asked again by this job: {why}")
         case RequestChanged(request=request):

@@ -32,6 +32,7 @@ from daitn.control_center.training.records import (
     PreflightDone,
     Purpose,
     RecordsGiven,
+    Replanned,
     SampleGiven,
     SiteBarred,
     VisitAccepted,
@@ -40,6 +41,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
+from daitn.decision.hyperparameters import after_rollback
 from daitn.decision.keeping import judge_model
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
@@ -75,6 +77,10 @@ REST_PATIENCES: Final = 2.0
 
 HARM_MOST: Final = 2
 """Visits at one data set that may break the model before the job leaves it out."""
+
+ROLLBACKS_MOST: Final = 10
+"""Models in a row that may be rolled back, each after smaller steps than the one before; then the job has got as far as
+it will."""
 
 TRIES_MOST: Final = 50
 """Lost visits in a row, with no accepted one between, after which a job has failed."""
@@ -392,6 +398,8 @@ class JobMachine:
             return f"the budget of {budget.transfer_bytes} bytes is used up"
         if state.visits >= limits.VISITS_PER_JOB:
             return f"{limits.VISITS_PER_JOB} visits were made without reaching the goal"
+        if state.rolled_back_in_row >= ROLLBACKS_MOST:
+            return f"{ROLLBACKS_MOST} models in a row were worse and rolled back: more training does not help here"
         if state.evaluations_left == 0:
             return "the verification unit answers no more for this job: a test set asked too often leaks"
         return ""
@@ -521,6 +529,9 @@ class JobMachine:
                 why=judgement.why,
             )
         )
+        if not judgement.keep and state.plan is not None:
+            plan, why = after_rollback(state.plan, state.request.hyperparameters)
+            turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=plan, why=why))
         self._release(turn)
 
     def _release(self, turn: Turn) -> None:

@@ -18,6 +18,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     PreflightDone,
     RecordsGiven,
+    Replanned,
     RequestChanged,
     SampleGiven,
     SiteBarred,
@@ -79,6 +80,7 @@ class JobState:
         self.visits = 0
         self.verifications = 0
         self.rolled_back = 0
+        self.rolled_back_in_row = 0
         self.lost = 0
         self.transfer_bytes = 0
         self.evaluations_left: int | None = None
@@ -130,6 +132,8 @@ class JobState:
             case ModelGone(instead=instead):
                 self.head = self.kept = instead
                 self.updates, self.round_begun, self.rounds_since_verified = [], False, 0
+            case Replanned(plan=plan):
+                self.plan = plan
             case SiteBarred(dataset=dataset, why=why):
                 self.barred[dataset] = why
             case RequestChanged(request=request):
@@ -194,8 +198,10 @@ class JobState:
         if record.keep:
             self.kept, self.kept_measurements = record.model, record.measurements
             self.seen_kept = len(self.seen)
+            self.rolled_back_in_row = 0
         else:
             self.rolled_back += 1
+            self.rolled_back_in_row += 1
             self.head = self.kept
             del self.seen[self.seen_kept :]
         if record.best:

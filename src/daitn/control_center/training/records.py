@@ -112,6 +112,13 @@ class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
     instead: ArtifactId
 
 
+class Replanned(JobRecord, frozen=True, kw_only=True, tag="replanned"):
+    """The plan changed while the job runs, because of what was measured."""
+
+    plan: Plan
+    why: str
+
+
 class SiteBarred(JobRecord, frozen=True, kw_only=True, tag="site_barred"):
     """A data set will not be asked again by this job."""
 
@@ -143,6 +150,7 @@ JOB_RECORDS = (
     RecordsGiven,
     ModelJudged,
     ModelGone,
+    Replanned,
     SiteBarred,
     RequestChanged,
     JobPhased,
