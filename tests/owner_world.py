@@ -471,13 +471,23 @@ class Door:
         self._loop.run_forever()
         self._loop.close()
 
-    async def _start(self) -> None:
+    async def _start(self, port: int = 0) -> None:
         began = time.perf_counter()
         self.app = create_app(self.service, self.tokens)
-        self._server = OwnerServer(self.app, certificate=self._folder / "door.crt", key=self._folder / "door.key")
+        certificate, key = self._folder / "door.crt", self._folder / "door.key"
+        self._server = OwnerServer(self.app, certificate=certificate, key=key, port=port)
         self.port = await self._server.start()
         self.tokens.address = f"127.0.0.1:{self.port}"
         self.seconds_to_ready = time.perf_counter() - began
+
+    def restart(self) -> None:
+        """Stop the server and start another on the same port; the service lives on."""
+
+        async def again() -> None:
+            await self._server.stop()
+            await self._start(self.port)
+
+        asyncio.run_coroutine_threadsafe(again(), self._loop).result(20)
 
     def token(self, owner: str = "alice", *scopes: str) -> str:
         """A fresh token of `owner`, for training unless `scopes` say otherwise."""

@@ -22,7 +22,7 @@ from daitn.base.errors import BugError, InputError, PeerError, PolicyError, Unav
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, GrantId, NodeId
 from daitn.node.fabric import calls, telemetry
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Stream
-from daitn.node.fabric.loopback import LoopbackDomain
+from daitn.node.fabric.loopback import LoopbackDomain, RouterProcess
 from daitn.node.fabric.zenoh_fabric import open_fabric
 
 T = TypeVar("T")
@@ -339,6 +339,32 @@ def test_router_killed_and_back_everything_stands_again(tmp_path: Path, monkeypa
                 return took
 
         assert run(test) < 5
+
+
+def test_two_linked_routers_carry_and_one_may_be_lost(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with LoopbackDomain(tmp_path) as domain:
+        linked = replace(domain.router.config, port=0, peers=(f"127.0.0.1:{domain.router.port}",))
+
+        async def answered(a: Fabric) -> None:
+            while True:
+                try:
+                    assert await a.call(B, b"!", timeout_s=1) == b"n0001:!"
+                    return
+                except UnavailableError:
+                    await asyncio.sleep(0.01)
+
+        async def test(second: str) -> None:
+            both = (f"127.0.0.1:{domain.router.port}", second)
+            nodes = replace(domain.node(A), routers=both), replace(domain.node(B), routers=(second,))
+            async with fabrics(*nodes) as (a, b):
+                await b.serve(echo)
+                await answered(a)
+                domain.router.kill()
+                await answered(a)
+
+        with RouterProcess(linked, tmp_path / "second") as second:
+            run(lambda: test(f"127.0.0.1:{second.port}"))
 
 
 # --- chunks ----------------------------------------------------------------------------------------------------------

@@ -69,12 +69,12 @@ class Tiny(nn.Module):
 
 
 class Large(nn.Module):
-    """100 MB of parameters, of which a step uses little."""
+    """10 MB of parameters, of which a step uses little."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2, 2))
-        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(2_500_000)) for _ in range(10)])
+        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(500_000)) for _ in range(5)])
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         shift = torch.stack([table[:1].sum() for table in self.tables]).sum()
@@ -224,12 +224,13 @@ async def run_training(
     work: TrainWork | None = None,
     state: TravellingState | None = None,
     on_progress: Callable[[Progressed], None] | None = None,
+    change: Callable[[str, np.ndarray], np.ndarray] | None = None,
 ) -> tuple[Finished, dict[str, np.ndarray]]:
     """One training run, and the tensors of its result."""
     run = plan_run(
         work or train_work(), package.layout.entries, package.layout.payload_bytes, state or TravellingState()
     )
-    with payload_of(package) as payload, output_of(run.output_bytes) as output:
+    with payload_of(package, change) as payload, output_of(run.output_bytes) as output:
         finished = await child.run(run, payload, output, on_progress=on_progress)
         return finished, {entry.name: read_tensor(output, entry) for entry in run.output}
 

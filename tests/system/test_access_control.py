@@ -158,7 +158,7 @@ def test_node_certificate_does_not_make_a_router(domain: LoopbackDomain) -> None
 
 
 def test_link_ends_with_its_certificate_and_returns_with_a_fresh_one(domain: LoopbackDomain) -> None:
-    config = domain.node(ALICE, hours=4 / 3600)
+    config = domain.node(ALICE, hours=5 / 3600)
     csr, _ = pki.make_request(ALICE, config.key.read_bytes())
     fresh = domain.authority.issue_node(csr, ALICE, lifetime_hours=1)
 

@@ -216,7 +216,7 @@ def test_loss_that_is_not_finite_names_the_batch(table: Path) -> None:
         package = package_of(Small)
         async with child_of(setup_of(package), table) as child:
             with pytest.raises(VisitError, match="not finite at batch") as caught:
-                await run_training(child, package, train_work(learning_rate=1000.0, momentum=0.99, batches=400))
+                await run_training(child, package, change=lambda name, array: array * np.float32(1e38))
             assert caught.value.failed.reason is FailReason.NOT_FINITE
             assert "learning rate" in caught.value.failed.todo
             assert child.alive
@@ -482,10 +482,10 @@ def test_deaths_are_explained() -> None:
 
 
 def test_overhead_of_a_run_is_small(table: Path) -> None:
-    """16 bytes: 3 ms in the median; 100 MB: load and write stay far below a second even on a busy machine."""
+    """Measured on a quiet machine: 0.7 ms for 16 bytes, 6 ms for 10 MB; bounds leave room for a busy one."""
 
     async def main() -> None:
-        for kind, limit_s, runs in ((Tiny, 0.003, 15), (Large, 0.5, 5)):
+        for kind, limit_s, runs in ((Tiny, 0.009, 15), (Large, 0.1, 5)):
             package = package_of(kind)
             async with child_of(setup_of(package), table) as child:
                 run = plan_run(
@@ -500,7 +500,7 @@ def test_overhead_of_a_run_is_small(table: Path) -> None:
                         began = time.perf_counter()
                         finished = await child.run(run, payload, output)
                         overheads.append(time.perf_counter() - began - finished.work_s)
-                assert sorted(overheads)[runs // 2] < limit_s * (1 if kind is Large else 3)
+                assert sorted(overheads)[runs // 2] < limit_s
 
     run_clean(main)
 

@@ -42,5 +42,11 @@ FIELDS: Final = 256
 CLASSES: Final = 100_000
 """Labels in one vocabulary: word-piece tokenizers have 30,000, ImageNet-21k 21,000."""
 
+SITES_PER_ORDER: Final = 512
+"""Samples of one test set, updates of one average: each costs an order about 900 bytes, so half a message is full."""
+
+HOLDERS: Final = 16
+"""Holders named for one artifact; a receiver pulls from a few at a time."""
+
 VISITS_PER_JOB: Final = 10_000
 """Visits one job may make before it ends as exhausted, whatever its budget says."""

@@ -1,12 +1,13 @@
 """The control centre (DCC): one core for a domain's map, its jobs, and all that terminals and owners say to it.
 
-Paper II-A, DCC and DRRT layers, centralised form: the map's orchestration and the training centre in one process. Events
-come in, the job or the map they concern is found, one turn is made. A message for a visit that is not this sender's now
-is answered with a fence, never ignored, because a terminal repeats what it owes until it is told.
+Paper II-A, DCC and DRRT layers, centralised form: the map's orchestration and the training centre in one process.
+Events come in, the job or the map they concern is found, one turn is made. A message for a visit that is not this
+sender's now is answered with a fence, never ignored, because a terminal repeats what it owes until it is told.
 """
 
 from __future__ import annotations
 
+import heapq
 from typing import Final
 
 from daitn.base.effects import (
@@ -23,7 +24,6 @@ from daitn.base.effects import (
 )
 from daitn.base.errors import BugError
 from daitn.base.ids import JobId, NodeId, VisitId
-from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -37,10 +37,21 @@ from daitn.control_center.training.commands import (
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.orders import OrderDesk
-from daitn.control_center.training.records import JobRecord, JobSubmitted, RequestChanged
+from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
-from daitn.descriptors.work import TrainOutcome
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Outcome,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+    Work,
+)
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.wire.center_tools import (
     LeaseRenewed,
@@ -55,8 +66,12 @@ from daitn.wire.center_tools import (
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
 
+WAITING: Final = (Phase.ASSESSING, Phase.QUEUED)
+"""Phases of jobs that will want to run."""
+
 SILENT_PATIENCES: Final = 2.0
-"""A node not heard of for this many patiences counts as unreachable, whatever its presence says (SIGSTOP keeps that up)."""
+"""A node not heard of for this many patiences counts as unreachable, whatever its presence says: SIGSTOP keeps that
+up."""
 
 
 class ControlCenter:
@@ -90,10 +105,10 @@ class ControlCenter:
                 if (machine := self.jobs.get(job)) is not None and machine.cancel(turn, reason):
                     self._advance_queued(turn)
             case ChangeAsked(job=job, request=request):
-                machine = self.jobs.get(job)
-                if machine is not None and not machine.state.ended:
-                    turn.record(RequestChanged(job=job, at_ns=now_ns, request=request))
+                if (machine := self.jobs.get(job)) is not None:
+                    machine.change(turn, request)
                     self._advance(turn, machine)
+                    self._advance_queued(turn)
             case ModelFetched(job=job):
                 machine = self.jobs.get(job)
                 if machine is not None and machine.state.phase is Phase.DELIVERING:
@@ -151,7 +166,9 @@ class ControlCenter:
                 self._described(turn, sender, message)
                 return
             case Heartbeat(sequence=sequence):
-                if not self.knowledge.heard(sender, sequence, turn.now_ns):
+                if self.knowledge.has_left(sender):
+                    turn.send(sender, Left())
+                elif not self.knowledge.heard(sender, sequence, turn.now_ns):
                     facts = self.knowledge.node(sender)
                     turn.send(sender, DescribeAgain(known_sequence=facts.sequence if facts is not None else 0))
                 return
@@ -178,6 +195,10 @@ class ControlCenter:
         if message.descriptor.node != sender:
             self._count("forged_descriptor")
             return
+        if self.knowledge.has_left(sender):
+            self._count("described_after_leaving")
+            turn.send(sender, Left())
+            return
         described = self.knowledge.describe(message.descriptor, message.sequence, turn.now_ns)
         if described is not None:
             turn.record(described)
@@ -197,12 +218,14 @@ class ControlCenter:
             turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
             return
         opened.heard_ns = opened.spoken_ns = turn.now_ns
+        opened.asked_again = 0
         before = opened.progress
-        opened.progress = message
+        if before is None or (message.phase.step, message.done) >= (before.phase.step, before.done):
+            opened.progress = message
         lease_s = self.config.lease_s
         turn.send(sender, LeaseRenewed(visit=message.visit, fence=message.fence, lease_s=lease_s))
         turn.timer(f"visit {message.visit}", opened.gives_up_at(lease_s))
-        if machine is not None and (before is None or before != message):
+        if machine is not None and before != opened.progress:
             machine.changed(turn)
 
     def _ended(self, turn: Turn, sender: NodeId, visit: VisitId, fence: int, message: Message) -> None:
@@ -239,6 +262,9 @@ class ControlCenter:
         if report.work != opened.ordered.work:
             self._count("result_of_other_work")
             fault = "its result speaks of other work than was ordered"
+        elif not _answers(report.work, report.outcome):
+            self._count("outcome_of_other_kind")
+            fault = f"its result is a {type(report.outcome).__name__}, which is no answer to what was ordered"
         elif not self._tools.verify(key, encode_report(report), message.signature):
             self._count("bad_signature")
             fault = "the signature of its report does not hold"
@@ -259,6 +285,9 @@ class ControlCenter:
     # --- owners and time --------------------------------------------------------------------------------------------
 
     def _submitted(self, turn: Turn, event: SubmissionReceived) -> None:
+        if event.job in self.jobs:
+            self._count("submitted_twice")
+            return
         turn.record(
             JobSubmitted(
                 job=event.job,
@@ -269,7 +298,7 @@ class ControlCenter:
                 key=event.key,
             )
         )
-        turn.timer(f"deadline {event.job}", turn.now_ns + seconds_to_ns(event.request.deadline_s))
+        self.jobs[event.job].watch_deadline(turn)
         self._advance(turn, self.jobs[event.job])
 
     def submitted_before(self, owner: str, key: str) -> JobId | None:
@@ -323,24 +352,39 @@ class ControlCenter:
             self._advance_queued(turn)
 
     def _may_start(self, machine: JobMachine) -> bool:
-        """Whether a queued job is next: by priority, then by age, within the number that may run."""
-        running = sum(one.state.phase is Phase.RUNNING for one in self.jobs.values())
-        waiting = sorted(
-            (-one.state.request.priority, one.state.submitted_ns, one.state.job)
-            for one in self.jobs.values()
-            if one.state.phase in (Phase.QUEUED, Phase.ASSESSING)
-        )
-        free = self.config.running_jobs - running
-        mine = (-machine.state.request.priority, machine.state.submitted_ns, machine.state.job)
-        return mine in waiting[: max(0, free)]
+        """Whether a job that is assessed or queued is next."""
+        return machine.state.phase in WAITING and machine.state.job in self._next_up()
+
+    def _next_up(self) -> list[JobId]:
+        """The jobs whose turn it is to run: by priority, then by age, within the number that may run."""
+        free, waiting = self.config.running_jobs, []
+        for job, machine in self.jobs.items():
+            state = machine.state
+            if state.phase is Phase.RUNNING:
+                free -= 1
+            elif state.phase in WAITING:
+                waiting.append((-state.request.priority, state.submitted_ns, job))
+        return [job for _, _, job in heapq.nsmallest(max(0, free), waiting)]
 
     def _advance_queued(self, turn: Turn) -> None:
-        for machine in list(self.jobs.values()):
-            if machine.state.phase is Phase.QUEUED:
-                machine.advance(turn, may_start=self._may_start(machine))
+        """Start every job whose turn it is; one that ends as it starts makes room for the next."""
+        while starting := [job for job in self._next_up() if self.jobs[job].state.phase is Phase.QUEUED]:
+            for job in starting:
+                self.jobs[job].advance(turn)
 
     def _machine_of(self, visit: VisitId) -> JobMachine | None:
         return self.jobs.get(JobId(visit.rpartition("/")[0]))
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _answers(work: Work, outcome: Outcome) -> bool:
+    """Whether an outcome is of the kind that the work has, and speaks of the same model."""
+    match work, outcome:
+        case EvaluateWork(model=asked), EvaluateOutcome(model=measured):
+            return asked == measured
+        case (TrainWork(), TrainOutcome()) | (AggregateWork(), AggregateOutcome()) | (ShareWork(), ShareOutcome()):
+            return True
+        case _:
+            return False

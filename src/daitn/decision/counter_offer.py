@@ -25,6 +25,9 @@ from daitn.descriptors.view import TrainingView
 ROUNDS: Final = 6
 """Times a changed request is judged again before there is no offer."""
 
+DEADLINE_MOST_S: Final = 3.2e7
+"""Longest deadline a request may have."""
+
 SLACK: Final = 1.5
 """An offered deadline or budget is this much above what the plan expects."""
 
@@ -58,10 +61,12 @@ def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, c
         changes[what] = Change(what=what, asked=first, offered=offered, because=failed.code)
 
     replace = msgspec.structs.replace
-    budget, data = request.budget, request.data
+    budget = request.budget
     match failed.code:
         case ReasonCode.TIME:
             deadline = _round_up(max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
+            if deadline > DEADLINE_MOST_S:
+                return request
             change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")
             return replace(request, deadline_s=deadline)
         case ReasonCode.BYTES:
@@ -86,7 +91,7 @@ def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, c
         case ReasonCode.COVERAGE | ReasonCode.NO_TEST_SET:
             return _fewer_targets(request, failed, change)
         case ReasonCode.POLICY | ReasonCode.NO_DATA | ReasonCode.NO_COMPUTE | ReasonCode.TRUST:
-            return _other_data(request, failed, view, change)
+            return _other_data(request, view, change)
         case _:
             return request
 
@@ -115,7 +120,12 @@ def _less_data(request: Request, failed: Condition, change: Callable[[str, str, 
 
 def _fewer_targets(request: Request, failed: Condition, change: Callable[[str, str, str], None]) -> Request:
     """Without the targets that cannot be taught or measured; at least one has to stay."""
-    gone = [t for t in request.targets if f"{t.field!r}" in failed.what or (t.label and f"{t.label!r}" in failed.what)]
+    gone = [
+        target
+        for target in request.targets
+        if (target.field and failed.what.endswith(f"in field {target.field!r}"))
+        or (target.label and failed.what.endswith(f"labelled {target.label!r}"))
+    ]
     left = tuple(target for target in request.targets if target not in gone)
     if not gone or not left:
         return request
@@ -123,9 +133,7 @@ def _fewer_targets(request: Request, failed: Condition, change: Callable[[str, s
     return msgspec.structs.replace(request, targets=left)
 
 
-def _other_data(
-    request: Request, failed: Condition, view: TrainingView, change: Callable[[str, str, str], None]
-) -> Request:
+def _other_data(request: Request, view: TrainingView, change: Callable[[str, str, str], None]) -> Request:
     replace = msgspec.structs.replace
     blocked = [one for one in view.excluded if one.dataset in request.data.include]
     if request.data.include:

@@ -30,6 +30,10 @@ PASSES: Final = 3.0
 are runs to learn from. The verdict's probability stays unknown as long as this is a rule of thumb."""
 
 
+ROUTE_AHEAD: Final = 32
+"""Stops a plan shows ahead. It is chosen anew after every visit, and looking further costs O(sites) for each stop."""
+
+
 def choose_method(view: TrainingView, request: Request) -> Choice:
     """Which method, why, and why not the others."""
     if request.method:
@@ -41,7 +45,8 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         rejected.append(f"fedavg: moves {2 * sites} models a round instead of one a visit")
     else:
         rejected.append("fedavg: no aggregator is reachable")
-    why = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint): one copy visits where labels lack"
+    mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
+    why = f"{mixes}: one copy visits where labels lack"
     return Choice(what="method", chosen="tram-fl", why=why, rejected=tuple(rejected))
 
 
@@ -86,7 +91,9 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
     rounds = max(1, round(PASSES * (1 if method.parallel else max(1, len(sites)))))
-    route = _route_ahead(view, method.name, request, training.batches * training.batch_size, len(sites))
+    route = _route_ahead(
+        view, method.name, request, training.batches * training.batch_size, min(len(sites), ROUTE_AHEAD)
+    )
     computes = {name: best_compute(view, name) for name in sites}
     seconds = {
         name: visit_seconds(candidate, training.batches, package.total_bytes, preflight)
@@ -139,7 +146,7 @@ def _verify_every(visit_s: float, check_s: float, evaluations_left: int, rounds:
 
 
 def least_stops(view: TrainingView, request: Request) -> tuple[str, ...]:
-    """Data sets without which some target field or label has never been seen: a greedy cover, so a near-least number."""
+    """Data sets without which some target field or label has never been seen: a greedy cover, a near-least number."""
     wanted = {("field", t.field) for t in request.targets if t.field} | {
         ("label", t.label) for t in request.targets if t.label
     }

@@ -25,7 +25,7 @@ LEAST_TEST: Final = 10.0
 """Held-out records a target needs to be measured; with 10 the interval of a proportion is still ±0.25."""
 
 MEMORY_FACTOR: Final = 6.0
-"""Memory a visit takes as a multiple of the payload (weights, gradients, two optimizer slots, activations), plus torch."""
+"""Memory a visit takes as a multiple of the payload: weights, gradients, two optimizer slots, activations."""
 
 MEMORY_BASE_BYTES: Final = 400e6
 
@@ -33,7 +33,7 @@ MEMORY_BASE_BYTES: Final = 400e6
 def _condition(
     code: ReasonCode, what: str, required: float, available: float, *, at_most: bool = False, unit: str = ""
 ) -> Condition:
-    """A condition on numbers: `available >= required`, or with `at_most` that `required <= available` reads as a bound."""
+    """A condition on numbers: `required <= available`; with `at_most`, what is required is read against a bound."""
     met = required <= available
     word = "at most" if at_most else "at least"
     return Condition(
@@ -60,7 +60,7 @@ def judge(
         *_policy(view, request),
         *_method(view, request),
         *_resources(view, request, package, plan),
-        *_data(view, request, package),
+        *_data(view, request),
         *_preflight(preflight),
     ]
     return plan, tuple(conditions)
@@ -157,7 +157,7 @@ def _resources(view: TrainingView, request: Request, package: PackageFacts, plan
     return conditions
 
 
-def _data(view: TrainingView, request: Request, package: PackageFacts) -> list[Condition]:
+def _data(view: TrainingView, request: Request) -> list[Condition]:
     sites = {candidate.dataset: candidate for candidate in view.candidates}
     records = sum(candidate.records for candidate in sites.values())
     conditions = [
@@ -174,11 +174,11 @@ def _data(view: TrainingView, request: Request, package: PackageFacts) -> list[C
     for label in sorted({target.label for target in request.targets if target.label}):
         have = sum(candidate.labels.get(label, 0.0) for candidate in sites.values())
         conditions.append(_condition(ReasonCode.COVERAGE, f"training records labelled {label!r}", LEAST_TRAINING, have))
-    conditions += _verification(view, request, package)
+    conditions += _verification(view, request)
     return conditions
 
 
-def _verification(view: TrainingView, request: Request, package: PackageFacts) -> list[Condition]:
+def _verification(view: TrainingView, request: Request) -> list[Condition]:
     if not view.verifiers:
         text = "none is reachable"
         return [_said(ReasonCode.NO_VERIFIER, "verification unit", "at least one", text, met=False)]

@@ -12,8 +12,8 @@ from daitn.descriptors.request import Target
 from daitn.descriptors.work import Measurement
 
 TOLERANCE: Final = 0.05
-"""A model may be this much worse in its mean shortfall and still be kept: sequential training sways from visit to visit,
-and rolling every sway back would hold it where it is. A visit that breaks or poisons a model costs far more."""
+"""A model may be this much worse in its mean shortfall and still be kept: sequential training sways from visit to
+visit, and rolling every sway back would hold it where it is. A visit that breaks or poisons a model costs far more."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
     keep: bool
     best: bool
-    """At least as good as any before."""
+    """At least as good as any before, or the first to reach all targets (a near miss may have the larger margins)."""
     met: bool
     """All targets reached, by point estimate."""
     score: float
@@ -31,6 +31,11 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 def measurement_of(target: Target, measurements: Sequence[Measurement]) -> Measurement | None:
     """The figure a target speaks of."""
     return next((one for one in measurements if one.name == target.name), None)
+
+
+def meets(targets: Sequence[Target], measurements: Sequence[Measurement]) -> bool:
+    """Whether every target was measured and reached, by point estimate."""
+    return all((found := measurement_of(t, measurements)) is not None and t.met_by(found.value) for t in targets)
 
 
 def score(targets: Sequence[Target], measurements: Sequence[Measurement]) -> float:
@@ -54,7 +59,7 @@ def judge_model(
     """Keep the new model unless it is worse than the last kept one (`before`) by more than the tolerance."""
     new, old = score(targets, after), score(targets, before)
     broken = any(math.isnan(one.value) or math.isinf(one.value) for one in after if one.records > 0)
-    met = all((found := measurement_of(t, after)) is not None and t.met_by(found.value) for t in targets)
+    met = not broken and meets(targets, after)
     keep = not broken and (met or new >= old - TOLERANCE)
     if broken:
         why = "a measurement is not a number"
@@ -64,4 +69,4 @@ def judge_model(
         why = f"score {new:+.3f}, was {old:+.3f}"
     else:
         why = f"score fell from {old:+.3f} to {new:+.3f}, more than the tolerance of {TOLERANCE}"
-    return Judgement(keep=keep, best=keep and new >= best_score, met=met, score=new, why=why)
+    return Judgement(keep=keep, best=keep and (met or new >= best_score), met=met, score=new, why=why)

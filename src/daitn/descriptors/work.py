@@ -14,6 +14,8 @@ from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.contract import Name
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+"""Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
 BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
 
@@ -51,7 +53,7 @@ class SampleRef(msgspec.Struct, frozen=True, kw_only=True):
     dataset: DataSetId
     artifact: ArtifactId
     holder: NodeId
-    records: Annotated[int, msgspec.Meta(ge=0)]
+    records: Amount
 
 
 class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
@@ -98,15 +100,15 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float
     high: float
-    records: Annotated[int, msgspec.Meta(ge=0)]
+    records: Amount
 
 
 class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """What a training visit reports; losses are means over the first and last tenth of its batches."""
 
     model: ArtifactId
-    batches: Annotated[int, msgspec.Meta(ge=0)]
-    records: Annotated[int, msgspec.Meta(ge=0)]
+    batches: Amount
+    records: Amount
     """Training records at hand here: the weight in federated averaging."""
     loss_first: float
     loss_last: float
@@ -115,7 +117,7 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     data_version: str
     seconds: Seconds
     fetch_s: Seconds = 0.0
-    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    fetched_bytes: Amount = 0
 
 
 class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
@@ -125,9 +127,9 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     measurements: tuple[Measurement, ...]
     test_set: str
     """Digest of the samples it was measured on."""
-    evaluations_left: int
+    evaluations_left: Amount
     seconds: Seconds
-    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    fetched_bytes: Amount = 0
     overfits: bool | None = None
     batch_seconds: Seconds = 0.0
     """Preflight: seconds for one training batch here."""
@@ -138,14 +140,14 @@ class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate
 
     model: ArtifactId
     seconds: Seconds
-    fetched_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    fetched_bytes: Amount = 0
 
 
 class ShareOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
     """The artifact that holds the records."""
 
     artifact: ArtifactId
-    records: Annotated[int, msgspec.Meta(ge=0)]
+    records: Amount
     data_version: str
 
 

@@ -208,6 +208,7 @@ class VisitWorker:
             finished = await self._children.train(
                 order.job, manifest, parts, work, table, output.fileno(), self._progressed(order), self._started(order)
             )
+            _log.info("visit %s last step at %d", order.visit, finished.last_step_unix_ns)
             if not isinstance(finished.numbers, TrainNumbers):
                 raise PeerError("the child answered a training run with something else")
             lineage = Lineage(

@@ -1,18 +1,19 @@
 """Scenarios: a network, its jobs and its faults, as one declarative value that both worlds read.
 
-`node` starts it as real processes (`daitn up FILE`), `simulation` runs it in virtual time. What only one of them can use
-(a path of data; a learning speed) says so.
+`node` starts it as real processes (`daitn up FILE`), `simulation` runs it in virtual time. What only one of them can
+use (a path of data; a learning speed) says so.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from daitn.base.errors import InputError
 from daitn.descriptors.contract import Name
 from daitn.descriptors.policy import Policy
+from daitn.descriptors.request import parse_target
 from daitn.descriptors.terminals import Role
 
 
@@ -42,6 +43,33 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Simulation only; the real world measures."""
 
 
+CENTER_NAME: Final = "center"
+"""What faults call the control centre's process."""
+
+
+class CrashSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A process dies exactly here; simulation only."""
+
+    node: Name
+    """Name of a node, or `CENTER_NAME`."""
+    when: Literal["before", "after"]
+    effect: Name = "Append"
+    """Class name of the effect that is about to be performed, or just was."""
+    number: Annotated[int, msgspec.Meta(ge=1)]
+    """The how-manieth effect of that kind at that process, over all its lives."""
+    down_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+
+class CutSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node's link is cut from a moment on for a while: what it says (`up`), what it is told (`down`), or both."""
+
+    node: Name
+    at_s: Annotated[float, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
+    up: bool = True
+    down: bool = True
+
+
 class FaultSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How faulty the simulated world is; probabilities per message or per effect, seconds of virtual time."""
 
@@ -56,8 +84,10 @@ class FaultSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cuts_per_minute: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """How often some node's link is cut, in one direction or both."""
     cut_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    crashes: tuple[CrashSpec, ...] = ()
+    cuts: tuple[CutSpec, ...] = ()
     stop_after_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
-    """Faults cease then, so that what must end can end."""
+    """Faults by chance cease then, so that what must end can end."""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,5 +128,17 @@ def check_scenario(scenario: Scenario) -> None:
         here = [data.name for data in node.data]
         if len(set(here)) != len(here):
             faults.append(f"node {node.name!r} has two data sets of one name")
+    for fault in scenario.faults.crashes:
+        if fault.node not in (*names, CENTER_NAME):
+            faults.append(f"a crash of {fault.node!r} is planned, which is no node")
+    for cut in scenario.faults.cuts:
+        if cut.node not in names:
+            faults.append(f"a cut of {cut.node!r} is planned, which is no node")
+    for job in scenario.jobs:
+        for text in job.targets:
+            try:
+                parse_target(text)
+            except InputError as error:
+                faults.append(f"job {job.name!r}: {error.what}")
     if faults:
         raise InputError(f"scenario {scenario.name!r} is not consistent: " + "; ".join(faults))

@@ -1,4 +1,4 @@
-"""Requests as people write them: `"accuracy >= 95%"`, `"1h"`, `"2 GB"`, a list of data sets; and what is made of them."""
+"""Requests as people write them: `"accuracy >= 95%"`, `"1h"`, `"2 GB"`, a list of data sets; and what they become."""
 
 from __future__ import annotations
 

@@ -44,9 +44,8 @@ def main() -> int:
             print(f"{seed - chosen.first + 1}/{chosen.seeds} seeds, {len(failed)} failed", file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
     ends = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items()))
-    print(
-        f"{chosen.seeds} seeds in {seconds:.1f} s: {events} events, {messages} messages, {crashes} crashes; jobs: {ends}"
-    )
+    amount = f"{events} events, {messages} messages, {crashes} crashes"
+    print(f"{chosen.seeds} seeds in {seconds:.1f} s: {amount}; jobs: {ends}")
     print("every invariant held" if not failed else f"{len(failed)} seeds failed: {failed[:20]}")
     return 1 if failed else 0
 

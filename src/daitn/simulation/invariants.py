@@ -5,9 +5,12 @@ Design, section 13. Each is a small method; a violation is a BugError that names
 
 from __future__ import annotations
 
-from daitn.base.effects import Record
+from typing import Literal
+
+from daitn.base.effects import Message, Record
 from daitn.base.errors import BugError
-from daitn.base.ids import CENTER, ArtifactId, JobId, VisitId
+from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, VisitId
+from daitn.base.units import NS_PER_S
 from daitn.control_center.training.records import (
     JobAssessed,
     JobPhased,
@@ -19,18 +22,24 @@ from daitn.control_center.training.records import (
 )
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.policy import Policy, Use, check_use
-from daitn.descriptors.work import AggregateOutcome, ShareWork, TrainOutcome, TrainWork
-from daitn.simulation.sites import dataset_id
+from daitn.descriptors.work import AggregateOutcome, AggregateWork, EvaluateWork, ShareWork, TrainOutcome, TrainWork
+from daitn.scenario.spec import Scenario
+from daitn.simulation.sites import SimulatedSite, dataset_id
 from daitn.simulation.world import World
+from daitn.terminal.visit_keeper import VisitClosed, VisitEnded
+from daitn.topology.knowledge_map import CONSENT_AGE_S
+from daitn.wire.center_tools import ResultAccepted, VisitFailed, VisitOrder, VisitResult
 
 
 class Invariants:
-    """One checker for one world; call it after every event."""
+    """One checker for one world; call it after every event. `world_policies` are the data owners', by data set."""
 
-    def __init__(self, world_policies: dict[str, Policy]) -> None:
+    def __init__(self, world_policies: dict[DataSetId, Policy]) -> None:
         self._policies = world_policies
         self._read = 0
         self._begun = 0
+        self._spoken = 0
+        self._facts: dict[NodeId, _Facts] = {}
         self._accepted: set[VisitId] = set()
         self._ordered: dict[VisitId, VisitOrdered] = {}
         self._ended: dict[JobId, Phase] = {}
@@ -44,7 +53,12 @@ class Invariants:
         journal = world.processes[CENTER].journal
         for record in journal[self._read :]:
             self._check_record(record)
+            if isinstance(record, VisitOrdered):
+                self._check_consent(world, record)
         self._read = len(journal)
+        for node, message, length in world.watcher.spoken[self._spoken :]:
+            self._check_spoken(world, node, message, length)
+        self._spoken = len(world.watcher.spoken)
         for node, order in world.watcher.begun[self._begun :]:
             self._check_use(world, node, order)
         self._begun = len(world.watcher.begun)
@@ -74,7 +88,8 @@ class Invariants:
                 else:
                     self._head[job] = self._kept[job]
             case ModelGone(job=job, instead=instead):
-                self._head[job] = self._kept[job] = instead
+                if instead != self._head[job]:
+                    self._head[job] = self._kept[job] = instead
             case JobPhased(job=job, phase=phase):
                 if job in self._ended:
                     raise BugError(f"job {job} ended as {self._ended[job]} and became {phase}")
@@ -98,18 +113,44 @@ class Invariants:
         elif isinstance(record.outcome, AggregateOutcome):
             self._head[record.job] = record.outcome.model
 
-    def _check_use(self, world: World, node, order) -> None:  # type: ignore[no-untyped-def]
+    def _check_consent(self, world: World, ordered: VisitOrdered) -> None:
+        """No order touches data whose policy was not confirmed within its bound."""
+        if isinstance(ordered.work, EvaluateWork | AggregateWork):
+            return
+        age_s = (ordered.at_ns - world.watcher.confirmed_ns.get(ordered.node, 0)) / NS_PER_S
+        if age_s > CONSENT_AGE_S:
+            raise BugError(f"visit {ordered.visit} was ordered on consent of {ordered.node} that is {age_s:.0f} s old")
+
+    def _check_spoken(self, world: World, node: NodeId, message: Message, length: int) -> None:
+        """Nobody speaks of a fact that a crash could still undo."""
+        kinds: tuple[type[Record], ...]
+        match message:
+            case VisitResult(report=report):
+                visit, kinds = report.visit, (VisitEnded,)
+            case VisitFailed(visit=visit):
+                kinds = (VisitEnded, VisitClosed)
+            case VisitOrder(visit=visit):
+                kinds = (VisitOrdered,)
+            case ResultAccepted(visit=visit):
+                kinds = (VisitAccepted,)
+            case _:
+                return
+        facts = self._facts.setdefault(node, _Facts())
+        facts.read(world.processes[node].journal)
+        if not any(facts.first.get((kind, visit), length) < length for kind in kinds):
+            raise BugError(f"{node} says {type(message).__name__} of visit {visit} before that is durable")
+
+    def _check_use(self, world: World, node: NodeId, order: VisitOrder) -> None:
         work = order.work
-        if isinstance(work, TrainWork) and work.records is None:
-            kind, operator = "train", ""
-        elif isinstance(work, ShareWork):
+        kind: Literal["train", "records", "sample"] = "train"
+        operator = ""
+        if isinstance(work, ShareWork):
             kind, operator = work.kind, work.receiver_operator
-            receiver = world.sites[work.receiver] if work.receiver in world.sites else None
-            core = world.processes[work.receiver].core
-            real = getattr(getattr(core, "spec", receiver), "operator", "")
+            receiver = world.processes[work.receiver].core
+            real = receiver.spec.operator if isinstance(receiver, SimulatedSite) else ""
             if real != operator:
                 raise BugError(f"visit {order.visit} names operator {operator}, {work.receiver} is run by {real}")
-        else:
+        elif not isinstance(work, TrainWork) or work.records is not None:
             return
         use = Use(
             owner=order.warrant.owner,
@@ -132,6 +173,21 @@ class Invariants:
                 raise BugError(f"job {job} has not ended: {state.phase}, waits for {waiting or 'nothing'}")
 
 
-def policies_of(world: World) -> dict[str, Policy]:
+class _Facts:
+    """Where in a journal each fact about a visit first stands."""
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[type[Record], VisitId], int] = {}
+        self._read = 0
+
+    def read(self, journal: list[Record]) -> None:
+        """Take up new records."""
+        for place, record in enumerate(journal[self._read :], start=self._read):
+            if isinstance(record, VisitEnded | VisitClosed | VisitOrdered | VisitAccepted):
+                self.first.setdefault((type(record), record.visit), place)
+        self._read = len(journal)
+
+
+def policies_of(scenario: Scenario) -> dict[DataSetId, Policy]:
     """Policies by data set, from the scenario."""
-    return {dataset_id(spec, data): data.policy for spec in world.scenario.nodes for data in spec.data}
+    return {dataset_id(spec, data): data.policy for spec in scenario.nodes for data in spec.data}

@@ -1,8 +1,8 @@
 """Learning as the simulation sees it: what a model has been through decides how good it is.
 
 No numbers are trained. A model is its lineage; each visit adds what the data set's labels can teach, with shrinking
-gains, and a little of what is not seen is forgotten. It only has to be lawful (more even lineages score higher), because
-what is tested here are the cores, never the learning.
+gains, and a little of what is not seen is forgotten. It only has to be lawful (more even lineages score higher),
+because what is tested here are the cores, never the learning.
 """
 
 from __future__ import annotations

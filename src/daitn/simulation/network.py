@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 
 from daitn.base.effects import Message
-from daitn.base.ids import CENTER, NodeId
+from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
 from daitn.scenario.spec import FaultSpec
 from daitn.wire.codec import decode, encode

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import msgspec
 
 from daitn.base.errors import DaitnError
@@ -14,6 +12,7 @@ from daitn.descriptors.contract import CategoryColumn, Classification, DataContr
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Budget, Request, parse_target
 from daitn.scenario.spec import JobSpec, Scenario, check_scenario
+from daitn.simulation.faults import plan_cuts
 from daitn.simulation.generate import generate
 from daitn.simulation.invariants import Invariants, policies_of
 from daitn.simulation.sites import simulated_labels
@@ -49,18 +48,17 @@ def simulated_contract(name: str) -> DataContract:
 def run_scenario(scenario: Scenario) -> RunReport:
     """One run to its end; a violated invariant or an unended job is the report's `fault`."""
     check_scenario(scenario)
-    invariants: list[Invariants] = []
-    world = World(scenario, lambda now: [check(now) for check in invariants] and None)
-    invariants.append(Invariants(policies_of(world)))
+    invariants = Invariants(policies_of(scenario))
+    world = World(scenario, invariants)
     for number, job in enumerate(scenario.jobs):
         _submit_later(world, number, job)
-    _plan_cuts(world)
+    plan_cuts(world)
     world.after(scenario.faults.stop_after_s, lambda: _calm(world))
     last = max((job.at_s + job.deadline_s for job in scenario.jobs), default=0.0)
     fault = ""
     try:
         world.run(max(last, scenario.faults.stop_after_s) + SETTLE_S, lambda: _all_ended(world))
-        invariants[0].check_end(world)
+        invariants.check_end(world)
     except (DaitnError, AssertionError, KeyError, LookupError, AttributeError, TypeError, ValueError) as error:
         fault = f"{type(error).__name__} at {world.seconds():.3f} s: {error}"
     return RunReport(
@@ -111,26 +109,10 @@ def _submit_later(world: World, number: int, spec: JobSpec) -> None:
         if not process.alive or world.center.submitted_before(spec.owner, spec.name) is None:
             world.after(0.5, submit)
             return
-        world.after(1.0, submit if world.network.faulty else lambda: None)
+        if world.network.faulty:
+            world.after(1.0, submit)
 
     world.after(spec.at_s, submit)
-
-
-def _plan_cuts(world: World) -> None:
-    faults = world.faults
-    rng = random.Random(f"cuts {world.scenario.seed}")
-    nodes = [node for node in world.processes if node != CENTER]
-    moment = 0.0
-    while faults.cuts_per_minute > 0:
-        moment += rng.expovariate(faults.cuts_per_minute / 60)
-        if moment >= faults.stop_after_s:
-            return
-        node, kind = rng.choice(nodes), rng.randrange(3)
-        seconds = faults.cut_s * (0.2 + rng.random())
-        up, down = kind in (0, 2), kind in (1, 2)
-        world.after(
-            moment, lambda node=node, seconds=seconds, up=up, down=down: world.cut(node, seconds, up=up, down=down)
-        )
 
 
 def _calm(world: World) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from daitn.base.effects import (
     Delivered,
     Effect,
     Event,
+    Message,
     PeerAppeared,
     PeerVanished,
     Record,
@@ -34,27 +36,21 @@ from daitn.base.effects import (
     replay,
 )
 from daitn.base.errors import BugError, PeerError, PolicyError
-from daitn.base.ids import CENTER, ArtifactId, DataSetId, DomainId, JobId, NodeId, VisitId
+from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.work import (
-    AggregateOutcome,
-    AggregateWork,
-    EvaluateOutcome,
-    EvaluateWork,
-    Outcome,
-    ShareOutcome,
-    ShareWork,
-    TrainOutcome,
     TrainWork,
 )
-from daitn.scenario.spec import Scenario
+from daitn.scenario.spec import CENTER_NAME, Scenario
+from daitn.simulation.faults import Crashes
 from daitn.simulation.learner import Learner
 from daitn.simulation.network import SimulatedNetwork
 from daitn.simulation.sites import SimulatedSite
+from daitn.simulation.work import SimulatedWork
 from daitn.terminal.reporter import DescriptorChanged, Linked, NodeLeft
 from daitn.terminal.work import (
     AbandonVisit,
@@ -69,6 +65,7 @@ from daitn.terminal.work import (
     WorkProgressed,
 )
 from daitn.wire.center_tools import InputRef, VisitOrder
+from daitn.wire.topology_tools import Describe, Heartbeat
 
 EPOCH_NS: Final = 1_700_000_000 * NS_PER_S
 """Virtual time starts here, so that clocks look like clocks."""
@@ -81,8 +78,9 @@ class Process:
     """A node's process: one core, its journal, its timers. `life` counts restarts, so that what was meant for an
     earlier life does not reach a later one."""
 
-    def __init__(self, node: NodeId, make_core: Callable[[], ControlCenter | SimulatedSite]) -> None:
+    def __init__(self, node: NodeId, name: str, make_core: Callable[[], ControlCenter | SimulatedSite]) -> None:
         self.node = node
+        self.name = name
         self.make_core = make_core
         self.core = make_core()
         self.journal: list[Record] = []
@@ -95,10 +93,13 @@ class Watcher(msgspec.Struct, kw_only=True):
     """What invariants may look at besides the cores: everything that was done, as it was done."""
 
     begun: list[tuple[NodeId, VisitOrder]] = []
+    spoken: list[tuple[NodeId, Message, int]] = []
+    """Who said what, and how many records its journal had then."""
+    confirmed_ns: dict[NodeId, int] = {}
+    """When the centre last heard from a node that its description holds."""
     transfers: list[tuple[NodeId, NodeId, ArtifactId]] = []
     ungranted: list[str] = []
     seen_by_owner: dict[JobId, tuple[int, int]] = {}
-    ended: dict[JobId, int] = {}
 
 
 class World:
@@ -116,26 +117,29 @@ class World:
         self.crashes = 0
         self.trace: list[str] = []
         self._check = check
+        self._crash_plan = Crashes(scenario.faults, self.rng)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._key = Ed25519PrivateKey.from_private_bytes(bytes(32))
         self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
+        self._work = SimulatedWork(scenario, self.learner, self.artifacts)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
         tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify)
-        self.processes: dict[NodeId, Process] = {CENTER: Process(CENTER, lambda: ControlCenter(config, tools))}
-        self.sites: dict[NodeId, SimulatedSite] = {}
+        self.processes: dict[NodeId, Process] = {
+            CENTER: Process(CENTER, CENTER_NAME, lambda: ControlCenter(config, tools))
+        }
         for number, spec in enumerate(scenario.nodes, start=1):
             node = NodeId(f"n{number:04d}")
             self.artifacts[node] = set()
 
-            def make_site(node: NodeId = node, spec=spec) -> SimulatedSite:  # type: ignore[no-untyped-def]
-                sign = lambda report: sign_report(report, self._site_key)  # noqa: E731
-                return SimulatedSite(node, spec, scenario, sign, public_hex(self._site_key))
-
-            self.processes[node] = Process(node, make_site)
+            make_site = partial(SimulatedSite, node, spec, scenario, self._sign, public_hex(self._site_key))
+            self.processes[node] = Process(node, spec.name, make_site)
         for process in self.processes.values():
-            self.at(self.now_ns, lambda process=process: self._boot(process))
+            self.at(self.now_ns, partial(self._boot, process))
+
+    def _sign(self, report: bytes) -> str:
+        return sign_report(report, self._site_key)
 
     def _verify(self, key: str, report: bytes, signature: str) -> bool:
         try:
@@ -207,7 +211,7 @@ class World:
         """The fabric tells the centre of a node's presence."""
         self.after(seconds, lambda: self.give(self.processes[CENTER], event()))
 
-    def crash(self, process: Process, why: str) -> None:
+    def crash(self, process: Process, why: str, down_s: float) -> None:
         """Kill a process; it starts again after a while, from its journal."""
         if not process.alive:
             return
@@ -217,7 +221,7 @@ class World:
         self._trace(process.node, f"crash {why}")
         if process.node != CENTER:
             self.tell_center(lambda: PeerVanished(node=process.node))
-        self.after(self.faults.restart_s * (0.2 + self.rng.random()), lambda: self._boot(process))
+        self.after(down_s, lambda: self._boot(process))
 
     def cut(self, node: NodeId, seconds: float, *, up: bool, down: bool) -> None:
         """Cut a node's link in one or both directions for a while."""
@@ -244,6 +248,11 @@ class World:
         if not process.alive:
             return
         self.events += 1
+        match event:
+            case Delivered(sender=sender, message=Describe() | Heartbeat()) if process.node == CENTER:
+                self.watcher.confirmed_ns[sender] = self.now_ns
+            case _:
+                pass
         effects = process.core.handle(event, self.now_ns)
         process.core.check_invariants()
         life = process.life
@@ -256,9 +265,10 @@ class World:
         self._check(self)
 
     def _crashes(self, process: Process, when: str, effect: Effect) -> bool:
-        if not self.network.faulty or self.rng.random() >= self.faults.crash:
+        down_s = self._crash_plan.down_s(process.name, when, effect, by_chance=self.network.faulty)
+        if down_s is None:
             return False
-        self.crash(process, f"{when} {type(effect).__name__}")
+        self.crash(process, f"{when} {type(effect).__name__}", down_s)
         return True
 
     def _later(self, process: Process, seconds: float, event: Callable[[], Event | None]) -> None:
@@ -278,7 +288,8 @@ class World:
             case Append(records=records):
                 process.journal.extend(records)
             case Send(receiver=receiver, message=message):
-                self._send(process, receiver, effect, message)
+                self.watcher.spoken.append((process.node, message, len(process.journal)))
+                self._send(process, receiver, message)
             case SetTimer(name=name, at_ns=at_ns):
                 process.timers[name] = at_ns
                 life = process.life
@@ -307,14 +318,14 @@ class World:
             del process.timers[name]
             self.give(process, TimerFired(name=name))
 
-    def _send(self, process: Process, receiver: NodeId, effect: Send, message) -> None:  # type: ignore[no-untyped-def]
+    def _send(self, process: Process, receiver: NodeId, message: Message) -> None:
         target = self.processes.get(receiver)
         if target is None or not target.alive:
-            self._later(process, 0.002, lambda: SendFailed(receiver=receiver, message=effect.message))
+            self._later(process, 0.002, lambda: SendFailed(receiver=receiver, message=message))
             return
         sender = process.node
 
-        def deliver(delay_ns: int, copy) -> None:  # type: ignore[no-untyped-def]
+        def deliver(delay_ns: int, copy: Message) -> None:
             self.at(self.now_ns + delay_ns, lambda: self.give(target, Delivered(sender=sender, message=copy)))
 
         self.network.send(sender, receiver, message, deliver)
@@ -398,58 +409,9 @@ class World:
             site.working.discard(order.visit)
             if fails:
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
-            return WorkFinished(visit=order.visit, outcome=self._outcome(process.node, site, order, seconds))
+            return WorkFinished(visit=order.visit, outcome=self._work.outcome(process.node, order, seconds))
 
         self._later(process, seconds, finish)
-
-    def _outcome(self, node: NodeId, site: SimulatedSite, order: VisitOrder, seconds: float) -> Outcome:
-        match order.work:
-            case TrainWork(model=model, dataset=dataset, training=training):
-                labels = self.labels_of(dataset)
-                trained = self.learner.train(model, dataset, labels, training.batches * training.batch_size)
-                self.artifacts[node].add(trained)
-                return TrainOutcome(
-                    model=trained,
-                    batches=training.batches,
-                    records=sum(labels.values()),
-                    loss_first=1.0,
-                    loss_last=0.5,
-                    update_norm=1.0,
-                    data_version="1",
-                    seconds=seconds,
-                )
-            case EvaluateWork(model=model, samples=samples, measurements=names, preflight=preflight):
-                labels: dict[str, int] = {}
-                for sample in samples:
-                    for label, count in self.labels_of(sample.dataset).items():
-                        labels[label] = labels.get(label, 0) + max(1, count // 5)
-                return EvaluateOutcome(
-                    model=model,
-                    measurements=self.learner.measure(model, labels, names),
-                    test_set="1",
-                    evaluations_left=0,
-                    seconds=seconds,
-                    overfits=True if preflight else None,
-                    batch_seconds=0.01,
-                )
-            case AggregateWork(updates=updates):
-                mean = self.learner.average(updates)
-                self.artifacts[node].add(mean)
-                return AggregateOutcome(model=mean, seconds=seconds)
-            case ShareWork(dataset=dataset, kind=kind):
-                shared = ArtifactId(f"{self.learner.submit(f'{kind} {dataset} {order.work.contract}')}")
-                self.artifacts[node].add(shared)
-                return ShareOutcome(artifact=shared, records=sum(self.labels_of(dataset).values()), data_version="1")
-
-    def labels_of(self, dataset: DataSetId) -> dict[str, int]:
-        """True records per label of a data set."""
-        name = dataset.partition("/")[2]
-        for spec in self.scenario.nodes:
-            if spec.name == dataset.partition("/")[0]:
-                for data in spec.data:
-                    if data.name == name:
-                        return data.labels
-        raise BugError(f"no data set {dataset} in scenario {self.scenario.name}")
 
     # --- owners -----------------------------------------------------------------------------------------------------
 

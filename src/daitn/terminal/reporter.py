@@ -53,7 +53,8 @@ class Linked(Event, frozen=True, kw_only=True):
 
 
 class Reporter:
-    """See the module's docstring. Sequences continue from the clock, so that a restarted node is never behind itself."""
+    """See the module's docstring. Sequences continue from the clock, so that a restarted node is not behind itself;
+    where the clock was set back, the map says how far it is."""
 
     def __init__(self) -> None:
         self.descriptor: NodeDescriptor | None = None
@@ -76,8 +77,10 @@ class Reporter:
                 if sender == CENTER and sequence == self.sequence:
                     self.known, self.heartbeat_s = True, heartbeat_s
                     return [SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(heartbeat_s))]
-            case Delivered(sender=sender, message=DescribeAgain()):
+            case Delivered(sender=sender, message=DescribeAgain(known_sequence=known_sequence)):
                 if sender == CENTER:
+                    if known_sequence > self.sequence:  # this machine's clock was set back between two starts
+                        self.sequence = known_sequence + 1
                     self.known = False
                     return self._say(now_ns)
             case LeaveAsked(reason=reason):

@@ -61,7 +61,9 @@ class VerificationUnit:
     def judge(self, order: VisitOrder) -> tuple[PolicyFault, ...]:
         """Refuses when the job has used up its evaluations."""
         if self.left(order.job) <= 0:
-            return (_fault("evaluations_per_job", str(self._used[order.job] + 1), str(self.evaluations_per_job)),)
+            return (
+                _fault("evaluations_per_job", str(self._used.get(order.job, 0) + 1), str(self.evaluations_per_job)),
+            )
         return ()
 
     def count(self, job: JobId) -> None:

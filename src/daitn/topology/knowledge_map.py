@@ -63,11 +63,14 @@ class KnowledgeMap:
     def __init__(self) -> None:
         self.version = 0
         self._nodes: dict[NodeId, NodeFacts] = {}
+        self._left: set[NodeId] = set()
+        """Nodes that left: their ids are never given out again, and a late description must not bring them back. At
+        most as many as a domain has slots."""
 
     def describe(self, descriptor: NodeDescriptor, sequence: int, now_ns: int) -> NodeDescribed | None:
-        """Take a description; None where it is not newer than what is held (replayed, reordered)."""
+        """Take a description; None where it is not newer than what is held (replayed, reordered), or the node left."""
         known = self._nodes.get(descriptor.node)
-        if known is not None and sequence <= known.sequence:
+        if self.has_left(descriptor.node) or (known is not None and sequence <= known.sequence):
             return None
         self._put(descriptor, sequence, now_ns)
         return NodeDescribed(descriptor=descriptor, sequence=sequence)
@@ -88,6 +91,7 @@ class KnowledgeMap:
                 self._nodes[descriptor.node].reachable = False
             case NodeRemoved(node=node):
                 self._nodes.pop(node, None)
+                self._left.add(node)
                 self.version += 1
             case _:
                 pass
@@ -96,8 +100,13 @@ class KnowledgeMap:
         """Take a node off the map."""
         if self._nodes.pop(node, None) is None:
             return None
+        self._left.add(node)
         self.version += 1
         return NodeRemoved(node=node, why=why)
+
+    def has_left(self, node: NodeId) -> bool:
+        """Whether the node was taken off the map for good."""
+        return node in self._left
 
     def heard(self, node: NodeId, sequence: int, now_ns: int) -> bool:
         """A heartbeat: whether the map holds that description. Confirms it, and that the node is reachable."""

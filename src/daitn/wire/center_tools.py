@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, DataSetId, JobId, OwnerId, VisitId
 from daitn.descriptors.grant import Holder
@@ -25,14 +26,14 @@ class InputRef(msgspec.Struct, frozen=True, kw_only=True):
     """An artifact a visit needs, who holds it, and the grant under which it may be fetched."""
 
     artifact: ArtifactId
-    holders: Annotated[tuple[Holder, ...], msgspec.Meta(max_length=64)]
+    holders: Annotated[tuple[Holder, ...], msgspec.Meta(max_length=limits.HOLDERS)]
     grant: str
     parts_only: bool = False
     """Only its small parts (graph, contract) are needed, not its tensors."""
 
 
 class Warrant(msgspec.Struct, frozen=True, kw_only=True):
-    """On whose behalf, for what, and with whose signature something is done: what a site's policy is checked against."""
+    """On whose behalf, for what, with whose signature something is done: what a site's policy is checked against."""
 
     owner: OwnerId
     purpose: str
@@ -62,7 +63,7 @@ class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):
 
 
 class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
-    """Control centre → terminal: a visit of this job is likely; fetch the package's parts and warm a child. Advisory."""
+    """Control centre → terminal: a visit of this job is likely; fetch the package's parts, warm a child. Advisory."""
 
     job: JobId
     package: InputRef
@@ -84,9 +85,14 @@ class VisitRefused(Message, frozen=True, kw_only=True, tag="visit_refused"):
 class VisitPhase(StrEnum):
     """How far a visit is."""
 
-    WAITING = "waiting"
     FETCHING = "fetching"
+    WAITING = "waiting"
     WORKING = "working"
+
+    @property
+    def step(self) -> int:
+        """Position in the order in which a visit goes through them."""
+        return tuple(VisitPhase).index(self)
 
 
 class VisitProgress(Message, frozen=True, kw_only=True, tag="visit_progress"):

@@ -1,7 +1,7 @@
 """Training admission (T-FAM): judges a request on a view, and finds the counter-offer where it must refuse.
 
-Paper II-A. Two stages, one function: before anything is moved (policy, resources, data), and again with what a preflight
-at a verification unit found. A request that fails the first stage costs no one a byte.
+Paper II-A. Two stages, one function: before anything is moved (policy, resources, data), and again with what a
+preflight at a verification unit found. A request that fails the first stage costs no one a byte.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The job machine: carries one job from submission to delivery, through restarts, lost sites and harmful visits.
 
-Paper II-A and III. Durable and event-sourced: `JobState` is rebuilt from records; this module only decides. Its one entry
-is `advance`, called after anything that concerns the job; it orders whatever should be under way and is not, so that there
-is no difference between going on and resuming.
+Paper II-A and III. Durable and event-sourced: `JobState` is rebuilt from records; this module only decides. Its one
+entry is `advance`, called after anything that concerns the job; it orders whatever should be under way and is not, so
+that there is no difference between going on and resuming.
 
     assessing: samples to the verification unit → preflight → verdict
     running:   the method's next steps, one record and one message each
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from daitn.base import limits
 from daitn.base.ids import CENTER, ArtifactId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
@@ -22,7 +24,7 @@ from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.commands import FetchModel, JobChanged
 from daitn.control_center.training.job_state import JobState
-from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
+from daitn.control_center.training.open_visits import REPEAT_FIRST_S, REPEATS, OpenVisit, next_check_ns
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import (
     JobAssessed,
@@ -33,6 +35,7 @@ from daitn.control_center.training.records import (
     Purpose,
     RecordsGiven,
     Replanned,
+    RequestChanged,
     SampleGiven,
     SiteBarred,
     VisitAccepted,
@@ -41,7 +44,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
-from daitn.decision.hyperparameters import after_rollback
+from daitn.decision.hyperparameters import after_rollback, propose_training
 from daitn.decision.keeping import judge_model
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
@@ -60,6 +63,7 @@ from daitn.descriptors.work import (
     ShareOutcome,
     ShareWork,
     TrainWork,
+    UpdateRef,
     Work,
 )
 from daitn.learning.methods import METHODS
@@ -82,6 +86,13 @@ ROLLBACKS_MOST: Final = 10
 """Models in a row that may be rolled back, each after smaller steps than the one before; then the job has got as far as
 it will."""
 
+RETRIES_AT_ONCE: Final = 3
+"""Lost visits in a row after which the next try waits, twice as long each time, up to a patience: a full disk or a site
+that refuses at once would otherwise use up all tries within a second."""
+
+DELIVERY_PATIENCES: Final = 15.0
+"""Past the deadline the finished model is asked for this much longer; then the job has failed."""
+
 TRIES_MOST: Final = 50
 """Lost visits in a row, with no accepted one between, after which a job has failed."""
 
@@ -96,7 +107,7 @@ class JobMachine:
         self._desk = desk
         self._admission = TrainingAdmission(self.view)
         self._fetching = False
-        self._lost_in_row = 0
+        self._delivering_ns = 0
         self._now_ns = 0
 
     # --- what others call -------------------------------------------------------------------------------------------
@@ -108,8 +119,7 @@ class JobMachine:
         if state.ended:
             return
         turn.perform(JobChanged(job=state.job))
-        deadline_ns = state.submitted_ns + seconds_to_ns(state.request.deadline_s)
-        if turn.now_ns >= deadline_ns and state.phase is not Phase.DELIVERING:
+        if turn.now_ns >= self._deadline_ns and state.phase is not Phase.DELIVERING:
             self._finish(turn, met=state.met, why=f"the deadline of {state.request.deadline_s:g} s has passed")
         if state.phase is Phase.ASSESSING:
             self._assess(turn)
@@ -124,14 +134,20 @@ class JobMachine:
         """After a restart of the centre: everything under way is asked for again, with the same fences."""
         for visit in self.state.open.values():
             self._speak(turn, visit)
-        deadline_ns = self.state.submitted_ns + seconds_to_ns(self.state.request.deadline_s)
-        turn.timer(f"deadline {self.state.job}", deadline_ns)
+        self.watch_deadline(turn)
+
+    @property
+    def _deadline_ns(self) -> int:
+        return self.state.submitted_ns + seconds_to_ns(self.state.request.deadline_s)
+
+    def watch_deadline(self, turn: Turn) -> None:
+        """Wake up at the deadline, wherever it is now."""
+        turn.timer(f"deadline {self.state.job}", self._deadline_ns)
 
     def accept(self, turn: Turn, visit: VisitId, outcome: Outcome, signature: str) -> None:
         """A result that stands: record it and what follows from it."""
         state = self.state
         ordered = state.open[visit].ordered
-        self._lost_in_row = 0
         turn.record(VisitAccepted(job=state.job, at_ns=turn.now_ns, visit=visit, outcome=outcome, signature=signature))
         self._knowledge.kept_promise(ordered.node)
         match ordered.purpose:
@@ -164,7 +180,6 @@ class JobMachine:
         """A visit will not be waited for any more."""
         state = self.state
         ordered = state.open[visit].ordered
-        self._lost_in_row += 1
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
         if blame in ("unavailable", "peer", "bug"):
             rest_ns = turn.now_ns + seconds_to_ns(REST_PATIENCES * self._config.patience_s)
@@ -189,23 +204,45 @@ class JobMachine:
             return True
         repeat_ns = opened.repeats_at()
         facts = self._knowledge.node(opened.ordered.node)
-        if repeat_ns is not None and turn.now_ns >= repeat_ns and facts is not None and facts.reachable:
+        if repeat_ns is None or turn.now_ns < repeat_ns:
+            turn.timer(f"visit {visit}", next_check_ns(opened, self._config.lease_s))
+        elif facts is not None and facts.reachable:
             opened.repeats += 1
             self._speak(turn, opened)
         else:
-            turn.timer(f"visit {visit}", max(turn.now_ns + 1_000_000, next_check_ns(opened, self._config.lease_s)))
+            later_ns = turn.now_ns + seconds_to_ns(REPEAT_FIRST_S)
+            turn.timer(f"visit {visit}", min(later_ns, opened.gives_up_at(self._config.lease_s)))
         return False
 
     def ask_again(self, turn: Turn, node: NodeId) -> None:
-        """A node is back: repeat the orders it has."""
+        """A node is back: repeat the orders it has. Not for ever: one that comes and goes and never speaks of a visit
+        would otherwise hold it."""
         for opened in self.state.open.values():
-            if opened.ordered.node == node:
+            if opened.ordered.node == node and opened.asked_again < REPEATS:
+                opened.asked_again += 1
                 opened.repeats = 0
                 self._speak(turn, opened)
 
     def changed(self, turn: Turn) -> None:
         """Something its watchers want to see."""
         turn.perform(JobChanged(job=self.state.job))
+
+    def change(self, turn: Turn, request: Request) -> None:
+        """Another request from now on. The method stays, since visits of it are under way; hyper-parameters are for the
+        next order. Once the model is being fetched there is nothing left to change."""
+        state = self.state
+        if state.ended or state.phase is Phase.DELIVERING:
+            return
+        plan = state.plan
+        if plan is not None:
+            request = msgspec.structs.replace(request, method=state.request.method)
+            if request.hyperparameters != state.request.hyperparameters:
+                parallel = METHODS[plan.method].parallel
+                training, choice = propose_training(self.view(request), request.hyperparameters, parallel=parallel)
+                kept = tuple(one for one in plan.choices if one.what != choice.what)
+                plan = msgspec.structs.replace(plan, training=training, choices=(*kept, choice))
+        turn.record(RequestChanged(job=state.job, at_ns=turn.now_ns, request=request, plan=plan))
+        self.watch_deadline(turn)
 
     def pause(self, turn: Turn) -> bool:
         """No further visits; those under way may finish. False if the job does not run."""
@@ -247,7 +284,8 @@ class JobMachine:
             evaluations_used=state.verifications,
             barred=tuple(state.barred),
         )
-        resting = [facts.descriptor.node for facts in self._knowledge.nodes() if facts.cool_until_ns > self._now_ns]
+        nodes = [facts.descriptor.node for facts in self._knowledge.nodes()]
+        resting = [node for node in nodes if self._cools(node)]
         return make_training_view(
             self._knowledge,
             request or state.request,
@@ -262,7 +300,7 @@ class JobMachine:
 
     def _assess(self, turn: Turn) -> None:
         state = self.state
-        if state.open:
+        if state.open or self._rests(turn):
             return
         if state.preflight_fault and state.preflight is None:
             fault = Preflight(fault=state.preflight_fault)
@@ -277,7 +315,7 @@ class JobMachine:
         unit = view.verifiers[0]
         missing = [
             name
-            for name in unit.datasets
+            for name in unit.datasets[: limits.SITES_PER_ORDER]
             if (unit.node, name) not in state.samples and (unit.node, name) not in state.sample_faults
         ]
         for name in missing:
@@ -297,12 +335,14 @@ class JobMachine:
         if state.open:
             return
         samples = self._samples(unit.node)
-        if samples and self._lost_in_row < TRIES_MOST:
-            evaluate = self._evaluation(state.head, samples, preflight=True)
-            self._order(turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?")
-        else:
+        if not samples:
             faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
             self._end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
+        elif state.evaluations_left == 0 or state.lost_in_row >= TRIES_MOST:
+            self._end(turn, Phase.FAILED, f"the verification unit did not try the model: {state.last_loss}")
+        else:
+            evaluate = self._evaluation(state.head, samples, preflight=True)
+            self._order(turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?")
 
     def _silent_nodes(self) -> bool:
         """Whether some node of the map does not answer now: what it has could change a verdict."""
@@ -322,6 +362,7 @@ class JobMachine:
             self._phase(turn, Phase.QUEUED, "admitted")
         elif taken is not None:
             turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, taken=taken))
+            self.watch_deadline(turn)
             self._assess(turn)
         else:
             turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
@@ -357,36 +398,77 @@ class JobMachine:
         if state.met:
             self._finish(turn, met=True, why="all targets are reached")
             return
-        if self._lost_in_row >= TRIES_MOST:
-            self._end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost")
+        if state.lost_in_row >= TRIES_MOST:
+            self._end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost, the last: {state.last_loss}")
+            return
+        if not state.open and self._rests(turn):
             return
         spent = self._spent()
         if spent:
-            if state.open:
-                return
-            if state.head != state.kept and state.evaluations_left != 0 and self._verify(turn, "last measure"):
-                return
             if not state.open:
-                self._finish(turn, met=False, why=spent)
+                self._wind_up(turn, spent)
             return
         if not state.open and not self._reachable(state.head):
             self._go_back(turn)
             return
-        view = self.view()
+        view = self._without_avoided(self.view())
         for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(view)):
             match step:
                 case Train(model=model, stop=stop):
                     self._train(turn, view, model, stop)
                 case Aggregate(updates=updates):
-                    if view.aggregators:
-                        average = AggregateWork(updates=updates)
-                        self._order(
-                            turn, "aggregate", view.aggregators[0].node, average, f"{len(updates)} updates of a round"
-                        )
+                    self._average(turn, view, updates)
                 case Verify():
                     self._verify(turn, f"due after {state.rounds_since_verified} round(s)")
         if not state.open:
             turn.wake_in(f"job {state.job}", WAIT_S)
+
+    def _rests(self, turn: Turn) -> bool:
+        """Whether to wait before the next try, because the last ones were all lost."""
+        over = self.state.lost_in_row - RETRIES_AT_ONCE
+        if over < 0:
+            return False
+        wait_s = min(self._config.patience_s, WAIT_S * 2.0**over)
+        until_ns = self.state.lost_ns + seconds_to_ns(wait_s)
+        if turn.now_ns >= until_ns:
+            return False
+        turn.timer(f"job {self.state.job}", until_ns)
+        return True
+
+    def _without_avoided(self, view: TrainingView) -> TrainingView:
+        """The view without the data sets of the visits that were just rolled back, while there are others."""
+        others = tuple(one for one in view.candidates if one.dataset not in self.state.avoided)
+        return msgspec.structs.replace(view, candidates=others) if others else view
+
+    def _wind_up(self, turn: Turn, why: str) -> None:
+        """A budget is used up: what was trained for it is averaged and measured once more, then the job is over."""
+        state = self.state
+        if state.evaluations_left != 0:
+            view = self.view()
+            if state.updates and view.aggregators and any(self._reachable(one.model) for one in state.updates):
+                self._average(turn, view, tuple(state.updates))
+                turn.wake_in(f"job {state.job}", WAIT_S)
+                return
+            if state.head != state.kept and self._verify(turn, "last measure"):
+                return
+        self._finish(turn, met=False, why=why)
+
+    def _average(self, turn: Turn, view: TrainingView, updates: tuple[UpdateRef, ...]) -> None:
+        """Order the average of a round. Updates whose sites do not come back in a while are left out."""
+        state = self.state
+        here = tuple(update for update in updates if self._reachable(update.model))
+        if len(here) < len(updates) and self._waited(turn) <= REST_PATIENCES:
+            return
+        if not here:
+            turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
+            return
+        awake = [one.node for one in view.aggregators if not self._cools(one.node)]
+        for node in awake[:1] or [one.node for one in view.aggregators[:1]]:
+            self._order(turn, "aggregate", node, AggregateWork(updates=here), f"{len(here)} updates of a round")
+
+    def _cools(self, node: NodeId) -> bool:
+        facts = self._knowledge.node(node)
+        return facts is not None and facts.cool_until_ns > self._now_ns
 
     def _spent(self) -> str:
         """Which budget is used up; empty while none is."""
@@ -427,10 +509,15 @@ class JobMachine:
             return RULES[rule].next_stop(view, seen, training.batches * training.batch_size)
 
         def all_stops() -> tuple[Stop, ...]:
+            """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
             why = f"round {state.rounds + 1}"
+            names = datasets(view)
+            most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
+            first = state.rounds * most % len(names) if len(names) > most else 0
+            turned = names[first:] + names[:first]
             return tuple(
                 Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why=why)
-                for name in datasets(view)
+                for name in turned[:most]
             )
 
         return Choosers(next_stop=next_stop, all_stops=all_stops)
@@ -536,15 +623,8 @@ class JobMachine:
 
     def _release(self, turn: Turn) -> None:
         """Let sites drop models that nothing needs any more."""
-        state = self.state
-        needed = {state.head, state.kept, state.best, state.request.package, *(one.model for one in state.updates)}
-        per_node: dict[NodeId, list[ArtifactId]] = {}
-        for artifact in [one for one in state.holders if one not in needed]:
-            for node in state.holders.pop(artifact):
-                if node != CENTER:
-                    per_node.setdefault(node, []).append(artifact)
-        for node, artifacts in per_node.items():
-            turn.send(node, ReleaseArtifacts(job=state.job, artifacts=tuple(artifacts)))
+        for node, artifacts in self.state.released.items():
+            turn.send(node, ReleaseArtifacts(job=self.state.job, artifacts=tuple(artifacts)))
 
     def _reachable(self, artifact: ArtifactId) -> bool:
         return bool(self._desk.holders(self.state, artifact))
@@ -570,13 +650,19 @@ class JobMachine:
 
     def _deliver(self, turn: Turn) -> None:
         state = self.state
+        self._delivering_ns = self._delivering_ns or turn.now_ns
+        patience_ns = seconds_to_ns(DELIVERY_PATIENCES * self._config.patience_s)
         if state.best == state.request.package:
             self.delivered(turn)
-        elif not self._fetching and self._reachable(state.best):
+        elif self._fetching:
+            return
+        elif turn.now_ns >= max(self._deadline_ns, self._delivering_ns + patience_ns):
+            self._end(turn, Phase.FAILED, "no site that holds the best model gave it back in time")
+        elif self._reachable(state.best):
             self._fetching = True
             model = self._desk.input_ref(state, state.best, CENTER, turn.now_ns)
             turn.perform(FetchModel(job=state.job, model=model))
-        elif not self._fetching:
+        else:
             turn.wake_in(f"job {state.job}", WAIT_S)
 
     def fetch_failed(self, turn: Turn) -> None:

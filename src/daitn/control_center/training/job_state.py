@@ -1,10 +1,12 @@
 """The state of one job: nothing but what its records say, so that a restart loses nothing.
 
-`JobState.apply` is the only place where it changes. Derived figures (progress, holders, what was measured where) are kept
-up to date here, so that the machine above only decides.
+`JobState.apply` is the only place where it changes. Derived figures (progress, holders, what was measured where) are
+kept up to date here, so that the machine above only decides.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
@@ -27,10 +29,11 @@ from daitn.control_center.training.records import (
     VisitOrdered,
 )
 from daitn.decision.facts import Preflight
-from daitn.decision.keeping import score
+from daitn.decision.keeping import meets, score
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
+from daitn.descriptors.request import Request
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -44,6 +47,9 @@ from daitn.descriptors.work import (
     UpdateRef,
 )
 from daitn.learning.methods import METHODS
+
+SAMPLE_TRIES: Final = 3
+"""Times a data set's sample may be lost to a site that is away before the job is assessed without it."""
 
 
 class JobState:
@@ -82,16 +88,27 @@ class JobState:
         self.rolled_back = 0
         self.rolled_back_in_row = 0
         self.lost = 0
+        self.lost_in_row = 0
+        """Lost visits since the last accepted one."""
+        self.lost_ns = 0
+        """When the last visit was lost to a site that could not, as against one that would not."""
+        self.last_loss = ""
         self.transfer_bytes = 0
         self.evaluations_left: int | None = None
         self.seen: list[tuple[DataSetId, int]] = []
         self.seen_kept = 0
+        self.seen_best = 0
+        self.avoided: set[DataSetId] = set()
+        """Data sets of visits rolled back since a model was last kept: asked again only when no other is there."""
         self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
         self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
+        self.released: dict[NodeId, list[ArtifactId]] = {}
+        """Models that nothing needs any more since the last judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
         self.records: dict[tuple[DataSetId, NodeId], tuple[ArtifactId, NodeId]] = {}
         self.barred: dict[DataSetId, str] = {}
         self.sample_faults: dict[tuple[NodeId, DataSetId], str] = {}
+        self.sample_tries: dict[tuple[NodeId, DataSetId], int] = {}
         self.harm: dict[DataSetId, int] = {}
         """Visits at a data set that broke the model or returned what could not be accepted."""
         self.preflight_fault = ""
@@ -112,7 +129,7 @@ class JobState:
             case JobAssessed():
                 self.verdict, self.plan = record.verdict, record.plan
                 if record.taken is not None:
-                    self.request = record.taken
+                    self._change(record.taken)
             case PreflightDone(preflight=preflight):
                 self.preflight = preflight
                 self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
@@ -130,14 +147,16 @@ class JobState:
             case ModelJudged():
                 self._judged(record)
             case ModelGone(instead=instead):
-                self.head = self.kept = instead
-                self.updates, self.round_begun, self.rounds_since_verified = [], False, 0
+                self.updates, self.round_begun = [], False
+                if instead != self.head:
+                    self._go_back_to(instead)
             case Replanned(plan=plan):
                 self.plan = plan
             case SiteBarred(dataset=dataset, why=why):
                 self.barred[dataset] = why
-            case RequestChanged(request=request):
-                self.request = request
+            case RequestChanged(request=request, plan=plan):
+                self._change(request)
+                self.plan = plan or self.plan
             case JobPhased(phase=phase, reason=reason, at_ns=at_ns):
                 self.phase, self.reason = phase, reason
                 if phase in FINAL_PHASES:
@@ -158,6 +177,7 @@ class JobState:
             raise BugError(f"visit {record.visit} accepted twice")
         ordered = self.open.pop(record.visit).ordered
         self.accepted.add(record.visit)
+        self.lost_in_row = 0
         match record.outcome:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 self.visits += 1
@@ -199,14 +219,49 @@ class JobState:
             self.kept, self.kept_measurements = record.model, record.measurements
             self.seen_kept = len(self.seen)
             self.rolled_back_in_row = 0
+            self.avoided.clear()
         else:
             self.rolled_back += 1
             self.rolled_back_in_row += 1
             self.head = self.kept
+            self.avoided |= {dataset for dataset, _ in self.seen[self.seen_kept :]}
             del self.seen[self.seen_kept :]
         if record.best:
             self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
+            self.seen_best = len(self.seen)
         self.met = self.met or record.met
+        self._release()
+
+    def _change(self, request: Request) -> None:
+        """Other targets are another yardstick: what was measured so far is judged by it anew."""
+        self.request = request
+        if not self.best_measurements:
+            return
+        targets = request.targets
+        self.best_score = score(targets, self.best_measurements)
+        kept_score = score(targets, self.kept_measurements)
+        if (meets(targets, self.kept_measurements), kept_score) > (self.met, self.best_score):
+            self.best, self.best_measurements, self.best_score = self.kept, self.kept_measurements, kept_score
+            self.seen_best = self.seen_kept
+        self.met = meets(targets, self.best_measurements)
+
+    def _go_back_to(self, model: ArtifactId) -> None:
+        """The head is an older model again, and is compared with what that one was measured at."""
+        if model == self.best:
+            self.kept_measurements, self.seen_kept = self.best_measurements, min(self.seen_best, len(self.seen))
+        elif model != self.kept:
+            self.kept_measurements, self.seen_kept = self.untrained, 0
+        del self.seen[self.seen_kept :]
+        self.head = self.kept = model
+        self.rounds_since_verified = 0
+
+    def _release(self) -> None:
+        needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
+        self.released = {}
+        for artifact in [one for one in self.holders if one not in needed]:
+            for node in self.holders.pop(artifact):
+                if node != CENTER:
+                    self.released.setdefault(node, []).append(artifact)
 
     def _hold(self, artifact: ArtifactId, node: NodeId) -> None:
         nodes = self.holders.setdefault(artifact, [])
@@ -218,8 +273,15 @@ class JobState:
         if record.blame == "over":
             return
         self.lost += 1
+        self.lost_in_row += 1
+        self.last_loss = record.why
+        if record.blame != "policy":
+            self.lost_ns = record.at_ns
         if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
-            self.sample_faults[(ordered.work.receiver, ordered.work.dataset)] = record.why
+            wanted = (ordered.work.receiver, ordered.work.dataset)
+            self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
+            if record.blame != "unavailable" or self.sample_tries[wanted] >= SAMPLE_TRIES:
+                self.sample_faults[wanted] = record.why
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1
         if ordered.purpose in ("verify", "preflight") and record.blame == "policy":

@@ -35,6 +35,8 @@ class OpenVisit(msgspec.Struct, kw_only=True):
     heard_ns: int = 0
     """When the terminal last spoke of it; 0: not yet."""
     repeats: int = 0
+    asked_again: int = 0
+    """Times its order was repeated because its node appeared, since the terminal last spoke of it."""
     progress: VisitProgress | None = None
 
     def gives_up_at(self, lease_s: float) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daitn.base import limits
 from daitn.base.ids import CENTER, ArtifactId, GrantId, NodeId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.config import CenterConfig, CenterTools
@@ -35,7 +36,7 @@ class OrderDesk:
         self._knowledge = knowledge
 
     def holders(self, state: JobState, artifact: ArtifactId, extra: NodeId | None = None) -> tuple[Holder, ...]:
-        """Reachable nodes that hold an artifact, the newest holder first."""
+        """Reachable nodes that hold an artifact, the newest holder first, as many as an order may name."""
         nodes = list(reversed(state.holders.get(artifact, [])))
         if extra is not None and extra not in nodes:
             nodes.append(extra)
@@ -47,7 +48,7 @@ class OrderDesk:
             facts = self._knowledge.node(node)
             if facts is not None and facts.reachable:
                 found.append(Holder(node=node, direct=facts.descriptor.direct))
-        return tuple(found)
+        return tuple(found[: limits.HOLDERS])
 
     def input_ref(
         self,

@@ -106,7 +106,8 @@ class ModelJudged(JobRecord, frozen=True, kw_only=True, tag="model_judged"):
 
 
 class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
-    """No site that holds this model came back in time; the run goes on from an older one."""
+    """No site that holds this model came back in time; the run goes on from an older one. `instead` is the head where
+    only the updates of a round are gone."""
 
     model: ArtifactId
     instead: ArtifactId
@@ -130,6 +131,8 @@ class RequestChanged(JobRecord, frozen=True, kw_only=True, tag="request_changed"
     """The owner changed targets, hyper-parameters or the choice of data while the job runs."""
 
     request: Request
+    plan: Plan | None = None
+    """The plan from now on, where the job has one and the change concerns it."""
 
 
 class JobPhased(JobRecord, frozen=True, kw_only=True, tag="job_phased"):

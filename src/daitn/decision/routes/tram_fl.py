@@ -10,7 +10,8 @@ Array legend: L labels.
 
 from __future__ import annotations
 
-from statistics import pvariance
+from collections import Counter
+from statistics import fmean
 
 from daitn.base.ids import DataSetId
 from daitn.decision.routes.contract import Seen, best_compute, datasets
@@ -19,7 +20,7 @@ from daitn.descriptors.view import TrainingView
 
 
 class TramFl:
-    """See the module's docstring. Cost: O(visits × L + data sets × L)."""
+    """See the module's docstring. Cost: O(visits + data sets × L)."""
 
     name = "tram-fl"
 
@@ -35,12 +36,14 @@ class TramFl:
             chosen, why = _least_seen(view, seen, open_names)
         else:
             counts = dict.fromkeys(labels, 0.0)
-            for dataset, records in seen.visits:
+            for dataset, records in _records_seen(seen).items():
                 for label, share in shares.get(dataset, {}).items():
                     counts[label] += records * share
 
             def spread(name: DataSetId) -> float:
-                return pvariance([counts[label] + records_per_visit * shares[name].get(label, 0.0) for label in labels])
+                after = [counts[label] + records_per_visit * shares[name].get(label, 0.0) for label in labels]
+                mean = fmean(after)
+                return fmean((count - mean) ** 2 for count in after)
 
             spreads = {name: spread(name) for name in open_names}
             chosen = min(open_names, key=lambda name: (round(spreads[name], 6), name))
@@ -48,6 +51,13 @@ class TramFl:
             others = sorted(value for name, value in spreads.items() if name != chosen)
             why += f", next best {others[0]:.0f}" if others else ""
         return Stop(dataset=chosen, compute_node=best_compute(view, chosen).compute_node, why=why)
+
+
+def _records_seen(seen: Seen) -> Counter[DataSetId]:
+    read: Counter[DataSetId] = Counter()
+    for dataset, records in seen.visits:
+        read[dataset] += records
+    return read
 
 
 def _label_shares(view: TrainingView, dataset: DataSetId) -> dict[str, float]:
@@ -61,9 +71,6 @@ def _label_shares(view: TrainingView, dataset: DataSetId) -> dict[str, float]:
 
 def _least_seen(view: TrainingView, seen: Seen, names: list[DataSetId]) -> tuple[DataSetId, str]:
     sizes = {candidate.dataset: candidate.records for candidate in view.candidates}
-    read = dict.fromkeys(names, 0)
-    for dataset, records in seen.visits:
-        if dataset in read:
-            read[dataset] += records
+    read = _records_seen(seen)
     chosen = min(names, key=lambda name: (read[name] / max(1.0, sizes[name]), name))
     return chosen, f"read {read[chosen] / max(1.0, sizes[chosen]):.1f} times over, less than any other"

@@ -1,4 +1,4 @@
-"""Training methods: how models, sites and verifications follow one another. Cores behind one contract, one file each."""
+"""Training methods: how models, sites and verifications follow one another. Cores behind one contract, a file each."""
 
 from __future__ import annotations
 

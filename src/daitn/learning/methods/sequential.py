@@ -1,7 +1,7 @@
 """Sequential training: one copy of the model moves from site to site (paper, section III).
 
-After each accepted visit the next stop is chosen anew by a route rule; every `verify_every` visits the model is measured
-before it goes on, so that a harmful visit costs at most that many.
+After each accepted visit the next stop is chosen anew by a route rule; every `verify_every` visits the model is
+measured before it goes on, so that a harmful visit costs at most that many.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from daitn.artifacts.layout import Layout, plan_layout
 from daitn.artifacts.manifest import ITEM_BYTES, Cursor, TensorEntry, TravellingState
 from daitn.base.errors import InputError, PeerError
 
-BLOCK_ELEMENTS: Final = 1 << 18
-"""Elements summed at once: the float64 sum (2 MB) and one update's block stay in the second-level cache."""
+BLOCK_ELEMENTS: Final = 1 << 15
+"""Elements summed at once: sum, scratch and one update's block (0.6 MB) stay in the second-level cache."""
 
 Array = NDArray[Any]
 
@@ -144,16 +144,38 @@ def _average_floats(
     entry: TensorEntry, views: Sequence[Array], weights: Sequence[float], target: Array, updates: Sequence[Update]
 ) -> None:
     wide = np.dtype(np.float64 if entry.dtype in ("float64", "float32") else np.float32)
+    size = min(BLOCK_ELEMENTS, len(target))
+    sums, scratch = np.empty(size, dtype=wide), np.empty(size, dtype=wide)
     for block in _blocks(len(target)):
-        total = np.zeros(block.stop - block.start, dtype=wide)
-        for view, weight, update in zip(views, weights, updates, strict=True):
-            values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block].astype(wide)
+        total, part = sums[: block.stop - block.start], scratch[: block.stop - block.start]
+        total.fill(0)
+        for view, weight in zip(views, weights, strict=True):
+            if entry.dtype == "float64":
+                # There is no wider type to round from, so differences to the first keep equal values equal.
+                np.subtract(view[block], views[0][block], out=part)
+                part *= weight
+            else:
+                values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
+                np.multiply(values, weight, out=part, dtype=wide)
+            total += part
+        if entry.dtype == "float64":
+            total += views[0][block]
+        # One look at the sum instead of one at each update: what is not finite stays so.
+        if not np.isfinite(total).all():
+            raise _find_fault(entry, views, updates)
+        target[block] = _to_bfloat16(total) if entry.dtype == "bfloat16" else total
+
+
+def _find_fault(entry: TensorEntry, views: Sequence[Array], updates: Sequence[Update]) -> PeerError:
+    """Which update made a mean that is not finite."""
+    for view, update in zip(views, updates, strict=True):
+        for block in _blocks(len(view)):
+            values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
             if not np.isfinite(values).all():
-                raise UpdateRefusedError(
+                return UpdateRefusedError(
                     update.name, entry.name, f"tensor {entry.name!r} has values that are not finite"
                 )
-            total += np.multiply(values, weight, dtype=wide)
-        target[block] = _to_bfloat16(total) if entry.dtype == "bfloat16" else total
+    return PeerError(f"the mean of tensor {entry.name!r} is beyond its type", todo="look at its values at each site")
 
 
 def _average_integers(views: Sequence[Array], weights: Sequence[float], target: Array) -> None:

@@ -99,6 +99,8 @@ class TrainResult:
     update_norm: float
     seconds: float
     stopped: bool
+    last_step_unix_ns: int = 0
+    """When the last step ended: where a hop begins."""
 
 
 class _Losses:
@@ -220,6 +222,7 @@ def train(
             on_progress(Progress(done=done, of=training.batches, loss=losses.recent()))
     losses.read()
     model.zero_grad(set_to_none=True)
+    last_step_unix_ns = time.time_ns()
     norm = update_norm(parameters, arrived)
     if not math.isfinite(norm) or not _all_finite(model):
         raise NotFiniteError("a weight or buffer", done)
@@ -232,6 +235,7 @@ def train(
         records=0 if source is None else len(source),
         loss_first=losses.first(),
         loss_last=losses.last(),
+        last_step_unix_ns=last_step_unix_ns,
         update_norm=norm,
         seconds=time.perf_counter() - began,
         stopped=stopped,

@@ -11,14 +11,11 @@ another. Connections are kept for the next hop between the same two nodes, which
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import queue
-import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -26,8 +23,8 @@ import msgspec
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
-from daitn.node.fabric.chunks import ChunkLedger, MissingChunkError, PackReader, Refusal, read_chunk
-from daitn.node.fabric.contract import ChunkProvider, ChunkWant, FabricCounters, Holder
+from daitn.node.fabric.chunks import ChunkLedger, decode_refusal
+from daitn.node.fabric.contract import ChunkWant, FabricCounters, Holder
 from daitn.node.fabric.tls import HEADER, Link, TlsContexts
 
 FETCH: Final = 1
@@ -51,17 +48,9 @@ SHUN_S: Final = 60.0
 STALL_S: Final = 30.0
 """A connection that moves no byte for this long in the middle of a transfer is cut."""
 
-IDLE_S: Final = 600.0
-"""The server closes a connection unused for this long."""
-
 POOL_PER_NODE: Final = 2
 POOL_NODES: Final = 64
 """Peers with idle connections; the longest unused goes first."""
-
-CONNECTIONS: Final = 128
-"""Connections one server keeps; beyond it new ones are closed at once and the peer goes through the router."""
-
-_log = logging.getLogger(__name__)
 
 
 class ChunkBatch(msgspec.Struct, frozen=True, array_like=True):
@@ -89,126 +78,6 @@ class BufferPool:
         """Return a buffer."""
         if self._spare.qsize() < BUFFERS_KEPT:
             self._spare.put(buffer)
-
-
-class BulkServer:
-    """Answers chunk batches of other nodes; one thread per connection. Streams are handed to `on_stream`."""
-
-    def __init__(self, contexts: TlsContexts, counters: FabricCounters, host: str, port: int) -> None:
-        self._contexts = contexts
-        self._counters = counters
-        self._buffers = BufferPool()
-        self._links: set[Link] = set()
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self.provider: ChunkProvider | None = None
-        self.on_stream: Callable[[Link, bytes], None] | None = None
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
-        except OSError as fault:
-            raise UnavailableError(f"bulk server cannot listen on {host}:{port}: {fault.strerror}") from fault
-        self.port = int(self._listener.getsockname()[1])
-        self._acceptor = threading.Thread(target=self._accept, name="bulk-accept", daemon=True)
-        self._threads: list[threading.Thread] = [self._acceptor]
-        self._acceptor.start()
-
-    def close(self) -> list[threading.Thread]:
-        """Stop listening and break all connections; returns the threads that are about to end."""
-        self._closed.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept, which close alone does not
-        self._listener.close()
-        with self._lock:
-            for link in self._links:
-                link.interrupt()
-            return list(self._threads)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                raw, _ = self._listener.accept()
-            except OSError:
-                if self._closed.wait(0.05):  # else out of descriptors: let connections end instead of spinning
-                    return
-                continue
-            with self._lock:
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
-                if len(self._threads) > CONNECTIONS:
-                    self._counters.direct_refused += 1
-                    raw.close()
-                    continue
-                thread = threading.Thread(target=self._attend, args=(raw,), name="bulk-serve", daemon=True)
-                self._threads.append(thread)
-            thread.start()
-
-    def _attend(self, raw: socket.socket) -> None:
-        try:
-            link = self._contexts.accept(raw)
-        except (OSError, ValueError, PeerError):
-            self._counters.direct_refused += 1  # no certificate of this domain, or not TLS at all
-            raw.close()
-            return
-        with self._lock:
-            self._links.add(link)
-        try:
-            if not self._closed.is_set():
-                self._serve(link)
-        except OSError:
-            pass  # the peer went away: it will resume elsewhere
-        except PeerError as fault:
-            self._counters.direct_refused += 1
-            _log.warning("bulk connection dropped: %s", fault)
-        finally:
-            with self._lock:
-                self._links.discard(link)
-            link.close()
-
-    def _serve(self, link: Link) -> None:
-        with contextlib.closing(PackReader()) as reader:
-            while True:
-                link.patience(IDLE_S)
-                kind, length = link.receive_header()
-                link.patience(STALL_S)
-                body = link.receive_body(length, MESSAGE_BYTES)
-                if link.expired:
-                    raise PeerError(f"certificate of {link.peer} has run out", todo="renew it and connect again")
-                if kind == FETCH:
-                    self._send_batch(link, body, reader)
-                elif kind == STREAM and self.on_stream is not None:
-                    self.on_stream(link, body)
-                    return
-                else:
-                    raise PeerError(f"{link.peer} sent a frame of unknown kind {kind}")
-
-    def _send_batch(self, link: Link, body: bytes, reader: PackReader) -> None:
-        buffer = self._buffers.take()
-        try:
-            batch = msgspec.msgpack.decode(body, type=ChunkBatch)
-            if self.provider is None:
-                raise UnavailableError("this node serves no chunks")
-            self.provider.authorise(link.peer, batch.grant, batch.artifact)
-            for chunk in batch.chunks:
-                self._send_chunk(link, self.provider, chunk, reader, buffer)
-        except msgspec.MsgspecError as fault:
-            raise PeerError(f"{link.peer} sent a chunk request that does not decode") from fault
-        except DaitnError as fault:
-            self._counters.chunks_refused += 1
-            link.send_frame(REFUSED, msgspec.msgpack.encode(Refusal(fault.kind, fault.what)))
-        finally:
-            self._buffers.give(buffer)
-
-    def _send_chunk(
-        self, link: Link, provider: ChunkProvider, chunk: ChunkId, reader: PackReader, buffer: memoryview
-    ) -> None:
-        try:
-            content = read_chunk(provider, chunk, reader, buffer[HEADER.size :])
-        except MissingChunkError:
-            link.send_frame(MISSING)
-            return
-        HEADER.pack_into(buffer, 0, CHUNK, content.nbytes)
-        link.send_prepared(buffer[: HEADER.size + content.nbytes])
-        self._counters.chunks_served += 1
 
 
 class BulkClient:
@@ -309,8 +178,7 @@ class BulkClient:
             elif kind == MISSING and length == 0:
                 missing.append(want)
             elif kind == REFUSED:
-                refusal = msgspec.msgpack.decode(link.receive_body(length, MESSAGE_BYTES), type=Refusal)
-                raise refusal.error(link.peer)
+                raise decode_refusal(link.receive_body(length, MESSAGE_BYTES)).error(link.peer)
             else:
                 raise PeerError(f"{link.peer} answered with a frame of unknown kind {kind}")
         return missing

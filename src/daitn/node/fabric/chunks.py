@@ -68,6 +68,14 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
         return PeerError(what)
 
 
+def decode_refusal(body: bytes) -> Refusal:
+    """What a peer gave as its reason; one that does not decode is its fault."""
+    try:
+        return msgspec.msgpack.decode(body, type=Refusal)
+    except msgspec.MsgspecError:
+        return Refusal(PeerError.kind, "refused without a reason that decodes")
+
+
 class PackReader:
     """Reads chunks from pack files, keeping a few of them open; for one thread."""
 

@@ -18,7 +18,8 @@ import msgspec
 from daitn.base.errors import BugError, DaitnError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
 from daitn.node.fabric import keys
-from daitn.node.fabric.bulk import BufferPool, BulkClient, BulkServer, Transfer
+from daitn.node.fabric.bulk import BufferPool, BulkClient, Transfer
+from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.chunks import (
     MISSING_CHUNK,
     WINDOW_MAX,

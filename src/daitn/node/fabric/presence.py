@@ -1,7 +1,8 @@
 """Presence: who is there, as the router sees it, for any number of readers.
 
 One liveliness subscription feeds a book of the nodes present; a reader gets the book first and then changes. When the
-link to the router comes back the book is compared with a fresh listing, so that a change lost in between heals.
+link to the router comes back, and now and then, the book is compared with a fresh listing, so that a change that was
+lost heals.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from daitn.node.fabric.session import Session
 LISTING_S: Final = 5.0
 """Longest wait for the listing of a whole domain."""
 
+CHECK_S: Final = 10.0
+"""How often a watched book is compared with a listing; 5,000 tokens are 300 kB."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +38,7 @@ class PresenceBook:
         self._session = session
         self._workers = workers
         self._present: set[NodeId] = set()
+        self._news: set[NodeId] = set()
         self._readers: list[LatestByKey[NodeId, bool]] = []
         self._watching = False
         watched = ("*",) if config.node in config.overseers else config.overseers
@@ -63,19 +68,24 @@ class PresenceBook:
             self._readers.remove(reader)
 
     async def reconcile(self) -> None:
-        """Compare the book with what the router knows now; called when the link is back."""
+        """Compare the book with what the router knows now; without a link there is nothing to compare with."""
         if not self._watching:
             return
+        self._news.clear()
         with contextlib.suppress(UnavailableError):
             listings = await asyncio.gather(
                 *(self._workers.run(lambda keys=keys: self._list(keys)) for keys in self._expressions)  # type: ignore[misc]
             )
-            listed = set().union(*listings)
-            for key in listed:
-                self._note(key, True)
-            gone = self._present - {keys.node_of_presence(key, self._config.domain) for key in listed}
-            for node in gone:
-                self._note(keys.presence(self._config.domain, node), False)
+            listed = {keys.node_of_presence(key, self._config.domain) for key in set().union(*listings)}
+            # What the subscription told meanwhile is newer than the listing.
+            for node in (listed ^ self._present) - self._news:
+                self._set(node, node in listed)
+
+    async def keep_checking(self) -> None:
+        """Reconcile until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            await self.reconcile()
 
     def close(self) -> None:
         """End all readers."""
@@ -94,6 +104,10 @@ class PresenceBook:
         except PeerError as fault:
             _log.warning("presence ignored: %s", fault)
             return
+        self._news.add(node)
+        self._set(node, present)
+
+    def _set(self, node: NodeId, present: bool) -> None:
         if present == (node in self._present):
             return
         (self._present.add if present else self._present.discard)(node)

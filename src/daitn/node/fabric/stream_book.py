@@ -7,7 +7,8 @@ from typing import Final
 
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import check_name
-from daitn.node.fabric.bulk import BulkClient, BulkServer
+from daitn.node.fabric.bulk import BulkClient
+from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.contract import STREAM_CREDITS, FabricConfig, FabricCounters, Holder, StreamHandler
 from daitn.node.fabric.handoff import Workers
 from daitn.node.fabric.session import Session

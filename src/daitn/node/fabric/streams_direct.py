@@ -20,11 +20,11 @@ from typing import Final
 
 import msgspec
 
-from daitn.base.errors import DaitnError, PeerError, UnavailableError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import REFUSED, STREAM, BulkClient
-from daitn.node.fabric.chunks import Refusal
+from daitn.node.fabric.chunks import Refusal, decode_refusal
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Holder
 from daitn.node.fabric.handoff import LoopMailbox, Workers
 from daitn.node.fabric.streams import TAG_CHARS, StreamEnd, StreamRegister
@@ -246,7 +246,7 @@ class DirectStreams:
                 kind, length = link.receive_header()
                 body = link.receive_body(length, MESSAGE_BYTES)
                 if kind != ACCEPTED:
-                    raise _refusal_of(body).error(receiver.node)
+                    raise decode_refusal(body).error(receiver.node)
         except BaseException as fault:
             for link in links:
                 link.close()
@@ -286,10 +286,3 @@ def _decode_hello(link: Link, body: bytes) -> DirectHello:
     if len(hello.tag) > TAG_CHARS or len(hello.stream) > TAG_CHARS:
         raise PeerError(f"{link.peer} sent a stream opening with a name of {len(hello.tag)} characters")
     return hello
-
-
-def _refusal_of(body: bytes) -> Refusal:
-    try:
-        return msgspec.msgpack.decode(body, type=Refusal)
-    except msgspec.MsgspecError:
-        return Refusal(DaitnError.kind, "refused a stream without a reason that decodes")

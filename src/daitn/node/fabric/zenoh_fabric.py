@@ -15,7 +15,7 @@ from typing import Final
 
 from daitn.base.errors import UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
-from daitn.node.fabric.bulk import BulkServer
+from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.calls import Calls
 from daitn.node.fabric.contract import (
     CallHandler,
@@ -117,6 +117,7 @@ class ZenohFabric:
             await self._workers.run(lambda name=name, session=session: self._watch_link(name, session))  # type: ignore[misc]
         await self._presence.show()
         self._spawn(self._telemetry.keep_repeating())
+        self._spawn(self._presence.keep_checking())
 
     async def close(self) -> None:
         """Stop serving, watching and fetching; called once by `open_fabric`."""

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from daitn import __version__
 from daitn.base import limits
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
-from daitn.base.ids import ArtifactId, JobId, NodeId
+from daitn.base.ids import ArtifactId, JobId, NodeId, check_name
 from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.node.http import bodies
@@ -137,6 +137,7 @@ def _add_job_routes(app: OwnerApp, manual: Manual, service: OwnerService) -> Non
                 todo=f"send 1 to {bodies.KEY_CHARS} printable ones, the same each time you repeat this submission",
             )
         wanted = await _read(request, requests.Request)
+        check_name("job", wanted.name)  # ids are made of it, and stand in paths
         job = await service.submit(caller.owner, wanted, key)
         return _json(service.status(caller.owner, job), 201, {"Location": f"/v1/jobs/{job}"})
 

@@ -213,6 +213,8 @@ class Finished(_Frame, frozen=True, kw_only=True, tag="finished"):
     load_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     work_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     write_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    last_step_unix_ns: Count = 0
+    """When the last training step ended: where a hop begins."""
 
 
 class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):

@@ -185,6 +185,7 @@ class Worker:
             load_s=loaded - began,
             work_s=trained - loaded,
             write_s=time.perf_counter() - trained,
+            last_step_unix_ns=result.last_step_unix_ns,
         )
 
     def _evaluate(

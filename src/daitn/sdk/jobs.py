@@ -1,0 +1,224 @@
+"""A job as its owner's program sees it: follow it, steer it, and take what comes of it.
+
+What only a result or a proof needs (packages, numpy) is imported when one is asked for: a command that lists jobs should
+not wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import JobId
+from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
+from daitn.descriptors.outcome import CounterOffer, Verdict
+from daitn.descriptors.request import Budget, Hyperparameters, Selection
+from daitn.node.http.bodies import PAGE, Problem
+from daitn.oam import wording
+from daitn.sdk.requests import Duration, Targets, parse_duration, parse_targets
+from daitn.sdk.transport import Transport
+
+if TYPE_CHECKING:
+    from daitn.artifacts.manifest import Manifest
+    from daitn.sdk.network import Network
+    from daitn.sdk.proofs import ProofCheck
+    from daitn.sdk.results import Result
+
+LOST_S: Final = 300.0
+"""How long a watcher tries to come back to a domain that does not answer: a control centre restarts in seconds."""
+
+BACK_S: Final = 2.0
+"""Longest pause between two tries."""
+
+
+class JobRefusedError(PolicyError):
+    """The job was refused: every failed condition is in the message and, as values, in `verdict`."""
+
+    def __init__(self, job: JobId, verdict: Verdict | None) -> None:
+        self.verdict = verdict
+        failed = [wording.condition(one) for one in verdict.failed()] if verdict is not None else []
+        offered = verdict is not None and verdict.counter_offer is not None
+        super().__init__(
+            f"the job was refused: {'; '.join(failed) or 'no reason is known'}",
+            todo="job.take_counter_offer() submits what would be admitted" if offered else "",
+            ids={"job": job},
+        )
+
+
+class JobEndedError(InputError):
+    """The job was cancelled or failed, so there is no model to take."""
+
+
+class Job:
+    """One job, by its id; made by `Network.train` and `Network.job`. Holds no state of its own."""
+
+    def __init__(self, network: Network, transport: Transport, job: JobId) -> None:
+        self._network = network
+        self._transport = transport
+        self.id = job
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"
+
+    # --- following --------------------------------------------------------------------------------------------------
+
+    def status(self) -> JobStatus:
+        """The job now."""
+        return self._transport.call("GET", self._path(), JobStatus)
+
+    def watch(self) -> Iterator[JobStatus]:
+        """The status now and after each change, until the job has ended; what is seen never goes back.
+
+        Comes back by itself after a lost connection or a restarted centre; UnavailableError after `LOST_S` without one.
+        """
+        last: JobStatus | None = None
+        lost_since: float | None = None
+        pause_s = 0.1
+        while True:
+            try:
+                for status in self._stream():
+                    lost_since, pause_s = None, 0.1
+                    if last is None or (status != last and status.log_length >= last.log_length):
+                        last = status
+                        yield status
+                    if status.phase in FINAL_PHASES:
+                        return
+            except UnavailableError:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > LOST_S:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(BACK_S, pause_s * 2)
+
+    def wait(self, timeout_s: float | None = None) -> JobStatus:
+        """The status once the job has ended; UnavailableError if it has not within `timeout_s`."""
+        if timeout_s is None:
+            return deque(self.watch(), maxlen=1).pop()
+        give_up, pause_s = time.monotonic() + timeout_s, 0.05
+        while (status := self.status()).phase not in FINAL_PHASES:
+            if time.monotonic() + pause_s > give_up:
+                raise UnavailableError(f"job {self.id} has not ended within {timeout_s:g} s", ids={"job": self.id})
+            time.sleep(pause_s)
+            pause_s = min(1.0, pause_s * 2)
+        return status
+
+    def log(self, start: int = 0) -> tuple[LogEntry, ...]:
+        """Log entries from number `start` on."""
+        entries: list[LogEntry] = []
+        while True:
+            page = self._transport.call("GET", self._path(f"/log?start={start + len(entries)}"), tuple[LogEntry, ...])
+            entries += page
+            if len(page) < PAGE:
+                return tuple(entries)
+
+    def check_proofs(self) -> tuple[ProofCheck, ...]:
+        """Whether each accepted visit was signed by the site that is said to have made it, by the keys on the map."""
+        from daitn.sdk.proofs import check_proofs
+
+        keys = {node.descriptor.node: node.descriptor.public_key for node in self._network.nodes()}
+        return check_proofs(self.log(), keys)
+
+    # --- steering ---------------------------------------------------------------------------------------------------
+
+    def pause(self) -> JobStatus:
+        """No further visits for now; those under way finish."""
+        return self._transport.call("POST", self._path("/pause"), JobStatus)
+
+    def resume(self) -> JobStatus:
+        """Go on."""
+        return self._transport.call("POST", self._path("/resume"), JobStatus)
+
+    def cancel(self) -> JobStatus:
+        """End the job."""
+        return self._transport.call("POST", self._path("/cancel"), JobStatus)
+
+    def change(
+        self,
+        *,
+        targets: Targets | None = None,
+        deadline: Duration | None = None,
+        budget: Budget | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        data: Selection | None = None,
+        **others: Any,
+    ) -> JobStatus:
+        """Change the request of a running job; what is not given stays. `others`: fields of `Request`."""
+        patch: dict[str, Any] = dict(others)
+        if targets is not None:
+            patch["targets"] = parse_targets(targets)
+        if deadline is not None:
+            patch["deadline_s"] = parse_duration(deadline)
+        for name, value in (("budget", budget), ("hyperparameters", hyperparameters), ("data", data)):
+            if value is not None:
+                patch[name] = value
+        if not patch:
+            raise InputError("nothing to change is given", todo="give targets, deadline, budget, hyperparameters, …")
+        return self._transport.call("PATCH", self._path(), JobStatus, patch)
+
+    @property
+    def counter_offer(self) -> CounterOffer | None:
+        """The nearest request that would have been admitted, if the job was refused and there is one."""
+        verdict = self.status().verdict
+        return None if verdict is None else verdict.counter_offer
+
+    def take_counter_offer(self) -> Job:
+        """Submit the counter-offer as a new job; taking it twice is one job. InputError if there is none."""
+        offer = self.counter_offer
+        if offer is None:
+            raise InputError(f"job {self.id} has no counter-offer", ids={"job": self.id})
+        return self._network.submit(offer.request, f"offer of {self.id}")
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def result(self, folder: str | Path | None = None, *, timeout_s: float | None = None) -> Result:
+        """The model and what it reached, once the job has ended: waits for that, fetches the package into `folder`.
+
+        JobRefusedError with all reasons, JobEndedError where it was cancelled or failed. A job that ended without its
+        goal gives the best model there is; `Result.met` says so.
+        """
+        from daitn.sdk.results import Result
+
+        status = self.wait(timeout_s)
+        match status.phase:
+            case Phase.REFUSED:
+                raise JobRefusedError(self.id, status.verdict)
+            case Phase.CANCELLED | Phase.FAILED:
+                raise JobEndedError(
+                    f"the job is {status.phase.value}: {status.reason}", todo="see job.log()", ids={"job": self.id}
+                )
+            case _:
+                return Result.fetch(status, folder, self._manifest, self._chunk)
+
+    def _manifest(self, artifact: str) -> Manifest:
+        from daitn.artifacts.codec import artifact_id, decode_manifest
+
+        data = self._transport.call_bytes("GET", self._path(f"/artifacts/{quoted(artifact)}"))
+        if artifact_id(data) != artifact:
+            raise PeerError(f"what came is not the manifest of {artifact}", todo="fetch it again")
+        return decode_manifest(data)
+
+    def _chunk(self, chunk: str) -> bytes:
+        return self._transport.call_bytes("GET", self._path(f"/chunks/{quoted(chunk)}"))
+
+    def _stream(self) -> Iterator[JobStatus]:
+        for name, data in self._transport.events(self._path("/events")):
+            if name == "status":
+                yield msgspec.json.decode(data, type=JobStatus)
+            elif name == "error":
+                said = msgspec.json.decode(data, type=Problem).error
+                raise UnavailableError(said.what, todo=said.todo, ids=said.ids)
+
+    def _path(self, rest: str = "") -> str:
+        return f"/v1/jobs/{quoted(self.id)}{rest}"
+
+
+def quoted(text: str) -> str:
+    """Text as one step of a path."""
+    return urllib.parse.quote(text, safe="")

@@ -1,0 +1,81 @@
+"""What work comes to at a simulated terminal: models by lineage, figures by law, records by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from daitn.base.errors import BugError
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateOutcome,
+    EvaluateWork,
+    Outcome,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+)
+from daitn.scenario.spec import Scenario
+from daitn.simulation.learner import Learner
+from daitn.wire.center_tools import VisitOrder
+
+
+class SimulatedWork:
+    """See the module's docstring. `artifacts`: what each node holds."""
+
+    def __init__(self, scenario: Scenario, learner: Learner, artifacts: dict[NodeId, set[ArtifactId]]) -> None:
+        self._scenario = scenario
+        self._learner = learner
+        self._artifacts = artifacts
+
+    def outcome(self, node: NodeId, order: VisitOrder, seconds: float) -> Outcome:
+        """The outcome of an order at a node; what it makes is then held there."""
+        match order.work:
+            case TrainWork(model=model, dataset=dataset, training=training):
+                labels = self.labels_of(dataset)
+                trained = self._learner.train(model, dataset, labels, training.batches * training.batch_size)
+                self._artifacts[node].add(trained)
+                return TrainOutcome(
+                    model=trained,
+                    batches=training.batches,
+                    records=sum(labels.values()),
+                    loss_first=1.0,
+                    loss_last=0.5,
+                    update_norm=1.0,
+                    data_version="1",
+                    seconds=seconds,
+                )
+            case EvaluateWork(model=model, samples=samples, measurements=names, preflight=preflight):
+                held_out: Counter[str] = Counter()
+                for sample in samples:
+                    for label, count in self.labels_of(sample.dataset).items():
+                        held_out[label] += max(1, count // 5)
+                return EvaluateOutcome(
+                    model=model,
+                    measurements=self._learner.measure(model, held_out, names),
+                    test_set="1",
+                    evaluations_left=0,
+                    seconds=seconds,
+                    overfits=True if preflight else None,
+                    batch_seconds=0.01,
+                )
+            case AggregateWork(updates=updates):
+                mean = self._learner.average(updates)
+                self._artifacts[node].add(mean)
+                return AggregateOutcome(model=mean, seconds=seconds)
+            case ShareWork(dataset=dataset, kind=kind):
+                shared = ArtifactId(f"{self._learner.submit(f'{kind} {dataset} {order.work.contract}')}")
+                self._artifacts[node].add(shared)
+                return ShareOutcome(artifact=shared, records=sum(self.labels_of(dataset).values()), data_version="1")
+
+    def labels_of(self, dataset: DataSetId) -> dict[str, int]:
+        """True records per label of a data set."""
+        name = dataset.partition("/")[2]
+        for spec in self._scenario.nodes:
+            if spec.name == dataset.partition("/")[0]:
+                for data in spec.data:
+                    if data.name == name:
+                        return data.labels
+        raise BugError(f"no data set {dataset} in scenario {self._scenario.name}")
