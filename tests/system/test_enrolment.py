@@ -18,8 +18,9 @@ from aiohttp import web
 
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import DomainId, NodeId, OperatorId
-from daitn.node import enrolment, pki
-from daitn.node.enrolment import EnrolmentConfig, EnrolmentServer, NetworkSettings, enrol, parse_token, renew
+from daitn.node import enrolment, enrolment_server, pki
+from daitn.node.enrolment import NetworkSettings, enrol, parse_token, renew
+from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
 from daitn.node.fabric.loopback import LoopbackDomain
 from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason, SlotState, SqliteSlotBook
@@ -45,7 +46,7 @@ async def endpoint(
     book = SqliteSlotBook(directory / "slots.db", slots=slots)
     config = EnrolmentConfig(network=NetworkSettings(routers=routers), certificate_hours=hours)
     try:
-        async with enrolment.serve_enrolment(config, loaded, book, directory / "enrolment") as server:
+        async with enrolment_server.serve_enrolment(config, loaded, book, directory / "enrolment") as server:
             yield server
     finally:
         book.close()
@@ -391,7 +392,7 @@ def test_enrolled_node_joins_the_fabric(tmp_path: Path) -> None:
         async def test() -> None:
             book = SqliteSlotBook(tmp_path / "slots.db", slots=8)
             config = EnrolmentConfig(network=NetworkSettings(routers=(f"127.0.0.1:{domain.router.port}",)))
-            async with enrolment.serve_enrolment(config, domain.authority, book, tmp_path / "enrolment") as server:
+            async with enrolment_server.serve_enrolment(config, domain.authority, book, tmp_path / "enrolment") as server:
                 for name in ("one", "two"):
                     await enrol(server.make_token(CLINIC, ("data",)), name, (), tmp_path / name)
             configs = [enrolment.load_membership(tmp_path / n).fabric_config(tmp_path / n) for n in ("one", "two")]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -503,6 +504,13 @@ def test_overhead_of_a_run_is_small(table: Path) -> None:
                 assert sorted(overheads)[runs // 2] < limit_s
 
     run_clean(main)
+
+
+def test_what_the_node_imports_of_the_sandbox_is_free_of_torch() -> None:
+    code = "import daitn.node.sandbox.visits, daitn.learning.tasks, daitn.learning.numerics.aggregate, sys; "
+    code += "raise SystemExit('torch' in sys.modules)"
+    source = str(Path(launcher.__file__).parents[3])
+    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}, check=False).returncode == 0
 
 
 def test_exchanged_tensor_of_another_size_than_its_shape_is_refused() -> None:

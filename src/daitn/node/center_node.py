@@ -27,7 +27,8 @@ from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.domain_folder import DomainConfig, DomainFolder
-from daitn.node.enrolment import EnrolmentConfig, EnrolmentServer, NetworkSettings, serve_enrolment
+from daitn.node.enrolment import NetworkSettings
+from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer, serve_enrolment
 from daitn.node.fabric.contract import Fabric, FabricConfig
 from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.http.api import create_app

@@ -17,25 +17,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import logging
-import secrets
+import http.client
 import ssl
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-import aiohttp
 import msgspec
-from aiohttp import web
 
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, DomainId, NodeId, OperatorId, check_name
 from daitn.node import pki
 from daitn.node.fabric.contract import FabricConfig
-from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason, SlotBook
+from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason
 
 TOKEN_PREFIX: Final = "daitn1."
 SECRET_BYTES: Final = 24
@@ -65,7 +61,6 @@ AUTHORITY_FILE: Final = "authority.crt"
 MEMBERSHIP_FILE: Final = "membership.json"
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class JoinToken(msgspec.Struct, frozen=True, array_like=True):
@@ -162,139 +157,6 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class EnrolmentConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the endpoint listens and what it hands out."""
-
-    network: NetworkSettings
-    host: str = "127.0.0.1"
-    port: int = 0
-    advertised: tuple[str, ...] = ()
-    """`host:port` put into tokens; empty for where it listens."""
-    certificate_hours: float = pki.NODE_HOURS
-
-
-class EnrolmentServer:
-    """The endpoint; made by `serve_enrolment`."""
-
-    def __init__(self, config: EnrolmentConfig, authority: pki.Authority, book: SlotBook) -> None:
-        self.config = config
-        self.authority = authority
-        self.book = book
-        self.port = config.port
-        self.counters: Counter[str] = Counter()
-        """Answers by what they were: `enrolled`, `renewed`, `malformed`, `failed`, or a `RefusalReason`."""
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where nodes reach it."""
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return self.config.advertised or (f"{host}:{self.port}",)
-
-    def make_token(self, operator: OperatorId, roles: tuple[str, ...], *, hours: float = TOKEN_HOURS) -> str:
-        """A one-time join token for a node of `operator` with any of `roles`; blocks for one disk write."""
-        for role in roles:
-            check_name("role", role)
-        secret = secrets.token_bytes(SECRET_BYTES)
-        self.book.add_token(_secret_hash(secret), operator, roles, time.time() + hours * 3600)
-        fingerprint = bytes.fromhex(self.authority.fingerprint)
-        return JoinToken(self.addresses, self.authority.domain, fingerprint, secret).encode()
-
-    def application(self) -> web.Application:
-        """The routes."""
-        application = web.Application(client_max_size=BODY_BYTES)
-        application.router.add_get("/authority", self._authority)
-        application.router.add_post("/enrol", self._enrol)
-        application.router.add_post("/renew", self._renew)
-        return application
-
-    async def _authority(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self.authority.certificate_pem, content_type="application/x-pem-file")
-
-    async def _enrol(self, request: web.Request) -> web.Response:
-        def enrol(asked: EnrolRequest) -> EnrolAnswer:
-            token = parse_token(asked.token)
-            check_name("node", asked.name)
-            if len(asked.roles) > ROLES:
-                raise InputError(f"{len(asked.roles)} roles are more than {ROLES}")
-            csr = asked.csr.encode()
-            slot = self.book.redeem(
-                _secret_hash(token.secret), name=asked.name, roles=asked.roles, key_hash=pki.request_key_hash(csr)
-            )
-            return EnrolAnswer(
-                slot=slot.node,
-                domain=self.authority.domain,
-                certificate=self._issue(csr, slot.node),
-                authority=self.authority.certificate_pem.decode(),
-                roles=slot.roles,
-                operator=slot.operator,
-                network=self.config.network,
-            )
-
-        return await self._answer(request, EnrolRequest, enrol, "enrolled")
-
-    async def _renew(self, request: web.Request) -> web.Response:
-        proven = _proven_slot(request)
-
-        def renew(asked: RenewRequest) -> RenewAnswer:
-            if proven is None:
-                raise EnrolmentRefusedError(
-                    RefusalReason.KEY, "a renewal needs the node's present certificate", todo="enrol with a join token"
-                )
-            csr = asked.csr.encode()
-            slot = self.book.renewable(proven, pki.request_key_hash(csr))
-            return RenewAnswer(certificate=self._issue(csr, slot.node), network=self.config.network)
-
-        return await self._answer(request, RenewRequest, renew, "renewed")
-
-    async def _answer(
-        self, request: web.Request, kind: type[T], work: Callable[[T], msgspec.Struct], done: str
-    ) -> web.Response:
-        """Decode, work on a thread (the book waits for the disk), and turn what went wrong into words."""
-        try:
-            asked = msgspec.json.decode(await request.read(), type=kind)
-            answer, outcome, status = await asyncio.to_thread(work, asked), done, 200
-        except EnrolmentRefusedError as fault:
-            answer, outcome, status = _refusal(fault.reason, fault), fault.reason.value, 403
-        except (InputError, PeerError) as fault:
-            answer, outcome, status = _refusal("malformed", fault), "malformed", 400
-        except (msgspec.MsgspecError, UnicodeEncodeError) as fault:
-            answer, outcome, status = RefusalAnswer(reason="malformed", what=str(fault)), "malformed", 400
-        except DaitnError as fault:
-            _log.error("enrolment failed: %s", fault)
-            answer, outcome, status = RefusalAnswer(reason="failed", what="enrolment does not work now"), "failed", 503
-        self.counters[outcome] += 1
-        _log.info("%s from %s: %s", request.path, request.remote, outcome)
-        return web.Response(body=msgspec.json.encode(answer), content_type="application/json", status=status)
-
-    def _issue(self, csr: bytes, slot: NodeId) -> str:
-        return self.authority.issue_node(csr, slot, lifetime_hours=self.config.certificate_hours).decode()
-
-
-@asynccontextmanager
-async def serve_enrolment(
-    config: EnrolmentConfig, authority: pki.Authority, book: SlotBook, directory: Path
-) -> AsyncIterator[EnrolmentServer]:
-    """Serve for the time of the context; the endpoint's own certificate is kept in `directory`.
-
-    UnavailableError if the port is taken.
-    """
-    server = EnrolmentServer(config, authority, book)
-    runner = web.AppRunner(server.application(), access_log=None)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, config.host, config.port, ssl_context=_server_context(config, authority, directory))
-        try:
-            await site.start()
-        except OSError as fault:
-            raise UnavailableError(
-                f"enrolment cannot listen on {config.host}:{config.port}: {fault.strerror}"
-            ) from fault
-        server.port = int(runner.addresses[0][1])
-        yield server
-    finally:
-        await runner.cleanup()
-
-
 def parse_token(text: str) -> JoinToken:
     """Read a join token; InputError if it is not one."""
     text = text.strip()
@@ -374,7 +236,7 @@ async def renew(directory: Path) -> Membership:
     context.load_cert_chain(directory / CERT_FILE, directory / KEY_FILE)
     answer = await _first_that_answers(
         membership.enrolment,
-        lambda address: _post(f"https://{address}/renew", asked, RenewAnswer, context),
+        lambda address: _post(address, "/renew", asked, RenewAnswer, context),
         "the enrolment address",
     )
     pki.write_public(directory / CERT_FILE, answer.certificate.encode())
@@ -398,84 +260,67 @@ async def keep_renewed(directory: Path, on_fault: Callable[[DaitnError], None]) 
             await asyncio.sleep(RETRY_S)
 
 
-async def _enrol_at(address: str, token: JoinToken, asked: EnrolRequest) -> EnrolAnswer:
-    authority = pki.only_certificate(await _get_authority(address))
+def _enrol_at(address: str, token: JoinToken, asked: EnrolRequest) -> EnrolAnswer:
+    authority = _get_authority(address)
     if pki.fingerprint_of(authority) != token.fingerprint.hex():
         raise PolicyError(
             f"{address} shows another authority than the join token names",
             todo="somebody may be in between: check the address, and tell the operator who made the token",
         )
-    context = ssl.create_default_context(cadata=authority.decode())
-    return await _post(f"https://{address}/enrol", asked, EnrolAnswer, context)
+    return _post(address, "/enrol", asked, EnrolAnswer, ssl.create_default_context(cadata=authority.decode()))
 
 
-async def _get_authority(address: str) -> bytes:
+def _get_authority(address: str) -> bytes:
     # Unverified on purpose: what comes back is trusted only if its fingerprint is the token's.
-    async with _client() as client, client.get(f"https://{address}/authority", ssl=False) as answer:
-        if answer.status != 200:
-            raise PeerError(f"{address} is no enrolment endpoint: it answered {answer.status}")
-        return await answer.content.read(BODY_BYTES)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    status, body = _ask(address, "GET", "/authority", None, context)
+    if status != 200:
+        raise PeerError(f"{address} is no enrolment endpoint: it answered {status}")
+    return body
 
 
-async def _post(url: str, asked: msgspec.Struct, kind: type[T], context: ssl.SSLContext) -> T:
-    async with _client() as client, client.post(url, data=msgspec.json.encode(asked), ssl=context) as answer:
-        body = await answer.content.read(BODY_BYTES)
-        try:
-            if answer.status == 200:
-                return msgspec.json.decode(body, type=kind)
-            refusal = msgspec.json.decode(body, type=RefusalAnswer)
-        except msgspec.MsgspecError as fault:
-            raise PeerError(f"{url} answered {answer.status} with something that does not decode") from fault
+def _post(address: str, path: str, asked: msgspec.Struct, kind: type[T], context: ssl.SSLContext) -> T:
+    status, body = _ask(address, "POST", path, msgspec.json.encode(asked), context)
+    try:
+        if status == 200:
+            return msgspec.json.decode(body, type=kind)
+        refusal = msgspec.json.decode(body, type=RefusalAnswer)
+    except msgspec.MsgspecError as fault:
+        raise PeerError(f"{address}{path} answered {status} with something that does not decode") from fault
     if refusal.reason in set(RefusalReason):
         raise EnrolmentRefusedError(RefusalReason(refusal.reason), refusal.what, todo=refusal.todo)
-    if answer.status == 503:
+    if status == 503:
         raise UnavailableError(refusal.what, todo="try again later")
     raise InputError(refusal.what, todo=refusal.todo)
 
 
-async def _first_that_answers(addresses: tuple[str, ...], ask: Callable[[str], Awaitable[T]], what: str) -> T:
+def _ask(address: str, method: str, path: str, body: bytes | None, context: ssl.SSLContext) -> tuple[int, bytes]:
+    """One request on a connection of its own; blocking. Status and at most `BODY_BYTES` of the answer."""
+    connection = http.client.HTTPSConnection(address, timeout=ANSWER_S, context=context)
+    try:
+        connection.request(method, path, body=body, headers={"Content-Type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read(BODY_BYTES)
+    finally:
+        connection.close()
+
+
+async def _first_that_answers(addresses: tuple[str, ...], ask: Callable[[str], T], what: str) -> T:
+    """The answer of the first address that gives one; each is asked on a thread of its own, since a connection blocks, and must
+    not take the loop's threads, which an endpoint in the same process may need to answer."""
     faults: list[str] = []
     for address in addresses:
         try:
-            return await ask(address)
-        except aiohttp.ClientConnectorCertificateError as fault:
-            raise PolicyError(f"{address} does not prove to belong to the domain: {fault}") from fault
-        except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+            with ThreadPoolExecutor(1, thread_name_prefix="enrolment") as own:
+                return await asyncio.get_running_loop().run_in_executor(own, ask, address)
+        except ssl.SSLCertVerificationError as fault:
+            raise PolicyError(f"{address} does not prove to belong to the domain: {fault.verify_message}") from fault
+        except (http.client.HTTPException, TimeoutError, OSError) as fault:
             faults.append(f"{address}: {fault or 'no answer'}")
     raise UnavailableError(f"{what} does not answer ({'; '.join(faults)})", todo="check the network, then try again")
 
 
-def _client() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S))
-
-
-def _server_context(config: EnrolmentConfig, authority: pki.Authority, directory: Path) -> ssl.SSLContext:
-    hosts = [address.rpartition(":")[0].strip("[]") for address in config.advertised]
-    if config.host not in ("0.0.0.0", "::"):
-        hosts.append(config.host)
-    certificate, key = authority.issue_server("enrolment", hosts)
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pki.write_private(directory / "enrolment.key", key)
-    pki.write_public(directory / "enrolment.crt", certificate)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(directory / "enrolment.crt", directory / "enrolment.key")
-    context.load_verify_locations(cadata=authority.certificate_pem.decode())
-    context.verify_mode = ssl.CERT_OPTIONAL  # a joining node has none; a renewing one must
-    return context
-
-
-def _proven_slot(request: web.Request) -> NodeId | None:
-    connection = request.transport.get_extra_info("ssl_object") if request.transport is not None else None
-    encoded = connection.getpeercert(binary_form=True) if connection is not None else None
-    if not encoded:
-        return None
-    return NodeId(pki.common_name_of(ssl.DER_cert_to_PEM_cert(encoded).encode()))
-
-
-def _refusal(reason: str, fault: DaitnError) -> RefusalAnswer:
-    return RefusalAnswer(reason=reason, what=fault.what, todo=fault.todo)
-
-
-def _secret_hash(secret: bytes) -> str:
+def secret_hash(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()

@@ -149,17 +149,18 @@ def _average_floats(
     for block in _blocks(len(target)):
         total, part = sums[: block.stop - block.start], scratch[: block.stop - block.start]
         total.fill(0)
-        for view, weight in zip(views, weights, strict=True):
+        with np.errstate(invalid="ignore", over="ignore"):
+            for view, weight in zip(views, weights, strict=True):
+                if entry.dtype == "float64":
+                    # There is no wider type to round from, so differences to the first keep equal values equal.
+                    np.subtract(view[block], views[0][block], out=part)
+                    part *= weight
+                else:
+                    values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
+                    np.multiply(values, weight, out=part, dtype=wide)
+                total += part
             if entry.dtype == "float64":
-                # There is no wider type to round from, so differences to the first keep equal values equal.
-                np.subtract(view[block], views[0][block], out=part)
-                part *= weight
-            else:
-                values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
-                np.multiply(values, weight, out=part, dtype=wide)
-            total += part
-        if entry.dtype == "float64":
-            total += views[0][block]
+                total += views[0][block]
         # One look at the sum instead of one at each update: what is not finite stays so.
         if not np.isfinite(total).all():
             raise _find_fault(entry, views, updates)
