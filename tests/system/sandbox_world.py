@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -255,7 +255,8 @@ def child_processes() -> set[int]:
     """Processes that this one has started and that are still there."""
     found: set[int] = set()
     for task in os.listdir("/proc/self/task"):
-        found |= set(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        with suppress(OSError):  # a thread that has ended meanwhile has handed its children on
+            found |= set(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
     return found
 
 

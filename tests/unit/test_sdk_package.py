@@ -148,7 +148,7 @@ def test_predict_file_gives_label_probability_and_truth_per_row(package_dir: Pat
     chances = torch.softmax(make_model().eval()(features).double(), 1)
     for prediction, chance in zip((first, second), chances, strict=True):
         assert prediction.label == ("benign", "malignant")[int(chance.argmax())]
-        assert prediction.probability == pytest.approx(float(chance.max()), abs=1e-5)
+        assert prediction.probability == pytest.approx(float(chance.detach().max()), abs=1e-5)
     assert [(one.row, one.truth) for one in (first, second)] == [(1, "benign"), (2, "malignant")]
 
 
@@ -373,9 +373,7 @@ def test_operators_calls(door: Door) -> None:
             network.make_join_token("st-mary", ["datum"])
 
 
-def test_package_of_others_bytes_is_refused_before_anything_is_sent(
-    network: Network, package_dir: Path, tmp_path: Path
-) -> None:
+def test_package_changed_on_disk_is_refused_here(network: Network, package_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package_dir, copy)
     (copy / "graph.bin").write_bytes(b"\x80\x04evil")

@@ -261,7 +261,7 @@ async def keep_renewed(directory: Path, on_fault: Callable[[DaitnError], None]) 
 
 
 def _enrol_at(address: str, token: JoinToken, asked: EnrolRequest) -> EnrolAnswer:
-    authority = _get_authority(address)
+    authority = pki.only_certificate(_get_authority(address))
     if pki.fingerprint_of(authority) != token.fingerprint.hex():
         raise PolicyError(
             f"{address} shows another authority than the join token names",
@@ -308,8 +308,11 @@ def _ask(address: str, method: str, path: str, body: bytes | None, context: ssl.
 
 
 async def _first_that_answers(addresses: tuple[str, ...], ask: Callable[[str], T], what: str) -> T:
-    """The answer of the first address that gives one; each is asked on a thread of its own, since a connection blocks, and must
-    not take the loop's threads, which an endpoint in the same process may need to answer."""
+    """The answer of the first address that gives one.
+
+    Each is asked on a thread of its own: a connection blocks, and must not take a thread of the loop's, which an
+    endpoint in the same process may need to answer.
+    """
     faults: list[str] = []
     for address in addresses:
         try:

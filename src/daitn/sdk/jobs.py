@@ -1,7 +1,7 @@
 """A job as its owner's program sees it: follow it, steer it, and take what comes of it.
 
-What only a result or a proof needs (packages, numpy) is imported when one is asked for: a command that lists jobs should
-not wait for it.
+What only a result or a proof needs (packages, numpy) is imported when one is asked for: a command that lists jobs
+should not wait for it.
 """
 
 from __future__ import annotations
@@ -96,6 +96,13 @@ class Job:
                     raise
             time.sleep(pause_s)
             pause_s = min(BACK_S, pause_s * 2)
+
+    def assessed(self) -> JobStatus:
+        """The status once the job is admitted, refused or over: waits for the network's verdict."""
+        for status in self.watch():
+            if status.phase is not Phase.ASSESSING:
+                return status
+        return self.status()
 
     def wait(self, timeout_s: float | None = None) -> JobStatus:
         """The status once the job has ended; UnavailableError if it has not within `timeout_s`."""

@@ -9,6 +9,7 @@ Legend: B rows of a batch, C labels.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from daitn.artifacts.layout import digest_of
 from daitn.artifacts.package import read_package
-from daitn.base.errors import InputError
+from daitn.base.errors import InputError, UnavailableError
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import LocalValues
 from daitn.describe.fit import Batch
@@ -157,3 +158,45 @@ def _token_losses(
         own = encoder.records({name: array[row : row + 1] for name, array in arrays.items()}, 1)
         losses.append(float(numerics.loss({"logits": logits[row : row + 1]}, numerics.prepare(own))))
     return losses
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Many predictions in a few numbers. `right` counts those that agree with the label in the file, where it is."""
+
+    rows: int
+    faults: int
+    labels: dict[str, int]
+    with_truth: int
+    right: int
+
+
+def summarise(predictions: Iterable[Prediction]) -> Summary:
+    """Counts over predictions. O(rows)."""
+    labels: dict[str, int] = {}
+    rows = faults = with_truth = right = 0
+    for one in predictions:
+        rows += 1
+        faults += bool(one.fault)
+        if one.label:
+            labels[one.label] = labels.get(one.label, 0) + 1
+            with_truth += bool(one.truth)
+            right += bool(one.truth) and one.truth == one.label
+    return Summary(rows=rows, faults=faults, labels=labels, with_truth=with_truth, right=right)
+
+
+def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
+    """Write predictions as CSV or, for `.jsonl`, one JSON object a line. InputError for another suffix."""
+    if path.suffix not in (".csv", ".jsonl"):
+        raise InputError(f"{path.name} is neither .csv nor .jsonl", todo="name the file accordingly")
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                file.writelines(msgspec.json.encode(one).decode("utf-8") + "\n" for one in predictions)
+                return
+            writer = csv.writer(file)
+            writer.writerow(("row", "label", "probability", "value", "truth", "fault", "vector"))
+            for one in predictions:
+                vector = " ".join(map(str, one.vector))
+                writer.writerow((one.row, one.label, one.probability, one.value, one.truth, one.fault, vector))
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from None

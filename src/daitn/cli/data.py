@@ -1,0 +1,105 @@
+"""`daitn data`: the data sets of this site, what of them leaves it, and who may use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from daitn.cli.output import Json, answer, errors
+
+app = typer.Typer(help="Data sets of this site: add, preview what leaves, remove.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option("--folder", envvar="DAITN_NODE", show_envvar=True, help="The node's folder.")]
+DataName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the data set at this site.")]
+NODE: Path = Path("daitn-node")
+
+
+@app.command()
+def add(
+    name: DataName,
+    path: Annotated[Path, typer.Argument(help="CSV, Parquet, JSONL, Arrow, NPZ, IDX, or a folder of images.")],
+    contract: Annotated[Path, typer.Option(help="The data contract (JSON).")],
+    policy: Annotated[Path, typer.Option(help="Who may use it for what (TOML).")],
+    column_map: Annotated[Path | None, typer.Option("--map", help="Column map (TOML), where names differ.")] = None,
+    folder: Folder = NODE,
+    json: Json = False,
+) -> None:
+    """Map a data set to a contract and put it on the shelf, with a report of what does not fit."""
+    with errors(json):
+        from daitn.describe.column_map import ColumnMap
+        from daitn.node.site_files import load_column_map, load_contract, load_policy
+
+        rules = load_policy(policy)
+        wanted = load_contract(contract)
+        mapped = load_column_map(column_map) if column_map is not None else ColumnMap()
+        report = _shelf(folder).add(name, path, wanted, rules, mapped)
+        answer(json, report, lambda where: where.print("\n".join(report.lines()), markup=False))
+
+
+@app.command("list")
+def list_data(folder: Folder = NODE, json: Json = False) -> None:
+    """The data sets on the shelf."""
+    with errors(json):
+        entries = _shelf(folder).list()
+        document = [
+            {
+                "name": entry.name,
+                "path": entry.path,
+                "contract": entry.contract.name,
+                "version": entry.version,
+                "records": entry.report.records,
+                "policy": entry.policy,
+            }
+            for entry in entries
+        ]
+
+        def show(where: Any) -> None:
+            from rich.table import Table
+
+            table = Table()
+            for heading in ("name", "contract", "records", "owners", "purposes", "path"):
+                table.add_column(heading, overflow="fold")
+            for entry in entries:
+                owners, purposes = ", ".join(entry.policy.owners), ", ".join(entry.policy.purposes)
+                records = str(entry.report.records)
+                table.add_row(entry.name, entry.contract.name, records, owners, purposes, entry.path)
+            where.print(table)
+
+        answer(json, document, show)
+
+
+@app.command()
+def preview(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
+    """Exactly what will leave this site about a data set, noise included."""
+    with errors(json):
+        import msgspec
+
+        shown = _shelf(folder).preview(name, _node_name(folder))
+        document = {"leaves": msgspec.Raw(shown.data), "text": shown.text}
+        answer(json, document, lambda where: where.print(shown.text, markup=False))
+
+
+@app.command()
+def remove(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
+    """Take a data set off the shelf; its source stays, its spent privacy budget stays spent."""
+    with errors(json):
+        _shelf(folder).remove(name)
+        answer(json, {"removed": name}, lambda where: where.print(f"{name} is off the shelf"))
+
+
+def _shelf(folder: Path) -> Any:
+    from daitn.node.datasets import DataShelf
+    from daitn.node.node_config import NodeFolder
+
+    here = NodeFolder(folder)
+    here.make()
+    return DataShelf(here.data, here.site_secret())
+
+
+def _node_name(folder: Path) -> str:
+    from daitn.node.node_config import NodeFolder
+
+    here = NodeFolder(folder)
+    return here.load().name if here.config_file.exists() else "this-node"

@@ -1,0 +1,274 @@
+"""Render: jobs, verdicts, targets, the map and predictions for people, with rich; shared with the demonstration.
+
+Each function makes one thing that a console prints. Colour only repeats what a word says, so that a log file, a screen
+reader and a colour-blind reader lose nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from daitn.base.units import show_bytes, show_seconds
+from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase, TargetState, Whereabouts
+from daitn.descriptors.outcome import CounterOffer, Verdict
+from daitn.oam import wording
+
+if TYPE_CHECKING:
+    from daitn.node.http.bodies import NodeOnMap, TokenNamed
+    from daitn.sdk.predict import Prediction, Summary
+    from daitn.sdk.proofs import ProofCheck
+
+PREDICTIONS_SHOWN: Final = 20
+
+_PHASE_STYLE: Final = {
+    Phase.DELIVERED: "bold green",
+    Phase.RUNNING: "cyan",
+    Phase.REFUSED: "bold red",
+    Phase.FAILED: "bold red",
+    Phase.EXHAUSTED: "yellow",
+    Phase.CANCELLED: "yellow",
+    Phase.PAUSED: "yellow",
+}
+_ENTRY_STYLE: Final = {
+    "kept": "green",
+    "admitted": "green",
+    "rolled-back": "bold yellow",
+    "refused": "bold red",
+    "lost": "yellow",
+    "model-gone": "bold yellow",
+    "site-barred": "yellow",
+    "phase": "bold",
+}
+
+
+def targets_table(targets: Sequence[TargetState], title: str = "") -> Table:
+    """Each target: wanted, reached, interval, met (the estimate reaches it), sure (its bound does), untrained."""
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("target", no_wrap=True)
+    for heading in ("wanted", "reached", "interval", "met", "sure", "untrained"):
+        table.add_column(heading, justify="right" if heading in ("wanted", "reached", "untrained") else "left")
+    for one in targets:
+        interval = (
+            "" if one.low is None or one.high is None else f"{wording.number(one.low)} – {wording.number(one.high)}"
+        )
+        table.add_row(
+            escape(one.name),
+            one.wanted,
+            _number(one.reached),
+            interval,
+            _yes_no(one.met),
+            _yes_no(one.sure),
+            _number(one.untrained),
+        )
+    return table
+
+
+def verdict(found: Verdict | None, reason: str = "") -> RenderableType:
+    """What the network says of a request: every condition, failed ones first, what it would cost, what it offers."""
+    if found is None:
+        return Text(f"not assessed{': ' + reason if reason else ' yet'}")
+    table = Table(title=f"{found.outcome}{wording.probability(found)}", title_justify="left")
+    for heading in ("", "condition", "about", "required", "found"):
+        table.add_column(heading)
+    for one in sorted(found.conditions, key=lambda condition: condition.met):
+        mark = Text("holds", "green") if one.met else Text("FAILS", "bold red")
+        table.add_row(mark, one.code.value, escape(one.what), escape(one.required), escape(one.available))
+    pieces: list[RenderableType] = [table]
+    if found.expected is not None and found.outcome != "refused":
+        cost = found.expected
+        pieces.append(
+            Text(
+                f"expected: {cost.visits} visits, {show_seconds(cost.seconds)} (at least "
+                f"{show_seconds(cost.seconds_low)}), {show_bytes(cost.transfer_bytes)} moved"
+            )
+        )
+    pieces += [Text(f"not used: {one.dataset}: {one.why}", "dim") for one in found.excluded]
+    if found.outcome == "refused":
+        pieces.append(counter_offer(found.counter_offer))
+    return Group(*pieces)
+
+
+def counter_offer(offer: CounterOffer | None) -> RenderableType:
+    """The nearest request that would be admitted, by its differences."""
+    if offer is None:
+        return Text("There is no nearby request that would be admitted now.", "yellow")
+    table = Table(title="Counter-offer: this would be admitted (--take takes it)", title_justify="left")
+    for heading in ("what", "asked", "offered", "because of"):
+        table.add_column(heading)
+    for change in offer.changes:
+        table.add_row(escape(change.what), escape(change.asked), escape(change.offered), change.because.value)
+    return table
+
+
+def submission(status: JobStatus, taken: JobStatus | None) -> RenderableType:
+    """A submitted job with its verdict, and the job that took its counter-offer."""
+    pieces = [_headline(status), verdict(status.verdict, status.reason)]
+    if taken is not None:
+        pieces += [Text(), Text("The counter-offer was taken:"), _headline(taken), verdict(taken.verdict, taken.reason)]
+    return Group(*pieces)
+
+
+def job_view(status: JobStatus, recent: Sequence[LogEntry]) -> RenderableType:
+    """One job: phase, targets, where its model is and why there, and the latest decisions."""
+    moved = f"{show_bytes(status.transfer_bytes)} moved" if status.transfer_bytes else "nothing moved yet"
+    counts = (
+        f"{status.visits} visits, {status.verifications} verifications, {status.rolled_back} rolled back, "
+        f"{status.lost} lost, {moved}"
+    )
+    pieces: list[RenderableType] = [_headline(status), Text(counts)]
+    if status.phase is Phase.REFUSED:
+        pieces.append(verdict(status.verdict, status.reason))
+    else:
+        pieces.append(targets_table(status.targets))
+    if status.now:
+        pieces.append(visits_table(status.now))
+    pieces += [log_line(entry) for entry in recent]
+    return Group(*pieces)
+
+
+def visits_table(visits: Sequence[Whereabouts]) -> Table:
+    """Where each model is: what is done there, how far it is, and why there."""
+    table = Table(title="under way", title_justify="left")
+    for heading in ("visit", "what", "at", "data", "stage", "done", "loss", "why"):
+        table.add_column(heading, overflow="fold")
+    for one in visits:
+        done = f"{one.done}/{one.of}" if one.of else ""
+        table.add_row(
+            one.visit.rpartition("/")[2],
+            one.kind,
+            escape(one.node_name),
+            escape(one.dataset),
+            one.phase,
+            done,
+            "" if one.loss is None else f"{one.loss:.4g}",
+            escape(one.why),
+        )
+    return table
+
+
+def jobs_table(jobs: Sequence[JobStatus]) -> Table:
+    """Several jobs, one per line."""
+    table = Table()
+    for heading in ("job", "phase", "age", "visits", "targets", "reason"):
+        table.add_column(heading, overflow="fold")
+    for one in jobs:
+        reached = ", ".join(
+            f"{target.name} {_number(target.reached) or '?'} ({target.wanted})" for target in one.targets
+        )
+        table.add_row(
+            one.job,
+            Text(one.phase.value, _PHASE_STYLE.get(one.phase, "")),
+            show_seconds(max(0.0, time.time() - one.submitted_unix_s)),
+            str(one.visits),
+            escape(reached),
+            escape(one.reason),
+        )
+    return table
+
+
+def log_line(entry: LogEntry) -> Text:
+    """One log entry on one line."""
+    clock = time.strftime("%H:%M:%S", time.localtime(entry.unix_s))
+    line = Text(f"{entry.number:>4}  {clock}  {entry.kind:<12} ", style="dim")
+    line.append(entry.text, _ENTRY_STYLE.get(entry.kind, "not dim"))
+    return line
+
+
+def proofs_table(checks: Sequence[ProofCheck]) -> Table:
+    """Whether each visit's signature holds."""
+    table = Table(title="proofs", title_justify="left")
+    for heading in ("entry", "visit", "node", "holds", "why"):
+        table.add_column(heading)
+    for one in checks:
+        holds = "unknown" if one.holds is None else _yes_no(one.holds)
+        table.add_row(str(one.entry), one.visit, one.node, holds, escape(one.why))
+    return table
+
+
+def map_table(nodes: Sequence[NodeOnMap]) -> Table:
+    """The nodes of a domain, with their data sets and what they can compute with."""
+    table = Table()
+    for heading in ("node", "name", "operator", "roles", "here", "heard", "data", "compute"):
+        table.add_column(heading, overflow="fold")
+    for one in nodes:
+        described = one.descriptor
+        data = "; ".join(f"{each.dataset} ≈ {each.records:.0f} records" for each in described.data)
+        compute = described.compute
+        table.add_row(
+            described.node,
+            escape(described.name),
+            escape(described.operator),
+            ", ".join(described.roles),
+            _yes_no(one.reachable),
+            f"{show_seconds(one.age_s)} ago",
+            escape(data),
+            "" if compute is None else f"{compute.slots} × {compute.cores} cores, {show_bytes(compute.memory_bytes)}",
+        )
+    return table
+
+
+def tokens_table(tokens: Sequence[TokenNamed]) -> Table:
+    """Owners' tokens, without their secrets."""
+    table = Table()
+    for heading in ("id", "owner", "scopes", "made", "valid until", "revoked"):
+        table.add_column(heading)
+    for one in tokens:
+        revoked = "" if one.revoked_unix_s is None else _day(one.revoked_unix_s)
+        made, until = _day(one.created_unix_s), _day(one.expires_unix_s)
+        table.add_row(one.id, escape(one.owner), ", ".join(one.scopes), made, until, revoked)
+    return table
+
+
+def predictions_table(predictions: Sequence[Prediction], found: Summary) -> RenderableType:
+    """The first predictions, and all of them counted."""
+    table = Table()
+    for heading in ("row", "label", "probability", "value", "in the file", "fault"):
+        table.add_column(heading)
+    for one in predictions[:PREDICTIONS_SHOWN]:
+        vector = f"[{len(one.vector)} numbers]" if one.vector else ""
+        table.add_row(
+            str(one.row),
+            escape(one.label),
+            "" if one.probability is None else f"{one.probability:.4f}",
+            vector if one.value is None else f"{one.value:.6g}",
+            escape(one.truth),
+            escape(one.fault),
+        )
+    pieces: list[RenderableType] = [table]
+    if found.rows > PREDICTIONS_SHOWN:
+        pieces.append(Text(f"… and {found.rows - PREDICTIONS_SHOWN} more rows (--out writes all)", "dim"))
+    counts = ", ".join(f"{label} {count}" for label, count in sorted(found.labels.items()))
+    pieces.append(Text(f"{found.rows} rows, {found.faults} without an answer{': ' + counts if counts else ''}"))
+    if found.with_truth:
+        share = found.right / found.with_truth
+        pieces.append(Text(f"{found.right} of {found.with_truth} agree with the label in the file ({share:.1%})"))
+    return Group(*pieces)
+
+
+def _headline(status: JobStatus) -> Text:
+    line = Text(f"{status.job}  ", "bold")
+    line.append(status.phase.value, _PHASE_STYLE.get(status.phase, "bold"))
+    if status.reason and status.phase is not Phase.REFUSED:
+        line.append(f": {status.reason}", "not bold")
+    end = status.ended_unix_s if status.phase in FINAL_PHASES and status.ended_unix_s else time.time()
+    line.append(f"  ({show_seconds(max(0.0, end - status.submitted_unix_s))})", "dim")
+    return line
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else wording.number(value)
+
+
+def _yes_no(value: bool) -> Text:
+    return Text("yes", "green") if value else Text("no", "red")
+
+
+def _day(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))

@@ -1,0 +1,266 @@
+"""`daitn train`: submit a job and follow it to its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daitn.cli.output import REFUSED, Json, Token, answer, console, errors
+
+if TYPE_CHECKING:
+    from daitn.descriptors.job import JobStatus
+    from daitn.sdk.jobs import Job
+
+app = typer.Typer(help="Submit a model and a goal; follow, steer and fetch.", no_args_is_help=True)
+
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as `daitn train list` shows it.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="For example 'accuracy@cardiology >= 0.95'; repeat for more.")
+]
+Deadline = Annotated[str | None, typer.Option(help="How long it may take: '1h 30min', '2 days'.")]
+Visits = Annotated[int | None, typer.Option(help="Most training visits.")]
+TransferBytes = Annotated[str | None, typer.Option("--bytes", help="Most bytes moved: '2 GB'.")]
+LearningRate = Annotated[float | None, typer.Option(help="Pin the learning rate.")]
+BatchSize = Annotated[int | None, typer.Option(help="Pin the batch size.")]
+Include = Annotated[list[str] | None, typer.Option("--data", help="Use this data set only; repeat for more.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Do not use this data set; repeat for more.")]
+
+
+@app.command()
+def submit(
+    spec: Annotated[Path | None, typer.Argument(metavar="[SPEC.toml]", help="A request; options go before it.")] = None,
+    package: Annotated[Path | None, typer.Option(help="Directory of the model package.")] = None,
+    target: Targets = None,
+    deadline: Deadline = None,
+    purpose: Annotated[str | None, typer.Option(help="Purpose of use, in the consortium's words.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job; the package's if not given.")] = None,
+    data: Include = None,
+    exclude: Exclude = None,
+    method: Annotated[str | None, typer.Option(help="Pin the method; the network chooses if not given.")] = None,
+    visits: Visits = None,
+    transfer_bytes: TransferBytes = None,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    raw_records: Annotated[str | None, typer.Option(help="'stay' (default) or 'trust-zone'.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
+    take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Submit a job and show the network's verdict; exit code 3 if it is refused."""
+    with errors(json):
+        from daitn.sdk.submission import Submission, from_options, submit_and_take
+
+        wanted = from_options(
+            spec,
+            package=package,
+            targets=target,
+            deadline=deadline,
+            purpose=purpose,
+            name=name,
+            include=data,
+            exclude=exclude,
+            method=method,
+            visits=visits,
+            transfer_bytes=transfer_bytes,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            raw_records=raw_records,
+            seed=seed,
+            idempotency_key=key,
+        )
+        with _connect(token) as network:
+            done: Submission = submit_and_take(network, wanted, take=take)
+            last = done.taken or done.status
+            if watch and last.ended_unix_s is None:
+                last = _follow(network.job(last.job), quiet=json)
+                done = done.with_last(last)
+
+            def show(where: Any) -> None:
+                from daitn.cli import render
+
+                where.print(render.submission(done.status, done.taken))
+
+            answer(json, done, show)
+            if last.phase.value == "refused":
+                raise typer.Exit(REFUSED)
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(help="Most jobs shown, newest first.")] = 50,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Your jobs, newest first."""
+    with errors(json), _connect(token) as network:
+        jobs = network.jobs(limit)
+
+        def show(where: Any) -> None:
+            from daitn.cli import render
+
+            where.print(render.jobs_table(jobs))
+
+        answer(json, jobs, show)
+
+
+@app.command()
+def show(job: JobName, token: Token = None, json: Json = False) -> None:
+    """One job now: verdict, targets, where its model is."""
+    with errors(json), _connect(token) as network:
+        status = network.job(job).status()
+        answer(json, status, lambda where: where.print(_view(status)))
+
+
+@app.command()
+def watch(
+    job: JobName,
+    lines: Annotated[bool, typer.Option("--lines", help="With --json: each status as a line, as it comes.")] = False,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Follow a job to its end, live: where the model is, what was measured, what is next and why."""
+    with errors(json), _connect(token) as network:
+        following = network.job(job)
+        if json and lines:
+            for status in following.watch():
+                answer(True, status, lambda _: None)
+            return
+        last = _follow(following, quiet=json)
+        answer(json, last, lambda where: where.print(_view(last)))
+        if last.phase.value == "refused":
+            raise typer.Exit(REFUSED)
+
+
+@app.command()
+def pause(job: JobName, token: Token = None, json: Json = False) -> None:
+    """No further visits for now; those under way finish."""
+    with errors(json), _connect(token) as network:
+        _said(json, network.job(job).pause())
+
+
+@app.command()
+def resume(job: JobName, token: Token = None, json: Json = False) -> None:
+    """Go on with a paused job."""
+    with errors(json), _connect(token) as network:
+        _said(json, network.job(job).resume())
+
+
+@app.command()
+def cancel(job: JobName, token: Token = None, json: Json = False) -> None:
+    """End a job."""
+    with errors(json), _connect(token) as network:
+        _said(json, network.job(job).cancel())
+
+
+@app.command("set")
+def change(
+    job: JobName,
+    target: Targets = None,
+    deadline: Deadline = None,
+    visits: Visits = None,
+    transfer_bytes: TransferBytes = None,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    data: Include = None,
+    exclude: Exclude = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Change targets, deadline, budgets, hyper-parameters or data of a running job; the rest stays."""
+    with errors(json):
+        from daitn.sdk.submission import changes_from_options
+
+        changes = changes_from_options(
+            targets=target,
+            deadline=deadline,
+            visits=visits,
+            transfer_bytes=transfer_bytes,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            include=data,
+            exclude=exclude,
+        )
+        with _connect(token) as network:
+            _said(json, network.job(job).change(**changes))
+
+
+@app.command()
+def log(
+    job: JobName,
+    start: Annotated[int, typer.Option(help="Number of the first entry shown.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Check the signature of every visit.")] = False,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """The log of a job: every decision with its reason, every visit with its proof."""
+    with errors(json), _connect(token) as network:
+        opened = network.job(job)
+        entries = opened.log(start)
+        checks = opened.check_proofs() if check else ()
+
+        def show_log(where: Any) -> None:
+            from daitn.cli import render
+
+            for entry in entries:
+                where.print(render.log_line(entry))
+            if check:
+                where.print(render.proofs_table(checks))
+
+        answer(json, {"entries": entries, "checks": checks} if check else entries, show_log)
+        if any(one.holds is False for one in checks):
+            raise typer.Exit(REFUSED)
+
+
+@app.command()
+def fetch(
+    job: JobName,
+    folder: Annotated[Path, typer.Argument(help="Directory to make for the package.")],
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Fetch the model of an ended job as a package, checked chunk by chunk."""
+    with errors(json), _connect(token) as network:
+        result = network.job(job).result(folder)
+        document = {
+            "job": result.status.job,
+            "folder": str(result.folder),
+            "artifact": result.artifact,
+            "met": result.met,
+            "targets": result.targets,
+        }
+
+        def show_result(where: Any) -> None:
+            from daitn.cli import render
+
+            where.print(f"{result.folder}: model {result.artifact[:16]}… of job {result.status.job}")
+            where.print(render.targets_table(result.targets))
+
+        answer(json, document, show_result)
+
+
+def _connect(token: str | None) -> Any:
+    from daitn.sdk.network import connect
+
+    return connect(token, patience_s=5.0)
+
+
+def _view(status: JobStatus) -> Any:
+    from daitn.cli import render
+
+    return render.job_view(status, ())
+
+
+def _said(json: bool, status: JobStatus) -> None:
+    answer(json, status, lambda where: where.print(f"{status.job} is {status.phase.value}: {status.reason}"))
+
+
+def _follow(job: Job, *, quiet: bool) -> JobStatus:
+    """Watch a job to its end: a live view on a terminal, lines elsewhere, nothing where `quiet`."""
+    from daitn.cli.live import follow
+
+    return follow(job, None if quiet else console())

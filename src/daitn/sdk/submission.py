@@ -1,0 +1,101 @@
+"""Submission: from a request file and options to a job and its verdict; what the command line and scripts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from daitn.base.errors import InputError
+from daitn.descriptors.job import JobStatus, Phase
+from daitn.sdk.requests import load_spec, parse_bytes
+
+if TYPE_CHECKING:
+    from daitn.sdk.network import Network
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A job after its verdict, and the job that took its counter-offer, if one did."""
+
+    status: JobStatus
+    taken: JobStatus | None = None
+
+    def with_last(self, last: JobStatus) -> Submission:
+        """The same with the newest status of the job that counts."""
+        if self.taken is not None:
+            return msgspec.structs.replace(self, taken=last)
+        return msgspec.structs.replace(self, status=last)
+
+
+def from_options(
+    spec: Path | None,
+    *,
+    package: Path | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    visits: int | None = None,
+    transfer_bytes: str | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    **plain: Any,
+) -> dict[str, Any]:
+    """The arguments of `Network.train` from a request file, overridden by options. InputError listing what lacks."""
+    wanted = load_spec(spec) if spec is not None else {}
+    if "package" in wanted and spec is not None:
+        wanted["package"] = spec.parent / str(wanted["package"])
+    if package is not None:
+        wanted["package"] = package
+    wanted |= {name: value for name, value in plain.items() if value is not None}
+    _merge(wanted, "data", {"include": include, "exclude": exclude})
+    _merge(wanted, "budget", {"visits": visits, "transfer_bytes": transfer_bytes})
+    _merge(wanted, "hyperparameters", {"learning_rate": learning_rate, "batch_size": batch_size})
+    lacking = [name for name in ("package", "targets", "deadline", "purpose") if not wanted.get(name)]
+    if lacking:
+        options = {"package": "--package", "targets": "--target", "deadline": "--deadline", "purpose": "--purpose"}
+        raise InputError(
+            f"the request lacks {', '.join(lacking)}",
+            todo=f"give {', '.join(options[name] for name in lacking)}, or write it into the request file",
+        )
+    wanted["model"] = Path(wanted.pop("package"))
+    return wanted
+
+
+def changes_from_options(
+    *,
+    targets: Sequence[str] | None = None,
+    deadline: str | None = None,
+    visits: int | None = None,
+    transfer_bytes: str | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The arguments of `Job.change` from options; what was not given is not changed."""
+    changes: dict[str, Any] = {}
+    if targets:
+        changes["targets"] = list(targets)
+    if deadline is not None:
+        changes["deadline"] = deadline
+    bound = None if transfer_bytes is None else parse_bytes(transfer_bytes)
+    _merge(changes, "budget", {"visits": visits, "transfer_bytes": bound})
+    _merge(changes, "hyperparameters", {"learning_rate": learning_rate, "batch_size": batch_size})
+    _merge(changes, "data", {"include": include, "exclude": exclude})
+    return changes
+
+
+def submit_and_take(network: Network, wanted: Mapping[str, Any], *, take: bool) -> Submission:
+    """Submit, wait for the verdict, and take the counter-offer of a refusal where `take` and there is one."""
+    job = network.train(**wanted)
+    status = job.assessed()
+    if not (take and status.phase is Phase.REFUSED and status.verdict and status.verdict.counter_offer):
+        return Submission(status=status)
+    return Submission(status=status, taken=job.take_counter_offer().assessed())
+
+
+def _merge(into: dict[str, Any], name: str, values: Mapping[str, Any]) -> None:
+    given = {key: value for key, value in values.items() if value is not None and value != []}
+    if given:
+        into[name] = {**dict(into.get(name) or {}), **given}
