@@ -38,6 +38,7 @@ from daitn.descriptors.contract import (
     NumbersInput,
 )
 from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.job import Phase
 from daitn.descriptors.policy import Policy, summarise
 from daitn.descriptors.request import Request, parse_target
 from daitn.descriptors.terminals import (
@@ -508,6 +509,33 @@ class Bench:
 
 def _measures(order: VisitOrder) -> bool:
     return isinstance(order.work, EvaluateWork)
+
+
+def bench(*, sites: int = 2, **config: float) -> Bench:
+    """Some sites, a unit and an aggregator."""
+    return Bench(*(make_site(number + 1) for number in range(sites)), make_unit(), make_mixer(), **config)
+
+
+def running(**config: float) -> Bench:
+    """A job whose first training visit is under way."""
+    made = bench(**config)
+    made.submit()
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+    return made
+
+
+def the_order(made: Bench, job: JobId = JOB) -> tuple[NodeId, VisitOrder]:
+    """The one visit under way."""
+    (found,) = made.orders(job)
+    return found
+
+
+def verify_with(made: Bench, accuracy: float) -> str:
+    """Train until a verification is under way, answer it; returns the data set that was trained on last."""
+    made.answer_until(lambda state: any(o.ordered.purpose == "verify" for o in state.open.values()))
+    dataset = made.state().seen[-1][0]
+    made.answer(*the_order(made), accuracy=accuracy)
+    return dataset
 
 
 def facts_of(state: JobState) -> dict[str, Any]:

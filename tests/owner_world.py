@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from daitn.artifacts.codec import artifact_id, complete_manifest, decode_manifest, encode_manifest
 from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
+from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import public_hex, sign_parts, sign_report, verify_parts, verify_report
 from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
 from daitn.base.errors import DaitnError, InputError, PolicyError
@@ -410,17 +411,29 @@ def _holds(key: str, data: bytes, signature: str) -> bool:
     return True
 
 
+def write_package_dir(folder: Path) -> Path:
+    """The package of `make_package` as a directory, signed by another key."""
+    weights = bytes(range(64))
+    parts, manifest = _sign_package(weights)
+    write_package(folder, manifest, parts, {"weight": weights})
+    return folder
+
+
 def make_package() -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and chunks of a signed package: a contract, a graph nobody here opens, and one tensor."""
     weights = bytes(range(64))
+    parts, manifest = _sign_package(weights)
+    chunks = {digest_of(data): data for data in (*parts.values(), weights)}
+    return encode_manifest(manifest), chunks
+
+
+def _sign_package(weights: bytes) -> tuple[dict[str, bytes], Manifest]:
     parts = {"contract": msgspec.json.encode(CONTRACT), "graph": b"a graph"}
     layout = plan_layout([TensorSpec(name="weight", dtype="float32", shape=(4, 4))])
     draft = Manifest(
         kind="graph", name="lesions", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
     )
-    manifest = sign_parts(complete_manifest(draft, parts, {"weight": weights}), Ed25519PrivateKey.generate())
-    chunks = {digest_of(data): data for data in (*parts.values(), weights)}
-    return encode_manifest(manifest), chunks
+    return parts, sign_parts(complete_manifest(draft, parts, {"weight": weights}), Ed25519PrivateKey.generate())
 
 
 def put_package(service: MemoryService) -> ArtifactId:

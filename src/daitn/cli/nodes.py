@@ -17,7 +17,7 @@ DOMAIN: Path = Path("daitn-domain")
 NODE: Path = Path("daitn-node")
 
 DomainFolder = Annotated[Path, typer.Argument(envvar="DAITN_DOMAIN", show_envvar=True, help="The domain's folder.")]
-NodeFolder = Annotated[Path, typer.Option("--folder", envvar="DAITN_NODE", show_envvar=True, help="The node's folder.")]
+NodeFolder = Annotated[Path, typer.Argument(envvar="DAITN_NODE", show_envvar=True, help="The node's folder.")]
 
 demo = typer.Typer(help="Demonstrations: a whole network on this machine.", no_args_is_help=True)
 
@@ -30,16 +30,34 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def init(
-    domain: Annotated[str, typer.Argument(help="Name of the domain.")],
-    folder: Annotated[Path, typer.Option(help="Folder to make.")] = DOMAIN,
+    folder: DomainFolder = DOMAIN,
+    domain: Annotated[str, typer.Option(help="Name of the domain.")] = "demo",
     host: Annotated[str, typer.Option(help="Address under which sites and owners reach this machine.")] = "127.0.0.1",
+    router_port: Annotated[int, typer.Option(help="Port of the router; 0: any free one, then kept.")] = 0,
+    enrol_port: Annotated[int, typer.Option(help="Port of the enrolment; 0: any free one, then kept.")] = 0,
+    api_port: Annotated[int, typer.Option(help="Port for owners; 0: any free one, then kept.")] = 0,
+    slots: Annotated[int, typer.Option(help="How many nodes may ever join.")] = 256,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a silent site before going on without it.")
+    ] = 4.0,
+    database: Annotated[str, typer.Option(help="URL of a PostgreSQL journal; empty: SQLite in the folder.")] = "",
     json: Json = False,
 ) -> None:
     """Make a domain: its authority, addresses, and an operator's token."""
     with errors(json):
         from daitn.node.commands import init_domain
 
-        made = init_domain(folder, domain, host=host)
+        made = init_domain(
+            folder,
+            domain,
+            host=host,
+            router_port=router_port,
+            enrol_port=enrol_port,
+            api_port=api_port,
+            slots=slots,
+            patience_s=patience,
+            database=database,
+        )
         answer(json, made, lambda where: where.print("\n".join(f"{name}: {made[name]}" for name in made)))
 
 
@@ -60,29 +78,39 @@ def center(folder: DomainFolder = DOMAIN, json: Json = False) -> None:
 
 
 def join(
+    folder: NodeFolder = NODE,
     token: Annotated[
         str | None, typer.Option(help="One-time join token; not needed once the node is enrolled.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the node in the domain.")] = "node",
     roles: Annotated[
-        str, typer.Option(help="Comma-separated: data, compute, verification, aggregator.")
-    ] = "data,compute",
-    folder: NodeFolder = NODE,
+        list[str] | None,
+        typer.Option("--roles", "--role", help="data, compute, verification, aggregator: comma-separated or repeated."),
+    ] = None,
+    region: Annotated[str, typer.Option(help="Where it stands, for people and placement.")] = "",
+    slots: Annotated[int, typer.Option(help="Visits that may work at the same time.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor threads of one visit.")] = 1,
+    direct: Annotated[
+        str | None, typer.Option(help="Address others reach this node under, for direct transfers; default: none.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Join a domain, outbound only, and work until told to stop."""
+    """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
     with errors(json):
         from daitn.node.commands import run_join
 
-        wanted = [role.strip() for role in roles.split(",") if role.strip()]
-        run_join(folder, token, name, wanted, lambda said: _ready(json, said))
+        given = roles or ["data,compute"]
+        wanted = [role.strip() for text in given for role in text.split(",") if role.strip()]
+        knobs: dict[str, Any] = {"region": region, "slots": slots, "threads": threads, "direct_host": direct}
+        run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 
 def leave(folder: NodeFolder = NODE, json: Json = False) -> None:
-    """Leave the domain: the node's slot is given up."""
+    """Leave the domain for good: the node's slot is given up, its data stays here."""
     with errors(json):
-        _call("daitn.node.commands", "leave", folder)
-        answer(json, {"left": str(folder)}, lambda where: where.print(f"{folder} has left its domain"))
+        from daitn.node.commands import leave as leave_domain
+
+        answer(json, leave_domain(folder), lambda where: where.print(f"{folder} has left its domain"))
 
 
 def up(
@@ -91,7 +119,7 @@ def up(
 ) -> None:
     """Start a whole scenario on this machine."""
     with errors(json):
-        _call("daitn.scenario.up", "run_up", file)
+        _call("daitn.node.up", "run_up", file)
 
 
 @demo.command()

@@ -55,14 +55,12 @@ def targets_table(targets: Sequence[TargetState], title: str = "") -> Table:
     for heading in ("wanted", "reached", "interval", "met", "sure", "untrained"):
         table.add_column(heading, justify="right" if heading in ("wanted", "reached", "untrained") else "left")
     for one in targets:
-        interval = (
-            "" if one.low is None or one.high is None else f"{wording.number(one.low)} – {wording.number(one.high)}"
-        )
+        known = one.low is not None and one.high is not None
         table.add_row(
             escape(one.name),
             one.wanted,
             _number(one.reached),
-            interval,
+            f"{_number(one.low)} – {_number(one.high)}" if known else "",
             _yes_no(one.met),
             _yes_no(one.sure),
             _number(one.untrained),

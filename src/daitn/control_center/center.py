@@ -30,8 +30,10 @@ from daitn.control_center.training.commands import (
     ChangeAsked,
     ModelFetched,
     ModelNotFetched,
+    NodeExpelled,
     PauseAsked,
     ResumeAsked,
+    RetireSlot,
     SubmissionReceived,
 )
 from daitn.control_center.training.job import JobMachine
@@ -117,6 +119,8 @@ class ControlCenter:
             case ModelNotFetched(job=job):
                 if (machine := self.jobs.get(job)) is not None and machine.state.phase is Phase.DELIVERING:
                     machine.fetch_failed(turn)
+            case NodeExpelled(node=node, reason=reason):
+                self._remove(turn, node, f"expelled: {reason}")
             case PeerAppeared(node=node):
                 self.knowledge.seen(node)
                 self._speak_again(turn, node)
@@ -173,9 +177,8 @@ class ControlCenter:
                     turn.send(sender, DescribeAgain(known_sequence=facts.sequence if facts is not None else 0))
                 return
             case Leaving(reason=reason):
-                gone = self.knowledge.remove(sender, reason or "left")
-                if gone is not None:
-                    turn.record(gone)
+                self._remove(turn, sender, reason or "left")
+                turn.perform(RetireSlot(node=sender))
                 turn.send(sender, Left())
                 return
             case VisitProgress(visit=visit, fence=fence):
@@ -190,6 +193,12 @@ class ControlCenter:
                 return
         self.knowledge.seen(sender)
         self._ended(turn, sender, visit, fence, message)
+
+    def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
+        """Take a node off the map; its visits are given up when their leases run out."""
+        gone = self.knowledge.remove(node, why)
+        if gone is not None:
+            turn.record(gone)
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if message.descriptor.node != sender:

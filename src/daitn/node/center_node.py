@@ -16,12 +16,19 @@ from typing import Final
 
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.signatures import load_key, public_hex, verify_report
-from daitn.base.effects import Delivered, Effect
+from daitn.base.effects import Effect
 from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools
-from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched
+from daitn.control_center.training.commands import (
+    FetchModel,
+    JobChanged,
+    ModelFetched,
+    ModelNotFetched,
+    NodeExpelled,
+    RetireSlot,
+)
 from daitn.control_center.training.records import JOB_RECORDS
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
@@ -39,7 +46,6 @@ from daitn.node.moving import Moving
 from daitn.node.slot_book import SlotBook, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
-from daitn.wire.terminal_tools import Leaving
 
 STREAM: Final = "center"
 CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved)
@@ -89,17 +95,20 @@ class CenterNode:
         tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=_holds)
         core = ControlCenter(center_config, tools)
 
+        book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
+
         def perform(effect: Effect) -> None:
             match effect:
                 case JobChanged(job=job):
                     service.changed(job)
                 case FetchModel():
                     runner.spawn(self._fetch(runner, moving, effect))
+                case RetireSlot(node=node):
+                    runner.spawn(asyncio.to_thread(book.leave, node))
                 case _:
                     raise BugError(f"a control centre has no way to perform {type(effect).__name__}")
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
-        book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
         async with self._enrolment(book) as enrolment:
 
             async def make_token(operator: str, roles: Sequence[str], valid_s: float) -> str:
@@ -109,7 +118,7 @@ class CenterNode:
 
             async def expel(node: NodeId, reason: str) -> None:
                 await asyncio.to_thread(book.burn, node)
-                runner.post(Delivered(sender=node, message=Leaving(reason=reason)))
+                runner.post(NodeExpelled(node=node, reason=reason))
 
             service = CenterService(core, runner, store, self._clock, make_token, expel)
             restored = runner.restore()

@@ -213,6 +213,7 @@ def _setup(manifest: Manifest, parts: dict[str, bytes], threads: int, seed: int)
         contract=parts["contract"],
         kind=manifest.kind,
         parts={name: data for name, data in parts.items() if name != "contract"},
+        tensors=manifest.tensors,
         threads=threads,
         seed=seed,
     )

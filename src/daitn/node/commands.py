@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from daitn.base.errors import InputError
+from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import check_name
 from daitn.descriptors.terminals import Role
 from daitn.node.node_config import NodeConfig, NodeFolder
 
 Ready = Callable[[dict[str, Any]], None]
+
+LEAVE_S: Final = 10.0
+"""How long `daitn leave` waits for the domain to let a node go."""
 
 
 def init_domain(folder: Path, domain: str, **knobs: Any) -> dict[str, Any]:
@@ -106,6 +111,8 @@ def run_join(
 
     async def run(stop: asyncio.Event) -> None:
         node = TerminalNode(folder)
+        leave = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, leave.set)
 
         async def announce() -> None:
             await node.described.wait()
@@ -114,9 +121,46 @@ def run_join(
                 {"ready": True, "domain": here.domain, "node": here.slot, "name": here.name, "roles": list(here.roles)}
             )
 
-        await _with_announcement(node.run(stop), announce())
+        await _with_announcement(node.run(stop, leave), announce())
+        if node.left:
+            NodeFolder(folder).forget_membership()
 
-    run_until_signal(run)
+    with NodeFolder(folder).running():
+        run_until_signal(run)
+
+
+def leave(folder: Path) -> dict[str, Any]:
+    """Take a node out of its domain for good: the running one if it runs, else by starting it for that."""
+    from daitn.node.terminal_node import TerminalNode
+
+    here = NodeFolder(folder)
+    here.load()
+    pid = here.running_pid()
+    if pid is not None:
+        os.kill(pid, signal.SIGUSR1)
+        deadline = time.monotonic() + LEAVE_S
+        while here.running_pid() == pid:
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"the domain did not let the node go within {LEAVE_S:.0f} s",
+                    todo="it goes on asking; look again later",
+                )
+            time.sleep(0.05)
+        return {"left": True, "folder": str(folder)}
+
+    async def run(stop: asyncio.Event) -> None:
+        leaving = asyncio.Event()
+        leaving.set()
+        node = TerminalNode(folder)
+        asyncio.get_running_loop().call_later(LEAVE_S, stop.set)
+        await node.run(stop, leaving)
+        if not node.left:
+            raise UnavailableError(f"the domain did not let the node go within {LEAVE_S:.0f} s", todo="try again later")
+        here.forget_membership()
+
+    with here.running():
+        run_until_signal(run)
+    return {"left": True, "folder": str(folder)}
 
 
 def _enrol(here: NodeFolder, token: str, name: str, roles: Sequence[str], knobs: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -93,3 +95,35 @@ class NodeFolder:
         if len(data) != 32:
             raise InputError(f"{path} has {len(data)} bytes, not 32", todo="restore it from a backup")
         return data
+
+    def forget_membership(self) -> None:
+        """The node has left: its certificate and configuration go, its data stays."""
+        for path in (self.config_file, *self.tls.glob("*")):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Marks the folder as in use by this process; InputError if another one runs on it."""
+        pid = self.running_pid()
+        if pid is not None:
+            raise InputError(
+                f"process {pid} runs on {self.folder} already", todo="stop it first, or use another folder"
+            )
+        path = self.folder / "pid"
+        path.write_text(f"{os.getpid()}\n", encoding="ascii")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+    def running_pid(self) -> int | None:
+        """The process that runs on this folder, if there is one."""
+        try:
+            pid = int((self.folder / "pid").read_text(encoding="ascii"))
+            command = Path(f"/proc/{pid}/cmdline")
+            if command.parent.parent.is_dir() and b"daitn" not in command.read_bytes():
+                return None  # the number was taken by another program since
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid

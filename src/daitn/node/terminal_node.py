@@ -8,7 +8,6 @@ its sandbox enforces or its data sets are described, and says more as it learns 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from pathlib import Path
@@ -54,9 +53,6 @@ SHELF_S: Final = 0.5
 SYNC_S: Final = 2.0
 """How often received artifacts are made to survive a power cut, aside."""
 
-LEAVE_S: Final = 5.0
-"""How long a leaving node waits for the domain to let it go."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -79,8 +75,11 @@ class TerminalNode:
         self._shelf_stamp = 0
         self._data: dict[str, DataDescriptor] = {}
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Join and serve until `stop` is set or the node has left; an error of core or journal is raised."""
+    async def run(self, stop: asyncio.Event, leave: asyncio.Event | None = None) -> None:
+        """Join and serve until `stop` is set; `leave`, once set, also takes the node out of its domain for good.
+
+        An error of core or journal is raised. UnavailableError if no router answers.
+        """
         config = self.config
         fabric_config = self.membership.fabric_config(
             self.folder.tls, bulk_host=config.direct_host, bulk_port=config.direct_port
@@ -89,12 +88,14 @@ class TerminalNode:
         journal = Journal(self.folder.journal, KEEPER_RECORDS)
         try:
             async with open_fabric(fabric_config) as fabric:
-                await self._serve(fabric, store, journal, stop)
+                await self._serve(fabric, store, journal, stop, leave or asyncio.Event())
         finally:
             store.close()
             journal.close()
 
-    async def _serve(self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event) -> None:
+    async def _serve(
+        self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event, leave: asyncio.Event
+    ) -> None:
         config = self.config
         network = self.membership.network
         moving = Moving(self.membership.domain, fabric, store, public_key(network.center_key), self._clock)
@@ -120,6 +121,7 @@ class TerminalNode:
         runner.spawn(self._watch_shelf(runner, fabric))
         runner.spawn(self._watch_described(core.reporter))
         runner.spawn(_sync_often(moving))
+        runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: _log.warning("certificate not renewed: %s", fault)))
         if self._computes:
             runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
@@ -129,11 +131,13 @@ class TerminalNode:
             await worker.stop()
             await runner.stop()
 
-    async def leave(self, runner: CoreRunner, reason: str) -> bool:
-        """Ask the domain to let this node go; whether it did within a few seconds."""
-        runner.post(LeaveAsked(reason=reason))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._left.wait(), LEAVE_S)
+    async def _leave_when(self, runner: CoreRunner, leave: asyncio.Event) -> None:
+        await leave.wait()
+        runner.post(LeaveAsked(reason="its operator took it out"))
+
+    @property
+    def left(self) -> bool:
+        """Whether the domain has let this node go."""
         return self._left.is_set()
 
     def _core(self) -> TerminalCore:

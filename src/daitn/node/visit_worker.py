@@ -341,6 +341,8 @@ class VisitWorker:
             chunks=(),
             lineage=Lineage(job=order.job, visit=order.visit, dataset=work.dataset, data_version=entry.version),
         )
-        adopted = self._store.put_artifact(draft, {"contract": parts["contract"]}, {key: array.data for key, array in arrays.items()})
+        adopted = self._store.put_artifact(
+            draft, {"contract": parts["contract"]}, {key: array.data for key, array in arrays.items()}
+        )
         self._store.pin(adopted.artifact, order.job)
         return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)

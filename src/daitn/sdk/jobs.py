@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,12 +151,15 @@ class Job:
         *,
         targets: Targets | None = None,
         deadline: Duration | None = None,
-        budget: Budget | None = None,
-        hyperparameters: Hyperparameters | None = None,
-        data: Selection | None = None,
+        budget: Budget | Mapping[str, Any] | None = None,
+        hyperparameters: Hyperparameters | Mapping[str, Any] | None = None,
+        data: Selection | Mapping[str, Any] | None = None,
         **others: Any,
     ) -> JobStatus:
-        """Change the request of a running job; what is not given stays. `others`: fields of `Request`."""
+        """Change the request of a running job; what is not given stays. `others`: fields of `Request`.
+
+        A mapping changes only what it names, a `Budget`, `Hyperparameters` or `Selection` replaces the whole.
+        """
         patch: dict[str, Any] = dict(others)
         if targets is not None:
             patch["targets"] = parse_targets(targets)

@@ -40,7 +40,7 @@ from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools
-from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched
+from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched, RetireSlot
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.work import (
     TrainWork,
@@ -308,7 +308,7 @@ class World:
                 self._owner_looks(job)
             case DropArtifacts(artifacts=artifacts):
                 self.artifacts[process.node] -= set(artifacts)
-            case WarmChild() | NodeLeft():
+            case WarmChild() | NodeLeft() | RetireSlot():
                 pass
             case _:
                 raise BugError(f"the simulation has no way to perform {type(effect).__name__}")

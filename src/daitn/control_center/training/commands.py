@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daitn.base.effects import Effect, Event
-from daitn.base.ids import ArtifactId, JobId, OwnerId
+from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.decision.facts import PackageFacts
 from daitn.descriptors.request import Request
 from daitn.wire.center_tools import InputRef
@@ -43,6 +43,19 @@ class ChangeAsked(Event, frozen=True, kw_only=True):
 
     job: JobId
     request: Request
+
+
+class NodeExpelled(Event, frozen=True, kw_only=True):
+    """An operator has burned a node's slot."""
+
+    node: NodeId
+    reason: str
+
+
+class RetireSlot(Effect, frozen=True, kw_only=True):
+    """The node has left: its slot is never given out again."""
+
+    node: NodeId
 
 
 class ModelFetched(Event, frozen=True, kw_only=True):

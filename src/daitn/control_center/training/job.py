@@ -13,6 +13,8 @@ What it does not do: numbers (terminals), choices (`decision`), methods (`learni
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -411,13 +413,13 @@ class JobMachine:
         if not state.open and not self._reachable(state.head):
             self._go_back(turn)
             return
-        view = self._without_avoided(self.view())
+        view = functools.cache(lambda: self._without_avoided(self.view()))
         for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(view)):
             match step:
                 case Train(model=model, stop=stop):
-                    self._train(turn, view, model, stop)
+                    self._train(turn, view(), model, stop)
                 case Aggregate(updates=updates):
-                    self._average(turn, view, updates)
+                    self._average(turn, view(), updates)
                 case Verify():
                     self._verify(turn, f"due after {state.rounds_since_verified} round(s)")
         if not state.open:
@@ -499,24 +501,25 @@ class JobMachine:
             round_begun=state.round_begun,
         )
 
-    def _choosers(self, view: TrainingView) -> Choosers:
+    def _choosers(self, view: Callable[[], TrainingView]) -> Choosers:
+        """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
         state = self.state
         assert state.plan is not None
         training = state.plan.training
         seen = Seen(visits=tuple(state.seen), seed=state.request.seed)
 
         def next_stop(rule: str) -> Stop | None:
-            return RULES[rule].next_stop(view, seen, training.batches * training.batch_size)
+            return RULES[rule].next_stop(view(), seen, training.batches * training.batch_size)
 
         def all_stops() -> tuple[Stop, ...]:
             """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
             why = f"round {state.rounds + 1}"
-            names = datasets(view)
+            names = datasets(view())
             most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
             first = state.rounds * most % len(names) if len(names) > most else 0
             turned = names[first:] + names[:first]
             return tuple(
-                Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why=why)
+                Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
                 for name in turned[:most]
             )
 

@@ -1,0 +1,313 @@
+"""The command line: what is printed, as JSON and for people, and which exit code says who must act."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.owner_world import CONTRACT, Door, make_policy, write_package_dir
+from typer.testing import CliRunner
+
+from daitn.cli.main import app, run
+
+GOAL = ["--target", "accuracy >= 95%", "--deadline", "10 min", "--purpose", "diagnosis-support"]
+
+
+class Shell:
+    """Runs commands in this process and reads what they printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = run(arguments)
+        said = self._capsys.readouterr()
+        return code, said.out, said.err
+
+    def json(self, *arguments: str) -> tuple[int, Any]:
+        """Exit code and the one JSON document."""
+        code, out, err = self(*arguments, "--json")
+        assert err == ""
+        assert out.count("\n") == 1
+        return code, json.loads(out)
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    with Door(tmp_path) as door:
+        monkeypatch.setenv("DAITN_TOKEN", door.token("alice", "train", "operate"))
+        yield door
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> str:
+    return str(write_package_dir(tmp_path / "package"))
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def test_submit_watch_show_list_log_fetch(shell: Shell, door: Door, package: str, tmp_path: Path) -> None:
+    code, done = shell.json("train", "submit", "--package", package, *GOAL, "--watch")
+    assert (code, done["status"]["phase"], done["taken"]) == (0, "delivered", None)
+    job = done["status"]["job"]
+    assert shell.json("train", "show", job)[1]["targets"][0]["met"] is True
+    assert [one["job"] for one in shell.json("train", "list")[1]] == [job]
+    code, last = shell.json("train", "watch", job)
+    assert (code, last["phase"]) == (0, "delivered")
+    code, log = shell.json("train", "log", job, "--check")
+    assert code == 0
+    assert [entry["number"] for entry in log["entries"]] == list(range(len(log["entries"])))
+    assert all(check["holds"] for check in log["checks"])
+    assert shell.json("train", "log", job, "--start", "3")[1][0]["number"] == 3
+    code, fetched = shell.json("train", "fetch", job, str(tmp_path / "result"))
+    assert (code, fetched["met"], fetched["artifact"]) == (0, True, last["model"])
+    assert (tmp_path / "result" / "manifest.json").exists()
+    assert shell.json("train", "fetch", job, str(tmp_path / "result"))[0] == 2
+
+
+def test_submit_from_a_request_file(shell: Shell, door: Door, package: str, tmp_path: Path) -> None:
+    spec = tmp_path / "request.toml"
+    spec.write_text(
+        'package = "package"\nname = "file"\npurpose = "diagnosis-support"\ndeadline = "1h"\n'
+        'targets = ["accuracy >= 0.95"]\n[budget]\ntransfer_bytes = "2 GB"\n[hyperparameters]\nlearning_rate = 0.1\n',
+        encoding="utf-8",
+    )
+    code, done = shell.json("train", "submit", str(spec), "--visits", "50", "--batch-size", "16")
+    request = done["status"]["request"]
+    assert (code, request["name"], request["deadline_s"]) == (0, "file", 3600.0)
+    assert (request["budget"]["transfer_bytes"], request["budget"]["visits"]) == (2_000_000_000, 50)
+    assert (request["hyperparameters"]["learning_rate"], request["hyperparameters"]["batch_size"]) == (0.1, 16)
+
+
+def test_submit_refused_shows_every_failed_condition_and_exits_3(
+    shell: Shell, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Door(tmp_path, policy=make_policy(purposes=("billing",))) as door:
+        monkeypatch.setenv("DAITN_TOKEN", door.token())
+        code, done = shell.json("train", "submit", "--package", package, *GOAL)
+        assert (code, done["status"]["phase"]) == (3, "refused")
+        failed = [one for one in done["status"]["verdict"]["conditions"] if not one["met"]]
+        code, text, _ = shell("train", "submit", "--package", package, *GOAL)
+        assert code == 3
+        for condition in failed:
+            assert condition["code"] in text
+        assert text.count("FAILS") == len(failed)
+        assert "no nearby request" in text
+        code, document = shell.json("train", "fetch", done["status"]["job"], str(tmp_path / "r"))
+        assert (code, document["error"]["kind"]) == (3, "policy")
+
+
+def test_submit_with_take_takes_the_counter_offer(shell: Shell, door: Door, package: str) -> None:
+    goal = [*GOAL[:2], "--deadline", "0.05 s", *GOAL[4:]]
+    code, text, _ = shell("train", "submit", "--package", package, *goal)
+    assert code == 3
+    assert "Counter-offer" in text
+    assert "0.05 s" in text
+    code, done = shell.json("train", "submit", "--package", package, *goal, "--take", "--watch")
+    assert (code, done["status"]["phase"], done["taken"]["phase"]) == (0, "refused", "delivered")
+
+
+def test_watch_without_terminal_prints_a_line_per_entry(shell: Shell, door: Door, package: str) -> None:
+    _, done = shell.json("train", "submit", "--package", package, *GOAL)
+    job = done["status"]["job"]
+    code, text, _ = shell("train", "watch", job)
+    assert code == 0
+    for word in ("submitted", "ordered", "trained", "measured", "kept", "delivered", "why:", "untrained", "sure"):
+        assert word in text
+    _, lines, _ = shell("train", "watch", job, "--json", "--lines")
+    assert all(json.loads(line)["job"] == job for line in lines.splitlines())
+
+
+def test_pause_resume_set_cancel(shell: Shell, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Door(tmp_path, hold=True) as door:
+        monkeypatch.setenv("DAITN_TOKEN", door.token())
+        from daitn.sdk.network import connect
+
+        with connect() as network:
+            job = network.train(package, targets=["accuracy >= 0.95"], deadline="1h", purpose="diagnosis-support").id
+        assert shell.json("train", "pause", job)[0] == 2
+        door.answer_until(lambda: door.service.status("alice", job).phase.value == "running")  # type: ignore[arg-type]
+        assert shell.json("train", "pause", job)[1]["phase"] == "paused"
+        assert shell.json("train", "resume", job)[1]["phase"] == "running"
+        code, changed = shell.json(
+            "train", "set", job, "--target", "accuracy >= 0.9", "--visits", "9", "--deadline", "2h"
+        )
+        assert (code, changed["request"]["targets"][0]["value"], changed["request"]["deadline_s"]) == (0, 0.9, 7200.0)
+        assert changed["request"]["budget"]["visits"] == 9
+        assert shell.json("train", "set", job)[1]["error"]["kind"] == "input"
+        code, text, _ = shell("train", "cancel", job)
+        assert (code, "cancelled" in text) == (0, True)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["train", "show", "j9"], 2, "input"),
+        (["train", "submit", "--target", "x"], 2, "input"),
+        (["train", "nonsense"], 2, "input"),
+        (["train", "show"], 2, "input"),
+        (["train", "list", "--limit", "many"], 2, "input"),
+        (["predict", "nowhere", "nothing.csv"], 2, "input"),
+    ],
+    ids=["unknown job", "lacking options", "unknown command", "missing argument", "wrong type", "no package"],
+)
+def test_errors_of_the_user_are_one_document_and_exit_2(
+    shell: Shell, door: Door, arguments: list[str], code: int, kind: str
+) -> None:
+    got, document = shell.json(*arguments)
+    assert (got, document["error"]["kind"]) == (code, kind)
+    assert document["error"]["what"]
+
+
+def test_error_for_people_says_what_to_do_on_stderr(shell: Shell, door: Door) -> None:
+    code, out, err = shell("train", "show", "j9")
+    assert (code, out) == (2, "")
+    assert "j9" in err
+    assert "→" in err
+
+
+def test_no_token_is_2_revoked_is_3_nobody_there_is_4(
+    shell: Shell, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = door.token()
+    door.tokens.revoke(token)
+    assert shell.json("train", "list", "--token", token)[0] == 3
+    monkeypatch.delenv("DAITN_TOKEN")
+    assert shell.json("train", "list")[0] == 2
+    from daitn.sdk import transport
+
+    monkeypatch.setattr(transport.time, "sleep", lambda _: None)
+    door.tokens.address = "127.0.0.1:9"
+    assert shell.json("map", "--token", door.token())[0] == 4
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def test_map_and_tokens(shell: Shell, door: Door) -> None:
+    nodes = shell.json("map")[1]
+    assert [node["descriptor"]["name"] for node in nodes] == ["h1", "h2", "v1"]
+    assert "h1/lesions" in shell("map")[1]
+    assert shell.json("token", "join", "st-mary", "--role", "data", "--valid", "1 day")[1]["token"].startswith(
+        "daitn-join1"
+    )
+    made = shell.json("token", "owner", "bob")[1]["token"]
+    assert shell.json("train", "list", "--token", made) == (0, [])
+    identity = next(one["id"] for one in shell.json("token", "list")[1] if one["owner"] == "bob")
+    assert shell.json("token", "revoke", identity)[0] == 0
+    assert shell.json("train", "list", "--token", made)[0] == 3
+    assert shell.json("token", "join", "x", "--role", "datum")[0] == 2
+
+
+def test_data_add_list_preview_remove(shell: Shell, tmp_path: Path) -> None:
+    import msgspec
+
+    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(CONTRACT))
+    (tmp_path / "policy.toml").write_text('owners = ["*"]\npurposes = ["diagnosis-support"]\n', encoding="utf-8")
+    rows = [f"{size},{size / 2},{'malignant' if size > 12 else 'benign'}" for size in np.linspace(1, 25, 200)]
+    (tmp_path / "data.csv").write_text("size,depth,diagnosis\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    folder = ["--folder", str(tmp_path / "node")]
+    files = ["--contract", str(tmp_path / "contract.json"), "--policy", str(tmp_path / "policy.toml")]
+    code, report = shell.json("data", "add", "lesions", str(tmp_path / "data.csv"), *files, *folder)
+    assert (code, report["records"]) == (0, 200)
+    code, listed = shell.json("data", "list", *folder)
+    assert (code, listed[0]["name"], listed[0]["records"]) == (0, "lesions", 200)
+    code, shown = shell.json("data", "preview", "lesions", *folder)
+    assert (code, shown["leaves"]["contract_name"]) == (0, "lesions")
+    assert "What leaves this site" in shell("data", "preview", "lesions", *folder)[1]
+    assert shell.json("data", "remove", "lesions", *folder) == (0, {"removed": "lesions"})
+    assert shell.json("data", "remove", "lesions", *folder)[0] == 2
+    assert shell.json("data", "list", *folder) == (0, [])
+
+
+def test_predict_file(shell: Shell, tmp_path: Path) -> None:
+    import torch
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from daitn.sdk.packaging import package_module
+
+    torch.manual_seed(0)
+    key = Ed25519PrivateKey.generate()
+    package_module(torch.nn.Linear(2, 2), CONTRACT, tmp_path / "p", key=key, name="lesions")
+    (tmp_path / "new.csv").write_text("size,depth,diagnosis\n12,4,benign\n30,9,malignant\n", encoding="utf-8")
+    out = tmp_path / "out.csv"
+    code, document = shell.json("predict", str(tmp_path / "p"), str(tmp_path / "new.csv"), "--out", str(out))
+    assert (code, document["summary"]["rows"], document["summary"]["with_truth"]) == (0, 2, 2)
+    assert {row["label"] for row in document["rows"]} <= {"benign", "malignant"}
+    assert out.read_text(encoding="utf-8").splitlines()[0].startswith("row,label,probability")
+    code, text, _ = shell("predict", str(tmp_path / "p"), str(tmp_path / "new.csv"))
+    assert (code, "agree with the label" in text) == (0, True)
+    assert shell.json("predict", str(tmp_path / "p"), str(tmp_path / "new.csv"), "--out", "x.doc")[0] == 2
+
+
+def test_every_command_has_json_and_a_sentence_of_help() -> None:
+    runner = CliRunner()
+    groups = {"": app, "train": None, "data": None, "token": None, "demo": None}
+    for group in groups:
+        listed = runner.invoke(app, [*filter(None, [group]), "--help"]).output
+        names = [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()]
+        for name in names:
+            if name in groups:
+                continue
+            said = runner.invoke(app, [*filter(None, [group]), name, "--help"])
+            assert said.exit_code == 0, name
+            assert "--json" in said.output, name
+
+
+def test_version_and_help_are_quick() -> None:
+    quickest = 9.0
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "daitn.cli.main", "--help"], capture_output=True, check=True)
+        quickest = min(quickest, time.perf_counter() - began)
+    assert b"train" in done.stdout
+    assert quickest < 1.0
+
+
+def test_import_of_the_command_line_leaves_heavy_packages_alone() -> None:
+    script = (
+        "import sys, daitn.cli.main; print(sorted({'torch', 'numpy', 'fastapi', 'zenoh', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_import_of_a_connection_leaves_heavy_packages_alone() -> None:
+    script = (
+        "import sys, daitn; daitn.connect; print(sorted({'torch', 'numpy', 'fastapi', 'zenoh'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_live_view_shows_where_the_model_is_and_why(door: Door, package: str) -> None:
+    from rich.console import Console
+
+    from daitn.cli.live import follow
+    from daitn.sdk.network import connect
+
+    screen = io.StringIO()
+    with connect() as network:
+        job = network.train(package, targets=["accuracy >= 0.95"], deadline="1h", purpose="diagnosis-support")
+        last = follow(job, Console(file=screen, force_terminal=True, width=200, height=60))
+    assert last.phase.value == "delivered"
+    for word in ("visits", "target", "wanted", "untrained", "interval"):
+        assert word in screen.getvalue()
