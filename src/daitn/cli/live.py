@@ -45,6 +45,6 @@ def _follow_lines(job: Job, console: Console) -> JobStatus:
         if last.log_length > seen:
             entries = job.log(seen)
             for entry in entries:
-                console.print(render.log_line(entry))
+                console.print(render.log_line(entry), soft_wrap=True)
             seen += len(entries)
     return last

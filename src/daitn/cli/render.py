@@ -72,13 +72,14 @@ def verdict(found: Verdict | None, reason: str = "") -> RenderableType:
     """What the network says of a request: every condition, failed ones first, what it would cost, what it offers."""
     if found is None:
         return Text(f"not assessed{': ' + reason if reason else ' yet'}")
-    table = Table(title=f"{found.outcome}{wording.probability(found)}", title_justify="left")
+    chances = "" if found.outcome == "refused" else wording.probability(found)
+    table = Table()
     for heading in ("", "condition", "about", "required", "found"):
         table.add_column(heading)
     for one in sorted(found.conditions, key=lambda condition: condition.met):
         mark = Text("holds", "green") if one.met else Text("FAILS", "bold red")
         table.add_row(mark, one.code.value, escape(one.what), escape(one.required), escape(one.available))
-    pieces: list[RenderableType] = [table]
+    pieces: list[RenderableType] = [Text(f"{found.outcome}{chances}", "bold"), table]
     if found.expected is not None and found.outcome != "refused":
         cost = found.expected
         pieces.append(
@@ -97,12 +98,12 @@ def counter_offer(offer: CounterOffer | None) -> RenderableType:
     """The nearest request that would be admitted, by its differences."""
     if offer is None:
         return Text("There is no nearby request that would be admitted now.", "yellow")
-    table = Table(title="Counter-offer: this would be admitted (--take takes it)", title_justify="left")
+    table = Table()
     for heading in ("what", "asked", "offered", "because of"):
         table.add_column(heading)
     for change in offer.changes:
         table.add_row(escape(change.what), escape(change.asked), escape(change.offered), change.because.value)
-    return table
+    return Group(Text("Counter-offer, which would be admitted now:", "bold"), table)
 
 
 def submission(status: JobStatus, taken: JobStatus | None) -> RenderableType:
@@ -256,7 +257,7 @@ def _headline(status: JobStatus) -> Text:
     if status.reason and status.phase is not Phase.REFUSED:
         line.append(f": {status.reason}", "not bold")
     end = status.ended_unix_s if status.phase in FINAL_PHASES and status.ended_unix_s else time.time()
-    line.append(f"  ({show_seconds(max(0.0, end - status.submitted_unix_s))})", "dim")
+    line.append(f"  ({wording.duration(max(0.0, end - status.submitted_unix_s))})", "dim")
     return line
 
 

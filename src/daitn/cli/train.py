@@ -207,7 +207,7 @@ def log(
             from daitn.cli import render
 
             for entry in entries:
-                where.print(render.log_line(entry))
+                where.print(render.log_line(entry), soft_wrap=not where.is_terminal)
             if check:
                 where.print(render.proofs_table(checks))
 

@@ -39,12 +39,16 @@ def _condition(
     return Condition(
         code=code,
         what=what,
-        required=f"{word} {available if at_most else required:.4g}{unit}",
-        available=f"{required if at_most else available:.4g}{unit}",
+        required=f"{word} {_show(available if at_most else required)}{unit}",
+        available=f"{_show(required if at_most else available)}{unit}",
         met=met,
         required_value=required,
         available_value=available,
     )
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bool) -> Condition:

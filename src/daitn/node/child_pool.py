@@ -1,8 +1,8 @@
 """Warm children of a node: one per job and data, never shared between jobs, the longest idle ended when there are many.
 
-A visit asks for the child of its job and data, which may have been warmed before the model arrived; two visits that want
-the same one take turns. A child that died is forgotten and started anew by the next visit. Children cost about 250 MB
-each while idle, so their number is bounded.
+A visit asks for the child of its job and data, which may have been warmed before the model arrived; two visits that
+want the same one take turns. A child that died is forgotten and started anew by the next visit. Children cost about 250
+MB each while idle, so their number is bounded.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from daitn.artifacts.manifest import Manifest
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId, JobId
 from daitn.descriptors.work import EvaluateWork, SampleRef, TrainWork
+from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import Finished, Progressed, Setup, Started, TableData, TensorData
-from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
 from daitn.node.store import ChunkStore
 

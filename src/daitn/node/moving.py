@@ -109,7 +109,7 @@ class Moving:
 
     # --- fetching ---------------------------------------------------------------------------------------------------
 
-    async def fetch(self, wanted: InputRef, pin: str, *, servable: bool = True) -> int:
+    async def fetch(self, wanted: InputRef, pin: str, *, servable: bool = True, job: str = "") -> int:
         """Bring an artifact into the store and pin it for the reason `pin`; returns the bytes that were moved.
 
         UnavailableError naming what each holder said where none had it all, PolicyError where all refused.
@@ -123,7 +123,7 @@ class Moving:
             began = time.monotonic()
             try:
                 manifest = await self._manifest(holder, wanted)
-                moved += await self._fetch_from(holder, wanted, manifest, servable=servable)
+                moved += await self._fetch_from(holder, wanted, manifest, servable=servable, job=job)
             except (UnavailableError, PeerError, PolicyError) as error:
                 _log.info("holder %s of %s: %s", holder.node, wanted.artifact[:16], error)
                 reasons.append(error)
@@ -192,8 +192,10 @@ class Moving:
             verify_parts(manifest)
         return manifest
 
-    async def _fetch_from(self, holder: Holder, wanted: InputRef, manifest: Manifest, *, servable: bool) -> int:
-        with await asyncio.to_thread(self._store.begin, manifest, servable=servable) as receipt:
+    async def _fetch_from(
+        self, holder: Holder, wanted: InputRef, manifest: Manifest, *, servable: bool, job: str
+    ) -> int:
+        with await asyncio.to_thread(self._store.begin, manifest, servable=servable, job=job) as receipt:
             if receipt.finished:
                 return 0
             missing = receipt.missing_bytes

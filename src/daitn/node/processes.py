@@ -56,12 +56,15 @@ class LocalDomain:
         folder: Path,
         domain: str,
         *,
+        patience_s: float | None = None,
         command: Sequence[str] = DAITN,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`folder`: where all its files go, one folder below for each process; `command`: how `daitn` is called."""
+        """`folder`: where all its files go, one folder below for each process. `patience_s`: the domain's knob, its own
+        default if None; `command`: how `daitn` is called."""
         self.folder = folder
         self.domain = domain
+        self._patience_s = patience_s
         self._command = tuple(command)
         # One thread for each process's own numerics: ten processes that each take all cores only get in the way.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -89,7 +92,8 @@ class LocalDomain:
     def start(self) -> None:
         """Make the domain where it is not there yet, and start router and centre."""
         if not (self.home / "domain.json").exists():
-            self.run("init", self.domain, "--folder", str(self.home))
+            knobs = [] if self._patience_s is None else ["--patience", f"{self._patience_s:g}"]
+            self.run("init", str(self.home), "--domain", self.domain, *knobs)
         self.start_router(wait=False)
         self.start_center(wait=False)
         self.processes.wait_ready([ROUTER, CENTER])
@@ -154,13 +158,11 @@ class LocalDomain:
             files.append(DataFiles(one.name, Path(one.path), Path(one.contract), policy, column_map))
         return tuple(files)
 
-    @staticmethod
-    def _roles(spec: NodeSpec) -> str:
-        return ",".join(role.value for role in spec.roles)
-
     def _join_arguments(self, spec: NodeSpec, token: str | None) -> list[str]:
-        arguments = ["join", "--folder", str(self.node_folder(spec.name)), "--name", spec.name]
-        arguments += ["--roles", self._roles(spec)]
+        arguments = ["join", str(self.node_folder(spec.name)), "--name", spec.name, "--slots", str(spec.slots)]
+        arguments += [part for role in spec.roles for part in ("--role", role.value)]
+        arguments += ["--region", spec.region] if spec.region else []
+        arguments += ["--direct", spec.direct] if spec.direct else []
         return arguments + (["--token", token] if token else [])
 
     # --- tokens -----------------------------------------------------------------------------------------------------

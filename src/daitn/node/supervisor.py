@@ -109,7 +109,7 @@ class Processes:
         self._running[name] = self._starter.submit(self._spawn, name, tuple(command)).result()
 
     def wait_ready(self, names: Iterable[str], timeout_s: float = READY_S) -> dict[str, dict[str, Any]]:
-        """The ready line of each, in any order of arrival; UnavailableError with the log's end where one does not come."""
+        """What each said when it was ready; UnavailableError with the end of the log where one does not say it."""
         waiting, ready = list(names), dict[str, dict[str, Any]]()
         give_up = time.monotonic() + timeout_s
         while waiting:

@@ -1,7 +1,7 @@
 """A terminal as a process: fabric, store, shelf, sandbox and the terminal core, joined to its domain until stopped.
 
-Started from the folder that `daitn join` made. It only opens connections, outwards. It joins before it has measured what
-its sandbox enforces or its data sets are described, and says more as it learns more; data sets that are added by
+Started from the folder that `daitn join` made. It only opens connections, outwards. It joins before it has measured
+what its sandbox enforces or its data sets are described, and says more as it learns more; data sets that are added by
 `daitn data add` while it runs are noticed and described.
 """
 

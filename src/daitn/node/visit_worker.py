@@ -131,8 +131,9 @@ class VisitWorker:
     def _drop(self, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:
         for artifact in artifacts:
             self._store.unpin(artifact, job)
-            self._store.release(artifact)
+            self._store.release(artifact, job="" if job_ended else job)
         if job_ended:
+            self._store.end_job(job)
             self._spawn(self._children.close_job(job))
 
     # --- fetching ---------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class VisitWorker:
                     await self._moving.fetch_parts(wanted)
                     continue
                 servable = not private or (isinstance(order.work, EvaluateWork) and wanted.artifact == order.work.model)
-                moved += await self._moving.fetch(wanted, order.job, servable=servable)
+                moved += await self._moving.fetch(wanted, order.job, servable=servable, job=order.job)
         except DaitnError as error:
             self._post(InputsFailed(visit=order.visit, what=error.what, blame=error.kind))
             return
@@ -204,7 +205,8 @@ class VisitWorker:
         else:
             version = self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
-        with self._store.new_output(layout.payload_bytes) as output:
+        with self._store.new_output(layout.payload_bytes, job=order.job) as output:
+            _log.debug("visit %s: output file is there", order.visit)
             finished = await self._children.train(
                 order.job, manifest, parts, work, table, output.fileno(), self._progressed(order), self._started(order)
             )
@@ -227,6 +229,10 @@ class VisitWorker:
                 lineage=lineage,
             )
             adopted = await asyncio.to_thread(self._store.adopt, output, draft)
+        _log.debug(
+            "visit %s: load %.3f s, work %.3f s, write %.3f s",
+            *(order.visit, finished.load_s, finished.work_s, finished.write_s),
+        )
         self._store.pin(adopted.artifact, order.job)
         numbers = finished.numbers
         return TrainOutcome(
@@ -290,7 +296,7 @@ class VisitWorker:
                 for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
             ]
             layout = plan_average(updates)
-            with self._store.new_output(layout.payload_bytes) as output:
+            with self._store.new_output(layout.payload_bytes, job=order.job) as output:
                 if layout.payload_bytes:
                     with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
                         average(updates, layout, view)

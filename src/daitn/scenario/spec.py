@@ -25,6 +25,8 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Path of the contract (real world), or name of the contract (simulation)."""
     path: str = ""
     """Path of the data, relative to the scenario file; real world only."""
+    column_map: str = ""
+    """Path of the column map where the data's columns have other names; real world only."""
     policy: Policy
     labels: dict[str, int] = {}
     """Records per label; simulation only, the real world counts."""
@@ -38,6 +40,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     roles: Annotated[tuple[Role, ...], msgspec.Meta(min_length=1)]
     region: str = ""
     slots: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    direct: str = ""
+    """Address under which others reach it for direct transfers; empty: through the router only. Real world only."""
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""
@@ -102,6 +106,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: str = ""
     raw_records: Literal["stay", "trust-zone"] = "stay"
     visits: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    package: str = ""
+    """Directory of the model package; real world only. Without one the job is left to its owner."""
     at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 

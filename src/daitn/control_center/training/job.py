@@ -173,6 +173,10 @@ class JobMachine:
                 turn.record(given)
             case "preflight" if isinstance(outcome, EvaluateOutcome):
                 self._preflighted(turn, ordered.node, outcome)
+            case "aggregate":
+                self._release(turn)
+            case "train" if not state.parallel:
+                self._release(turn)
             case "verify" if isinstance(outcome, EvaluateOutcome):
                 self._judge(turn, outcome)
             case _:

@@ -103,7 +103,7 @@ class JobState:
         self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
         self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
         self.released: dict[NodeId, list[ArtifactId]] = {}
-        """Models that nothing needs any more since the last judgement, by holder."""
+        """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
         self.records: dict[tuple[DataSetId, NodeId], tuple[ArtifactId, NodeId]] = {}
         self.barred: dict[DataSetId, str] = {}
@@ -211,6 +211,7 @@ class JobState:
         self.rounds += 1
         self.rounds_since_verified += 1
         self.updates, self.round_begun = [], False
+        self._release()
 
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1

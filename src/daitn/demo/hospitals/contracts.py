@@ -1,4 +1,4 @@
-"""The two data contracts of the demonstration: breast cancer (30 measured numbers) and handwritten digits (8 × 8 images).
+"""The two data contracts of the demonstration: breast cancer (30 numbers) and handwritten digits (8 × 8 images).
 
 Both come with scikit-learn, so nothing is downloaded. The ranges are those published with the data (UCI, Breast Cancer
 Wisconsin, diagnostic); scaling by published ranges needs no look at any hospital's records. The source gives no units;

@@ -7,7 +7,6 @@ Everything follows from one seed. Nothing is downloaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,8 +19,11 @@ from daitn.demo.hospitals.contracts import DIAGNOSES, DIGITS, FEATURES, INK, bre
 from daitn.demo.hospitals.formats import WRITERS, LocalTable
 from daitn.demo.hospitals.sites import SITES, Holding, Kind, Site
 from daitn.descriptors.contract import DataContract
+from daitn.scenario.files import policy_toml, toml_value
 
 SEED: Final = 7
+NEW_SAMPLES: Final = 40
+"""Samples, with all others of their patients, that no site gets: for trying the finished model."""
 TWO_SAMPLES_FRAC: Final = 0.2
 """Share of samples that come from a patient seen before: so that grouping by patient matters."""
 
@@ -139,6 +141,12 @@ def deal(source: Source, holdings: list[tuple[Site, Holding]], rng: np.random.Ge
     return [rng.permutation(np.array(rows, dtype=np.int64)) for rows in dealt]
 
 
+def set_aside(source: Source, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """True for `count` random samples and whatever else their patients have."""
+    chosen = {source.patients[row] for row in rng.permutation(len(source.patients))[:count].tolist()}
+    return np.array([patient in chosen for patient in source.patients], dtype=np.bool_)
+
+
 def _breast_table(
     source: Source, rows: NDArray[np.int64], holding: Holding, rng: np.random.Generator
 ) -> tuple[LocalTable, dict[str, Any]]:
@@ -174,13 +182,21 @@ def contract_of(kind: Kind) -> DataContract:
     return breast_contract() if kind == "breast" else digits_contract()
 
 
+def new_samples_file(folder: Path) -> Path:
+    """Where `write_all` puts the samples that no site has."""
+    return folder / "new-samples.csv"
+
+
 def write_all(folder: Path, seed: int = SEED) -> tuple[SiteFiles, ...]:
     """Deal out both sources and write `folder/<site>/…`; the same seed writes the same records. About a second."""
     written: list[SiteFiles] = []
     kinds: tuple[Kind, ...] = ("breast", "forms")
+    folder.mkdir(parents=True, exist_ok=True)
     for kind in kinds:
         source = load_source(kind, seed)
         rng = np.random.default_rng((seed, len(kind)))
+        if kind == "breast":
+            source = _without_new(source, folder, rng)
         holdings = [(site, holding) for site in SITES for holding in site.holdings if holding.kind == kind]
         for (site, holding), rows in zip(holdings, deal(source, holdings, rng), strict=True):
             if kind == "breast":
@@ -189,6 +205,16 @@ def write_all(folder: Path, seed: int = SEED) -> tuple[SiteFiles, ...]:
                 table, columns = _forms_table(source, rows, holding)
             written.append(_write_site(folder / site.name, site, holding, table, columns))
     return tuple(written)
+
+
+def _without_new(source: Source, folder: Path, rng: np.random.Generator) -> Source:
+    """What is left once the new samples are in their file, in the contract's own columns."""
+    new = set_aside(source, NEW_SAMPLES, rng)
+    table: LocalTable = {name: source.values[new, place].tolist() for place, (name, *_) in enumerate(FEATURES)}
+    table["diagnosis"] = [DIAGNOSES[label] for label in source.labels[new]]
+    WRITERS["csv"](table, new_samples_file(folder))
+    kept = [patient for patient, gone in zip(source.patients, new, strict=True) if not gone]
+    return Source(source.values[~new], source.labels[~new], kept)
 
 
 def _write_site(home: Path, site: Site, holding: Holding, table: LocalTable, columns: dict[str, Any]) -> SiteFiles:
@@ -203,27 +229,7 @@ def _write_site(home: Path, site: Site, holding: Holding, table: LocalTable, col
         column_map=home / f"{kind}.map.toml",
     )
     files.contract.write_bytes(msgspec.json.format(msgspec.json.encode(contract_of(kind))))
-    files.policy.write_text(policy_toml(holding), encoding="utf-8")
-    lines = [f"{name} = {_inline(entry)}" for name, entry in columns.items()]
+    files.policy.write_text(policy_toml(holding.policy), encoding="utf-8")
+    lines = [f"{name} = {toml_value(entry)}" for name, entry in columns.items()]
     files.column_map.write_text("[columns]\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return files
-
-
-def policy_toml(holding: Holding) -> str:
-    """The policy as hospital IT would write it: only what differs from the defaults, which deny."""
-    given = msgspec.to_builtins(holding.policy)
-    default = msgspec.to_builtins(type(holding.policy)())
-    return "".join(f"{key} = {_inline(value)}\n" for key, value in given.items() if value != default[key])
-
-
-def _inline(value: Any) -> str:
-    """A value as TOML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(key)} = {_inline(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _key(text: str) -> str:
-    return text if text.isascii() and text.replace("_", "").isalnum() else json.dumps(text, ensure_ascii=False)

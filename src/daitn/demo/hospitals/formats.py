@@ -53,7 +53,9 @@ def _write_parquet(table: LocalTable, path: Path) -> Path:
     import pyarrow
     import pyarrow.parquet as parquet
 
-    columns = {name: [_png(value) for value in values] if _is_image(values) else values for name, values in table.items()}
+    columns = {
+        name: [_png(value) for value in values] if _is_image(values) else values for name, values in table.items()
+    }
     parquet.write_table(pyarrow.table(columns), path.with_suffix(".parquet"))
     return path.with_suffix(".parquet")
 

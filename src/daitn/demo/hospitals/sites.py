@@ -67,7 +67,9 @@ def _policy(*owners: str, streams: bool = False) -> Policy:
     )
 
 
-def _breast(style: str, form: Format, benign: float, malignant: float, missing_frac: float = 0.0, *owners: str) -> Holding:
+def _breast(
+    style: str, form: Format, benign: float, malignant: float, missing_frac: float = 0.0, *owners: str
+) -> Holding:
     return Holding(
         kind="breast",
         format=form,

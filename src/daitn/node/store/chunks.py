@@ -41,11 +41,11 @@ class ChunkStore(HeldArtifacts):
 
     # Receiving
 
-    def begin(self, manifest: Manifest, *, servable: bool = True) -> Receipt:
+    def begin(self, manifest: Manifest, *, servable: bool = True, job: str = "") -> Receipt:
         """Start or take up receiving an artifact: what this store holds of it is copied, the rest is wanted.
 
         If it is here already the receipt is finished. `servable=False` keeps it for this node alone, also when it was
-        here before. UnavailableError where quota or disk have no room.
+        here before. `job`: whose spare file may be taken. UnavailableError where quota or disk have no room.
         """
         data = encode_manifest(manifest)
         artifact = artifact_id(data)
@@ -65,6 +65,7 @@ class ChunkStore(HeldArtifacts):
                 receipt = Receipt(self, artifact, manifest, data, spans, path, servable=servable)
                 self._receipts[artifact] = receipt
         try:
+            self._spares.take(path, job, pack_bytes(spans))
             with self._holding([span.id for span in spans], private=not receipt.servable) as held:
                 receipt.prepare(held)
         except BaseException:
@@ -101,12 +102,13 @@ class ChunkStore(HeldArtifacts):
 
     # Making
 
-    def new_output(self, size: int) -> OutputFile:
-        """A file with room for a payload of `size` bytes, for a child process to write its result into."""
+    def new_output(self, size: int, *, job: str = "") -> OutputFile:
+        """A file with room for a payload of `size` bytes, for a child process of `job` to write its result into."""
         path = self._output_folder / secrets.token_hex(8)
         with self._lock:
             self._shelf.reserve(size)
         try:
+            self._spares.take(path, job, size)
             output = OutputFile(path, size, files.create(path, size), self._forget_output)
         except BaseException:
             with self._lock:

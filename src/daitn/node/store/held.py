@@ -28,6 +28,7 @@ from daitn.node.store.files import OutputFile
 from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
 from daitn.node.store.receipt import Receipt
 from daitn.node.store.shelf import Shelf
+from daitn.node.store.spares import Spares
 from daitn.node.store.tensors import TensorMap
 
 MANIFESTS_CACHED: Final = 64
@@ -61,7 +62,8 @@ class HeldArtifacts:
             path.unlink()  # results of visits that a killed process was waiting for
         self._lock = threading.RLock()
         self._index = PackIndex(folder / "index.sqlite")
-        self._shelf = Shelf(self._packs, self._index, quota_bytes)
+        self._spares = Spares(folder / "spares")
+        self._shelf = Shelf(self._packs, self._index, quota_bytes, self._spares)
         self._receipts: dict[ArtifactId, Receipt] = {}
         self._outputs: dict[OutputFile, int] = {}
         self._manifests: OrderedDict[ArtifactId, Manifest] = OrderedDict()
@@ -153,16 +155,23 @@ class HeldArtifacts:
             if not reasons:
                 self._shelf.pins.pop(artifact, None)
 
-    def release(self, artifact: ArtifactId) -> bool:
-        """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone."""
+    def release(self, artifact: ArtifactId, *, job: str = "") -> bool:
+        """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone.
+
+        `job`: whose next artifacts may take over its file (see `spares`).
+        """
         with self._lock:
             pack = self._shelf.artifacts.get(artifact)
             if pack is None:
                 return True
             if pack.users or self._shelf.pins.get(artifact):
                 return False
-            self._shelf.remove(pack)
+            self._shelf.remove(pack, job)
             return True
+
+    def end_job(self, job: str) -> None:
+        """No further artifacts of this job come: its spare files go."""
+        self._spares.clear(job)
 
     def verify(self, artifact: ArtifactId) -> bool:
         """Hash all of an artifact; one that is damaged is dropped and counted, even if pinned. Cost: hashing it."""
@@ -213,6 +222,7 @@ class HeldArtifacts:
                 output.discard()
             self._shelf.flush()
             self._index.close()
+            self._spares.close()
             os.close(self._lock_fd)
 
     # For ChunkStore

@@ -17,6 +17,7 @@ from daitn.base.ids import ArtifactId
 from daitn.base.units import show_bytes
 from daitn.node.store import files
 from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
+from daitn.node.store.spares import Spares
 
 PACKS: Final = 100_000
 """Packs held at once: bounds memory (about 1 kB each) and the folder, where artifacts are tiny."""
@@ -28,7 +29,7 @@ PROGRESS_SUFFIX: Final = ".progress"
 class Shelf:
     """See the module's docstring. Not thread-safe: the store calls it under its lock."""
 
-    def __init__(self, folder: Path, index: PackIndex, quota_bytes: int) -> None:
+    def __init__(self, folder: Path, index: PackIndex, quota_bytes: int, spares: Spares) -> None:
         self.quota_bytes = quota_bytes
         self.used_bytes = 0
         """Packs, partials and files being written, at their full size."""
@@ -41,6 +42,7 @@ class Shelf:
         self.boot = files.boot_id()
         self._folder = folder
         self._index = index
+        self._spares = spares
         self._places: dict[str, list[tuple[Pack, PackedChunk]]] = {}
         self._clock = 0
         self._touched: set[Pack] = set()
@@ -77,8 +79,11 @@ class Shelf:
         if touched:
             self._index.set_used(touched)
 
-    def remove(self, pack: Pack) -> None:
-        """Drop a pack: first from the index, then its file, so that a cut between leaves an orphan, not a lie."""
+    def remove(self, pack: Pack, job: str = "") -> None:
+        """Drop a pack: first from the index, then its file, so that a cut between leaves an orphan, not a lie.
+
+        With `job` the file may be kept as a spare of that job.
+        """
         self._index.remove([pack.name])
         self.packs.pop(pack.name, None)
         if pack.artifact is not None and self.artifacts.get(pack.artifact) is pack:
@@ -89,7 +94,7 @@ class Shelf:
                 if not places:
                     del self._places[span.id]
         self.used_bytes -= pack.size
-        self.path(pack.name).unlink(missing_ok=True)
+        self._spares.drop(self.path(pack.name), job)
 
     def remove_partial(self, name: str) -> None:
         """Drop what was received of an artifact that nobody receives any more."""
@@ -102,6 +107,8 @@ class Shelf:
 
         UnavailableError, and nothing evicted, if it cannot fit.
         """
+        if self.used_bytes + size + self._spares.held_bytes > self.quota_bytes:
+            self._spares.clear()
         excess = self.used_bytes + size - self.quota_bytes
         candidates = [pack for pack in self.packs.values() if self._may_go(pack)] if self._is_tight(excess) else []
         room = sum(pack.size for pack in candidates) + sum(self.partials.values())

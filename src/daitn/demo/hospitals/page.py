@@ -1,0 +1,5 @@
+"""page"""
+
+
+def page(recording: object) -> str:
+    return ""

@@ -1,0 +1,365 @@
+"""The play: a domain of real processes, two owners, two jobs at once, three refusals, and the same work done otherwise.
+
+Nothing here reaches into the network: sites join by `daitn join`, owners speak to it through the SDK as anybody would.
+What is outside says so (`central`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import daitn
+from daitn.base.errors import DaitnError, UnavailableError
+from daitn.demo.hospitals.board import Board
+from daitn.demo.hospitals.central import train_centrally
+from daitn.demo.hospitals.contracts import breast_contract, digits_contract
+from daitn.demo.hospitals.data import SiteFiles, new_samples_file, write_all
+from daitn.demo.hospitals.models import make_model
+from daitn.demo.hospitals.recording import Baseline, Compared, JobRecord, Recording, Refusal, local_batches
+from daitn.demo.hospitals.sites import BREAST_OWNER, DIGITS_OWNER, DOMAIN, PURPOSE, SITES, Kind
+from daitn.descriptors.contract import DataContract
+from daitn.descriptors.job import FINAL_PHASES, JobStatus, Phase
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.node.processes import DataFiles, LocalDomain
+from daitn.scenario.spec import NodeSpec
+from daitn.sdk.jobs import Job
+from daitn.sdk.network import Network
+
+SEED: Final = 1
+DEADLINE_S: Final = 90.0
+QUICK_DEADLINE_S: Final = 60.0
+HURRY_S: Final = 0.2
+"""A deadline that nobody can keep: the model alone needs longer to reach the sites its targets ask for."""
+ADMISSION_S: Final = 60.0
+
+
+class Ask(NamedTuple):
+    """One of the two jobs: who wants what."""
+
+    key: Kind
+    owner: str
+    title: str
+    targets: tuple[str, ...]
+    contract: DataContract
+    raw_records: str
+
+
+ASKS: Final[tuple[Ask, ...]] = (
+    Ask(
+        "breast",
+        BREAST_OWNER,
+        "breast cancer",
+        ("accuracy >= 95%", "recall[malignant] >= 93%"),
+        breast_contract(),
+        "stay",
+    ),
+    Ask(
+        "forms",
+        DIGITS_OWNER,
+        "handwritten digits",
+        ("accuracy >= 93%", "accuracy@low-digits >= 95%"),
+        digits_contract(),
+        "trust-zone",
+    ),
+)
+
+
+class Followed(NamedTuple):
+    """A job at its end, and the plan it was admitted with."""
+
+    record: JobRecord
+    plan: Plan | None
+
+
+class Play:
+    """One performance. Files of the network go below `folder`; packages and reports are the caller's business."""
+
+    def __init__(self, folder: Path, board: Board, *, quick: bool = False) -> None:
+        """`quick`: without the baselines that the network would have to run."""
+        self._folder = folder
+        self._board = board
+        self._quick = quick
+        self._names: dict[str, str] = {}
+        self._owners: dict[str, Network] = {}
+
+    def perform(self, models: Path) -> Recording:
+        """Everything from data to the last process. `models`: where the trained packages go."""
+        began, unix_s = time.monotonic(), time.time()
+        files = write_all(self._folder / "data")
+        self._board.say(f"{len(files)} data sets of {len({one.site for one in files})} sites are written")
+        domain = LocalDomain(self._folder / "network", DOMAIN)
+        try:
+            self._open(domain, files)
+            followed = self._train(models)
+            refusals, baselines = self._compare(followed, files)
+            predicted = self._predict(domain, models)
+            processes = len(domain.processes.names())
+        finally:
+            for network in self._owners.values():
+                network.close()
+            left = domain.stop()
+        self._board.say(f"{processes} processes were started, {len(left)} are left")
+        return Recording(
+            version=daitn.__version__,
+            began_unix_s=unix_s,
+            seconds=time.monotonic() - began,
+            jobs=tuple(
+                Compared(job=one.record, baselines=tuple(baselines[one.record.key])) for one in followed.values()
+            ),
+            refusals=tuple(refusals),
+            names=self._names,
+            processes=processes,
+            left=len(left),
+            predicted=predicted,
+        )
+
+    # --- scenes -----------------------------------------------------------------------------------------------------
+
+    def _open(self, domain: LocalDomain, files: Sequence[SiteFiles]) -> None:
+        """Router, control centre, sites; the owners get their tokens."""
+        domain.start()
+        self._board.say("router and control centre run; sites map their data and join")
+        shelves = {
+            site.name: [
+                DataFiles(one.dataset, one.data, one.contract, one.policy, one.column_map)
+                for one in files
+                if one.site == site.name
+            ]
+            for site in SITES
+        }
+        specs = [NodeSpec(name=one.name, operator=one.operator, roles=one.roles, region=one.region) for one in SITES]
+        ready = domain.join_all(specs, shelves)
+        self._names = {str(said["node"]): name for name, said in ready.items()}
+        for site in SITES:
+            self._board.say(f"{site.name} ({site.what}) joined as {', '.join(site.roles)}")
+        with ThreadPoolExecutor(2) as pool:
+            tokens = {ask.owner: pool.submit(domain.owner_token, ask.owner) for ask in ASKS}
+        self._owners = {owner: daitn.connect(token.result()) for owner, token in tokens.items()}
+        self._wait_for_data(len(files))
+
+    def _wait_for_data(self, expected: int) -> None:
+        """Until the map holds every data set: statistics are drawn after a node has joined."""
+        network = self._owners[BREAST_OWNER]
+        give_up = time.monotonic() + ADMISSION_S
+        while (found := sum(len(node.descriptor.data) for node in network.nodes())) < expected:
+            if time.monotonic() > give_up:
+                raise UnavailableError(f"only {found} of {expected} data sets came onto the map in {ADMISSION_S:g} s")
+            time.sleep(0.1)
+
+    def _train(self, models: Path) -> dict[str, Followed]:
+        """Both jobs at once, from submission to the fetched package."""
+        with ThreadPoolExecutor(len(ASKS), thread_name_prefix="owner") as pool:
+            running = {ask.key: pool.submit(self._train_one, ask, models / ask.key) for ask in ASKS}
+            return {key: future.result() for key, future in running.items()}
+
+    def _train_one(self, ask: Ask, package: Path) -> Followed:
+        job = self._submit(ask)
+        followed = self._follow(ask.title, ask.key, job)
+        if followed.record.status.phase in (Phase.DELIVERED, Phase.EXHAUSTED):
+            job.result(package)
+            self._board.say(f"{ask.owner} has the model: {package}", "bold green")
+        return followed
+
+    def _submit(self, ask: Ask, **changes: Any) -> Job:
+        wanted: dict[str, Any] = {
+            "contract": ask.contract,
+            "targets": ask.targets,
+            "deadline": QUICK_DEADLINE_S if self._quick else DEADLINE_S,
+            "purpose": PURPOSE,
+            "raw_records": ask.raw_records,
+            "seed": SEED,
+            "key": self._folder / f"{ask.owner}.key",
+            **changes,
+        }
+        model = wanted.pop("model", None) or make_model(ask.key, SEED)
+        with _PACKING:
+            return self._owners[ask.owner].train(model, **wanted)
+
+    def _follow(self, title: str, key: str, job: Job) -> Followed:
+        """Watch a job to its end, telling the board."""
+        seen, plan = 0, None
+        status = job.status()
+        for status in job.watch():
+            plan = plan or status.plan
+            if status.log_length > seen:
+                entries = job.log(seen)
+                seen += len(entries)
+                for entry in entries:
+                    self._board.entry(title, entry, self._names.get(entry.node or "", ""))
+            self._board.seen(title, status)
+        return Followed(JobRecord(key=key, title=title, status=status, log=job.log()), plan)
+
+    def _compare(
+        self, followed: Mapping[str, Followed], files: Sequence[SiteFiles]
+    ) -> tuple[list[Refusal], dict[str, list[Baseline]]]:
+        """Three refusals with their counter-offers, and the baselines, all at the same time."""
+        self._board.say("three more requests, which cannot be met as asked")
+        baselines: dict[str, list[Baseline]] = {}
+        with ThreadPoolExecutor(8, thread_name_prefix="scene") as pool:
+            refused = [pool.submit(self._refuse, title, make) for title, make in self._impossible()]
+            refusals = [one.result() for one in refused]
+            inside: dict[str, list[Future[Baseline]]] = {}
+            if not self._quick:
+                self._board.say("the same number of local batches in a naive cycle, and in federated averaging")
+                for ask in ASKS:
+                    made = followed[ask.key]
+                    inside[ask.key] = [pool.submit(self._cycle, ask, made), pool.submit(self._average, ask, made)]
+            for ask in ASKS:
+                done = [one.result() for one in inside.get(ask.key, [])]
+                baselines[ask.key] = [*done, self._central(ask, followed[ask.key], files)]
+        return refusals, baselines
+
+    def _impossible(self) -> tuple[tuple[str, Callable[[], Job]], ...]:
+        """What cannot be had: in that time, with that data, from that site."""
+        breast, forms = ASKS
+        hexadecimal = digits_contract(hexadecimal=True)
+        return (
+            (
+                f"{forms.owner} wants the digits within {HURRY_S:g} s",
+                lambda: self._submit(forms, deadline=HURRY_S, name="hurry"),
+            ),
+            (
+                f"{forms.owner} wants the letters a–f read, too, which no site has",
+                lambda: self._submit(
+                    forms,
+                    model=make_model("hexadecimal", SEED),
+                    contract=hexadecimal,
+                    targets=(*forms.targets, "accuracy@letters >= 90%"),
+                    name="hexadecimal",
+                ),
+            ),
+            (
+                f"{forms.owner} wants breast cancer data of elm, whose policy names only {breast.owner}",
+                lambda: self._submit(
+                    breast._replace(owner=forms.owner),
+                    data=["elm/breast", "birch/breast", "fir/breast", "alder/breast"],
+                    name="elm-data",
+                ),
+            ),
+        )
+
+    def _refuse(self, title: str, make: Callable[[], Job]) -> Refusal:
+        """Ask, be refused, take the counter-offer, see it admitted, and cancel it: it was only to show."""
+        job = make()
+        status = job.wait(ADMISSION_S)
+        verdict = status.verdict
+        offer = verdict.counter_offer if verdict is not None else None
+        why = "; ".join(f"{one.code.value}: {one.what}" for one in verdict.failed()) if verdict is not None else ""
+        self._board.say(f"{title}: {status.phase.value} ({why or status.reason})", "bold red")
+        if status.phase is not Phase.REFUSED or offer is None:
+            return Refusal(title=title, status=status, taken=None, admitted_after_s=None)
+        changes = ", ".join(f"{one.what} {one.offered} instead of {one.asked}" for one in offer.changes)
+        self._board.say(f"  offered instead: {changes}; taken")
+        began = time.monotonic()
+        taken = job.take_counter_offer()
+        answer = _wait_for_verdict(taken)
+        admitted = answer.phase not in (Phase.ASSESSING, Phase.REFUSED, Phase.FAILED)
+        seconds = time.monotonic() - began
+        if admitted:
+            self._board.say(f"  admitted after {seconds:.1f} s: {title}", "bold green")
+        if answer.phase not in FINAL_PHASES:
+            answer = taken.cancel()
+        return Refusal(title=title, status=status, taken=answer, admitted_after_s=seconds if admitted else None)
+
+    # --- the same work otherwise ------------------------------------------------------------------------------------
+
+    def _cycle(self, ask: Ask, made: Followed) -> Baseline:
+        status = made.record.status
+        job = self._submit(
+            ask, method="cyclic", name=f"{ask.key}-cycle", budget=Budget(visits=status.visits), **_pinned(made.plan)
+        )
+        return self._baseline("cycle", "every site in turn, in the order of names", ask, job)
+
+    def _average(self, ask: Ask, made: Followed) -> Baseline:
+        """As many rounds as whole cycles, the batches spread so that their number in all is the same."""
+        status = made.record.status
+        sites = max(1, sum(1 for site in SITES for one in site.holdings if one.kind == ask.key))
+        rounds = max(1, round(status.visits / sites))
+        each = max(1, round(local_batches(status) / (rounds * sites)))
+        job = self._submit(
+            ask,
+            method="fedavg",
+            name=f"{ask.key}-fedavg",
+            budget=Budget(visits=rounds * sites),
+            hyperparameters=Hyperparameters(batches_per_visit=each),
+        )
+        return self._baseline(
+            "fedavg", f"federated averaging, {rounds} round{'s' * (rounds > 1)} of all sites", ask, job
+        )
+
+    def _baseline(self, name: str, what: str, ask: Ask, job: Job) -> Baseline:
+        followed = self._follow(f"{ask.title}, {name}", f"{ask.key}-{name}", job)
+        status = followed.record.status
+        seconds = (status.ended_unix_s or time.time()) - status.submitted_unix_s
+        return Baseline(
+            name=name,
+            what=what,
+            inside=True,
+            visits=status.visits,
+            batches=local_batches(status),
+            seconds=seconds,
+            measurements=status.reached,
+            stopped=status.reason,
+        )
+
+    def _central(self, ask: Ask, made: Followed, files: Sequence[SiteFiles]) -> Baseline:
+        status = made.record.status
+        assert made.plan is not None
+        names = [one.name for one in status.targets]
+        done = train_centrally(ask.key, files, made.plan.training, local_batches(status), names, SEED)
+        self._board.say(f"{ask.title}: trained centrally, outside the network, for comparison")
+        return done
+
+    def _predict(self, domain: LocalDomain, models: Path) -> str:
+        """`daitn predict` on samples that no site had."""
+        new = new_samples_file(self._folder / "data")
+        if not (models / "breast" / "manifest.json").exists():
+            return ""
+        found = domain.run("predict", str(models / "breast"), str(new))["summary"]
+        said = f"{found['right']} of {found['with_truth']} new samples, which no site had, are diagnosed right"
+        self._board.say(f"daitn predict: {said}")
+        return said
+
+
+_PACKING = threading.Lock()
+"""Tracing a module keeps its state in globals of torch, so owners that share a process take turns."""
+
+
+def _pinned(plan: Plan | None) -> dict[str, Any]:
+    """The hyper-parameters of a plan, as an owner would pin them."""
+    if plan is None:
+        return {}
+    training = plan.training
+    return {
+        "hyperparameters": Hyperparameters(
+            batch_size=training.batch_size,
+            batches_per_visit=training.batches,
+            learning_rate=training.learning_rate,
+            optimizer=training.optimizer,
+        )
+    }
+
+
+def _wait_for_verdict(job: Job) -> JobStatus:
+    """The status once a job is past its assessment."""
+    give_up = time.monotonic() + ADMISSION_S
+    while (status := job.status()).phase is Phase.ASSESSING:
+        if time.monotonic() > give_up:
+            raise UnavailableError(f"job {job.id} was not assessed within {ADMISSION_S:g} s")
+        time.sleep(0.05)
+    return status
+
+
+def run_play(folder: Path, models: Path, board: Board, *, quick: bool) -> Recording:
+    """Perform once. DaitnError where a scene fails; processes are gone either way."""
+    try:
+        return Play(folder, board, quick=quick).perform(models)
+    except DaitnError as error:
+        board.say(f"the play stops: {error}", "bold red")
+        raise

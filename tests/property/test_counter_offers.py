@@ -1,0 +1,161 @@
+"""For any network and request: a refusal names what truly fails, and its offer, taken exactly, is admitted."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import (
+    OWNER,
+    START_NS,
+    make_compute,
+    make_contract,
+    make_data,
+    make_mixer,
+    make_package,
+    make_policy,
+    make_request,
+    make_site,
+    make_unit,
+)
+
+from daitn.base.ids import DomainId, NodeId, OperatorId
+from daitn.control_center.training.admission import TrainingAdmission
+from daitn.decision.facts import Preflight
+from daitn.descriptors.policy import summarise
+from daitn.descriptors.request import Budget, Request, Selection
+from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.learning.methods import METHODS
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.views import Asker, make_training_view
+
+laws = settings(deadline=None, derandomize=True, max_examples=200)
+
+policies = st.builds(
+    make_policy,
+    owners=st.sampled_from([("*",), ("ada",), ("grace",), ()]),
+    purposes=st.sampled_from([("care",), ("*",), ("billing",)]),
+    methods=st.sampled_from([("*",), ("tram-fl", "cyclic"), ("fedavg",)]),
+    raw_records=st.sampled_from(["stay", "trust-zone"]),
+    compute_operators=st.sampled_from([(), ("lab",), ("*",)]),
+    sample_frac=st.sampled_from([0.0, 0.05, 0.2]),
+    verification_operators=st.sampled_from([(), ("trust",)]),
+)
+
+
+@st.composite
+def sites(draw: st.DrawFn, number: int) -> NodeDescriptor:
+    """A data site with any labels and policy, with or without compute."""
+    counts = draw(st.dictionaries(st.sampled_from(["0", "1"]), st.floats(0, 500), max_size=2))
+    data = make_data(f"s{number}", counts, policy=summarise(draw(policies)))
+    computes = draw(st.booleans())
+    return make_site(
+        number,
+        data=(data,),
+        roles=(Role.DATA, Role.COMPUTE) if computes else (Role.DATA,),
+        compute=make_compute(memory_bytes=draw(st.sampled_from([1e6, 1e9, 8e9]))) if computes else None,
+    )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> KnowledgeMap:
+    """Some sites, and perhaps a machine, a unit and an aggregator; some have broken promises, some are away."""
+    knowledge = KnowledgeMap()
+    nodes = [draw(sites(number + 1)) for number in range(draw(st.integers(0, 4)))]
+    if draw(st.booleans()):
+        nodes.append(make_site(7, data=(), roles=(Role.COMPUTE,), operator=OperatorId("lab")))
+    nodes += [node for node in (make_unit(), make_mixer()) if draw(st.integers(0, 4))]
+    for node in nodes:
+        knowledge.describe(node, 1, START_NS)
+        for _ in range(draw(st.integers(0, 2))):
+            knowledge.broke_promise(NodeId(node.node), 0)
+        if not draw(st.integers(0, 9)):
+            knowledge.vanished(node.node)
+    return knowledge
+
+
+names = st.sampled_from(["s1/records", "s2/records", "s9/records"])
+requests = st.builds(
+    lambda targets, **rest: make_request(*targets, **rest),
+    targets=st.lists(
+        st.sampled_from(["accuracy >= 0.9", "accuracy@ones >= 0.8", "recall[1] >= 0.5", "recall[0]@ones >= 0.5"]),
+        min_size=1,
+        max_size=3,
+        unique=True,
+    ),
+    deadline_s=st.sampled_from([0.001, 1.0, 3600.0]),
+    budget=st.builds(
+        Budget,
+        transfer_bytes=st.sampled_from([None, 0, 5000, 10**9]),
+        visits=st.sampled_from([None, 0, 1, 100]),
+        energy_joules=st.sampled_from([None, 1.0]),
+        price=st.sampled_from([None, 0.0]),
+    ),
+    raw_records=st.sampled_from(["stay", "trust-zone"]),
+    trust_floor=st.sampled_from([0.0, 0.001, 0.6, 1.0]),
+    method=st.sampled_from(["", "", "sorcery", *METHODS]),
+    domains=st.sampled_from([(), (DomainId("demo"),), (DomainId("other"),)]),
+    data=st.builds(
+        Selection,
+        include=st.lists(names, max_size=2, unique=True).map(tuple),
+        exclude=st.sampled_from([(), ("s3/records",)]),
+        min_records=st.sampled_from([0, 0, 100, 10_000]),
+        min_records_field=st.sampled_from([{}, {"ones": 50}, {"ones": 5000}]),
+    ),
+)
+preflights = st.sampled_from([None, None, Preflight(overfits=True), Preflight(overfits=False), Preflight(fault="no")])
+
+
+def admission_of(knowledge: KnowledgeMap) -> TrainingAdmission:
+    """Admission on a map that does not change."""
+    asker = Asker(owner=OWNER, signer="signer", domain=DomainId("demo"))
+    return TrainingAdmission(
+        lambda request: make_training_view(knowledge, request, make_contract(), asker, {}, (), START_NS)
+    )
+
+
+@laws
+@given(networks(), requests, preflights)
+def test_refusals_are_true_and_offers_are_kept(
+    knowledge: KnowledgeMap, request: Request, preflight: Preflight | None
+) -> None:
+    """The two promises of a verdict."""
+    admission, package = admission_of(knowledge), make_package()
+    verdict, plan, view = admission.assess(request, package, preflight)
+
+    assert (verdict.outcome == "admitted") == (not verdict.failed())
+    for failed in verdict.failed():
+        assert failed.what
+        assert failed.required
+        assert failed.available
+        if failed.required_value is not None and failed.available_value is not None:
+            assert failed.required_value > failed.available_value
+    if verdict.outcome == "admitted":
+        assert verdict.counter_offer is None
+        assert view.candidates
+        assert view.verifiers
+        assert {stop.dataset for stop in plan.route} <= {candidate.dataset for candidate in view.candidates}
+    elif verdict.counter_offer is not None:
+        offer = verdict.counter_offer
+        again, _, _ = admission.assess(offer.request, package, preflight)
+        assert again.outcome == "admitted", again.failed()
+        assert offer.request != request
+        assert all(change.asked != change.offered for change in offer.changes)
+        assert {change.because for change in offer.changes}
+        assert msgspec.convert(msgspec.to_builtins(offer.request), Request) == offer.request
+
+
+@laws
+@given(networks(), requests)
+def test_offers_leave_what_the_owner_did_not_open(knowledge: KnowledgeMap, request: Request) -> None:
+    """Purpose, package, domains and what was excluded stay; no new target, no new data set appears."""
+    verdict, _, _ = admission_of(knowledge).assess(request, make_package(), None)
+    if verdict.counter_offer is None:
+        return
+    offered = verdict.counter_offer.request
+    for name in ("purpose", "package", "domains", "epsilon", "hyperparameters", "seed"):
+        assert getattr(offered, name) == getattr(request, name)
+    assert offered.data.exclude == request.data.exclude
+    assert set(offered.targets) <= set(request.targets)
+    assert set(offered.data.include) <= set(request.data.include)
+    assert bool(offered.data.include) == bool(request.data.include)

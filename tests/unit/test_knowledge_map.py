@@ -1,0 +1,150 @@
+"""The knowledge map: newest description wins, what is too old counts for nothing, measurements are smoothed."""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import START_NS, make_site, make_unit
+
+from daitn.base.ids import DataSetId, NodeId
+from daitn.descriptors.terminals import Role
+from daitn.topology.knowledge_map import CONSENT_AGE_S, DEFAULT_BYTES_PER_S, KnowledgeMap, NodeDescribed, NodeRemoved
+
+S = 1_000_000_000
+NODE = NodeId("n0001")
+
+
+def made(*nodes) -> KnowledgeMap:
+    """A map of these nodes, described with sequence 5."""
+    knowledge = KnowledgeMap()
+    for node in nodes or (make_site(1),):
+        assert knowledge.describe(node, 5, START_NS) is not None
+    return knowledge
+
+
+@pytest.mark.parametrize("sequence", [1, 4, 5])
+def test_description_that_is_not_newer_changes_nothing(sequence):
+    knowledge = made()
+    version = knowledge.version
+
+    assert knowledge.describe(make_site(1, region="old"), sequence, START_NS) is None
+    assert knowledge.node(NODE).descriptor.region == ""
+    assert knowledge.version == version
+
+
+def test_description_that_is_newer_replaces_and_keeps_measurements():
+    knowledge = made()
+    knowledge.kept_promise(NODE)
+
+    record = knowledge.describe(make_site(1, region="new"), 6, START_NS)
+
+    assert record == NodeDescribed(descriptor=make_site(1, region="new"), sequence=6)
+    assert knowledge.node(NODE).kept == 1
+
+
+def test_node_is_usable_until_its_consent_is_too_old():
+    knowledge = made()
+    facts = knowledge.node(NODE)
+    edge_ns = START_NS + round(CONSENT_AGE_S * S)
+
+    assert knowledge.usable(facts, edge_ns)
+    assert not knowledge.usable(facts, edge_ns + 1)
+    assert knowledge.heard(NODE, 5, edge_ns + 1)
+    assert knowledge.usable(facts, edge_ns + 1)
+
+
+def test_presence_alone_does_not_confirm_consent():
+    knowledge = made()
+    knowledge.vanished(NODE)
+    knowledge.seen(NODE)
+
+    facts = knowledge.node(NODE)
+    assert facts.reachable
+    assert not knowledge.usable(facts, START_NS + 100 * S)
+
+
+def test_heartbeat_of_another_sequence_confirms_nothing():
+    knowledge = made()
+
+    assert not knowledge.heard(NODE, 4, START_NS + S)
+    assert not knowledge.heard(NodeId("n0002"), 5, START_NS + S)
+    assert knowledge.age_s(knowledge.node(NODE), START_NS + S) == 1.0
+
+
+def test_node_from_the_journal_counts_as_not_heard_of():
+    knowledge = KnowledgeMap()
+    knowledge.apply(NodeDescribed(descriptor=make_site(1), sequence=5))
+
+    assert not knowledge.usable(knowledge.node(NODE), START_NS)
+    assert knowledge.heard(NODE, 5, START_NS)
+    assert knowledge.usable(knowledge.node(NODE), START_NS)
+
+
+def test_node_that_left_stays_away_over_a_replay():
+    knowledge = made()
+    assert knowledge.remove(NODE, "left") == NodeRemoved(node=NODE, why="left")
+    assert knowledge.remove(NODE, "left") is None
+    again = KnowledgeMap()
+    for record in (NodeDescribed(descriptor=make_site(1), sequence=5), NodeRemoved(node=NODE, why="left")):
+        again.apply(record)
+
+    for one in (knowledge, again):
+        assert one.has_left(NODE)
+        assert one.describe(make_site(1), 9, START_NS) is None
+        assert one.nodes() == ()
+
+
+def test_version_grows_with_what_a_decision_could_depend_on_only():
+    knowledge = made()
+    version = knowledge.version
+    knowledge.heard(NODE, 5, START_NS)
+    knowledge.seen(NODE)
+    knowledge.measured_transfer(NODE, 10_000_000, 1.0)
+    assert knowledge.version == version
+
+    knowledge.vanished(NODE)
+    knowledge.vanished(NODE)
+    assert knowledge.version == version + 1
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(10, 1.0), (10_000_000, 0.0), (10_000_000, float("nan"))])
+def test_transfer_that_says_nothing_of_the_rate_is_left_out(size, seconds):
+    knowledge = made()
+    knowledge.measured_transfer(NODE, size, seconds)
+
+    assert knowledge.node(NODE).bytes_per_s == DEFAULT_BYTES_PER_S
+
+
+def test_transfer_rates_are_smoothed_towards_what_is_measured():
+    knowledge = made()
+    for _ in range(50):
+        knowledge.measured_transfer(NODE, 10_000_000, 1.0)
+
+    assert knowledge.node(NODE).bytes_per_s == pytest.approx(1e7, rel=0.01)
+
+
+def test_trust_falls_with_broken_promises_and_never_reaches_zero():
+    knowledge = made()
+    facts = knowledge.node(NODE)
+    assert knowledge.trust(facts) == 1.0
+    for _ in range(100):
+        before = knowledge.trust(facts)
+        knowledge.broke_promise(NODE, START_NS)
+        assert 0 < knowledge.trust(facts) < before
+
+
+def test_lookups_find_data_sets_and_roles():
+    knowledge = made(make_site(1), make_unit())
+
+    assert knowledge.dataset(DataSetId("s1/records"))[0].descriptor.node == NODE
+    assert knowledge.dataset(DataSetId("s9/records")) is None
+    assert [facts.descriptor.name for facts in knowledge.with_role(Role.COMPUTE)] == ["s1"]
+
+
+def test_facts_about_unknown_nodes_are_ignored():
+    knowledge = KnowledgeMap()
+    for call in (knowledge.seen, knowledge.vanished, knowledge.kept_promise):
+        call(NODE)
+    knowledge.broke_promise(NODE, START_NS)
+    knowledge.measured_transfer(NODE, 10_000_000, 1.0)
+
+    assert knowledge.nodes() == ()
