@@ -5,12 +5,12 @@ Each long-running command prints one line (JSON with `--json`) once it answers, 
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from daitn.base.errors import UnavailableError
 from daitn.cli.output import Json, answer, errors
 
 DOMAIN: Path = Path("daitn-domain")
@@ -114,34 +114,32 @@ def leave(folder: NodeFolder = NODE, json: Json = False) -> None:
 
 
 def up(
-    file: Annotated[Path, typer.Argument(help="A scenario (TOML).")],
+    file: Annotated[Path, typer.Argument(help="A scenario (TOML or JSON).")],
     json: Json = False,
 ) -> None:
-    """Start a whole scenario on this machine."""
+    """Start a whole scenario on this machine, until told to stop."""
     with errors(json):
-        _call("daitn.node.up", "run_up", file)
+        from daitn.node.up import run_up
+
+        run_up(file)
 
 
 @demo.command()
 def hospitals(
     out: Annotated[Path, typer.Option(help="Folder for reports and models.")] = Path("demo-out"),
+    keep: Annotated[bool, typer.Option(help="Keep the network's own folders too.")] = False,
+    quick: Annotated[bool, typer.Option(help="Without the baselines.")] = False,
     json: Json = False,
 ) -> None:
     """Hospitals train two models together; three requests are refused, and admitted after a counter-offer."""
     with errors(json):
-        _call("daitn.demo.hospitals", "run_demo", out, json)
+        try:
+            from daitn.demo.hospitals import run
+        except ImportError as error:
+            raise UnavailableError(f"the demonstration cannot start: {error}", todo="install daitn[demo]") from None
+
+        raise typer.Exit(run(out, keep=keep, quick=quick))
 
 
 def _ready(json: bool, said: dict[str, Any]) -> None:
     answer(json, said, lambda where: where.print(", ".join(f"{name} {value}" for name, value in said.items())))
-
-
-def _call(module: str, function: str, *arguments: Any) -> Any:
-    """Call a function of a module that is heavy to import, or may not be installed with a node."""
-    from daitn.base.errors import UnavailableError
-
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UnavailableError(f"this installation cannot do that: {error}", todo="install daitn[demo]") from None
-    return found(*arguments)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import daitn
+from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.demo.hospitals.board import Board
 from daitn.demo.hospitals.central import train_centrally
@@ -30,6 +31,7 @@ from daitn.node.processes import DataFiles, LocalDomain
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
 from daitn.sdk.network import Network
+from daitn.sdk.packaging import package_module
 
 SEED: Final = 1
 DEADLINE_S: Final = 90.0
@@ -168,18 +170,25 @@ class Play:
 
     def _submit(self, ask: Ask, **changes: Any) -> Job:
         wanted: dict[str, Any] = {
-            "contract": ask.contract,
             "targets": ask.targets,
             "deadline": QUICK_DEADLINE_S if self._quick else DEADLINE_S,
             "purpose": PURPOSE,
             "raw_records": ask.raw_records,
             "seed": SEED,
-            "key": self._folder / f"{ask.owner}.key",
+            "name": ask.key,
             **changes,
         }
-        model = wanted.pop("model", None) or make_model(ask.key, SEED)
+        package = self._package(wanted.pop("model", ask.key), wanted.pop("contract", ask.contract), ask.owner)
+        return self._owners[ask.owner].train(package, **wanted)
+
+    def _package(self, model: str, contract: DataContract, owner: str) -> Path:
+        """The owner's module as a signed package, made once however often it is submitted."""
+        folder = self._folder / "packages" / owner / model
         with _PACKING:
-            return self._owners[ask.owner].train(model, **wanted)
+            if not folder.exists():
+                key = load_or_create_key(self._folder / "packages" / f"{owner}.key")
+                package_module(make_model(model, SEED), contract, folder, key=key, name=contract.name)
+        return folder
 
     def _follow(self, title: str, key: str, job: Job) -> Followed:
         """Watch a job to its end, telling the board."""
@@ -228,7 +237,7 @@ class Play:
                 f"{forms.owner} wants the letters a–f read, too, which no site has",
                 lambda: self._submit(
                     forms,
-                    model=make_model("hexadecimal", SEED),
+                    model="hexadecimal",
                     contract=hexadecimal,
                     targets=(*forms.targets, "accuracy@letters >= 90%"),
                     name="hexadecimal",

@@ -1,0 +1,145 @@
+"""One suite over every training method: the laws in `learning.methods.contract`, on runs played by hand."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from tests.builders import PACKAGE, changed
+
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.decision.routes import RULES
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.work import UpdateRef
+from daitn.learning.methods import METHODS
+from daitn.learning.methods.contract import Aggregate, Choosers, Method, Run, Train, Verify
+from daitn.learning.methods.federated import FederatedAveraging
+from daitn.learning.methods.sequential import Sequential
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+STOPS = tuple(Stop(dataset=DataSetId(f"s{n}/records"), compute_node=NodeId(f"s{n}"), why="") for n in range(3))
+CHOOSERS = Choosers(next_stop=lambda _: STOPS[0], all_stops=lambda: STOPS)
+NOWHERE = Choosers(next_stop=lambda _: None, all_stops=tuple)
+
+
+def make_run(**changes) -> Run:
+    """A run that has just begun."""
+    values = {
+        "head": PACKAGE,
+        "verified": PACKAGE,
+        "rounds_since_verified": 0,
+        "verify_every": 2,
+        "under_way": 0,
+    }
+    return Run(**(values | changes))
+
+
+class Player:
+    """Plays a run by hand: every step ends, some are lost; keeps what was accepted."""
+
+    def __init__(self, method: Method, seed: int, verify_every: int) -> None:
+        self.method = method
+        self.rng = random.Random(seed)
+        self.run = make_run(verify_every=verify_every)
+        self.accepted = {PACKAGE}
+        self.trained_since_verified = 0
+        self.made = 0
+
+    def model(self) -> ArtifactId:
+        """A new accepted model."""
+        self.made += 1
+        model = ArtifactId(f"model {self.made}")
+        self.accepted.add(model)
+        return model
+
+    def turn(self) -> tuple:
+        """Ask for steps, check the laws, end them all."""
+        steps = self.method.next_steps(self.run, CHOOSERS)
+        assert self.method.next_steps(self.run, CHOOSERS) == steps
+        assert self.method.next_steps(changed(self.run, under_way=1), CHOOSERS) == ()
+        for step in steps:
+            lost = self.rng.random() < 0.2
+            match step:
+                case Train(model=model):
+                    assert model == self.run.head
+                    assert model in self.accepted
+                    self.run = changed(self.run, round_begun=True)
+                    if not lost and self.method.parallel:
+                        update = UpdateRef(model=self.model(), weight=1.0)
+                        self.run = changed(self.run, updates=(*self.run.updates, update))
+                    elif not lost:
+                        self._advance(self.model())
+                case Aggregate(updates=updates):
+                    assert updates
+                    assert {update.model for update in updates} <= self.accepted
+                    if not lost:
+                        self._advance(self.model())
+                case Verify(model=model):
+                    assert model == self.run.head
+                    if not lost:
+                        kept = model if self.rng.random() < 0.7 else self.run.verified
+                        self.run = changed(self.run, head=kept, verified=kept, rounds_since_verified=0)
+        return steps
+
+    def _advance(self, model: ArtifactId) -> None:
+        rounds = self.run.rounds_since_verified + 1
+        assert rounds <= self.run.verify_every, "trained on when a verification was due"
+        self.run = changed(self.run, head=model, rounds_since_verified=rounds, updates=(), round_begun=False)
+
+
+@every_method
+def test_method_is_listed_under_its_own_name(method):
+    assert METHODS[method.name] is method
+
+
+@every_method
+@pytest.mark.parametrize("verify_every", [1, 2, 5])
+def test_method_keeps_its_laws_over_runs_with_losses_and_rollbacks(method, verify_every):
+    for seed in range(25):
+        player = Player(method, seed, verify_every)
+        kinds = {type(step) for _ in range(60) for step in player.turn()}
+        assert {Train, Verify} <= kinds
+        assert (Aggregate in kinds) == method.parallel
+
+
+@every_method
+def test_method_waits_while_no_site_is_there(method):
+    assert method.next_steps(make_run(), NOWHERE) == ()
+
+
+@every_method
+def test_method_never_verifies_what_was_verified(method):
+    run = make_run(rounds_since_verified=9)
+
+    assert not any(isinstance(step, Verify) for step in method.next_steps(run, CHOOSERS))
+
+
+@every_method
+def test_sequential_methods_move_one_copy_and_parallel_ones_use_every_site(method):
+    steps = method.next_steps(make_run(), CHOOSERS)
+
+    assert len(steps) == (len(STOPS) if method.parallel else 1)
+
+
+def test_sequential_methods_ask_a_rule_that_exists():
+    for method in METHODS.values():
+        if isinstance(method, Sequential):
+            assert method.rule in RULES
+
+
+def test_federated_round_of_which_all_were_lost_trains_again():
+    steps = FederatedAveraging().next_steps(make_run(round_begun=True), CHOOSERS)
+
+    assert all(isinstance(step, Train) for step in steps)
+    assert len(steps) == len(STOPS)
+
+
+def test_federated_round_averages_before_a_due_verification():
+    run = make_run(
+        head=ArtifactId("m"),
+        rounds_since_verified=2,
+        round_begun=True,
+        updates=(UpdateRef(model=ArtifactId("u"), weight=1.0),),
+    )
+
+    assert [type(step) for step in FederatedAveraging().next_steps(run, CHOOSERS)] == [Aggregate]

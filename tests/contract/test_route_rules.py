@@ -1,0 +1,186 @@
+"""One suite over every route rule: the laws in `decision.routes.contract`, and Tram-FL's rule against an oracle."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import pytest
+from tests.builders import changed, make_candidate, make_view
+
+from daitn.base.ids import DataSetId, NodeId
+from daitn.decision.routes import RULES
+from daitn.decision.routes.contract import Seen, best_compute
+from daitn.decision.routes.tram_fl import TramFl
+from daitn.descriptors.view import Candidate, TrainingView
+
+every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)
+
+
+def random_view(rng: random.Random) -> TrainingView:
+    """One to six data sets of unequal labels, some with several places to train."""
+    candidates: list[Candidate] = []
+    for number in range(rng.randint(1, 6)):
+        labels = {str(label): float(rng.randint(0, 300)) for label in range(4) if rng.random() < 0.7}
+        for place in range(rng.randint(1, 2)):
+            candidates.append(
+                make_candidate(
+                    f"s{number}",
+                    labels,
+                    compute_node=NodeId(f"m{place}"),
+                    flops=rng.choice((1e9, 1e10)),
+                    batch_s=rng.choice((None, 0.1, 0.2)),
+                )
+            )
+    return make_view(*candidates)
+
+
+def walk(rule, view: TrainingView, length: int, seed: int = 0) -> list[DataSetId]:
+    """Where a model goes, each visit as planned."""
+    seen = Seen(seed=seed)
+    for _ in range(length):
+        stop = rule.next_stop(view, seen, 64)
+        assert stop is not None
+        seen = Seen(visits=(*seen.visits, (stop.dataset, 64)), seed=seed)
+    return [dataset for dataset, _ in seen.visits]
+
+
+@every_rule
+def test_rule_is_listed_under_its_own_name(rule):
+    assert RULES[rule.name] is rule
+
+
+@every_rule
+def test_rule_stops_at_a_candidate_whenever_there_is_one_and_says_why(rule):
+    for seed in range(60):
+        view = random_view(random.Random(seed))
+        pairs = {(one.dataset, one.compute_node) for one in view.candidates}
+        gone = Seen(visits=((DataSetId("gone/records"), 64), (view.candidates[0].dataset, 64)), seed=seed)
+        for seen in (Seen(seed=seed), gone):
+            stop = rule.next_stop(view, seen, 64)
+            assert stop is not None
+            assert (stop.dataset, stop.compute_node) in pairs
+            assert stop.why
+
+
+@every_rule
+def test_rule_without_candidates_has_no_stop(rule):
+    assert rule.next_stop(make_view(), Seen(), 64) is None
+
+
+@every_rule
+def test_rule_gives_equal_stops_for_equal_arguments_in_any_order_of_candidates(rule):
+    for seed in range(30):
+        rng = random.Random(seed)
+        view = random_view(rng)
+        mixed = list(view.candidates)
+        rng.shuffle(mixed)
+        other = changed(view, candidates=tuple(mixed), version=view.version + 1)
+        assert walk(rule, view, 8, seed) == walk(rule, other, 8, seed) == walk(rule, view, 8, seed)
+
+
+@every_rule
+def test_rule_reaches_every_data_set_in_time(rule):
+    view = make_view(*(make_candidate(f"s{number}", {str(number): 50.0}) for number in range(4)))
+
+    assert set(walk(rule, view, 60)) == {one.dataset for one in view.candidates}
+
+
+@every_rule
+def test_rule_takes_no_visits_or_records_amiss(rule):
+    view = make_view(make_candidate("s1", {}), make_candidate("s2", {"0": 0.0}, records=0.0))
+
+    assert rule.next_stop(view, Seen(visits=((DataSetId("s1/records"), 0),) * 3), 0) is not None
+
+
+def test_best_compute_prefers_home_then_measured_then_fast():
+    slow, fast = make_candidate("s", compute_node="slow", flops=1e9), make_candidate("s", compute_node="fast")
+    measured = make_candidate("s", compute_node="measured", flops=1.0, batch_s=9.0)
+    away = make_candidate("s", compute_node="away", streamed=True, batch_s=0.001)
+
+    for order in itertools.permutations((slow, fast, measured, away)):
+        assert best_compute(make_view(*order), DataSetId("s/records")).compute_node == "measured"
+    assert best_compute(make_view(slow, fast, away), DataSetId("s/records")).compute_node == "fast"
+    assert best_compute(make_view(away), DataSetId("s/records")).compute_node == "away"
+
+
+def test_cyclic_takes_all_in_order_and_goes_on_where_one_is_gone():
+    view = make_view(*(make_candidate(name) for name in "bca"))
+    assert walk(RULES["cyclic"], view, 4) == ["a/records", "b/records", "c/records", "a/records"]
+
+    without_b = make_view(make_candidate("a"), make_candidate("c"))
+    stop = RULES["cyclic"].next_stop(without_b, Seen(visits=((DataSetId("b/records"), 1),)), 1)
+    assert stop is not None
+    assert stop.dataset == "c/records"
+
+
+def test_random_draws_with_the_seed_of_the_job():
+    view = make_view(*(make_candidate(f"s{number}") for number in range(5)))
+    walks = {tuple(walk(RULES["random"], view, 12, seed)) for seed in range(10)}
+
+    assert len(walks) == 10
+
+
+def least_variance(view: TrainingView, visits: list[tuple[DataSetId, int]], records: int) -> dict[DataSetId, float]:
+    """Tram-FL's rule, plainly: the variance of label counts after each possible next visit (Maejima et al., eq. 5)."""
+    labels = sorted({label for one in view.candidates for label in one.labels})
+    mixes = {one.dataset: one.labels for one in view.candidates}
+
+    def expected(dataset: DataSetId, count: int) -> Counter[str]:
+        total = sum(mixes[dataset].values())
+        return Counter({label: count * held / total for label, held in mixes[dataset].items()} if total else {})
+
+    found: dict[DataSetId, float] = {}
+    for dataset in mixes:
+        counts: Counter[str] = expected(dataset, records)
+        for before, read in visits:
+            counts.update(expected(before, read))
+        mean = sum(counts[label] for label in labels) / len(labels)
+        found[dataset] = sum((counts[label] - mean) ** 2 for label in labels) / len(labels)
+    return found
+
+
+def test_tram_fl_minimises_the_variance_of_labels_seen_as_the_oracle_does():
+    for seed in range(80):
+        rng = random.Random(seed)
+        view = random_view(rng)
+        if not any(one.labels for one in view.candidates):
+            continue
+        names = sorted({one.dataset for one in view.candidates})
+        visits = [(rng.choice(names), rng.choice((32, 64))) for _ in range(rng.randint(0, 6))]
+
+        stop = TramFl().next_stop(view, Seen(visits=tuple(visits)), 64)
+
+        wanted = least_variance(view, visits, 64)
+        if visits and len(names) > 1:  # the one difference: it does not stay while there is anywhere else to go
+            wanted.pop(visits[-1][0])
+        assert stop is not None
+        assert wanted[stop.dataset] == pytest.approx(min(wanted.values()), abs=1e-4), f"seed {seed}"
+
+
+def test_tram_fl_without_labels_goes_where_least_was_read_for_the_size():
+    view = make_view(make_candidate("big", {}, records=1000.0), make_candidate("small", {}, records=100.0))
+    seen = Seen(visits=((DataSetId("big/records"), 200), (DataSetId("small/records"), 100)))
+
+    stop = TramFl().next_stop(view, seen, 64)
+
+    assert stop is not None
+    assert stop.dataset == "big/records"
+
+
+def test_tram_fl_on_many_sites_and_visits_stays_cheap():
+    view = make_view(*(make_candidate(f"s{number}", {str(n): 10.0 for n in range(10)}) for number in range(300)))
+    lookups = 0
+
+    class Counting(dict):
+        def items(self):
+            nonlocal lookups
+            lookups += 1
+            return super().items()
+
+    counted = changed(view, candidates=tuple(changed(one, labels=Counting(one.labels)) for one in view.candidates))
+    seen = Seen(visits=tuple((DataSetId(f"s{number % 300}/records"), 64) for number in range(10_000)))
+
+    assert TramFl().next_stop(counted, seen, 64) is not None
+    assert lookups <= 2 * len(view.candidates)
