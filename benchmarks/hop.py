@@ -1,13 +1,13 @@
 """Question: what does one hop of a model cost besides training?
 
 Workload: two sites, each data and compute, a verification unit, a router and a control centre, all processes of their
-own on loopback, mTLS, sandboxed children, journals with fsync. A model of 16 bytes, and one of 100 MB whose every weight
-changes in every step, so that no chunk is ever the same, goes back and forth in a naive cycle.
+own on loopback, mTLS, sandboxed children, journals with fsync. A model of 16 bytes, and one of 100 MB whose every
+weight changes in every step, so that no chunk is ever the same, goes back and forth in a naive cycle.
 
 Measure: from the end of the last step in the child at one site to the start of the first step in the child at the
 other. What lies between: the result written, hashed, signed and journalled; accepted and journalled at the centre; the
-next order taken and journalled; manifest and chunks fetched under a grant, verified and written; the model mapped in the
-next child. Hops with a verification between them are left out. The first two hops warm the children and are left out.
+next order taken and journalled; manifest and chunks fetched under a grant, verified and written; the model mapped in
+the next child. Hops with a verification between them are left out, and the first two, which warm the children.
 
 Floor, in the same run: one mutual-TLS stream of the same bytes between two processes, each chunk hashed with BLAKE3 and
 written to a file.

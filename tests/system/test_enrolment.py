@@ -392,7 +392,8 @@ def test_enrolled_node_joins_the_fabric(tmp_path: Path) -> None:
         async def test() -> None:
             book = SqliteSlotBook(tmp_path / "slots.db", slots=8)
             config = EnrolmentConfig(network=NetworkSettings(routers=(f"127.0.0.1:{domain.router.port}",)))
-            async with enrolment_server.serve_enrolment(config, domain.authority, book, tmp_path / "enrolment") as server:
+            folder = tmp_path / "enrolment"
+            async with enrolment_server.serve_enrolment(config, domain.authority, book, folder) as server:
                 for name in ("one", "two"):
                     await enrol(server.make_token(CLINIC, ("data",)), name, (), tmp_path / name)
             configs = [enrolment.load_membership(tmp_path / n).fabric_config(tmp_path / n) for n in ("one", "two")]

@@ -189,9 +189,11 @@ async def _with_announcement(work: Any, announce: Any) -> None:
 def run_until_signal(run: Callable[[asyncio.Event], Any]) -> None:
     """Run an async main with an event that SIGTERM and SIGINT set."""
     logging.basicConfig(
-        stream=sys.stderr, level=os.environ.get("DAITN_LOG", "INFO"), format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        level=os.environ.get("DAITN_LOG", "INFO"),
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
-    )  # fmt: skip
+    )
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -5,8 +5,8 @@ to find; into a file whose pages are still cached, 0.03 s. A model that hops dro
 at each site, so the pages can go round. Small files are not worth it, and few are kept, since they hold room that
 nothing uses.
 
-A file only ever goes round within one job. A child may still have an old file mapped, or open for writing, when the file
-gets its next content; that must never be another owner's. Files are wiped, aside, before they are used again, and
+A file only ever goes round within one job. A child may still have an old file mapped, or open for writing, when it gets
+its next content; that must never be another owner's. Files are wiped, aside, before they are used again, and
 deleted when their job ends.
 """
 
