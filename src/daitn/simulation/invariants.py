@@ -23,6 +23,7 @@ from daitn.control_center.training.records import (
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.policy import Policy, Use, check_use
 from daitn.descriptors.work import AggregateOutcome, AggregateWork, EvaluateWork, ShareWork, TrainOutcome, TrainWork
+from daitn.learning.methods import METHODS
 from daitn.scenario.spec import Scenario
 from daitn.simulation.sites import SimulatedSite, dataset_id
 from daitn.simulation.world import World
@@ -74,8 +75,7 @@ class Invariants:
             case JobAssessed(job=job, verdict=verdict, plan=plan):
                 if verdict.outcome == "refused" and not verdict.failed():
                     raise BugError(f"job {job} was refused for no reason")
-                if plan.method == "fedavg":
-                    self._parallel.add(job)
+                (self._parallel.add if METHODS[plan.method].parallel else self._parallel.discard)(job)
             case VisitOrdered(visit=visit):
                 if visit in self._ordered:
                     raise BugError(f"visit {visit} was ordered twice")

@@ -195,6 +195,8 @@ class World:
         self._trace(process.node, "boot")
         self.give(process, Started())
         if process.node == CENTER:
+            for job in self.watcher.seen_by_owner if process.alive else ():
+                self._owner_looks(job)
             for node in self.alive_sites():
                 self.give(process, PeerAppeared(node=node))
         elif isinstance(process.core, SimulatedSite):
@@ -419,7 +421,7 @@ class World:
         """What an owner who watches sees: it must never go back, over any crash of the centre."""
         machine = self.center.jobs.get(job)
         if machine is None:
-            return
+            raise BugError(f"the owner of {job} saw it and now it is gone")
         state = machine.state
         now = (state.visits, state.verifications)
         before = self.watcher.seen_by_owner.get(job, (0, 0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from daitn.base.ids import DataSetId
+from daitn.decision.keeping import score
 from daitn.demo.hospitals.data import SiteFiles, contract_of
 from daitn.demo.hospitals.models import make_model
 from daitn.demo.hospitals.recording import Baseline
@@ -23,7 +25,8 @@ from daitn.demo.hospitals.sites import Kind
 from daitn.describe.fit import fit
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import DataContract
-from daitn.descriptors.work import Training
+from daitn.descriptors.request import Target
+from daitn.descriptors.work import Measurement, Training
 from daitn.learning.records import Records, encode_records
 from daitn.node.readers.sources import open_reader
 from daitn.node.site_files import load_column_map, load_policy
@@ -65,9 +68,18 @@ def _join(sets: Sequence[Records], contract: DataContract) -> Records:
 
 
 def train_centrally(
-    kind: Kind, files: Sequence[SiteFiles], training: Training, batches: int, names: Sequence[str], seed: int
+    kind: Kind,
+    files: Sequence[SiteFiles],
+    training: Training,
+    visits: int,
+    looks: int,
+    targets: Sequence[Target],
+    seed: int,
 ) -> Baseline:
-    """Train the owner's model on everything, with as many batches as the network used, and measure `names`."""
+    """Train the owner's model on everything with `visits` times `training.batches` batches.
+
+    It is measured `looks` times on the way, as often as the network looked, and the best counts, as it did there.
+    """
     import torch
 
     from daitn.learning.numerics.evaluate import evaluate
@@ -78,22 +90,22 @@ def train_centrally(
     began = time.monotonic()
     torch.set_num_threads(1)
     pooled, contract, model = pool(kind, files), contract_of(kind), make_model(kind, seed)
-    numerics = numerics_for(contract.task, contract)
-    whole = msgspec.structs.replace(training, batches=max(1, batches))
-    train(
-        model,
-        numerics,
-        MemorySlice(pooled.training.dataset, pooled.training),
-        whole,
-        ModelState(),
-        seeds=Seeds(job=seed, visit=seed),
-    )
+    numerics, state = numerics_for(contract.task, contract), ModelState()
+    source, names = MemorySlice(pooled.training.dataset, pooled.training), [target.name for target in targets]
+    best: tuple[Measurement, ...] = ()
+    ends = [round(visits * look / max(1, looks)) for look in range(1, max(1, looks) + 1)]
+    for begin, end in pairwise([0, *ends]):
+        if end > begin:
+            part = msgspec.structs.replace(training, batches=training.batches * (end - begin))
+            state = train(model, numerics, source, part, state, seeds=Seeds(job=seed, visit=seed)).state
+        found = evaluate(model, numerics, pooled.samples, names)
+        best = max(best, found, key=lambda one: score(targets, one)) if best else found
     return Baseline(
         name="central",
         what="all records in one place; by the demonstration itself from the files, outside the network",
         inside=False,
         visits=0,
-        batches=whole.batches,
+        batches=visits * training.batches,
         seconds=time.monotonic() - began,
-        measurements=evaluate(model, numerics, pooled.samples, names),
+        measurements=best,
     )

@@ -9,7 +9,7 @@ import msgspec
 
 from daitn.base.units import show_bytes
 from daitn.demo.hospitals.page import page
-from daitn.demo.hospitals.recording import Recording, value_of
+from daitn.demo.hospitals.recording import Recording, local_batches, value_of
 from daitn.demo.hospitals.report import encode_report
 from daitn.oam import wording
 
@@ -36,6 +36,7 @@ def write_reports(recording: Recording, out: Path) -> list[RenderableType]:
 
 
 def _table(recording: Recording) -> RenderableType:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="what was reached, and what else could have been", title_justify="left")
@@ -47,7 +48,7 @@ def _table(recording: Recording) -> RenderableType:
             low, high = target.low, target.high
             table.add_row(
                 one.job.title,
-                target.name,
+                escape(target.name),
                 target.wanted,
                 _number(target.reached),
                 "" if low is None or high is None else f"{wording.number(low)} – {wording.number(high)}",
@@ -62,15 +63,9 @@ def _table(recording: Recording) -> RenderableType:
         batches = [str(others[name].batches) if name in others else "" for name in OTHERS]
         made = one.job.status
         spent = f"{made.visits} visits, {show_bytes(made.transfer_bytes)}"
-        table.add_row("", "local batches", "", str(_batches(recording, one.job.key)), spent, "", "", "0", *batches)
+        table.add_row("", "local batches", "", str(local_batches(made)), spent, "", "", "0", *batches)
         table.add_section()
     return table
-
-
-def _batches(recording: Recording, key: str) -> int:
-    from daitn.demo.hospitals.recording import local_batches
-
-    return next(local_batches(one.job.status) for one in recording.jobs if one.job.key == key)
 
 
 def _words(recording: Recording, out: Path) -> str:

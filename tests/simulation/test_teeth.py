@@ -1,0 +1,165 @@
+"""The checkers have teeth: each core is broken in one place, and the invariant meant for it says so within some seeds.
+
+A checker that never fails proves nothing. Where one guard stands behind another, breaking one alone must still hold.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.builders import changed
+from tests.simulation.worlds import load, with_faults
+
+from daitn.base.effects import Append, Effect
+from daitn.control_center.center import ControlCenter
+from daitn.control_center.training.admission import TrainingAdmission
+from daitn.control_center.training.commands import JobChanged
+from daitn.control_center.training.job import JobMachine
+from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.turn import Turn
+from daitn.scenario.spec import CutSpec, Scenario
+from daitn.simulation import sites, world
+from daitn.simulation.generate import generate
+from daitn.simulation.invariants import Invariants
+from daitn.simulation.run import run_scenario
+from daitn.terminal.roles import DataNode
+from daitn.terminal.visit_keeper import VisitKeeper
+from daitn.topology import views
+from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
+
+SEEDS = 30
+"""Seeds within which a sabotage has to be found."""
+
+
+def faults_of(*scenarios: Scenario) -> str:
+    """The first fault found, or nothing."""
+    return next((report.fault for report in map(run_scenario, scenarios) if report.fault), "")
+
+
+def generated(*, count: int = SEEDS) -> list[Scenario]:
+    """Faulty scenarios of the first seeds."""
+    return [generate(seed) for seed in range(count)]
+
+
+class FencelessCenter(ControlCenter):
+    """Takes whatever comes for a visit it once ordered, whoever holds the visit now."""
+
+    def _ended(self, turn, sender, visit, fence, message):
+        machine = self._machine_of(visit)
+        ordered = machine.state.ordered.get(visit) if machine is not None else None
+        if machine is not None and ordered is not None and not machine.state.ended:
+            machine.state.accepted.discard(visit)
+            machine.state.open.setdefault(visit, OpenVisit(ordered=ordered, spoken_ns=turn.now_ns))
+        super()._ended(turn, sender, visit, fence, message)
+
+
+class HastyKeeper(VisitKeeper):
+    """Reports first and writes afterwards."""
+
+    def _end(self, *given) -> list[Effect]:
+        append, *rest = super()._end(*given)
+        return [*rest, append]
+
+
+class HastyTurn(Turn):
+    """Speaks first and writes afterwards."""
+
+    def effects(self) -> list[Effect]:
+        return sorted(super().effects(), key=lambda effect: isinstance(effect, Append))
+
+
+class ShowyTurn(Turn):
+    """Shows owners what is not yet written."""
+
+    def effects(self) -> list[Effect]:
+        return sorted(super().effects(), key=lambda effect: not isinstance(effect, JobChanged))
+
+
+def test_result_without_the_fence_check_is_found(monkeypatch):
+    monkeypatch.setattr(world, "ControlCenter", FencelessCenter)
+
+    fault = faults_of(*generated())
+
+    assert "accepted twice" in fault or "the head is another model" in fault
+
+
+def test_report_before_it_is_durable_is_found(monkeypatch):
+    monkeypatch.setattr(sites, "VisitKeeper", HastyKeeper)
+
+    assert "before that is durable" in faults_of(load())
+
+
+def test_order_before_it_is_durable_is_found(monkeypatch):
+    monkeypatch.setattr("daitn.control_center.center.Turn", HastyTurn)
+
+    assert "VisitOrder of visit" in faults_of(load())
+
+
+def test_progress_shown_before_it_is_durable_goes_back_and_is_found(monkeypatch):
+    monkeypatch.setattr("daitn.control_center.center.Turn", ShowyTurn)
+
+    assert "the owner of" in faults_of(*generated())
+
+
+def test_transfer_without_a_grant_is_found(monkeypatch):
+    monkeypatch.setattr(world, "issue_grant", lambda key, grant: "")
+
+    assert "without a grant" in faults_of(load())
+
+
+def test_policy_ignored_by_the_centre_alone_is_held_up_by_the_site(monkeypatch):
+    monkeypatch.setattr(views, "check_use", lambda policy, use: ())
+
+    assert faults_of(*generated(count=10)) == ""
+
+
+def test_policy_ignored_by_centre_and_site_is_found(monkeypatch):
+    monkeypatch.setattr(views, "check_use", lambda policy, use: ())
+    monkeypatch.setattr(DataNode, "judge_use", lambda *given, **named: ())
+
+    assert "against its policy" in faults_of(*generated())
+
+
+def silent_site() -> Scenario:
+    """A long job during which one hospital is heard no more, for longer than consent holds."""
+    scenario = load()
+    job = changed(scenario.jobs[0], visits=None, deadline_s=100.0)
+    cut = CutSpec(node="north", at_s=3.0, seconds=CONSENT_AGE_S + 60, down=False)
+    return with_faults(changed(scenario, jobs=(job,)), cut)
+
+
+def test_consent_that_is_checked_stays_fresh():
+    assert faults_of(silent_site()) == ""
+
+
+def test_consent_taken_for_granted_is_found(monkeypatch):
+    monkeypatch.setattr(KnowledgeMap, "usable", lambda *given: True)
+
+    assert "ordered on consent" in faults_of(silent_site())
+
+
+def test_refusal_without_a_reason_is_found(monkeypatch):
+    assess = TrainingAdmission.assess
+
+    def refuse(self, *given):
+        verdict, plan, view = assess(self, *given)
+        return changed(verdict, outcome="refused"), plan, view
+
+    monkeypatch.setattr(TrainingAdmission, "assess", refuse)
+
+    assert "refused for no reason" in faults_of(load())
+
+
+def test_job_that_never_ends_is_found(monkeypatch):
+    monkeypatch.setattr(JobMachine, "_finish", lambda *given, **named: None)
+
+    assert "has not ended" in faults_of(load())
+
+
+@pytest.mark.parametrize("checker", ["_check_record", "_check_use", "_check_spoken", "_check_consent"])
+def test_every_checker_is_run_in_an_ordinary_scenario(monkeypatch, checker):
+    calls = []
+    check = getattr(Invariants, checker)
+    monkeypatch.setattr(Invariants, checker, lambda *given: (calls.append(1), check(*given))[1])
+
+    assert faults_of(load()) == ""
+    assert calls

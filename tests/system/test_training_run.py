@@ -1,0 +1,156 @@
+"""Whole training runs on real processes: delivered, refused, and carried through kill -9 of every part."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.system.small_domain import contract, make_model, small_domain, wait_until
+
+import daitn
+from daitn.descriptors.job import JobStatus, Phase
+from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.node.processes import LocalDomain
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with small_domain(tmp_path_factory.mktemp("small")) as running:
+        yield running
+
+
+def submit(domain: LocalDomain, name: str, **knobs: Any) -> Any:
+    network = daitn.connect(domain.owner_token("ada"))
+    asked: dict[str, Any] = {
+        "contract": contract(),
+        "targets": ["accuracy >= 0.95"],
+        "deadline": 180,
+        "purpose": "research",
+        "name": name,
+        "key": None,
+    }
+    return network.train(make_model(), **(asked | knobs))
+
+
+def long_run(domain: LocalDomain, name: str, visits: int = 12) -> Any:
+    """A run that cannot reach its goal and ends after so many visits of some tenths of a second."""
+    return submit(
+        domain,
+        name,
+        targets=["loss <= 0.0000001"],
+        method="cyclic",
+        budget=Budget(visits=visits),
+        hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=200, learning_rate=1e-3),
+    )
+
+
+def check_log(job: Any) -> None:
+    """Every accepted visit once, in a log without gaps."""
+    entries = list(job.log())
+    assert [entry.number for entry in entries] == list(range(len(entries)))
+    trained = [entry.visit for entry in entries if entry.kind == "trained"]
+    assert len(trained) == len(set(trained))
+
+
+def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path: Path) -> None:
+    job = submit(domain, "delivered")
+    status = job.wait()
+    assert status.phase is Phase.DELIVERED, status.reason
+    assert all(target.met for target in status.targets)
+    result = job.result(tmp_path / "model")
+    model = result.model()
+    import torch
+
+    model.eval()
+    with torch.no_grad():
+        logits = next(iter(model(x=torch.tensor([[2.0, 2.0], [-2.0, -2.0]])).values()))
+    assert logits.argmax(1).tolist() == [1, 0]
+    check_log(job)
+
+
+def test_federated_averaging_reaches_the_goal_too(domain: LocalDomain) -> None:
+    status = submit(domain, "averaged", method="fedavg").wait()
+    assert status.phase is Phase.DELIVERED, status.reason
+    assert status.plan is not None
+    assert status.plan.method == "fedavg"
+
+
+def test_purpose_that_no_policy_allows_is_refused_with_the_rule(domain: LocalDomain) -> None:
+    status = submit(domain, "refused", purpose="advertising").wait()
+    assert status.phase is Phase.REFUSED
+    assert status.verdict is not None
+    assert any("purposes" in condition.available for condition in status.verdict.failed())
+
+
+@pytest.mark.parametrize("victim", ["north", "unit", "center", "router"])
+def test_kill_of_any_part_loses_no_accepted_visit(domain: LocalDomain, victim: str) -> None:
+    job = long_run(domain, f"killed-{victim}")
+    seen: list[JobStatus] = []
+
+    def visits() -> int:
+        status = job.status()
+        if seen:
+            assert status.visits >= seen[-1].visits, "the owner's progress went back"
+        seen.append(status)
+        return int(status.visits)
+
+    wait_until(lambda: visits() >= 3, "three accepted visits")
+    before = visits()
+    domain.kill(victim, signal.SIGKILL)
+    domain.restart(victim)
+    wait_until(lambda: visits() > before, "a visit after the kill")
+    status = job.wait()
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    assert status.visits == 12
+    check_log(job)
+
+
+def test_stopped_site_is_gone_round_and_fenced_when_it_comes_back(domain: LocalDomain) -> None:
+    job = long_run(domain, "stopped")
+    wait_until(lambda: job.status().visits >= 3, "three accepted visits")
+    domain.kill("north", signal.SIGSTOP)
+    try:
+        before = job.status().visits
+        wait_until(lambda: job.status().visits > before + 1, "visits at the other site")
+    finally:
+        domain.kill("north", signal.SIGCONT)
+    status = job.wait()
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    check_log(job)
+
+
+def test_owner_pauses_resumes_and_cancels(domain: LocalDomain) -> None:
+    job = long_run(domain, "steered")
+    wait_until(lambda: job.status().visits >= 1, "an accepted visit")
+    assert job.pause().phase is Phase.PAUSED
+    wait_until(lambda: not job.status().now, "the visit under way to end")
+    paused = job.status().visits
+    assert job.resume().phase in (Phase.QUEUED, Phase.RUNNING)
+    wait_until(lambda: job.status().visits > paused, "a visit after resuming")
+    job.cancel()
+    assert job.wait().phase is Phase.CANCELLED
+
+
+def test_site_that_leaves_is_off_the_map_and_cannot_come_back(domain: LocalDomain, tmp_path: Path) -> None:
+    from daitn.descriptors.terminals import Role
+    from daitn.scenario.spec import NodeSpec
+
+    domain.join(NodeSpec(name="guest", operator="guest", roles=(Role.COMPUTE,)))
+    network = daitn.connect(domain.operator_token())
+    assert "guest" in {node.descriptor.name for node in network.nodes()}
+    domain.run("leave", str(domain.node_folder("guest")))
+    assert "guest" not in {node.descriptor.name for node in network.nodes()}
+    assert not (domain.node_folder("guest") / "tls" / "membership.json").exists()
+
+
+def test_map_shows_what_sites_published_and_no_record(domain: LocalDomain) -> None:
+    document = msgspec.json.encode(daitn.connect(domain.owner_token("ada")).nodes()).decode()
+    assert "north/sides" in document
+    rows = (domain.folder.parent / "north" / "data.csv").read_text().splitlines()[1:6]
+    assert not any(row.split(",")[0] in document for row in rows)
