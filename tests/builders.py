@@ -25,7 +25,7 @@ from daitn.base.effects import (
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, GrantId, JobId, NodeId, OperatorId, OwnerId, VisitId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import FetchModel, SubmissionReceived
 from daitn.control_center.training.job_state import JobState
 from daitn.decision.facts import PackageFacts
@@ -389,7 +389,16 @@ class Bench:
         self.describe()
 
     def _make(self) -> ControlCenter:
-        tools = CenterTools(issue=issue, verify=lambda key, report, signature: signature == _seal(key, report))
+        def member(node: NodeId) -> Member | None:
+            known = self.nodes.get(node)
+            if known is None:
+                return None
+            return Member(name=known.name, operator=known.operator, roles=tuple(role.value for role in known.roles))
+
+        def verify(key: str, report: bytes, signature: str) -> bool:
+            return signature == _seal(key, report)
+
+        tools = CenterTools(issue=issue, verify=verify, member=member)
         return ControlCenter(self.config, tools)
 
     def give(self, event: Event) -> list[Effect]:

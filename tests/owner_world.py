@@ -25,7 +25,7 @@ from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started
 from daitn.base.errors import DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, JobId, NodeId, OperatorId, OwnerId
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -133,7 +133,8 @@ class MemoryService:
         self.chunks: dict[str, bytes] = {}
         self.manifests: dict[ArtifactId, bytes] = {}
         self.expelled: list[tuple[NodeId, str]] = []
-        tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=_holds)
+        self.members: dict[NodeId, Member] = {}
+        tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=_holds, member=self.members.get)
         self.center = ControlCenter(CenterConfig(domain=DomainId("clinic")), tools)
         self._changed: dict[JobId, asyncio.Condition] = {}
         self._measured = 0
@@ -175,6 +176,8 @@ class MemoryService:
             if is_data
             else VerificationDescriptor(evaluations_per_job=20, public_key=public_hex(key)),
         )
+        roles = tuple(one.value for one in descriptor.roles)
+        self.members[node] = Member(name=name, operator=descriptor.operator, roles=roles)
         self._handle(Delivered(sender=node, message=Describe(sequence=1, generated_unix_s=0.0, descriptor=descriptor)))
 
     def _handle(self, event: Event) -> None:

@@ -25,7 +25,8 @@ from daitn.decision.facts import Preflight
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget, Request, Selection
 from daitn.descriptors.terminals import NodeDescriptor, Role
-from daitn.learning.methods import METHODS
+from daitn.descriptors.view import TrainingView
+from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.views import Asker, make_training_view
 
@@ -108,10 +109,12 @@ preflights = st.sampled_from([None, None, Preflight(overfits=True), Preflight(ov
 
 def admission_of(knowledge: KnowledgeMap) -> TrainingAdmission:
     """Admission on a map that does not change."""
-    asker = Asker(owner=OWNER, signer="signer", domain=DomainId("demo"))
-    return TrainingAdmission(
-        lambda request: make_training_view(knowledge, request, make_contract(), asker, {}, (), START_NS)
-    )
+
+    def view(request: Request) -> TrainingView:
+        asker = Asker(owner=OWNER, signer="signer", method=request.method or FIRST_CHOICE, domain=DomainId("demo"))
+        return make_training_view(knowledge, request, make_contract(), asker, {}, (), START_NS)
+
+    return TrainingAdmission(view)
 
 
 @laws

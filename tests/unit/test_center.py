@@ -35,6 +35,7 @@ from daitn.control_center.training.records import JobSubmitted, VisitAccepted, V
 from daitn.descriptors.job import Phase
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget
+from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
 from daitn.wire.center_tools import (
     LeaseRenewed,
@@ -331,8 +332,8 @@ def test_message_for_another_role_is_counted():
 
 def test_streamed_data_is_given_first_and_trained_on_elsewhere():
     zone = make_policy(raw_records="trust-zone", compute_operators=("lab",))
-    data = make_site(1, data=(make_data("s1", policy=summarise(zone)),), compute=None, roles=("data",))
-    lab = make_site(3, operator="lab", data=(), roles=("compute",))
+    data = make_site(1, data=(make_data("s1", policy=summarise(zone)),), compute=None, roles=(Role.DATA,))
+    lab = make_site(3, operator="lab", data=(), roles=(Role.COMPUTE,))
     made = Bench(data, lab, make_unit())
     made.submit(make_request(raw_records="trust-zone"))
     made.answer_until(lambda state: state.visits == 2)
@@ -393,3 +394,20 @@ def test_restart_of_an_accepted_result_acknowledges_the_repetition():
     made.restart()
 
     assert messages(ResultAccepted, made.say(node, result))
+
+
+def test_description_beyond_the_enrolment_is_not_taken():
+    made = bench(sites=2)
+    node = next(iter(made.nodes))
+    true = made.nodes[node]
+    claims = {
+        "operator": changed(true, operator="trust"),
+        "roles": changed(true, roles=(*true.roles, Role.VERIFICATION)),
+        "name": changed(true, name="another"),
+        "data": changed(true, data=tuple(changed(one, dataset="another/set") for one in true.data)),
+    }
+    for claim in claims.values():
+        made.give(Delivered(sender=node, message=Describe(sequence=10**9, generated_unix_s=0.0, descriptor=claim)))
+
+    assert made.center.counters["forged_descriptor"] == len(claims)
+    assert made.center.knowledge.node(node).descriptor == true

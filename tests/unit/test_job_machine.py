@@ -658,3 +658,28 @@ def test_finished_model_is_fetched_under_a_grant_for_the_centre():
     (fetch,) = made.fetches
     assert isinstance(fetch, FetchModel)
     assert fetch.model.grant.endswith(":c0")
+
+
+def test_samples_all_lost_to_a_centre_that_was_away_are_asked_for_until_they_come():
+    made = bench(sites=1)
+    made.submit()
+    for _ in range(6):
+        for node, order in made.orders():
+            reason = "c0 is down"
+            made.say(node, VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="unavailable"))
+        made.wait(5.0)
+
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+
+
+def test_samples_that_never_come_fail_the_job_in_the_end():
+    made = bench(sites=1)
+    made.submit()
+    for _ in range(100):
+        for node, order in made.orders():
+            reason = "c0 is down"
+            made.say(node, VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="unavailable"))
+        made.wait(5.0)
+
+    assert made.state().phase is Phase.FAILED
+    assert "c0 is down" in made.state().reason

@@ -106,8 +106,8 @@ def test_leave_is_repeated_until_taken_then_the_timer_stops():
     assert hear(reporter, Left()) == [CancelTimer(name=TIMER), NodeLeft()]
 
 
-def test_left_without_having_asked_is_ignored():
-    assert hear(known(), Left()) == []
+def test_left_without_having_asked_ends_an_expelled_node():
+    assert hear(known(), Left()) == [CancelTimer(name=TIMER), NodeLeft()]
 
 
 def test_link_that_is_back_is_used_at_once():

@@ -34,7 +34,9 @@ def view_of(*nodes: NodeDescriptor, request: Request | None = None, now_ns: int 
     knowledge = options.pop("knowledge", None) or KnowledgeMap()
     for node in nodes:
         knowledge.describe(node, 1, START_NS)
-    asker = {"owner": OWNER, "signer": "signer", "domain": DomainId("demo")} | options.pop("asker", {})
+    method = (request.method if request is not None else "") or "tram-fl"
+    asker = {"owner": OWNER, "signer": "signer", "method": method, "domain": DomainId("demo")}
+    asker |= options.pop("asker", {})
     return make_training_view(
         knowledge,
         request or make_request(),
@@ -86,10 +88,11 @@ def test_data_set_left_out_is_listed_with_its_reason(data, request_, asker, code
     assert why
 
 
-def test_policy_on_methods_waits_until_a_method_is_asked_for():
+def test_policy_on_methods_is_held_against_the_method_that_will_be_used():
     site = make_site(1, data=(make_data("s1", policy=summarise(make_policy(methods=("cyclic",)))),))
 
-    assert view_of(site).candidates
+    assert not view_of(site).candidates
+    assert view_of(site, request=make_request(method="cyclic")).candidates
 
 
 def test_consent_too_old_leaves_a_reachable_site_out():

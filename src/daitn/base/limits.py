@@ -50,3 +50,6 @@ HOLDERS: Final = 16
 
 VISITS_PER_JOB: Final = 10_000
 """Visits one job may make before it ends as exhausted, whatever its budget says."""
+
+ARTIFACTS_RELEASED: Final = 10_000
+"""Artifacts named in one release message; of a job with more, the rest is evicted when room is needed."""

@@ -80,7 +80,12 @@ def center(folder: DomainFolder = DOMAIN, json: Json = False) -> None:
 def join(
     folder: NodeFolder = NODE,
     token: Annotated[
-        str | None, typer.Option(help="One-time join token; not needed once the node is enrolled.")
+        str | None,
+        typer.Option(
+            envvar="DAITN_JOIN_TOKEN",
+            show_envvar=True,
+            help="One-time join token; not needed once enrolled. As an argument, others on this machine can see it.",
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the node in the domain.")] = "node",
     roles: Annotated[

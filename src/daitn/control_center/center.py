@@ -42,6 +42,7 @@ from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
+from daitn.descriptors.terminals import NodeDescriptor
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -84,6 +85,8 @@ class ControlCenter:
         self.knowledge = KnowledgeMap()
         self.jobs: dict[JobId, JobMachine] = {}
         self.counters: dict[str, int] = {}
+        self.forgeries: dict[NodeId, str] = {}
+        """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
         self._desk = OrderDesk(config, tools, self.knowledge)
 
@@ -121,6 +124,7 @@ class ControlCenter:
                     machine.fetch_failed(turn)
             case NodeExpelled(node=node, reason=reason):
                 self._remove(turn, node, f"expelled: {reason}")
+                turn.send(node, Left())
             case PeerAppeared(node=node):
                 self.knowledge.seen(node)
                 self._speak_again(turn, node)
@@ -201,8 +205,9 @@ class ControlCenter:
             turn.record(gone)
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
-        if message.descriptor.node != sender:
+        if fault := self._forgery(sender, message.descriptor):
             self._count("forged_descriptor")
+            self.forgeries[sender] = fault
             return
         if self.knowledge.has_left(sender):
             self._count("described_after_leaving")
@@ -217,6 +222,20 @@ class ControlCenter:
             for machine in list(self.jobs.values()):
                 if not machine.state.ended and not machine.state.open:
                     self._advance(turn, machine)
+
+    def _forgery(self, sender: NodeId, descriptor: NodeDescriptor) -> str:
+        """What a node says of itself that its enrolment does not bear out: name, operator, roles, others' data."""
+        member = self._tools.member(sender)
+        if member is None:
+            return "its slot is not in use"
+        if descriptor.node != sender or descriptor.name != member.name:
+            return f"it calls itself {descriptor.node} {descriptor.name}, enrolled as {member.name}"
+        if descriptor.operator != member.operator:
+            return f"it names operator {descriptor.operator}, enrolled by {member.operator}"
+        if excess := [role.value for role in descriptor.roles if role.value not in member.roles]:
+            return f"it claims the roles {', '.join(excess)}, enrolled as {', '.join(member.roles)}"
+        foreign = [data.dataset for data in descriptor.data if not data.dataset.startswith(f"{member.name}/")]
+        return f"it describes data of others: {', '.join(foreign[:3])}" if foreign else ""
 
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
         machine = self._machine_of(message.visit)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from daitn.base.ids import DomainId
+from daitn.base.ids import DomainId, NodeId
 from daitn.descriptors.grant import Grant
 
 
@@ -35,9 +35,19 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.patience_s / 4
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a slot was given to at enrolment: what a node may say of itself is bounded by it."""
+
+    name: str
+    operator: str
+    roles: tuple[str, ...]
+
+
 class CenterTools(msgspec.Struct, frozen=True, kw_only=True):
     """Pure functions with a secret in them, given from outside: `issue` signs a grant, `verify` checks a signature
     (hex public key, bytes, hex signature)."""
 
     issue: Callable[[Grant], str]
     verify: Callable[[str, bytes, str], bool]
+    member: Callable[[NodeId], Member | None]
+    """Who holds a slot now; None for one that was never given out, left or burned. Quick: from memory."""

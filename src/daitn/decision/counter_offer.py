@@ -83,6 +83,8 @@ def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, c
         case ReasonCode.PRICE:
             change("price budget", f"{budget.price:g}", "none: it cannot be kept account of here")
             return replace(request, budget=replace(budget, price=None))
+        case ReasonCode.METHOD if not request.method:
+            return request  # what is missing is something no method has
         case ReasonCode.METHOD:
             change("method", request.method, "chosen by the network")
             return replace(request, method="")

@@ -16,7 +16,7 @@ from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import Candidate, TrainingView
-from daitn.learning.methods import METHODS
+from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.learning.methods.sequential import Sequential
 
 HOP_S: Final = 0.05
@@ -47,7 +47,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         rejected.append("fedavg: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
     why = f"{mixes}: one copy visits where labels lack"
-    return Choice(what="method", chosen="tram-fl", why=why, rejected=tuple(rejected))
+    return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
 
 
 def label_skew(view: TrainingView) -> float:
@@ -86,7 +86,7 @@ def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, pre
 def draft_plan(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Plan:
     """What the network would do for this request on this view; an empty view gives a plan without route."""
     method_choice = choose_method(view, request)
-    method = METHODS.get(method_choice.chosen) or METHODS["tram-fl"]
+    method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
     training, training_choice = propose_training(view, request.hyperparameters, parallel=method.parallel)
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
@@ -107,11 +107,12 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     visits = rounds * (max(1, len(sites)) if method.parallel else 1)
     low = sum(sorted(seconds.values())[:visits_low]) if not method.parallel else max(seconds.values(), default=0.0)
     moves = 2 if method.parallel else 1
+    checks = -(-rounds // verify_every)
+    round_s = max(seconds.values(), default=0.0) if method.parallel else typical
     expected = Expectation(
         seconds_low=low + check_s,
-        seconds=rounds * (typical if not method.parallel else max(seconds.values(), default=0.0))
-        + rounds / verify_every * check_s,
-        transfer_bytes=package.total_bytes * (visits * moves + rounds / verify_every),
+        seconds=max(low + check_s, rounds * round_s + checks * check_s),
+        transfer_bytes=package.total_bytes * (visits * moves + checks),
         visits=visits,
     )
     how_often = Choice(

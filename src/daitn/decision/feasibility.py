@@ -158,6 +158,9 @@ def _resources(view: TrainingView, request: Request, package: PackageFacts, plan
         if bound_or_none is not None:
             text = f"no site states its {code.value}"
             conditions.append(_said(code, f"{code.value} budget", f"at most {bound_or_none:g}", text, met=False))
+    if request.epsilon is not None:
+        what, text = "differential privacy in training", "no method here adds noise to training yet"
+        conditions.append(_said(ReasonCode.METHOD, what, f"ε at most {request.epsilon:g}", text, met=False))
     return conditions
 
 

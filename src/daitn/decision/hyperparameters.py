@@ -1,8 +1,8 @@
 """Hyper-parameters (HPO, first form): rules from the field, applied to the view; the owner may pin any.
 
 Sequential training wants a rate 10–30 times below parallel training and frequent small visits rather than rare long
-ones (Li & Lyu, NeurIPS 2023). So: batches of at most 32 records and about half an epoch of a typical site per visit for
-sequential methods, two epochs for parallel ones, where a round costs more than its steps.
+ones (Li & Lyu, NeurIPS 2023). So: batches of at most 32 records and about one epoch of a typical site per visit for
+sequential methods, two for parallel ones, where a round costs more than its steps.
 """
 
 from __future__ import annotations

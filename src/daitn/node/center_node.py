@@ -20,7 +20,7 @@ from daitn.base.effects import Effect
 from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import (
     FetchModel,
     JobChanged,
@@ -43,11 +43,12 @@ from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.journal import Journal
 from daitn.node.moving import Moving
-from daitn.node.slot_book import SlotBook, SqliteSlotBook
+from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
 
 STREAM: Final = "center"
+SYNC_S: Final = 2.0
 CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved)
 
 _log = logging.getLogger(__name__)
@@ -92,10 +93,11 @@ class CenterNode:
         center_config = CenterConfig(
             domain=config.domain, patience_s=config.patience_s, direct=tuple(fabric.direct_addresses)
         )
-        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=_holds)
-        core = ControlCenter(center_config, tools)
-
         book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
+        tools = CenterTools(
+            issue=lambda grant: issue_grant(self._key, grant), verify=_holds, member=lambda node: _member(book, node)
+        )
+        core = ControlCenter(center_config, tools)
 
         def perform(effect: Effect) -> None:
             match effect:
@@ -125,6 +127,7 @@ class CenterNode:
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
+            runner.spawn(_sync_often(moving))
             tokens = self.token_book()
             server = OwnerServer(
                 create_app(service, tokens),
@@ -184,3 +187,18 @@ def _holds(key: str, report: bytes, signature: str) -> bool:
     except DaitnError:
         return False
     return True
+
+
+def _member(book: SlotBook, node: NodeId) -> Member | None:
+    """Who holds a slot now; a read of one row."""
+    for slot in book.slots():
+        if slot.node == node and slot.state is SlotState.TAKEN:
+            return Member(name=slot.name, operator=slot.operator, roles=slot.roles)
+    return None
+
+
+async def _sync_often(moving: Moving) -> None:
+    """Packages and finished models survive a power cut a few seconds after they came."""
+    while True:
+        await asyncio.sleep(SYNC_S)
+        await moving.sync()

@@ -19,8 +19,9 @@ import numpy as np
 
 from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
+from daitn.artifacts.signatures import verify_parts
 from daitn.base.effects import Effect, Event
-from daitn.base.errors import BugError, DaitnError, InputError, PeerError
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, VisitId
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
@@ -195,8 +196,24 @@ class VisitWorker:
             case ShareWork() as work:
                 return await asyncio.to_thread(self._share, order, work)
 
+    def _model(self, order: VisitOrder, model: ArtifactId) -> tuple[Manifest, dict[str, bytes]]:
+        """Manifest and parts of the model to run; PolicyError unless they are signed by whom the warrant names.
+
+        The data owner's policy was asked about that signer; a graph that another site put in its place has no such
+        signature, because the signature is over graph and contract and travels unchanged with the weights.
+        """
+        manifest, parts = self._moving.parts_of(model)
+        verify_parts(manifest)
+        if manifest.signer != order.warrant.signer:
+            raise PolicyError(
+                f"model {model[:16]} is signed by {manifest.signer[:16]}…, the order says {order.warrant.signer[:16]}…",
+                todo="the site that made this model has put another graph into it: look at that site",
+                ids={"visit": order.visit},
+            )
+        return manifest, parts
+
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
-        manifest, parts = self._moving.parts_of(work.model)
+        manifest, parts = self._model(order, work.model)
         table: Path | None = None
         if work.records is None:
             name = work.dataset.partition("/")[2]
@@ -247,7 +264,7 @@ class VisitWorker:
         )
 
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
-        manifest, parts = self._moving.parts_of(work.model)
+        manifest, parts = self._model(order, work.model)
         finished = await self._children.evaluate(
             order.job, manifest, parts, work, self._progressed(order), self._started(order)
         )

@@ -39,7 +39,7 @@ from daitn.base.errors import BugError, PeerError, PolicyError
 from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched, RetireSlot
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.work import (
@@ -125,10 +125,11 @@ class World:
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
         self._work = SimulatedWork(scenario, self.learner, self.artifacts)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
-        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify)
+        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify, member=self._member)
         self.processes: dict[NodeId, Process] = {
             CENTER: Process(CENTER, CENTER_NAME, lambda: ControlCenter(config, tools))
         }
+        self.specs = {NodeId(f"n{number:04d}"): spec for number, spec in enumerate(scenario.nodes, start=1)}
         for number, spec in enumerate(scenario.nodes, start=1):
             node = NodeId(f"n{number:04d}")
             self.artifacts[node] = set()
@@ -140,6 +141,12 @@ class World:
 
     def _sign(self, report: bytes) -> str:
         return sign_report(report, self._site_key)
+
+    def _member(self, node: NodeId) -> Member | None:
+        spec = self.specs.get(node)
+        if spec is None:
+            return None
+        return Member(name=spec.name, operator=spec.operator, roles=tuple(role.value for role in spec.roles))
 
     def _verify(self, key: str, report: bytes, signature: str) -> bool:
         try:

@@ -87,7 +87,7 @@ class Reporter:
                 self.leaving = Leaving(reason=reason)
                 return self._say(now_ns)
             case Delivered(sender=sender, message=Left()):
-                if sender == CENTER and self.leaving is not None:
+                if sender == CENTER:  # asked for, or the domain's operator has put this node out
                     return [CancelTimer(name=TIMER), NodeLeft()]
             case _:
                 pass

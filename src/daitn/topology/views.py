@@ -26,6 +26,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
 
     owner: OwnerId
     signer: str
+    method: str
+    """The method that will be used: the owner's, the running plan's, or the network's first choice."""
     domain: DomainId
     evaluations_used: int = 0
     barred: tuple[DataSetId, ...] = ()
@@ -64,7 +66,7 @@ def _judge(
     now_ns: int,
 ) -> Exclusion | None:
     """Why this data set cannot be used for this request, or None."""
-    faults = fits(contract, data.columns, data.fields)
+    faults = fits(contract, data.columns, data.fields, data.group)
     if faults:
         return _exclude(data, ReasonCode.NO_DATA, "does not fit the contract: " + "; ".join(faults[:3]))
     if request.data.include and data.dataset not in request.data.include:
@@ -73,10 +75,8 @@ def _judge(
         return _exclude(data, ReasonCode.NO_DATA, "excluded by the request")
     if data.dataset in asker.barred:
         return _exclude(data, ReasonCode.POLICY, "its site refused a visit of this job")
-    use = Use(
-        owner=asker.owner, purpose=request.purpose, method=request.method or "*", signer=asker.signer, kind="train"
-    )
-    refusals = [fault for fault in check_use(data.policy, use) if not (fault.rule == "methods" and not request.method)]
+    use = Use(owner=asker.owner, purpose=request.purpose, method=asker.method, signer=asker.signer, kind="train")
+    refusals = check_use(data.policy, use)
     if refusals:
         text = "; ".join(f"{fault.rule}: asked {fault.asked!r}, allowed {fault.allowed}" for fault in refusals)
         return _exclude(data, ReasonCode.POLICY, text)

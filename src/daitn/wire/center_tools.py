@@ -166,7 +166,7 @@ class ReleaseArtifacts(Message, frozen=True, kw_only=True, tag="release_artifact
     """Control centre → terminal: these are held elsewhere or no longer needed; they may be dropped. Advisory."""
 
     job: JobId
-    artifacts: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=10_000)]
+    artifacts: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=limits.ARTIFACTS_RELEASED)]
     job_ended: bool = False
     """The job is over: its warm children and pins can go."""
 

@@ -68,7 +68,7 @@ from daitn.descriptors.work import (
     UpdateRef,
     Work,
 )
-from daitn.learning.methods import METHODS
+from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.learning.methods.contract import Aggregate, Choosers, Run, Train, Verify
 from daitn.learning.methods.sequential import Sequential
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -283,9 +283,11 @@ class JobMachine:
     def view(self, request: Request | None = None) -> TrainingView:
         """The view of this job's request (or a changed one) now."""
         state = self.state
+        planned = state.plan.method if state.plan is not None and request is None else ""
         asker = Asker(
             owner=state.owner,
             signer=state.package.signer,
+            method=(request or state.request).method or planned or FIRST_CHOICE,
             domain=self._config.domain,
             evaluations_used=state.verifications,
             barred=tuple(state.barred),
@@ -318,13 +320,14 @@ class JobMachine:
         if verdict.outcome == "refused" or state.preflight is not None:
             self._settle(turn, verdict, plan)
             return
+        if state.lost_in_row >= TRIES_MOST or state.evaluations_left == 0:
+            self._end(turn, Phase.FAILED, f"the model could not be tried at a verification unit: {state.last_loss}")
+            return
         unit = view.verifiers[0]
-        missing = [
-            name
-            for name in unit.datasets[: limits.SITES_PER_ORDER]
-            if (unit.node, name) not in state.samples and (unit.node, name) not in state.sample_faults
-        ]
-        for name in missing:
+        samples = self._samples(unit.node)
+        for name in unit.datasets[: limits.SITES_PER_ORDER]:
+            if state.has_sample(unit.node, name, without=bool(samples)):
+                continue
             found = self._knowledge.dataset(name)
             if found is None:
                 continue
@@ -340,12 +343,9 @@ class JobMachine:
             )
         if state.open:
             return
-        samples = self._samples(unit.node)
         if not samples:
             faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
             self._end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
-        elif state.evaluations_left == 0 or state.lost_in_row >= TRIES_MOST:
-            self._end(turn, Phase.FAILED, f"the verification unit did not try the model: {state.last_loss}")
         else:
             evaluate = self._evaluation(state.head, samples, preflight=True)
             self._order(turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?")
@@ -687,7 +687,7 @@ class JobMachine:
         state = self.state
         nodes = {node for nodes in state.holders.values() for node in nodes}
         nodes |= {ordered.node for ordered in state.ordered.values()}
-        artifacts = tuple(artifact for artifact in state.holders if artifact != state.request.package)
+        artifacts = tuple(dict.fromkeys([*state.holders, *state.shared()]))[: limits.ARTIFACTS_RELEASED]
         self._phase(turn, phase, why)
         for node in sorted(nodes - {CENTER}):
             turn.send(node, ReleaseArtifacts(job=state.job, artifacts=artifacts, job_ended=True))

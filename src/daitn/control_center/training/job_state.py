@@ -49,7 +49,7 @@ from daitn.descriptors.work import (
 from daitn.learning.methods import METHODS
 
 SAMPLE_TRIES: Final = 3
-"""Times a data set's sample may be lost to a site that is away before the job is assessed without it."""
+"""Times a data set's sample may be lost to a site that is away before the job is assessed with those of others."""
 
 
 class JobState:
@@ -201,6 +201,12 @@ class JobState:
             case _:
                 pass
 
+    def has_sample(self, unit: NodeId, dataset: DataSetId, *, without: bool) -> bool:
+        """Whether a data set is not asked for its sample (again): given, refused, or done `without` after tries."""
+        wanted = (unit, dataset)
+        tired = without and self.sample_tries.get(wanted, 0) >= SAMPLE_TRIES
+        return wanted in self.samples or wanted in self.sample_faults or tired
+
     @property
     def parallel(self) -> bool:
         """Whether updates are averaged before they become the head."""
@@ -264,6 +270,10 @@ class JobState:
                 if node != CENTER:
                     self.released.setdefault(node, []).append(artifact)
 
+    def shared(self) -> list[ArtifactId]:
+        """Samples and records that sites made for this job: nobody needs them after it."""
+        return [sample.artifact for sample in self.samples.values()] + [one for one, _ in self.records.values()]
+
     def _hold(self, artifact: ArtifactId, node: NodeId) -> None:
         nodes = self.holders.setdefault(artifact, [])
         if node not in nodes:
@@ -281,7 +291,7 @@ class JobState:
         if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
             wanted = (ordered.work.receiver, ordered.work.dataset)
             self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
-            if record.blame != "unavailable" or self.sample_tries[wanted] >= SAMPLE_TRIES:
+            if record.blame != "unavailable":
                 self.sample_faults[wanted] = record.why
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1

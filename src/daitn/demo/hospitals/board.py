@@ -57,6 +57,9 @@ class Board:
         self._stop.set()
         if self._drawer is not None:
             self._drawer.join()
+            if kind is not None:
+                for text, style in self._lines:
+                    self.console.print(text, style=style or None, markup=False)
 
     def say(self, text: str, style: str = "") -> None:
         """One line of the play itself."""

@@ -53,7 +53,7 @@ def _text(x: float, y: float, words: str, *, anchor: str = "start", css: str = "
 
 def draw_curves(points: Sequence[Point], targets: Sequence[TargetState], title: str) -> str:
     """What each verification measured, per target, over the visits made; dashed: what is wanted."""
-    left, right, top, bottom = 38.0, 190.0, 14.0, 40.0
+    left, right, top, bottom = 38.0, 205.0, 14.0, 40.0
     width, height = _CURVE_WIDTH - left - right, _CURVE_HEIGHT - top - bottom
     most = max([1, *(point.visits for point in points)])
 
@@ -131,18 +131,21 @@ def draw_map(hops: Sequence[Hop], title: str, colour: str, mark: str) -> str:
     body += [_streams(hops)]
     at = _place(*CENTER_AT)
     times: dict[tuple[str, str], int] = {}
+    numbers: list[str] = []
     before = "center"
     for hop in hops:
         to = _at(hop.site)
         pair = (before, hop.site)
         times[pair] = times.get(pair, 0) + 1
-        body.append(_leg(at, to, hop, times[pair], colour, mark))
+        leg, number = _leg(at, to, hop, times[pair], colour, mark)
+        body.append(leg)
+        numbers.append(number)
         at, before = to, hop.site
     body += [_site(site, any(hop.site == site.name for hop in hops)) for site in SITES]
     x, y = _place(*CENTER_AT)
     body.append(f'<rect x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3" class="site"/>')
     body.append(_text(x + 14, y + 4, "control centre", css="soft"))
-    return _svg(_MAP_WIDTH, _MAP_HEIGHT, title, body)
+    return _svg(_MAP_WIDTH, _MAP_HEIGHT, title, body + numbers)
 
 
 def _place(x: float, y: float) -> tuple[float, float]:
@@ -160,8 +163,10 @@ def _arrow_head(colour: str, mark: str) -> str:
     )
 
 
-def _leg(begin: tuple[float, float], end: tuple[float, float], hop: Hop, time: int, colour: str, mark: str) -> str:
-    """One hop as a bent arrow; the n-th between the same two sites bends more. Dashed: rolled back."""
+def _leg(
+    begin: tuple[float, float], end: tuple[float, float], hop: Hop, time: int, colour: str, mark: str
+) -> tuple[str, str]:
+    """One hop as a bent arrow, dashed if rolled back, and its number; the n-th between two sites bends more."""
     (x1, y1), (x2, y2) = begin, end
     length = math.hypot(x2 - x1, y2 - y1) or 1.0
     bend = 4.0 + 16.0 * time
@@ -172,12 +177,16 @@ def _leg(begin: tuple[float, float], end: tuple[float, float], hop: Hop, time: i
     middle_x, middle_y = (x1 + 2 * cx + x2) / 4, (y1 + 2 * cy + y2) / 4
     dashes = "" if hop.kept else ' stroke-dasharray="4 4"'
     said = f"{hop.number}: train at {hop.site} on {hop.dataset}: {hop.why}" + ("" if hop.kept else " (rolled back)")
-    return (
-        f'<g><title>{escape(said)}</title><path d="M{x1:.1f} {y1:.1f} Q{cx:.1f} {cy:.1f} {x2:.1f} {y2:.1f}" '
-        f'fill="none" stroke="{colour}" stroke-width="1.8"{dashes} marker-end="url(#{mark})"/>'
-        f'<circle cx="{middle_x:.1f}" cy="{middle_y:.1f}" r="8" fill="var(--paper)" stroke="{colour}"/>'
+    leg = (
+        f'<path d="M{x1:.1f} {y1:.1f} Q{cx:.1f} {cy:.1f} {x2:.1f} {y2:.1f}" fill="none" stroke="{colour}" '
+        f'stroke-width="1.8"{dashes} marker-end="url(#{mark})"><title>{escape(said)}</title></path>'
+    )
+    number = (
+        f'<g><title>{escape(said)}</title><circle cx="{middle_x:.1f}" cy="{middle_y:.1f}" r="8.5" '
+        f'fill="var(--paper)" stroke="{colour}"/>'
         f"{_text(middle_x, middle_y + 4, str(hop.number), anchor='middle', css='number')}</g>"
     )
+    return leg, number
 
 
 def _streams(hops: Sequence[Hop]) -> str:

@@ -165,7 +165,7 @@ SITES: Final[tuple[Site, ...]] = (
     Site(
         name="harbour",
         operator=COMPUTE_OPERATOR,
-        what="compute site, averages models",
+        what="compute site",
         roles=(Role.COMPUTE, Role.AGGREGATOR),
         region="south",
         x=52,

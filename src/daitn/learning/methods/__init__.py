@@ -8,6 +8,9 @@ from daitn.learning.methods.contract import Method
 from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
 
+FIRST_CHOICE: Final = "tram-fl"
+"""What the network takes where the owner leaves it open: one copy that goes where labels lack."""
+
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
