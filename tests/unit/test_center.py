@@ -23,7 +23,7 @@ from tests.builders import (
     the_order,
 )
 
-from daitn.base.effects import Append
+from daitn.base.effects import Append, Delivered
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.control_center.training.commands import (
     CancelAsked,

@@ -136,6 +136,7 @@ def _doing(one: Whereabouts) -> str:
 
 def _jobs(running: dict[str, JobStatus]) -> RenderableType:
     """Each job: how its best model stands, and why its model goes where it goes."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="what was measured, what is next and why", title_justify="left", expand=True)
@@ -147,5 +148,5 @@ def _jobs(running: dict[str, JobStatus]) -> RenderableType:
             for one in status.targets
         )
         why = "\n".join(f"{one.node_name}: {one.why}" for one in status.now[:3])
-        table.add_row(f"{name} ({status.visits} visits)", status.phase.value, best, why)
+        table.add_row(f"{name} ({status.visits} visits)", status.phase.value, escape(best), escape(why))
     return table

@@ -39,8 +39,7 @@ DEADLINE_S: Final = 300.0
 
 HURRY_S: Final = 2.0
 HURRY_BATCHES: Final = 400
-"""So long a visit, at the least number of sites that hold all labels, takes longer than `HURRY_S` on any machine that
-the network assumes; the deadline offered instead is about a minute."""
+"""Visits this long, at all the sites it takes to see every label, need longer than that; a minute is then offered."""
 ADMISSION_S: Final = 60.0
 
 
@@ -218,7 +217,7 @@ class Play:
             ways = (self._cycle, self._average)
             inside = _results([_begin(way, ask, followed[ask.key]) for ask in ASKS for way in ways])
         each = len(inside) // len(ASKS)
-        baselines = {
+        baselines: dict[str, list[Baseline]] = {
             ask.key: [*inside[place * each : (place + 1) * each], self._central(ask, followed[ask.key], files)]
             for place, ask in enumerate(ASKS)
         }
@@ -293,7 +292,7 @@ class Play:
     def _average(self, ask: Ask, made: Followed) -> Baseline:
         """As many rounds as whole cycles, the batches spread so that their number in all is the same."""
         status = made.record.status
-        sites = max(1, sum(1 for site in SITES for one in site.holdings if one.kind == ask.key))
+        sites = sum(1 for site in SITES for one in site.holdings if one.kind == ask.key)
         rounds = max(1, round(status.visits / sites))
         each = max(1, round(local_batches(status) / (rounds * sites)))
         job = self._submit(
@@ -396,7 +395,7 @@ def _wait_for_verdict(job: Job) -> JobStatus:
 
 
 def run_play(folder: Path, models: Path, board: Board, *, quick: bool) -> Recording:
-    """Perform once. DaitnError where a scene fails; processes are gone either way."""
+    """Perform once; an error says on the board where it stopped. Processes are gone either way."""
     try:
         return Play(folder, board, quick=quick).perform(models)
     except DaitnError as error:
