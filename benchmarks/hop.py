@@ -89,6 +89,7 @@ def run_job(domain: LocalDomain, size: str, hops: int, seed: int) -> list[float]
     from torch import nn
 
     import daitn
+    from daitn.artifacts.signatures import load_or_create_key
     from daitn.descriptors.contract import decode_contract
     from daitn.descriptors.request import Budget, Hyperparameters
 
@@ -121,6 +122,7 @@ def run_job(domain: LocalDomain, size: str, hops: int, seed: int) -> list[float]
             weight_decay=0.0,
         ),
         name=f"hop-{size}",
+        key=load_or_create_key(domain.folder / "owner.key"),
     )
     status = job.wait()
     if status.visits < visits:

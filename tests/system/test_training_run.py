@@ -11,6 +11,7 @@ import pytest
 from tests.system.small_domain import contract, make_model, small_domain, wait_until
 
 import daitn
+from daitn.artifacts.signatures import load_or_create_key
 from daitn.descriptors.job import JobStatus, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.node.processes import LocalDomain
@@ -33,7 +34,7 @@ def submit(domain: LocalDomain, name: str, **knobs: Any) -> Any:
         "deadline": 180,
         "purpose": "research",
         "name": name,
-        "key": None,
+        "key": load_or_create_key(domain.folder / "ada.key"),
     }
     return network.train(make_model(), **(asked | knobs))
 
