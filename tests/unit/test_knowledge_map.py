@@ -148,3 +148,22 @@ def test_facts_about_unknown_nodes_are_ignored():
     knowledge.measured_transfer(NODE, 10_000_000, 1.0)
 
     assert knowledge.nodes() == ()
+
+
+def test_patience_grows_with_a_node_whose_signs_of_life_come_slowly():
+    knowledge = KnowledgeMap()
+    knowledge.describe(make_site(1), 1, START_NS)
+    node = make_site(1).node
+    for _ in range(7):
+        knowledge.measured_gap(node, 3.0)
+    assert knowledge.patience_with(node, 4.0) == 4.0  # too few to say
+
+    knowledge.measured_gap(node, 3.0)
+    assert knowledge.patience_with(node, 4.0) == 12.0
+
+    for _ in range(40):
+        knowledge.measured_gap(node, 1.0)
+    assert knowledge.patience_with(node, 4.0) == 4.0
+    for _ in range(40):
+        knowledge.measured_gap(node, 100.0)
+    assert knowledge.patience_with(node, 4.0) == 20.0  # at most five times

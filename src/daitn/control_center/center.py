@@ -24,6 +24,7 @@ from daitn.base.effects import (
 )
 from daitn.base.errors import BugError
 from daitn.base.ids import JobId, NodeId, VisitId
+from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -245,14 +246,16 @@ class ControlCenter:
             self._count("fenced_progress")
             turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
             return
+        if opened.heard_ns:
+            self.knowledge.measured_gap(sender, ns_to_seconds(max(0, turn.now_ns - opened.heard_ns)))
         opened.heard_ns = opened.spoken_ns = turn.now_ns
         opened.asked_again = 0
         before = opened.progress
         if before is None or (message.phase.step, message.done) >= (before.phase.step, before.done):
             opened.progress = message
-        lease_s = self.config.lease_s
-        turn.send(sender, LeaseRenewed(visit=message.visit, fence=message.fence, lease_s=lease_s))
-        turn.timer(f"visit {message.visit}", opened.gives_up_at(lease_s))
+        opened.lease_s = self.knowledge.patience_with(sender, self.config.lease_s)
+        turn.send(sender, LeaseRenewed(visit=message.visit, fence=message.fence, lease_s=opened.lease_s))
+        turn.timer(f"visit {message.visit}", opened.gives_up_at())
         if machine is not None and before != opened.progress:
             machine.changed(turn)
 

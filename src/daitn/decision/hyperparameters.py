@@ -3,6 +3,12 @@
 Sequential training wants a rate 10–30 times below parallel training and frequent small visits rather than rare long
 ones (Li & Lyu, NeurIPS 2023). So: batches of at most 32 records and about one epoch of a typical site per visit for
 sequential methods, two for parallel ones, where a round costs more than its steps.
+
+Small has a floor. A hop and the check after it cost what tens of steps of a small model cost, and a visit of a few
+steps moves a model less than the next one moves it back. Measured on scikit-learn's digits (six sites) and breast
+cancer (five), label mixes far apart, five seeds each, median visits until 93 and 95 % were reached: half an epoch (4
+batches of 32, 5 of 8) 41 and 12, with one seed of each set never there; a whole epoch 23 and 4; sixteen batches 8 and
+5. A rate of 0.05 never arrived with half of the seeds; leaving the momentum behind at each hop made 23 visits 40.
 """
 
 from __future__ import annotations

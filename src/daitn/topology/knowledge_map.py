@@ -9,6 +9,7 @@ heard of for `CONSENT_AGE_S` is in no view at all. Every other fact only ages.
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -42,6 +43,19 @@ class NodeRemoved(Record, frozen=True, kw_only=True, tag="node_removed"):
     why: str
 
 
+GAPS: Final = 32
+"""Gaps remembered for each node: at four signs of life a lease, the last eight leases."""
+
+GAPS_LEAST: Final = 8
+"""Fewer say nothing yet."""
+
+SPREAD: Final = 3 * 1.4826
+"""Median absolute deviations beyond the median that still count as usual: three standard deviations of a normal."""
+
+STRETCH_MOST: Final = 5.0
+"""A slow site is waited for at most this many times as long as a usual one."""
+
+
 class NodeFacts(msgspec.Struct, kw_only=True):
     """All that is known of one node."""
 
@@ -55,6 +69,8 @@ class NodeFacts(msgspec.Struct, kw_only=True):
     kept: int = 0
     cool_until_ns: int = 0
     """After a failure a node rests a little, so that a job does not come back to it at once."""
+    gaps_s: list[float] = []
+    """Seconds between signs of life of its visits, the newest `GAPS` of them."""
 
 
 class KnowledgeMap:
@@ -123,6 +139,24 @@ class KnowledgeMap:
         if known is not None and not known.reachable:
             known.reachable = True
             self.version += 1
+
+    def measured_gap(self, node: NodeId, seconds: float) -> None:
+        """A visit there gave two signs of life this far apart: what the node's deadlines adapt to."""
+        known = self._nodes.get(node)
+        if known is not None:
+            known.gaps_s = [*known.gaps_s[1 - GAPS :], seconds]
+
+    def patience_with(self, node: NodeId, patience_s: float) -> float:
+        """How long to wait for this node: the domain's patience, or longer where its signs of life come slower.
+
+        Four usual gaps, a usual one being at most the median plus three deviations. O(`GAPS`).
+        """
+        known = self._nodes.get(node)
+        if known is None or len(known.gaps_s) < GAPS_LEAST:
+            return patience_s
+        middle = median(known.gaps_s)
+        spread = median(abs(gap - middle) for gap in known.gaps_s)
+        return min(STRETCH_MOST * patience_s, max(patience_s, 4 * (middle + SPREAD * spread)))
 
     def vanished(self, node: NodeId) -> None:
         """The node's presence is gone."""

@@ -201,7 +201,7 @@ class JobMachine:
         opened = self.state.open.get(visit)
         if opened is None:
             return False
-        if turn.now_ns >= opened.gives_up_at(self._config.lease_s):
+        if turn.now_ns >= opened.gives_up_at():
             silent = (turn.now_ns - max(opened.heard_ns, opened.ordered.at_ns)) / 1e9
             why = (
                 f"nothing was heard from {self.name_of(opened.ordered.node)} for {silent:.1f} s; its lease has run out"
@@ -211,13 +211,13 @@ class JobMachine:
         repeat_ns = opened.repeats_at()
         facts = self._knowledge.node(opened.ordered.node)
         if repeat_ns is None or turn.now_ns < repeat_ns:
-            turn.timer(f"visit {visit}", next_check_ns(opened, self._config.lease_s))
+            turn.timer(f"visit {visit}", next_check_ns(opened))
         elif facts is not None and facts.reachable:
             opened.repeats += 1
             self._speak(turn, opened)
         else:
             later_ns = turn.now_ns + seconds_to_ns(REPEAT_FIRST_S)
-            turn.timer(f"visit {visit}", min(later_ns, opened.gives_up_at(self._config.lease_s)))
+            turn.timer(f"visit {visit}", min(later_ns, opened.gives_up_at()))
         return False
 
     def ask_again(self, turn: Turn, node: NodeId) -> None:
@@ -720,6 +720,7 @@ class JobMachine:
     def _speak(self, turn: Turn, opened: OpenVisit) -> None:
         """Send a visit's order (again); its lease counts from now."""
         opened.spoken_ns = turn.now_ns
+        opened.lease_s = self._knowledge.patience_with(opened.ordered.node, self._config.lease_s)
         ordered = opened.ordered
         turn.send(ordered.node, self._desk.order(self.state, ordered, turn.now_ns))
-        turn.timer(f"visit {ordered.visit}", next_check_ns(opened, self._config.lease_s))
+        turn.timer(f"visit {ordered.visit}", next_check_ns(opened))

@@ -30,6 +30,8 @@ class OpenVisit(msgspec.Struct, kw_only=True):
     """One visit under way."""
 
     ordered: VisitOrdered
+    lease_s: float = 0.0
+    """The lease given when the centre last spoke."""
     spoken_ns: int
     """When the centre last sent an order or a renewal for it."""
     heard_ns: int = 0
@@ -39,9 +41,9 @@ class OpenVisit(msgspec.Struct, kw_only=True):
     """Times its order was repeated because its node appeared, since the terminal last spoke of it."""
     progress: VisitProgress | None = None
 
-    def gives_up_at(self, lease_s: float) -> int:
+    def gives_up_at(self) -> int:
         """When the visit counts as lost unless something is heard."""
-        return self.spoken_ns + seconds_to_ns(lease_s + MARGIN_S)
+        return self.spoken_ns + seconds_to_ns(self.lease_s + MARGIN_S)
 
     def repeats_at(self) -> int | None:
         """When the order is to be repeated; None: it was heard, or repeated often enough."""
@@ -50,10 +52,10 @@ class OpenVisit(msgspec.Struct, kw_only=True):
         return self.spoken_ns + seconds_to_ns(REPEAT_FIRST_S * 2**self.repeats)
 
 
-def next_check_ns(visit: OpenVisit, lease_s: float) -> int:
+def next_check_ns(visit: OpenVisit) -> int:
     """When to look at this visit again."""
     repeat = visit.repeats_at()
-    give_up = visit.gives_up_at(lease_s)
+    give_up = visit.gives_up_at()
     return give_up if repeat is None else min(repeat, give_up)
 
 

@@ -108,7 +108,7 @@ class OrderDesk:
             visit=ordered.visit,
             job=state.job,
             fence=ordered.fence,
-            lease_s=self._config.lease_s,
+            lease_s=self._knowledge.patience_with(node, self._config.lease_s),
             wall_s=max(WALL_LEAST_S, WALL_FACTOR * expected),
             package=state.request.package,
             work=ordered.work,
