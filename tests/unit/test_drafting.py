@@ -16,7 +16,7 @@ from daitn.decision.drafting import (
     visit_seconds,
 )
 from daitn.decision.facts import Preflight
-from daitn.decision.hyperparameters import BATCH_LEAST, BATCH_MOST, after_rollback, propose_training
+from daitn.decision.hyperparameters import BATCH_LEAST, BATCH_MOST, after_kept, after_rollback, propose_training
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.view import TrainingView
 
@@ -113,7 +113,7 @@ def test_proposed_sizes_stay_within_their_bounds(records):
         assert training.learning_rate > 0
 
 
-def test_rollback_halves_the_rate_unless_it_is_pinned_and_looks_at_each_visit():
+def test_rollback_halves_the_rate_unless_it_is_pinned_and_looks_at_every_second_visit():
     plan = draft(make_view(make_candidate("s1")))
 
     free, why = after_rollback(plan, Hyperparameters())
@@ -121,5 +121,17 @@ def test_rollback_halves_the_rate_unless_it_is_pinned_and_looks_at_each_visit():
 
     assert free.training.learning_rate == plan.training.learning_rate / 2
     assert held.training == plan.training
-    assert free.verify_every == held.verify_every == 1
+    assert free.verify_every == held.verify_every == min(2, plan.verify_every)
     assert why
+
+
+def test_kept_model_doubles_a_lowered_rate_up_to_the_planned_one():
+    plan = draft(make_view())
+    planned = plan.training.learning_rate
+    low, _ = after_rollback(after_rollback(plan, Hyperparameters())[0], Hyperparameters())
+
+    eased = after_kept(low, Hyperparameters(), planned)
+    assert eased is not None
+    assert eased[0].training.learning_rate == planned / 2
+    assert after_kept(plan, Hyperparameters(), planned) is None
+    assert after_kept(low, Hyperparameters(learning_rate=planned / 4), planned) is None

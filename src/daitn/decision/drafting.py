@@ -22,6 +22,9 @@ from daitn.learning.methods.sequential import Sequential
 HOP_S: Final = 0.05
 """Seconds a hop costs besides moving bytes and training: what the benchmark `hop` has to stay below."""
 
+WARM_S: Final = 2.5
+"""Seconds to start a sandboxed child, once per site and job: nearly all of it is importing torch."""
+
 BATCH_S: Final = 0.005
 """Assumed seconds per batch before a preflight measured any."""
 
@@ -109,9 +112,10 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     moves = 2 if method.parallel else 1
     checks = -(-rounds // verify_every)
     round_s = max(seconds.values(), default=0.0) if method.parallel else typical
+    least = WARM_S + low + check_s
     expected = Expectation(
-        seconds_low=low + check_s,
-        seconds=max(low + check_s, rounds * round_s + checks * check_s),
+        seconds_low=least,
+        seconds=max(least, WARM_S * (1 + len(sites)) + rounds * round_s + checks * check_s),
         transfer_bytes=package.total_bytes * (visits * moves + checks),
         visits=visits,
     )

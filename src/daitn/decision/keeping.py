@@ -11,9 +11,10 @@ import msgspec
 from daitn.descriptors.request import Target
 from daitn.descriptors.work import Measurement
 
-TOLERANCE: Final = 0.05
-"""A model may be this much worse in its mean shortfall and still be kept: sequential training sways from visit to
-visit, and rolling every sway back would hold it where it is. A visit that breaks or poisons a model costs far more."""
+TOLERANCE: Final = 0.15
+"""A model may be this much worse in its mean shortfall and still be kept: sequential training sways between visits,
+and rolling every sway back would hold it where it is (measured over six seeds: with 0.05 four of six runs on digits
+missed their goal, with 0.15 none). A visit that breaks or poisons a model costs far more than that."""
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):

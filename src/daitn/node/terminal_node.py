@@ -115,7 +115,7 @@ class TerminalNode:
         self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
         await moving.start()
         await runner.start()
-        self._look_at_shelf(runner)
+        await self._look_at_shelf(runner)
         self._describe(runner, fabric)
         runner.spawn(self._watch_links(runner, fabric))
         runner.spawn(self._watch_shelf(runner, fabric))
@@ -186,8 +186,11 @@ class TerminalNode:
         )
         runner.post(DescriptorChanged(descriptor=descriptor))
 
-    def _look_at_shelf(self, runner: CoreRunner) -> bool:
-        """Describe what is on the shelf if it changed; a data set that cannot be described is left out and said."""
+    async def _look_at_shelf(self, runner: CoreRunner) -> bool:
+        """Describe what is on the shelf if it changed; a data set that cannot be described is left out and said.
+
+        On a thread: drawing private statistics loads libraries for seconds, and leases must be renewed meanwhile.
+        """
         if Role.DATA not in self.config.roles:
             return False
         try:
@@ -197,20 +200,23 @@ class TerminalNode:
         if stamp == self._shelf_stamp:
             return False
         self._shelf_stamp = stamp
+        self._data = await asyncio.to_thread(self._describe_shelf)
+        runner.post(PoliciesChanged(policies=self._policies()))
+        return True
+
+    def _describe_shelf(self) -> dict[str, DataDescriptor]:
         described: dict[str, DataDescriptor] = {}
         for entry in self._shelf.list():
             try:
                 described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
             except DaitnError as error:
                 _log.warning("data set %s is not described: %s", entry.name, error)
-        self._data = described
-        runner.post(PoliciesChanged(policies=self._policies()))
-        return True
+        return described
 
     async def _watch_shelf(self, runner: CoreRunner, fabric: Fabric) -> None:
         while True:
             await asyncio.sleep(SHELF_S)
-            if self._look_at_shelf(runner):
+            if await self._look_at_shelf(runner):
                 self._describe(runner, fabric)
 
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:

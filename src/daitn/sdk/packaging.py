@@ -11,6 +11,7 @@ import copy
 import inspect
 import mmap
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     import torch
 
 _STATE_ROLES: Final = ("parameter", "frozen", "buffer")
+
+_EXPORTING: Final = threading.Lock()
+"""`torch.export` is not thread-safe."""
 
 
 def package_module(
@@ -70,7 +74,8 @@ def package_module(
 
         kind = "graph"
         given = dict(example) if example is not None else example_inputs(contract)
-        pair, tensors = export_pair(_with_names(module, contract), given, dynamic or batch_sides(given))
+        with _EXPORTING:
+            pair, tensors = export_pair(_with_names(module, contract), given, dynamic or batch_sides(given))
         parts["graph"] = encode_graph_pair(pair)
         roles = {one.name: "parameter" if one.trainable else "frozen" for one in pair.parameters}
         roles |= {one.name: "buffer" for one in pair.buffers}

@@ -46,7 +46,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
-from daitn.decision.hyperparameters import after_rollback, propose_training
+from daitn.decision.hyperparameters import after_kept, after_rollback, propose_training
 from daitn.decision.keeping import judge_model
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
@@ -626,6 +626,10 @@ class JobMachine:
         if not judgement.keep and state.plan is not None:
             plan, why = after_rollback(state.plan, state.request.hyperparameters)
             turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=plan, why=why))
+        elif state.plan is not None and not judgement.met:
+            eased = after_kept(state.plan, state.request.hyperparameters, state.planned_rate)
+            if eased is not None:
+                turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=eased[0], why=eased[1]))
         self._release(turn)
 
     def _release(self, turn: Turn) -> None:

@@ -67,6 +67,8 @@ class JobState:
         self.reason = ""
         self.verdict: Verdict | None = None
         self.plan: Plan | None = None
+        self.planned_rate = 0.0
+        """The learning rate first planned: roll backs lower it, kept models raise it again up to here."""
         self.preflight: Preflight | None = None
         self.open: dict[VisitId, OpenVisit] = {}
         self.accepted: set[VisitId] = set()
@@ -128,6 +130,7 @@ class JobState:
         match record:
             case JobAssessed():
                 self.verdict, self.plan = record.verdict, record.plan
+                self.planned_rate = record.plan.training.learning_rate
                 if record.taken is not None:
                     self._change(record.taken)
             case PreflightDone(preflight=preflight):

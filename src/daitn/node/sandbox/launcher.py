@@ -192,6 +192,8 @@ class Sandbox:
         wrapping += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
         for name, value in child_environment(threads).items():
             wrapping += ["--setenv", name, value]
+        # First, so that an installation below /tmp is bound into it and not hidden by it.
+        wrapping += ["--size", str(max(1, self.limits.temporary_bytes)), "--tmpfs", "/tmp"]
         for path in runtime_paths():
             if path.is_symlink():
                 wrapping += ["--symlink", os.readlink(path), str(path)]
@@ -203,7 +205,6 @@ class Sandbox:
                 wrapping += ["--dev-bind", str(node), str(node)]
         if data is not None:
             wrapping += ["--ro-bind", str(data.resolve()), DATA_PATH]
-        wrapping += ["--size", str(max(1, self.limits.temporary_bytes)), "--tmpfs", "/tmp"]
         return [*wrapping, "--remount-ro", "/", "--chdir", "/tmp", "--", *command]
 
     async def enforced(self) -> tuple[str, ...]:
