@@ -11,7 +11,7 @@ from daitn.control_center.training.records import ModelGone, VisitAccepted, Visi
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.scenario.spec import CrashSpec, CutSpec
 from daitn.simulation.run import run_seed
-from daitn.terminal.visit_keeper import VisitClosed
+from daitn.terminal.visit_records import VisitClosed
 
 SEEDS = range(12)
 

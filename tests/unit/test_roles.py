@@ -7,7 +7,7 @@ from tests.builders import JOB, PACKAGE, UNIT, make_evaluation, make_order, make
 
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId
 from daitn.descriptors.work import AggregateWork, ShareWork, UpdateRef
-from daitn.terminal.roles import DataNode, Roles, VerificationUnit
+from daitn.terminal.roles import DAY_NS, DataNode, Roles, VerificationUnit
 
 HERE = DataSetId("s1/records")
 
@@ -79,3 +79,14 @@ def test_verification_unit_that_answers_nobody_refuses_a_job_it_never_saw():
     (fault,) = VerificationUnit(UNIT, 0).judge(make_order(work=make_evaluation()))
 
     assert (fault.asked, fault.allowed) == ("1", "0")
+
+
+def test_visits_of_a_day_are_counted_against_the_policy():
+    node = DataNode({HERE: make_policy(visits_per_day=2)})
+    order = make_order(work=make_work())
+    node.note_visit(HERE, 1)
+    assert node.judge(order, DAY_NS // 2) == ()
+
+    node.note_visit(HERE, 2)
+    assert [fault.rule for fault in node.judge(order, DAY_NS // 2)] == ["visits_per_day"]
+    assert node.judge(order, 2 * DAY_NS) == ()

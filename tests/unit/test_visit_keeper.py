@@ -39,10 +39,9 @@ from daitn.terminal.visit_keeper import (
     TABLE,
     KeeperConfig,
     State,
-    VisitClosed,
     VisitKeeper,
-    VisitTaken,
 )
+from daitn.terminal.visit_records import VisitClosed, VisitTaken
 from daitn.terminal.work import (
     AbandonVisit,
     BeginWork,

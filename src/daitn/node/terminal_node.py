@@ -43,7 +43,8 @@ from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
-from daitn.terminal.visit_keeper import KEEPER_RECORDS, KeeperConfig, VisitKeeper
+from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
+from daitn.terminal.visit_records import KEEPER_RECORDS
 from daitn.terminal.work import PoliciesChanged
 
 STREAM: Final = "terminal"

@@ -27,7 +27,7 @@ from daitn.learning.methods import METHODS
 from daitn.scenario.spec import Scenario
 from daitn.simulation.sites import SimulatedSite, dataset_id
 from daitn.simulation.world import World
-from daitn.terminal.visit_keeper import VisitClosed, VisitEnded
+from daitn.terminal.visit_records import VisitClosed, VisitEnded
 from daitn.topology.knowledge_map import CONSENT_AGE_S
 from daitn.wire.center_tools import ResultAccepted, VisitFailed, VisitOrder, VisitResult
 

@@ -6,12 +6,20 @@ policy is checked here, at the site that holds the data, whatever the control ce
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from typing import Final
 
 from daitn.base.ids import DataSetId, JobId, NodeId
+from daitn.base.units import NS_PER_S
 from daitn.descriptors.policy import Policy, PolicyFault, Use, check_use
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
 from daitn.wire.center_tools import VisitOrder, Warrant
+
+DAY_NS: Final = 86_400 * NS_PER_S
+
+VISITS_REMEMBERED: Final = 100_000
+"""Visits of one data set remembered for a day's count; a policy that allows more sets no bound worth the name."""
 
 
 def _fault(rule: str, asked: str, allowed: str) -> PolicyFault:
@@ -23,6 +31,7 @@ class DataNode:
 
     def __init__(self, policies: Mapping[DataSetId, Policy]) -> None:
         self.policies = dict(policies)
+        self._taken: dict[DataSetId, deque[int]] = {}
 
     def judge_use(self, dataset: DataSetId, warrant: Warrant, kind: str, operator: str = "") -> tuple[PolicyFault, ...]:
         """Every rule against this use of one data set."""
@@ -39,15 +48,27 @@ class DataNode:
         )
         return check_use(policy, use)
 
-    def judge(self, order: VisitOrder) -> tuple[PolicyFault, ...]:
-        """Faults of an order that touches data held here."""
+    def note_visit(self, dataset: DataSetId, at_ns: int) -> None:
+        """A visit that uses this data set was taken: it counts against the policy's `visits_per_day`."""
+        self._taken.setdefault(dataset, deque(maxlen=VISITS_REMEMBERED)).append(at_ns)
+
+    def judge(self, order: VisitOrder, now_ns: int = 0) -> tuple[PolicyFault, ...]:
+        """Faults of an order that touches data held here: every rule of the policy, and with `now_ns` how often it was
+        used within a day."""
         match order.work:
             case TrainWork(records=None, dataset=dataset):
-                return self.judge_use(dataset, order.warrant, "train")
+                faults = self.judge_use(dataset, order.warrant, "train")
             case ShareWork(dataset=dataset, kind=kind, receiver_operator=operator):
-                return self.judge_use(dataset, order.warrant, kind, operator)
+                faults = self.judge_use(dataset, order.warrant, kind, operator)
             case _:
                 return ()
+        policy = self.policies.get(dataset)
+        if policy is None:
+            return faults
+        used = sum(at_ns > now_ns - DAY_NS for at_ns in self._taken.get(dataset, ()))
+        if now_ns and used >= policy.visits_per_day:
+            faults += (_fault("visits_per_day", f"visit {used + 1} within a day", str(policy.visits_per_day)),)
+        return faults
 
 
 class VerificationUnit:
@@ -91,17 +112,17 @@ class Roles:
         self.verification = verification
         self.aggregates = aggregates
 
-    def judge(self, order: VisitOrder) -> tuple[PolicyFault, ...]:
-        """Every reason against an order: role missing, policy, evaluations used up."""
+    def judge(self, order: VisitOrder, now_ns: int = 0) -> tuple[PolicyFault, ...]:
+        """Every reason against an order: role missing, policy, uses of the day or evaluations used up."""
         faults: list[PolicyFault] = []
         match order.work:
             case TrainWork(records=records):
                 if not self.computes:
                     faults.append(_fault("role", "compute", self._names()))
                 if records is None:
-                    faults += self._judge_data(order)
+                    faults += self._judge_data(order, now_ns)
             case ShareWork():
-                faults += self._judge_data(order)
+                faults += self._judge_data(order, now_ns)
             case EvaluateWork():
                 if self.verification is None:
                     faults.append(_fault("role", "verification", self._names()))
@@ -112,10 +133,10 @@ class Roles:
                     faults.append(_fault("role", "aggregator", self._names()))
         return tuple(faults)
 
-    def _judge_data(self, order: VisitOrder) -> tuple[PolicyFault, ...]:
+    def _judge_data(self, order: VisitOrder, now_ns: int) -> tuple[PolicyFault, ...]:
         if self.data is None:
             return (_fault("role", "data", self._names()),)
-        return self.data.judge(order)
+        return self.data.judge(order, now_ns)
 
     def _names(self) -> str:
         names = {

@@ -36,11 +36,20 @@ from daitn.base.effects import (
     TimerFired,
 )
 from daitn.base.errors import BugError
-from daitn.base.ids import CENTER, JobId, VisitId
+from daitn.base.ids import CENTER, DataSetId, JobId, VisitId
 from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
-from daitn.descriptors.work import EvaluateOutcome, EvaluateWork, Outcome, ShareOutcome, TrainOutcome
+from daitn.descriptors.work import (
+    EvaluateOutcome,
+    EvaluateWork,
+    Outcome,
+    ShareOutcome,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+)
 from daitn.terminal.roles import Roles
+from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken
 from daitn.terminal.work import (
     AbandonVisit,
     BeginWork,
@@ -103,37 +112,6 @@ TABLE: Final = StateTable(
         State.CLOSED: {},
     },
 )
-
-
-class VisitTaken(Record, frozen=True, kw_only=True, tag="visit_taken"):
-    """An order was taken on."""
-
-    visit: VisitId
-    job: JobId
-    fence: int
-
-
-class VisitEnded(Record, frozen=True, kw_only=True, tag="visit_ended"):
-    """The work ended; this message is owed to the centre."""
-
-    visit: VisitId
-    owed: VisitResult | VisitFailed
-
-
-class VisitClosed(Record, frozen=True, kw_only=True, tag="visit_closed"):
-    """Nothing is owed any more. `why`: acknowledged, fenced, cancelled, lapsed."""
-
-    visit: VisitId
-    why: str
-
-
-class EvaluationCounted(Record, frozen=True, kw_only=True, tag="evaluation_counted"):
-    """A verification unit measured a model of this job."""
-
-    job: JobId
-
-
-KEEPER_RECORDS: Final = (VisitTaken, VisitEnded, VisitClosed, EvaluationCounted)
 
 
 class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,6 +194,7 @@ class VisitKeeper:
         """One fact: see the records above."""
         match record:
             case VisitTaken(visit=name, job=job, fence=fence):
+                self._note_use(record)
                 self._open.setdefault(name, _Visit(job, fence, None))
             case VisitEnded(visit=name, owed=owed):
                 visit = self._open[name]
@@ -280,13 +259,14 @@ class VisitKeeper:
                     message=VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="unavailable"),
                 )
             ]
-        faults = self.roles.judge(order)
+        faults = self.roles.judge(order, now_ns)
         if faults or len(self._open) >= OPEN_VISITS:
             self._count("refused")
             reason = "" if faults else f"{OPEN_VISITS} visits are open here"
             refusal = VisitRefused(visit=order.visit, fence=order.fence, faults=faults, reason=reason)
             return [Send(receiver=CENTER, message=refusal)]
-        taken = VisitTaken(visit=order.visit, job=order.job, fence=order.fence)
+        taken = VisitTaken(visit=order.visit, job=order.job, fence=order.fence, dataset=_held_data(order), at_ns=now_ns)
+        self._note_use(taken)
         visit = _Visit(order.job, order.fence, order)
         self._open[order.visit] = visit
         return [
@@ -451,6 +431,19 @@ class VisitKeeper:
                 effects += self._failed(name, f"the data owner withdrew consent: {rules}", "policy", now_ns)
         return effects
 
+    def _note_use(self, taken: VisitTaken) -> None:
+        if self.roles.data is not None and taken.dataset is not None:
+            self.roles.data.note_visit(taken.dataset, taken.at_ns)
+
     def _count(self, name: str) -> list[Effect]:
         self.counters[name] = self.counters.get(name, 0) + 1
         return []
+
+
+def _held_data(order: VisitOrder) -> DataSetId | None:
+    """The data set at this node that an order uses."""
+    match order.work:
+        case TrainWork(records=None, dataset=dataset) | ShareWork(dataset=dataset):
+            return dataset
+        case _:
+            return None
