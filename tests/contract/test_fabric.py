@@ -391,7 +391,7 @@ class Shelf:
         if grant != GRANT:
             raise PolicyError(f"grant {grant} is not known")
 
-    def locate(self, chunk: ChunkId) -> ChunkPlace | None:
+    def locate(self, chunk: ChunkId, artifact: ArtifactId) -> ChunkPlace | None:
         return self.places.get(chunk)
 
 

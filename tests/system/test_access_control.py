@@ -346,7 +346,7 @@ class Shelf:
         if requester != ALICE:
             raise PolicyError("this grant is not yours")
 
-    def locate(self, chunk: ChunkId) -> ChunkPlace | None:
+    def locate(self, chunk: ChunkId, artifact: ArtifactId) -> ChunkPlace | None:
         return ChunkPlace(self.pack, 0, 5)
 
 

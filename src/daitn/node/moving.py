@@ -93,9 +93,9 @@ class Moving:
         while len(self._checked) > GRANTS_CACHED:
             self._checked.popitem(last=False)
 
-    def locate(self, chunk: ChunkId) -> ChunkPlace | None:
-        """Where a chunk lies in the store."""
-        place = self._store.locate(chunk)
+    def locate(self, chunk: ChunkId, artifact: ArtifactId) -> ChunkPlace | None:
+        """Where a chunk lies in the store, as part of the artifact that a grant was shown for and of no other."""
+        place = self._store.locate(chunk, artifact)
         return None if place is None else ChunkPlace(path=place.path, offset=place.offset, size=place.size)
 
     async def _serve_manifest(self, sender: NodeId, payload: bytes) -> bytes:

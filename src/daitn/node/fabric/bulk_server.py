@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
-from daitn.base.ids import ChunkId
+from daitn.base.ids import ArtifactId, ChunkId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, STREAM, BufferPool, ChunkBatch
 from daitn.node.fabric.chunks import MissingChunkError, PackReader, Refusal, read_chunk
@@ -126,7 +126,7 @@ class BulkServer:
                 raise UnavailableError("this node serves no chunks")
             self.provider.authorise(link.peer, batch.grant, batch.artifact)
             for chunk in batch.chunks:
-                self._send_chunk(link, self.provider, chunk, reader, buffer)
+                self._send_chunk(link, self.provider, chunk, batch.artifact, reader, buffer)
         except msgspec.MsgspecError as fault:
             raise PeerError(f"{link.peer} sent a chunk request that does not decode") from fault
         except DaitnError as fault:
@@ -136,10 +136,16 @@ class BulkServer:
             self._buffers.give(buffer)
 
     def _send_chunk(
-        self, link: Link, provider: ChunkProvider, chunk: ChunkId, reader: PackReader, buffer: memoryview
+        self,
+        link: Link,
+        provider: ChunkProvider,
+        chunk: ChunkId,
+        artifact: ArtifactId,
+        reader: PackReader,
+        buffer: memoryview,
     ) -> None:
         try:
-            content = read_chunk(provider, chunk, reader, buffer[HEADER.size :])
+            content = read_chunk(provider, chunk, artifact, reader, buffer[HEADER.size :])
         except MissingChunkError:
             link.send_frame(MISSING)
             return

@@ -190,9 +190,11 @@ class Window:
         self._round_start = now_s
 
 
-def read_chunk(provider: ChunkProvider, chunk: ChunkId, reader: PackReader, buffer: memoryview) -> memoryview:
-    """A chunk's bytes, in `buffer` (CHUNK_BYTES long); MissingChunkError if not held."""
-    place = provider.locate(chunk)
+def read_chunk(
+    provider: ChunkProvider, chunk: ChunkId, artifact: ArtifactId, reader: PackReader, buffer: memoryview
+) -> memoryview:
+    """The bytes of a chunk of an artifact, in `buffer` (CHUNK_BYTES long); MissingChunkError if not held."""
+    place = provider.locate(chunk, artifact)
     if place is None:
         raise MissingChunkError(f"chunk {chunk[:16]}… is not held here")
     if not 0 < place.size <= CHUNK_BYTES:

@@ -124,8 +124,8 @@ class ChunkProvider(Protocol):
         """PolicyError unless `grant` lets `requester` (proven by certificate) take `artifact` now."""
         ...
 
-    def locate(self, chunk: ChunkId) -> ChunkPlace | None:
-        """Where `chunk` lies; None if this node does not hold it."""
+    def locate(self, chunk: ChunkId, artifact: ArtifactId) -> ChunkPlace | None:
+        """Where `chunk` lies as part of `artifact`, which a grant was shown for; None if this node does not hold it."""
         ...
 
 

@@ -79,7 +79,7 @@ class ChunkService:
             requester = keys.sender_of_message(question.key, self._config.domain, keys.CHUNK_LANE, self._config.node)
             ask = msgspec.msgpack.decode(question.payload(), type=ChunkAsk)
             self._provider.authorise(requester, ask.grant, ask.artifact)
-            content = read_chunk(self._provider, ask.chunk, self._reader(), buffer)
+            content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer)
             question.answer(content)
             self._counters.chunks_served += 1
         except msgspec.MsgspecError:
