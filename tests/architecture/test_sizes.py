@@ -13,7 +13,6 @@ LINES_MOST = 450
 
 TOO_LONG = {
     "control_center/training/job.py": 740,
-    "terminal/visit_keeper.py": 456,
 }
 """Files that are longer still, with the length they must not pass; one that is parted leaves this list."""
 
