@@ -1,0 +1,68 @@
+"""What a site runs: only a model whose graph and contract are signed by the signer its policy was asked about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tests.builders import make_order, make_warrant
+
+from daitn.artifacts.codec import complete_manifest
+from daitn.artifacts.manifest import Manifest
+from daitn.artifacts.signatures import load_or_create_key, public_hex, sign_parts
+from daitn.base.errors import DaitnError, PolicyError
+from daitn.base.ids import ArtifactId
+from daitn.node.visit_worker import VisitWorker
+
+MODEL = ArtifactId("a" * 64)
+
+
+def worker_with(manifest: Manifest) -> VisitWorker:
+    """A worker whose store holds this model; nothing else of it is used."""
+    moving = SimpleNamespace(parts_of=lambda _artifact: (manifest, {}))
+    return VisitWorker(None, moving, None, None, lambda _event: None)
+
+
+def make_manifest() -> Manifest:
+    """A model of two small parts and no tensors."""
+    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
+    return complete_manifest(draft, {"graph": b"graph", "contract": b"contract"}, {})
+
+
+def test_model_signed_by_whom_the_warrant_names_is_run(tmp_path: Path) -> None:
+    key = load_or_create_key(tmp_path / "owner.key")
+    signed = sign_parts(make_manifest(), key)
+    order = make_order(warrant=make_warrant(signer=public_hex(key)))
+
+    assert worker_with(signed)._model(order, MODEL)[0] == signed
+
+
+def test_model_signed_by_somebody_else_is_refused(tmp_path: Path) -> None:
+    owner, other = load_or_create_key(tmp_path / "owner.key"), load_or_create_key(tmp_path / "other.key")
+    order = make_order(warrant=make_warrant(signer=public_hex(owner)))
+
+    with pytest.raises(PolicyError, match="is signed by"):
+        worker_with(sign_parts(make_manifest(), other))._model(order, MODEL)
+
+
+def test_model_whose_graph_was_swapped_under_the_owners_signature_is_refused(tmp_path: Path) -> None:
+    key = load_or_create_key(tmp_path / "owner.key")
+    true = sign_parts(make_manifest(), key)
+    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
+    swapped = complete_manifest(draft, {"graph": b"another graph", "contract": b"contract"}, {})
+    forged = Manifest(
+        **{name: getattr(swapped, name) for name in Manifest.__struct_fields__ if name not in ("signer", "signature")},
+        signer=true.signer,
+        signature=true.signature,
+    )
+    order = make_order(warrant=make_warrant(signer=public_hex(key)))
+
+    with pytest.raises(DaitnError):
+        worker_with(forged)._model(order, MODEL)
+
+
+@pytest.mark.parametrize("signer", ["", "0" * 64])
+def test_model_without_a_signature_is_refused(signer: str) -> None:
+    with pytest.raises(DaitnError):
+        worker_with(make_manifest())._model(make_order(warrant=make_warrant(signer=signer)), MODEL)
