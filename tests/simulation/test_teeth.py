@@ -13,7 +13,7 @@ from daitn.base.effects import Append, Effect
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.commands import JobChanged
-from daitn.control_center.training.job import JobMachine
+from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.turn import Turn
 from daitn.scenario.spec import CutSpec, Scenario
@@ -150,7 +150,7 @@ def test_refusal_without_a_reason_is_found(monkeypatch):
 
 
 def test_job_that_never_ends_is_found(monkeypatch):
-    monkeypatch.setattr(JobMachine, "_finish", lambda *given, **named: None)
+    monkeypatch.setattr(Ending, "finish", lambda *given, **named: None)
 
     assert "has not ended" in faults_of(load())
 

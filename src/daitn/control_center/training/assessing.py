@@ -1,0 +1,117 @@
+"""The first stage of a job: samples to a verification unit, a preflight there, and a verdict with its reasons.
+
+Paper II-A, T-FAM. A request that fails before anything is moved costs nobody a byte; the rest is judged again with what
+the preflight found.
+"""
+
+from __future__ import annotations
+
+from daitn.base import limits
+from daitn.base.ids import NodeId
+from daitn.control_center.training.admission import TrainingAdmission
+from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.records import (
+    JobAssessed,
+    PreflightDone,
+)
+from daitn.control_center.turn import Turn
+from daitn.decision.facts import Preflight
+from daitn.descriptors.job import Phase
+from daitn.descriptors.outcome import Verdict
+from daitn.descriptors.plan import Plan
+from daitn.descriptors.work import (
+    EvaluateOutcome,
+    ShareWork,
+)
+
+
+class Assessing:
+    """See the module's docstring."""
+
+    def __init__(self, desk: JobDesk, ending: Ending) -> None:
+        self.state = desk.state
+        self._desk = desk
+        self._ending = ending
+
+    def assess(self, turn: Turn) -> None:
+        """Judge the request, or have done what it takes to judge it."""
+        state = self.state
+        if state.open or self._desk.rests(turn):
+            return
+        if state.preflight_fault and state.preflight is None:
+            fault = Preflight(fault=state.preflight_fault)
+            turn.record(PreflightDone(job=state.job, at_ns=turn.now_ns, preflight=fault))
+        admission = TrainingAdmission(lambda request: self._desk.view(turn, request))
+        verdict, plan, view = admission.assess(state.request, state.package, state.preflight)
+        if verdict.outcome == "refused" and self._desk.silent_nodes(turn) and self._desk.waited(turn) < REST_PATIENCES:
+            turn.wake_in(f"job {state.job}", WAIT_S)
+            return
+        if verdict.outcome == "refused" or state.preflight is not None:
+            self._settle(turn, verdict, plan)
+            return
+        if state.lost_in_row >= TRIES_MOST or state.evaluations_left == 0:
+            self._ending.end(
+                turn, Phase.FAILED, f"the model could not be tried at a verification unit: {state.last_loss}"
+            )
+            return
+        unit = view.verifiers[0]
+        samples = self._desk.samples(unit.node)
+        for name in unit.datasets[: limits.SITES_PER_ORDER]:
+            if state.has_sample(unit.node, name, without=bool(samples)):
+                continue
+            found = self._desk.knowledge.dataset(name)
+            if found is None:
+                continue
+            work = ShareWork(
+                dataset=name,
+                kind="sample",
+                receiver=unit.node,
+                receiver_operator=unit.operator,
+                contract=state.request.package,
+            )
+            self._desk.order(
+                turn, "sample", found[0].descriptor.node, work, "its policy gives the verification unit a sample"
+            )
+        if state.open:
+            return
+        if not samples:
+            faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
+            self._ending.end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
+        else:
+            evaluate = self._desk.evaluation(state.head, samples, preflight=True)
+            self._desk.order(
+                turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
+            )
+
+    def _settle(self, turn: Turn, verdict: Verdict, plan: Plan) -> None:
+        """The final verdict of an assessment, and what follows."""
+        state = self.state
+        offer = verdict.counter_offer
+        taken = offer.request if offer is not None and state.request.accept_counter_offer else None
+        if verdict.outcome == "admitted":
+            turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
+            self._desk.enter(turn, Phase.QUEUED, "admitted")
+        elif taken is not None:
+            turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, taken=taken))
+            self._desk.watch_deadline(turn)
+            self.assess(turn)
+        else:
+            turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
+            failed = [condition for condition in verdict.conditions if not condition.met]
+            why = "; ".join(f"{one.code.value}: {one.what}, required {one.required}, {one.available}" for one in failed)
+            self._ending.end(turn, Phase.REFUSED, why)
+
+    def preflighted(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
+        """Keep what the preflight at a unit found."""
+        facts = self._desk.knowledge.node(node)
+        compute = facts.descriptor.compute if facts is not None else None
+        preflight = Preflight(
+            measurements=outcome.measurements,
+            overfits=outcome.overfits,
+            batch_seconds=outcome.batch_seconds,
+            unit_flops=compute.flops if compute is not None else 0.0,
+            evaluate_seconds=outcome.seconds,
+            test_records=max((one.records for one in outcome.measurements), default=0),
+        )
+        turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))

@@ -1,0 +1,172 @@
+"""What all stages of one job share: its view of the map, its orders to terminals, and when to wait before a next try.
+
+The stages (`assessing`, `running`, `ending`) decide; this is how they see and speak.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base import limits
+from daitn.base.ids import ArtifactId, NodeId, VisitId
+from daitn.base.units import seconds_to_ns
+from daitn.control_center.config import CenterConfig
+from daitn.control_center.training.commands import JobChanged
+from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
+from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.records import (
+    JobPhased,
+    Purpose,
+    VisitOrdered,
+)
+from daitn.control_center.turn import Turn
+from daitn.descriptors.contract import Classification
+from daitn.descriptors.job import Phase
+from daitn.descriptors.request import METRICS, Request
+from daitn.descriptors.view import TrainingView
+from daitn.descriptors.work import (
+    EvaluateWork,
+    SampleRef,
+    Work,
+)
+from daitn.learning.methods import FIRST_CHOICE
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.views import Asker, make_training_view
+
+WAIT_S: Final = 0.5
+"""How soon a job that can do nothing now (no site, no unit) looks again."""
+
+REST_PATIENCES: Final = 2.0
+"""A node whose visit was lost is not asked again for this many patiences while others are there."""
+
+RETRIES_AT_ONCE: Final = 3
+"""Lost visits in a row after which the next try waits, twice as long each time, up to a patience: a full disk or a site
+that refuses at once would otherwise use up all tries within a second."""
+
+TRIES_MOST: Final = 50
+"""Lost visits in a row, with no accepted one between, after which a job has failed."""
+
+
+class JobDesk:
+    """See the module's docstring."""
+
+    def __init__(self, state: JobState, config: CenterConfig, knowledge: KnowledgeMap, orders: OrderDesk) -> None:
+        self.state = state
+        self.config = config
+        self.knowledge = knowledge
+        self.orders = orders
+
+    @property
+    def deadline_ns(self) -> int:
+        """When the owner wants the model back at the latest."""
+        return self.state.submitted_ns + seconds_to_ns(self.state.request.deadline_s)
+
+    def watch_deadline(self, turn: Turn) -> None:
+        """Wake up at the deadline, wherever it is now."""
+        turn.timer(f"deadline {self.state.job}", self.deadline_ns)
+
+    def name_of(self, node: NodeId) -> str:
+        """A node's own name where the map knows it."""
+        facts = self.knowledge.node(node)
+        return facts.descriptor.name if facts is not None else node
+
+    def view(self, turn: Turn, request: Request | None = None) -> TrainingView:
+        """The view of this job's request (or a changed one) now."""
+        state = self.state
+        planned = state.plan.method if state.plan is not None and request is None else ""
+        asker = Asker(
+            owner=state.owner,
+            signer=state.package.signer,
+            method=(request or state.request).method or planned or FIRST_CHOICE,
+            domain=self.config.domain,
+            evaluations_used=state.verifications,
+            barred=tuple(state.barred),
+        )
+        nodes = [facts.descriptor.node for facts in self.knowledge.nodes()]
+        resting = [node for node in nodes if self.cools(turn, node)]
+        return make_training_view(
+            self.knowledge,
+            request or state.request,
+            state.package.contract,
+            asker,
+            state.batch_s,
+            resting,
+            turn.now_ns,
+        )
+
+    def silent_nodes(self, turn: Turn) -> bool:
+        """Whether some node of the map does not answer now: what it has could change a verdict."""
+        return any(not self.knowledge.usable(facts, turn.now_ns) for facts in self.knowledge.nodes())
+
+    def waited(self, turn: Turn) -> float:
+        """Patiences since the job's last fact."""
+        return (turn.now_ns - self.state.log[-1].at_ns) / 1e9 / self.config.patience_s
+
+    def rests(self, turn: Turn) -> bool:
+        """Whether to wait before the next try, because the last ones were all lost."""
+        over = self.state.lost_in_row - RETRIES_AT_ONCE
+        if over < 0:
+            return False
+        wait_s = min(self.config.patience_s, WAIT_S * 2.0**over)
+        until_ns = self.state.lost_ns + seconds_to_ns(wait_s)
+        if turn.now_ns >= until_ns:
+            return False
+        turn.timer(f"job {self.state.job}", until_ns)
+        return True
+
+    def cools(self, turn: Turn, node: NodeId) -> bool:
+        """Whether a node rests after a visit that was lost there."""
+        facts = self.knowledge.node(node)
+        return facts is not None and facts.cool_until_ns > turn.now_ns
+
+    def samples(self, unit: NodeId) -> tuple[SampleRef, ...]:
+        """The test set that a unit can make of what it was given."""
+        found = [sample for (node, _), sample in self.state.samples.items() if node == unit]
+        return tuple(sorted(found, key=lambda sample: sample.dataset))
+
+    def evaluation(self, model: ArtifactId, samples: tuple[SampleRef, ...], *, preflight: bool) -> EvaluateWork:
+        """Everything the targets speak of, and the task's first metric per field, so that forgetting shows."""
+        state = self.state
+        contract = state.package.contract
+        primary = next(iter(METRICS[type(contract.task)]))
+        names = [target.name for target in state.request.targets]
+        names += [primary, "loss"] if isinstance(contract.task, Classification) else [primary]
+        names += [f"{primary}@{field}" for field in contract.field_names()[: limits.FIELDS]]
+        return EvaluateWork(model=model, samples=samples, measurements=tuple(dict.fromkeys(names)), preflight=preflight)
+
+    def reachable(self, artifact: ArtifactId) -> bool:
+        """Whether somebody who answers now holds an artifact."""
+        return bool(self.orders.holders(self.state, artifact))
+
+    def order(self, turn: Turn, purpose: Purpose, node: NodeId, work: Work, why: str) -> None:
+        """Record a new visit and send its order."""
+        state = self.state
+        fence = state.fence + 1
+        visit = VisitId(f"{state.job}/{fence}")
+        turn.record(
+            VisitOrdered(
+                job=state.job,
+                at_ns=turn.now_ns,
+                visit=visit,
+                fence=fence,
+                node=node,
+                purpose=purpose,
+                work=work,
+                why=why,
+            )
+        )
+        self.speak(turn, state.open[visit])
+
+    def speak(self, turn: Turn, opened: OpenVisit) -> None:
+        """Send a visit's order (again); its lease counts from now."""
+        opened.spoken_ns = turn.now_ns
+        opened.lease_s = self.knowledge.patience_with(opened.ordered.node, self.config.lease_s)
+        ordered = opened.ordered
+        turn.send(ordered.node, self.orders.order(self.state, ordered, turn.now_ns))
+        turn.timer(f"visit {ordered.visit}", next_check_ns(opened))
+
+    def enter(self, turn: Turn, phase: Phase, why: str) -> None:
+        """Go into another phase, and let the watchers know."""
+        turn.record(JobPhased(job=self.state.job, at_ns=turn.now_ns, phase=phase, reason=why))
+        turn.perform(JobChanged(job=self.state.job))

@@ -1,0 +1,288 @@
+"""The middle stage of a job: visit after visit as the method says, each kept or rolled back.
+
+Paper II-A and III, MTRCE: the route is decided visit by visit on a view made anew.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.ids import ArtifactId
+from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.records import (
+    ModelGone,
+    ModelJudged,
+    Replanned,
+)
+from daitn.control_center.turn import Turn
+from daitn.decision.hyperparameters import after_kept, after_rollback
+from daitn.decision.keeping import judge_model
+from daitn.decision.routes import RULES
+from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.descriptors.job import Phase
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.view import TrainingView
+from daitn.descriptors.work import (
+    AggregateWork,
+    EvaluateOutcome,
+    ShareWork,
+    TrainWork,
+    UpdateRef,
+    Work,
+)
+from daitn.learning.methods import METHODS
+from daitn.learning.methods.contract import Aggregate, Choosers, Run, Train, Verify
+from daitn.learning.methods.sequential import Sequential
+from daitn.wire.center_tools import ReleaseArtifacts, VisitPrepare
+
+ROLLBACKS_MOST: Final = 10
+"""Models in a row that may be rolled back, each after smaller steps than the one before; then the job has got as far as
+it will."""
+
+
+class Running:
+    """See the module's docstring."""
+
+    def __init__(self, desk: JobDesk, ending: Ending) -> None:
+        self.state = desk.state
+        self._desk = desk
+        self._ending = ending
+
+    def start(self, turn: Turn) -> None:
+        """The job's turn has come."""
+        state = self.state
+        judgement = judge_model(state.request.targets, state.untrained, state.best_score, state.untrained)
+        self._desk.enter(turn, Phase.RUNNING, "started")
+        if judgement.met and state.visits == 0:
+            self._ending.finish(
+                turn, met=True, why="the submitted model meets all targets already; nothing was trained"
+            )
+
+    def run(self, turn: Turn) -> None:
+        """Order the method's next steps, or end what is reached or spent."""
+        state = self.state
+        assert state.plan is not None
+        if state.met:
+            self._ending.finish(turn, met=True, why="all targets are reached")
+            return
+        if state.lost_in_row >= TRIES_MOST:
+            self._ending.end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost, the last: {state.last_loss}")
+            return
+        if not state.open and self._desk.rests(turn):
+            return
+        spent = self._spent()
+        if spent:
+            if not state.open:
+                self._wind_up(turn, spent)
+            return
+        if not state.open and not self._desk.reachable(state.head):
+            self._go_back(turn)
+            return
+        view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
+        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(view)):
+            match step:
+                case Train(model=model, stop=stop):
+                    self._train(turn, view(), model, stop)
+                case Aggregate(updates=updates):
+                    self._average(turn, view(), updates)
+                case Verify():
+                    self._verify(turn, f"due after {state.rounds_since_verified} round(s)")
+        if not state.open:
+            turn.wake_in(f"job {state.job}", WAIT_S)
+
+    def _without_avoided(self, view: TrainingView) -> TrainingView:
+        """The view without the data sets of the visits that were just rolled back, while there are others."""
+        others = tuple(one for one in view.candidates if one.dataset not in self.state.avoided)
+        return msgspec.structs.replace(view, candidates=others) if others else view
+
+    def _wind_up(self, turn: Turn, why: str) -> None:
+        """A budget is used up: what was trained for it is averaged and measured once more, then the job is over."""
+        state = self.state
+        if state.evaluations_left != 0:
+            view = self._desk.view(turn)
+            if state.updates and view.aggregators and any(self._desk.reachable(one.model) for one in state.updates):
+                self._average(turn, view, tuple(state.updates))
+                turn.wake_in(f"job {state.job}", WAIT_S)
+                return
+            if state.head != state.kept and self._verify(turn, "last measure"):
+                return
+        self._ending.finish(turn, met=False, why=why)
+
+    def _average(self, turn: Turn, view: TrainingView, updates: tuple[UpdateRef, ...]) -> None:
+        """Order the average of a round. Updates whose sites do not come back in a while are left out."""
+        state = self.state
+        here = tuple(update for update in updates if self._desk.reachable(update.model))
+        if len(here) < len(updates) and self._desk.waited(turn) <= REST_PATIENCES:
+            return
+        if not here:
+            turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
+            return
+        awake = [one.node for one in view.aggregators if not self._desk.cools(turn, one.node)]
+        for node in awake[:1] or [one.node for one in view.aggregators[:1]]:
+            self._desk.order(turn, "aggregate", node, AggregateWork(updates=here), f"{len(here)} updates of a round")
+
+    def _spent(self) -> str:
+        """Which budget is used up; empty while none is."""
+        state = self.state
+        budget = state.request.budget
+        if budget.visits is not None and state.visits >= budget.visits:
+            return f"the budget of {budget.visits} visits is used up"
+        if budget.transfer_bytes is not None and state.transfer_bytes >= budget.transfer_bytes:
+            return f"the budget of {budget.transfer_bytes} bytes is used up"
+        if state.visits >= limits.VISITS_PER_JOB:
+            return f"{limits.VISITS_PER_JOB} visits were made without reaching the goal"
+        if state.rolled_back_in_row >= ROLLBACKS_MOST:
+            return f"{ROLLBACKS_MOST} models in a row were worse and rolled back: more training does not help here"
+        if state.evaluations_left == 0:
+            return "the verification unit answers no more for this job: a test set asked too often leaks"
+        return ""
+
+    def _run_so_far(self) -> Run:
+        state = self.state
+        assert state.plan is not None
+        return Run(
+            head=state.head,
+            verified=state.kept,
+            rounds_since_verified=state.rounds_since_verified,
+            verify_every=state.plan.verify_every,
+            under_way=len(state.open),
+            updates=tuple(state.updates),
+            round_begun=state.round_begun,
+        )
+
+    def _choosers(self, view: Callable[[], TrainingView]) -> Choosers:
+        """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
+        state = self.state
+        assert state.plan is not None
+        training = state.plan.training
+        seen = Seen(visits=tuple(state.seen), seed=state.request.seed)
+
+        def next_stop(rule: str) -> Stop | None:
+            return RULES[rule].next_stop(view(), seen, training.batches * training.batch_size)
+
+        def all_stops() -> tuple[Stop, ...]:
+            """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
+            why = f"round {state.rounds + 1}"
+            names = datasets(view())
+            most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
+            first = state.rounds * most % len(names) if len(names) > most else 0
+            turned = names[first:] + names[:first]
+            return tuple(
+                Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
+                for name in turned[:most]
+            )
+
+        return Choosers(next_stop=next_stop, all_stops=all_stops)
+
+    def _train(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> None:
+        state = self.state
+        assert state.plan is not None
+        candidate = next(
+            one for one in view.candidates if (one.dataset, one.compute_node) == (stop.dataset, stop.compute_node)
+        )
+        records: ArtifactId | None = None
+        if candidate.streamed:
+            given = state.records.get((stop.dataset, stop.compute_node))
+            receiver = self._desk.knowledge.node(stop.compute_node)
+            if given is None:
+                work: Work = ShareWork(
+                    dataset=stop.dataset,
+                    kind="records",
+                    receiver=stop.compute_node,
+                    receiver_operator=receiver.descriptor.operator if receiver is not None else "",
+                    contract=state.request.package,
+                )
+                why = f"{stop.why}; its site has no compute, records stream to {self._desk.name_of(stop.compute_node)}"
+                self._desk.order(turn, "records", candidate.data_node, work, why)
+                return
+            records = given[0]
+        train = TrainWork(
+            model=model,
+            dataset=stop.dataset,
+            training=state.plan.training,
+            seed=state.request.seed,
+            records=records,
+        )
+        self._desk.order(turn, "train", stop.compute_node, train, stop.why)
+        self._warm_next(turn, view, stop)
+
+    def _warm_next(self, turn: Turn, view: TrainingView, stop: Stop) -> None:
+        """Tell the likely next site to get ready; it costs nothing if it is not."""
+        state = self.state
+        assert state.plan is not None
+        method = METHODS[state.plan.method]
+        if not isinstance(method, Sequential):
+            return
+        records = state.plan.training.batches * state.plan.training.batch_size
+        seen = Seen(visits=(*state.seen, (stop.dataset, records)), seed=state.request.seed)
+        after = RULES[method.rule].next_stop(view, seen, records)
+        if after is None or after.compute_node == stop.compute_node:
+            return
+        package = self._desk.orders.input_ref(
+            state, state.request.package, after.compute_node, turn.now_ns, parts_only=True
+        )
+        prepare = VisitPrepare(
+            job=state.job,
+            package=package,
+            warrant=self._desk.orders.warrant(state),
+            dataset=after.dataset,
+            seed=state.request.seed,
+        )
+        turn.send(after.compute_node, prepare)
+
+    def _verify(self, turn: Turn, why: str) -> bool:
+        """Order a verification of the head. False if no unit has a test set now."""
+        view = self._desk.view(turn)
+        for unit in view.verifiers:
+            samples = self._desk.samples(unit.node)
+            if samples:
+                self._desk.order(
+                    turn, "verify", unit.node, self._desk.evaluation(self.state.head, samples, preflight=False), why
+                )
+                return True
+        return False
+
+    def judge(self, turn: Turn, outcome: EvaluateOutcome) -> None:
+        """Keep a verified model or roll it back, and adapt the plan."""
+        state = self.state
+        judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
+        turn.record(
+            ModelJudged(
+                job=state.job,
+                at_ns=turn.now_ns,
+                model=outcome.model,
+                keep=judgement.keep,
+                best=judgement.best,
+                met=judgement.met,
+                score=judgement.score,
+                measurements=outcome.measurements,
+                why=judgement.why,
+            )
+        )
+        if not judgement.keep and state.plan is not None:
+            plan, why = after_rollback(state.plan, state.request.hyperparameters)
+            turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=plan, why=why))
+        elif state.plan is not None and not judgement.met:
+            eased = after_kept(state.plan, state.request.hyperparameters, state.planned_rate)
+            if eased is not None:
+                turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=eased[0], why=eased[1]))
+        self.release(turn)
+
+    def release(self, turn: Turn) -> None:
+        """Let sites drop models that nothing needs any more."""
+        for node, artifacts in self.state.released.items():
+            turn.send(node, ReleaseArtifacts(job=self.state.job, artifacts=tuple(artifacts)))
+
+    def _go_back(self, turn: Turn) -> None:
+        """No site that holds the model is reachable: wait for one a while, then go on from an older model."""
+        state = self.state
+        if self._desk.waited(turn) > REST_PATIENCES:
+            instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
+            turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
+        turn.wake_in(f"job {state.job}", WAIT_S)
