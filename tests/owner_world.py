@@ -70,7 +70,9 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
+from daitn.node.center_service import nodes_on_map
 from daitn.node.http.api import create_app
+from daitn.node.http.bodies import NodeOnMap
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.pki import create_authority, write_private, write_public
@@ -377,10 +379,8 @@ class MemoryService:
             async with condition:
                 await condition.wait_for(lambda seen=status: self.status(owner, job) != seen)  # type: ignore[misc]
 
-    def nodes(self) -> tuple[tuple[NodeDescriptor, bool, float], ...]:
-        now_ns = time.time_ns()
-        knowledge = self.center.knowledge
-        return tuple((one.descriptor, one.reachable, knowledge.age_s(one, now_ns)) for one in knowledge.nodes())
+    def nodes(self) -> tuple[NodeOnMap, ...]:
+        return nodes_on_map(self.center.knowledge, time.time_ns())
 
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         if operator == "stranger":

@@ -25,6 +25,7 @@ from daitn.decision.facts import Preflight
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget, Request, Selection
 from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -69,7 +70,7 @@ def networks(draw: st.DrawFn) -> KnowledgeMap:
     for node in nodes:
         knowledge.describe(node, 1, START_NS)
         for _ in range(draw(st.integers(0, 2))):
-            knowledge.broke_promise(NodeId(node.node), 0)
+            knowledge.found(NodeId(node.node), Evidence.BROKEN, START_NS)
         if not draw(st.integers(0, 9)):
             knowledge.vanished(node.node)
     return knowledge

@@ -7,6 +7,7 @@ from tests.builders import START_NS, make_site, make_unit
 
 from daitn.base.ids import DataSetId, NodeId
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.trust import Evidence
 from daitn.topology.knowledge_map import CONSENT_AGE_S, DEFAULT_BYTES_PER_S, KnowledgeMap, NodeDescribed, NodeRemoved
 
 S = 1_000_000_000
@@ -33,12 +34,13 @@ def test_description_that_is_not_newer_changes_nothing(sequence):
 
 def test_description_that_is_newer_replaces_and_keeps_measurements():
     knowledge = made()
-    knowledge.kept_promise(NODE)
+    knowledge.found(NODE, Evidence.KEPT, START_NS)
+    trusted = knowledge.trust(knowledge.node(NODE), START_NS)
 
     record = knowledge.describe(make_site(1, region="new"), 6, START_NS)
 
     assert record == NodeDescribed(descriptor=make_site(1, region="new"), sequence=6)
-    assert knowledge.node(NODE).kept == 1
+    assert knowledge.trust(knowledge.node(NODE), START_NS) == trusted > 0.8
 
 
 def test_node_is_usable_until_its_consent_is_too_old():
@@ -122,16 +124,6 @@ def test_transfer_rates_are_smoothed_towards_what_is_measured():
     assert knowledge.node(NODE).bytes_per_s == pytest.approx(1e7, rel=0.01)
 
 
-def test_trust_falls_with_broken_promises_and_never_reaches_zero():
-    knowledge = made()
-    facts = knowledge.node(NODE)
-    assert knowledge.trust(facts) == 1.0
-    for _ in range(100):
-        before = knowledge.trust(facts)
-        knowledge.broke_promise(NODE, START_NS)
-        assert 0 < knowledge.trust(facts) < before
-
-
 def test_lookups_find_data_sets_and_roles():
     knowledge = made(make_site(1), make_unit())
 
@@ -142,9 +134,10 @@ def test_lookups_find_data_sets_and_roles():
 
 def test_facts_about_unknown_nodes_are_ignored():
     knowledge = KnowledgeMap()
-    for call in (knowledge.seen, knowledge.vanished, knowledge.kept_promise):
+    for call in (knowledge.seen, knowledge.vanished):
         call(NODE)
-    knowledge.broke_promise(NODE, START_NS)
+    knowledge.rest(NODE, START_NS)
+    assert knowledge.found(NODE, Evidence.KEPT, START_NS) is None
     knowledge.measured_transfer(NODE, 10_000_000, 1.0)
 
     assert knowledge.nodes() == ()

@@ -23,6 +23,7 @@ from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Request, Selection
 from daitn.descriptors.terminals import Histogram, NodeDescriptor, Role
+from daitn.descriptors.trust import Evidence
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
 from daitn.topology.views import Asker, field_counts, make_training_view
 
@@ -105,12 +106,12 @@ def test_consent_too_old_leaves_a_reachable_site_out():
 def test_trust_below_the_floor_leaves_out_and_names_both_figures():
     knowledge = KnowledgeMap()
     knowledge.describe(make_site(1), 1, START_NS)
-    knowledge.broke_promise(NodeId("n0001"), 0)
+    knowledge.found(NodeId("n0001"), Evidence.BROKEN, START_NS, why="lost")
 
     code, why = reason(view_of(knowledge=knowledge, request=make_request(trust_floor=0.9)))
 
     assert code is ReasonCode.TRUST
-    assert "0.50" in why
+    assert "0.57" in why
     assert "0.90" in why
 
 

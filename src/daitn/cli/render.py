@@ -194,7 +194,7 @@ def proofs_table(checks: Sequence[ProofCheck]) -> Table:
 def map_table(nodes: Sequence[NodeOnMap]) -> Table:
     """The nodes of a domain, with their data sets and what they can compute with."""
     table = Table()
-    for heading in ("node", "name", "operator", "roles", "here", "heard", "data", "compute"):
+    for heading in ("node", "name", "operator", "roles", "here", "heard", "trust", "data", "compute"):
         table.add_column(heading, overflow="fold")
     for one in nodes:
         described = one.descriptor
@@ -207,9 +207,23 @@ def map_table(nodes: Sequence[NodeOnMap]) -> Table:
             ", ".join(described.roles),
             _yes_no(one.reachable),
             f"{show_seconds(one.age_s)} ago",
+            f"{one.trust:.2f}",
             escape(data),
             "" if compute is None else f"{compute.slots} × {compute.cores} cores, {show_bytes(compute.memory_bytes)}",
         )
+    return table
+
+
+def trust_table(nodes: Sequence[NodeOnMap]) -> Table:
+    """Why each node is trusted as far as it is: the latest changes of its score."""
+    table = Table(title="trust", title_justify="left")
+    for heading in ("when", "name", "what was seen", "score", "why"):
+        table.add_column(heading, overflow="fold")
+    for one in nodes:
+        for change in one.trust_changes:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.at_unix_s))
+            score = f"{change.before:.2f} → {change.after:.2f}"
+            table.add_row(when, escape(one.descriptor.name), change.kind.value, score, escape(change.why))
     return table
 
 

@@ -80,8 +80,12 @@ def expel(
         answer(json, {"expelled": node}, lambda where: where.print(f"{node} is expelled"))
 
 
-def show_map(token: Token = None, json: Json = False) -> None:
-    """The map: nodes, their data sets and compute, and when they were last heard of."""
+def show_map(
+    token: Token = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Why each node is trusted as far as it is.")] = False,
+    json: Json = False,
+) -> None:
+    """The map: nodes, their data sets and compute, when they were last heard of, and how far they are trusted."""
     with errors(json), _connect(token) as network:
         found = network.nodes()
 
@@ -89,6 +93,8 @@ def show_map(token: Token = None, json: Json = False) -> None:
             from daitn.cli import render
 
             where.print(render.map_table(found))
+            if trust:
+                where.print(render.trust_table(found))
 
         answer(json, found, show)
 

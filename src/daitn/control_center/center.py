@@ -44,6 +44,7 @@ from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
 from daitn.descriptors.terminals import NodeDescriptor
+from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -57,6 +58,7 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
+from daitn.topology.trust import EvidenceFound
 from daitn.wire.center_tools import (
     LeaseRenewed,
     ResultAccepted,
@@ -130,7 +132,7 @@ class ControlCenter:
                 self.knowledge.seen(node)
                 self._speak_again(turn, node)
             case PeerVanished(node=node):
-                self.knowledge.vanished(node)
+                self._vanished(turn, node, "its presence is gone")
             case Started():
                 self._started(turn)
             case SendFailed():
@@ -142,7 +144,7 @@ class ControlCenter:
     def apply(self, record: Record) -> None:
         """One fact, of the map or of a job."""
         match record:
-            case NodeDescribed() | NodeRemoved():
+            case NodeDescribed() | NodeRemoved() | EvidenceFound():
                 self.knowledge.apply(record) if self._replaying else None
             case JobSubmitted(job=job):
                 self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, self._desk)
@@ -205,10 +207,18 @@ class ControlCenter:
         if gone is not None:
             turn.record(gone)
 
+    def _vanished(self, turn: Turn, node: NodeId, why: str) -> None:
+        """A node does not answer any more."""
+        facts = self.knowledge.node(node)
+        if facts is not None and facts.reachable:
+            self.knowledge.vanished(node)
+            turn.record_if(self.knowledge.found(node, Evidence.VANISHED, turn.now_ns, why=why))
+
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if fault := self._forgery(sender, message.descriptor):
             self._count("forged_descriptor")
             self.forgeries[sender] = fault
+            turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
             return
         if self.knowledge.has_left(sender):
             self._count("described_after_leaving")
@@ -306,6 +316,7 @@ class ControlCenter:
                 self.knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
             return
         turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))
+        turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
         machine.lose(turn, report.visit, fault, "peer")
 
     def _speak_again(self, turn: Turn, node: NodeId) -> None:
@@ -365,7 +376,7 @@ class ControlCenter:
         limit = SILENT_PATIENCES * self.config.patience_s
         for facts in self.knowledge.nodes():
             if facts.reachable and self.knowledge.age_s(facts, turn.now_ns) > limit:
-                self.knowledge.vanished(facts.descriptor.node)
+                self._vanished(turn, facts.descriptor.node, f"not heard of for {limit:.0f} s")
         turn.wake_in("silence", self.config.heartbeat_s)
 
     def _started(self, turn: Turn) -> None:

@@ -28,6 +28,11 @@ class Turn:
         self._apply(record)
         self._records.append(record)
 
+    def record_if(self, record: Record | None) -> None:
+        """Keep a fact, if there is one."""
+        if record is not None:
+            self.record(record)
+
     def send(self, receiver: NodeId, message: AnyMessage) -> None:
         """Say something, once the turn's facts are durable."""
         self._effects.append(Send(receiver=receiver, message=message))

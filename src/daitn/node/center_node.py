@@ -46,10 +46,11 @@ from daitn.node.moving import Moving
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
+from daitn.topology.trust import EvidenceFound
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
-CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved)
+CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound)
 
 _log = logging.getLogger(__name__)
 

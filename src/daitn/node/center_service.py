@@ -32,12 +32,14 @@ from daitn.decision.facts import PackageFacts
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request, check_request
-from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
+from daitn.node.http.bodies import NodeOnMap
 from daitn.node.store import ChunkStore
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
+from daitn.topology.knowledge_map import KnowledgeMap
 
 WATCH_S: Final = 0.05
 """Least time between two statuses of one watcher."""
@@ -237,10 +239,9 @@ class CenterService:
 
     # --- operators --------------------------------------------------------------------------------------------------
 
-    def nodes(self) -> tuple[tuple[NodeDescriptor, bool, float], ...]:
+    def nodes(self) -> tuple[NodeOnMap, ...]:
         """The map for people."""
-        knowledge, now_ns = self._core.knowledge, self._clock.now_ns()
-        return tuple((one.descriptor, one.reachable, knowledge.age_s(one, now_ns)) for one in knowledge.nodes())
+        return nodes_on_map(self._core.knowledge, self._clock.now_ns())
 
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         """A token for `daitn join`."""
@@ -253,6 +254,20 @@ class CenterService:
     async def expel(self, node: NodeId, reason: str) -> None:
         """Burn a node's slot and take it off the map."""
         await self._expel(node, reason)
+
+
+def nodes_on_map(knowledge: KnowledgeMap, now_ns: int) -> tuple[NodeOnMap, ...]:
+    """All nodes as an operator sees them."""
+    return tuple(
+        NodeOnMap(
+            descriptor=one.descriptor,
+            reachable=one.reachable,
+            age_s=knowledge.age_s(one, now_ns),
+            trust=knowledge.trust(one, now_ns),
+            trust_changes=knowledge.trust_book.changes(one.descriptor.node),
+        )
+        for one in knowledge.nodes()
+    )
 
 
 def _submitted_request(machine: JobMachine) -> Request:

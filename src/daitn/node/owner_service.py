@@ -8,7 +8,7 @@ from typing import Protocol
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request
-from daitn.descriptors.terminals import NodeDescriptor
+from daitn.node.http.bodies import NodeOnMap
 
 
 class OwnerService(Protocol):
@@ -76,7 +76,7 @@ class OwnerService(Protocol):
         """The status now and after each change (latest wins, at most 20 a second), until the job has ended."""
         ...
 
-    def nodes(self) -> tuple[tuple[NodeDescriptor, bool, float], ...]:
+    def nodes(self) -> tuple[NodeOnMap, ...]:
         """The map for people: each node, whether it is reachable, and the age in seconds of what it said."""
         ...
 

@@ -18,6 +18,8 @@ from daitn.base.effects import Record
 from daitn.base.ids import DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
+from daitn.descriptors.trust import Evidence
+from daitn.topology.trust import EvidenceFound, TrustBook
 
 CONSENT_AGE_S: Final = 60.0
 """No decision rests on a policy that was not confirmed for this long; a heartbeat confirms it about every second."""
@@ -65,8 +67,6 @@ class NodeFacts(msgspec.Struct, kw_only=True):
     reachable: bool = True
     """False: its presence vanished and it has not been heard of since."""
     bytes_per_s: float = DEFAULT_BYTES_PER_S
-    failures: int = 0
-    kept: int = 0
     cool_until_ns: int = 0
     """After a failure a node rests a little, so that a job does not come back to it at once."""
     gaps_s: list[float] = []
@@ -78,6 +78,7 @@ class KnowledgeMap:
 
     def __init__(self) -> None:
         self.version = 0
+        self.trust_book = TrustBook()
         self._nodes: dict[NodeId, NodeFacts] = {}
         self._left: set[NodeId] = set()
         """Nodes that left: their ids are never given out again, and a late description must not bring them back. At
@@ -108,7 +109,10 @@ class KnowledgeMap:
             case NodeRemoved(node=node):
                 self._nodes.pop(node, None)
                 self._left.add(node)
+                self.trust_book.forget(node)
                 self.version += 1
+            case EvidenceFound():
+                self.trust_book.apply(record)
             case _:
                 pass
 
@@ -117,6 +121,7 @@ class KnowledgeMap:
         if self._nodes.pop(node, None) is None:
             return None
         self._left.add(node)
+        self.trust_book.forget(node)
         self.version += 1
         return NodeRemoved(node=node, why=why)
 
@@ -172,18 +177,22 @@ class KnowledgeMap:
             rate = transfer_bytes / seconds
             known.bytes_per_s += SMOOTHING * (rate - known.bytes_per_s)
 
-    def kept_promise(self, node: NodeId) -> None:
-        """A visit at this node was accepted."""
-        known = self._nodes.get(node)
-        if known is not None:
-            known.kept += 1
+    def found(
+        self, node: NodeId, kind: Evidence, now_ns: int, *, share: float = 1.0, why: str = ""
+    ) -> EvidenceFound | None:
+        """Something was seen that this node is trusted more or less for; None where it is not on the map, or where the
+        same was counted a moment ago."""
+        if node not in self._nodes:
+            return None
+        evidence = self.trust_book.found(node, kind, now_ns, share=share, why=why)
+        self.version += evidence is not None
+        return evidence
 
-    def broke_promise(self, node: NodeId, cool_until_ns: int) -> None:
-        """A visit at this node was lost."""
+    def rest(self, node: NodeId, until_ns: int) -> None:
+        """A visit at this node was lost: it is not asked again for a while."""
         known = self._nodes.get(node)
         if known is not None:
-            known.failures += 1
-            known.cool_until_ns = max(known.cool_until_ns, cool_until_ns)
+            known.cool_until_ns = max(known.cool_until_ns, until_ns)
             self.version += 1
 
     def node(self, node: NodeId) -> NodeFacts | None:
@@ -214,6 +223,6 @@ class KnowledgeMap:
         """Nodes that carry a role."""
         return tuple(facts for facts in self._nodes.values() if role in facts.descriptor.roles)
 
-    def trust(self, facts: NodeFacts) -> float:
-        """Share of kept promises, with one kept and none broken as the prior: in (0, 1]."""
-        return (1 + facts.kept) / (1 + facts.kept + facts.failures)
+    def trust(self, facts: NodeFacts, now_ns: int) -> float:
+        """How far a node is trusted, in (0, 1): `topology.trust`."""
+        return self.trust_book.score(facts.descriptor.node, now_ns)

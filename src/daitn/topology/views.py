@@ -7,6 +7,7 @@ listed with its reason, so that a refusal can name it. Cost: O(data sets × comp
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,10 @@ from daitn.descriptors.request import Request
 from daitn.descriptors.terminals import DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
+
+TRUST_LEAST: Final = 0.4
+"""Sites trusted less are left out while others serve: three lost visits, two harmful ones or one refuted claim of a
+newcomer get there."""
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,11 +88,11 @@ def _judge(
     if not knowledge.usable(facts, now_ns):
         age = knowledge.age_s(facts, now_ns)
         return _exclude(data, ReasonCode.NO_DATA, f"site not reachable, last heard of {age:.0f} s ago")
-    if knowledge.trust(facts) < request.trust_floor:
+    if knowledge.trust(facts, now_ns) < request.trust_floor:
         return _exclude(
             data,
             ReasonCode.TRUST,
-            f"trust {knowledge.trust(facts):.2f}, the request asks for {request.trust_floor:.2f}",
+            f"trust {knowledge.trust(facts, now_ns):.2f}, the request asks for {request.trust_floor:.2f}",
         )
     return None
 
@@ -146,6 +151,8 @@ def make_training_view(
     if resting:
         awake = [candidate for candidate in candidates if candidate.compute_node not in resting]
         candidates = awake or candidates
+    candidates, distrusted = _without_distrusted(candidates)
+    excluded += distrusted
     return TrainingView(
         version=knowledge.version,
         made_at_ns=now_ns,
@@ -158,6 +165,34 @@ def make_training_view(
             if knowledge.usable(facts, now_ns)
         ),
     )
+
+
+def _without_distrusted(candidates: list[Candidate]) -> tuple[list[Candidate], list[Exclusion]]:
+    """Candidates trusted enough, and why the others are left out. They stay where nothing else has their labels and
+    fields: a site with the only records of a kind is watched by verification, not shunned."""
+    trusted = [candidate for candidate in candidates if candidate.trust >= TRUST_LEAST]
+    left_out = [candidate for candidate in candidates if candidate.trust < TRUST_LEAST]
+    if not trusted or not left_out or _kinds(trusted) < _kinds(candidates):
+        return candidates, []
+    why = "trust {:.2f} is below {:.2f}, and others have records of the same kinds"
+    kept = {candidate.dataset for candidate in trusted}
+    excluded = {
+        candidate.dataset: Exclusion(
+            dataset=candidate.dataset, code=ReasonCode.TRUST, why=why.format(candidate.trust, TRUST_LEAST)
+        )
+        for candidate in left_out
+        if candidate.dataset not in kept
+    }
+    return trusted, list(excluded.values())
+
+
+def _kinds(candidates: list[Candidate]) -> set[str]:
+    """Labels and fields that some candidate has records of."""
+    found: set[str] = set()
+    for candidate in candidates:
+        found |= {f"label {label}" for label, count in candidate.labels.items() if count > 0}
+        found |= {f"field {field}" for field, count in candidate.fields.items() if count > 0}
+    return found
 
 
 def _candidate(
@@ -189,7 +224,7 @@ def _candidate(
         batch_s=measured_batch_s.get((data.dataset, node)),
         bytes_per_s=compute.bytes_per_s,
         latency_s=0.0,
-        trust=min(knowledge.trust(facts), knowledge.trust(compute)),
+        trust=min(knowledge.trust(facts, now_ns), knowledge.trust(compute, now_ns)),
         availability=1.0,
         age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
     )
@@ -225,7 +260,11 @@ def _verifiers(
     verifiers: list[Verifier] = []
     for unit in knowledge.with_role(Role.VERIFICATION):
         described = unit.descriptor.verification
-        if described is None or not knowledge.usable(unit, now_ns) or knowledge.trust(unit) < request.trust_floor:
+        if (
+            described is None
+            or not knowledge.usable(unit, now_ns)
+            or knowledge.trust(unit, now_ns) < request.trust_floor
+        ):
             continue
         givers: list[DataDescriptor] = []
         for _, data in usable:

@@ -41,6 +41,7 @@ from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import propose_training
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Request
+from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
     EvaluateOutcome,
     Outcome,
@@ -97,7 +98,7 @@ class JobMachine:
         state = self.state
         ordered = state.open[visit].ordered
         turn.record(VisitAccepted(job=state.job, at_ns=turn.now_ns, visit=visit, outcome=outcome, signature=signature))
-        self._desk.knowledge.kept_promise(ordered.node)
+        self._desk.found(turn, ordered.node, Evidence.KEPT, f"{ordered.purpose} of job {state.job} accepted")
         match ordered.purpose:
             case "sample" if isinstance(outcome, ShareOutcome) and isinstance(ordered.work, ShareWork):
                 sample = SampleRef(
@@ -135,7 +136,8 @@ class JobMachine:
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
         if blame in ("unavailable", "peer", "bug"):
             rest_ns = turn.now_ns + seconds_to_ns(REST_PATIENCES * self._desk.config.patience_s)
-            self._desk.knowledge.broke_promise(ordered.node, rest_ns)
+            self._desk.knowledge.rest(ordered.node, rest_ns)
+            self._desk.found(turn, ordered.node, Evidence.BROKEN, f"{ordered.purpose} of job {state.job} lost: {why}")
         if isinstance(ordered.work, TrainWork | ShareWork) and ordered.purpose != "sample":
             dataset = ordered.work.dataset
             harmful = state.harm.get(dataset, 0) >= HARM_MOST

@@ -24,6 +24,7 @@ from daitn.control_center.turn import Turn
 from daitn.descriptors.contract import Classification
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import METRICS, Request
+from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     EvaluateWork,
@@ -94,6 +95,10 @@ class JobDesk:
             resting,
             turn.now_ns,
         )
+
+    def found(self, turn: Turn, node: NodeId, kind: Evidence, why: str, share: float = 1.0) -> None:
+        """Evidence about a node: kept, so that its score outlives a restart."""
+        turn.record_if(self.knowledge.found(node, kind, turn.now_ns, share=share, why=why))
 
     def silent_nodes(self, turn: Turn) -> bool:
         """Whether some node of the map does not answer now: what it has could change a verdict."""

@@ -22,11 +22,12 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import after_kept, after_rollback
-from daitn.decision.keeping import judge_model
+from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
+from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     AggregateWork,
@@ -252,6 +253,7 @@ class Running:
         """Keep a verified model or roll it back, and adapt the plan."""
         state = self.state
         judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
+        self._credit(turn, judgement)
         turn.record(
             ModelJudged(
                 job=state.job,
@@ -273,6 +275,21 @@ class Running:
             if eased is not None:
                 turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=eased[0], why=eased[1]))
         self.release(turn)
+
+    def _credit(self, turn: Turn, judgement: Judgement) -> None:
+        """What a verified gain or harm says of the sites whose data made it, each by its share of the visits."""
+        state = self.state
+        visited = [dataset for dataset, _ in state.seen[state.seen_kept :]]
+        before = score(state.request.targets, state.kept_measurements)
+        if judgement.keep and judgement.score <= before:
+            return
+        kind = Evidence.HELPED if judgement.keep else Evidence.HARMED
+        for dataset in dict.fromkeys(visited):
+            found = self._desk.knowledge.dataset(dataset)
+            if found is not None:
+                share = visited.count(dataset) / len(visited)
+                why = f"after {dataset} in job {state.job}: {judgement.why}"
+                self._desk.found(turn, found[0].descriptor.node, kind, why, share)
 
     def release(self, turn: Turn) -> None:
         """Let sites drop models that nothing needs any more."""

@@ -85,12 +85,9 @@ def _add_domain_routes(app: OwnerApp, manual: Manual, service: OwnerService, tok
 
     @app.get("/v1/nodes", summary="The map: all nodes of the domain")
     async def nodes(request: Request) -> Response:
-        _caller(request)
-        listed = [
-            bodies.NodeOnMap(descriptor=descriptor, reachable=reachable, age_s=age_s)
-            for descriptor, reachable, age_s in service.nodes()
-        ]
-        return _json(listed)
+        operates = Scope.OPERATE in _caller(request).scopes
+        listed = service.nodes()
+        return _json(listed if operates else [msgspec.structs.replace(one, trust_changes=()) for one in listed])
 
 
 def _add_package_routes(app: OwnerApp, manual: Manual, service: OwnerService) -> None:
@@ -279,7 +276,7 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
     async def expel(request: Request, node: str) -> Response:
         _caller(request, Scope.OPERATE)
         asked = await _read(request, bodies.ExpelAsked)
-        if all(descriptor.node != node for descriptor, _, _ in service.nodes()):
+        if all(one.descriptor.node != node for one in service.nodes()):
             raise unknown(f"there is no node {node!r}", "`daitn map` shows them", node=node)
         await service.expel(NodeId(node), asked.reason)
         return Response(status_code=204)

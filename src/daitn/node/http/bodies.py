@@ -15,6 +15,7 @@ from daitn.base import limits
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.descriptors.trust import TrustChange
 
 CHUNKS_ASKED: Final = 8192
 """Chunks in one question which are missing: 660 kB of JSON, within a control message's limit."""
@@ -67,6 +68,9 @@ class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
     descriptor: NodeDescriptor
     reachable: bool
     age_s: float
+    trust: float
+    trust_changes: tuple[TrustChange, ...] = ()
+    """The latest, oldest first; for operators only, since reasons name jobs."""
 
 
 class JoinTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
