@@ -110,6 +110,7 @@ def run_job(domain: LocalDomain, size: str, hops: int, seed: int) -> list[float]
         Weights(SIZES[size]),
         contract=decode_contract(json.dumps(contract()).encode()),
         targets=["loss <= 0.0000001"],
+        chance_floor=0.0,
         deadline=600,
         purpose="benchmark",
         method="cyclic",

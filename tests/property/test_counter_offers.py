@@ -27,6 +27,7 @@ from daitn.descriptors.request import Budget, Request, Selection
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
+from daitn.descriptors.work import CurvePoint, Measurement
 from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.views import Asker, make_training_view
@@ -95,6 +96,7 @@ requests = st.builds(
     ),
     raw_records=st.sampled_from(["stay", "trust-zone"]),
     trust_floor=st.sampled_from([0.0, 0.001, 0.6, 1.0]),
+    chance_floor=st.sampled_from([0.0, 0.25, 0.9, 1.0]),
     method=st.sampled_from(["", "", "sorcery", *METHODS]),
     domains=st.sampled_from([(), (DomainId("demo"),), (DomainId("other"),)]),
     data=st.builds(
@@ -105,7 +107,27 @@ requests = st.builds(
         min_records_field=st.sampled_from([{}, {"ones": 50}, {"ones": 5000}]),
     ),
 )
-preflights = st.sampled_from([None, None, Preflight(overfits=True), Preflight(overfits=False), Preflight(fault="no")])
+NAMES = ("accuracy", "accuracy@ones", "recall[1]", "recall[0]@ones")
+"""What the targets below speak of."""
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> tuple[CurvePoint, ...]:
+    """What a trial may have found: anything between 0 and 1, at 0 to 3 sizes."""
+
+    def figure(name: str) -> Measurement:
+        value = draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.97, 1.0, float("nan")]))
+        records = draw(st.integers(0, 99))
+        return Measurement(name=name, value=value, low=value - 0.05, high=value + 0.05, records=records)
+
+    sizes = draw(st.sampled_from([(), (0, 50), (0, 25, 50)]))
+    return tuple(CurvePoint(records=size, measurements=tuple(figure(name) for name in NAMES)) for size in sizes)
+
+
+preflights = st.one_of(
+    st.sampled_from([None, None, Preflight(overfits=True), Preflight(overfits=False), Preflight(fault="no")]),
+    curves().map(lambda curve: Preflight(overfits=True, curve=curve)),
+)
 
 
 def admission_of(knowledge: KnowledgeMap) -> TrainingAdmission:

@@ -45,6 +45,7 @@ def long_run(domain: LocalDomain, name: str, visits: int = 12) -> Any:
         domain,
         name,
         targets=["loss <= 0.0000001"],
+        chance_floor=0.0,
         method="cyclic",
         budget=Budget(visits=visits),
         hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=200, learning_rate=1e-3),

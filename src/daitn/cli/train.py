@@ -45,6 +45,9 @@ def submit(
     batch_size: BatchSize = None,
     raw_records: Annotated[str | None, typer.Option(help="'stay' (default) or 'trust-zone'.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    chance_floor: Annotated[
+        float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: try whatever is predicted.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -71,6 +74,7 @@ def submit(
             batch_size=batch_size,
             raw_records=raw_records,
             seed=seed,
+            chance_floor=chance_floor,
             idempotency_key=key,
         )
         with _connect(token) as network:

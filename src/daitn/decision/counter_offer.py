@@ -15,11 +15,11 @@ from typing import Final
 
 import msgspec
 
+from daitn.decision.attainability import easier
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.decision.feasibility import judge
+from daitn.decision.feasibility import Judged, judge
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
-from daitn.descriptors.plan import Plan
-from daitn.descriptors.request import Request
+from daitn.descriptors.request import Request, Target
 from daitn.descriptors.view import TrainingView
 
 ROUNDS: Final = 6
@@ -40,20 +40,22 @@ def find_counter_offer(
     changes: dict[str, Change] = {}
     for _ in range(ROUNDS):
         view = make_view(offered)
-        plan, conditions = judge(view, offered, package, preflight)
-        failed = [condition for condition in conditions if not condition.met]
+        judged = judge(view, offered, package, preflight)
+        failed = [condition for condition in judged.conditions if not condition.met]
         if not failed:
             return CounterOffer(request=offered, changes=tuple(changes.values())) if changes else None
         moved = offered
         for condition in failed:
-            moved = _mend(moved, condition, view, plan, changes)
+            moved = _mend(moved, condition, view, judged, changes)
         if moved == offered:
             return None
         offered = moved
     return None
 
 
-def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, changes: dict[str, Change]) -> Request:
+def _mend(
+    request: Request, failed: Condition, view: TrainingView, judged: Judged, changes: dict[str, Change]
+) -> Request:
     """The request with one failed condition mended as far as it can be; unchanged where it cannot."""
 
     def change(what: str, asked: str, offered: str) -> None:
@@ -61,7 +63,7 @@ def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, c
         changes[what] = Change(what=what, asked=first, offered=offered, because=failed.code)
 
     replace = msgspec.structs.replace
-    budget = request.budget
+    budget, plan = request.budget, judged.plan
     match failed.code:
         case ReasonCode.TIME:
             deadline = _round_up(max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
@@ -90,6 +92,8 @@ def _mend(request: Request, failed: Condition, view: TrainingView, plan: Plan, c
             return replace(request, method="")
         case ReasonCode.VOLUME:
             return _less_data(request, failed, change)
+        case ReasonCode.ATTAINABILITY:
+            return _easier_targets(request, judged, change)
         case ReasonCode.COVERAGE | ReasonCode.NO_TEST_SET:
             return _fewer_targets(request, failed, change)
         case ReasonCode.POLICY | ReasonCode.NO_DATA | ReasonCode.NO_COMPUTE | ReasonCode.TRUST:
@@ -133,6 +137,22 @@ def _fewer_targets(request: Request, failed: Condition, change: Callable[[str, s
         return request
     change("targets", ", ".join(map(str, request.targets)), ", ".join(map(str, left)))
     return msgspec.structs.replace(request, targets=left)
+
+
+def _easier_targets(request: Request, judged: Judged, change: Callable[[str, str, str], None]) -> Request:
+    """Each target that is too far with the figure that can be promised. One that stands in both directions at once, or
+    whose promised figure is no easier, stays as it is."""
+    promised = {one.name: one for one in judged.predictions if one.probability < request.chance_floor}
+    targets: list[Target] = []
+    for target in request.targets:
+        prediction = promised.get(target.name)
+        value = easier(target, prediction.promised) if prediction is not None else target.value
+        is_easier = value < target.value if target.sense == ">=" else value > target.value
+        eased = msgspec.structs.replace(target, value=value) if is_easier else target
+        if eased != target:
+            change(f"target {target.name}", str(target), str(eased))
+        targets.append(eased)
+    return msgspec.structs.replace(request, targets=tuple(targets))
 
 
 def _other_data(request: Request, view: TrainingView, change: Callable[[str, str, str], None]) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from daitn.descriptors.contract import DataContract
-from daitn.descriptors.work import Measurement
+from daitn.descriptors.work import CurvePoint, Measurement
 
 
 class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,3 +34,5 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     evaluate_seconds: float = 0.0
     test_records: int = 0
     fault: str = ""
+    curve: tuple[CurvePoint, ...] = ()
+    """How the model learnt from parts of the test set; empty where that could not be tried."""

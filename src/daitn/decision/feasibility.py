@@ -2,17 +2,19 @@
 
 Paper II-A: T-FAM evaluates whether training is feasible from the model, the requirements and the state of the network.
 Stages: authorisation and policy → resources → data → attainability. All conditions are checked, none hides another.
-Attainability says that it does not know as long as there are no runs to learn from; it never claims a probability.
+Attainability rests on the trial at the verification unit (`decision.attainability`); without one it says that it does
+not know, and claims no probability.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
+from daitn.decision.attainability import joint_chance, predict
 from daitn.decision.drafting import draft_plan
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.descriptors.outcome import Condition, ReasonCode, Verdict
+from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
@@ -55,36 +57,42 @@ def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bo
     return Condition(code=code, what=what, required=required, available=available, met=met)
 
 
-def judge(
-    view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None
-) -> tuple[Plan, tuple[Condition, ...]]:
-    """The draft plan and every condition, met or not."""
+class Judged(NamedTuple):
+    """The draft plan, every condition, met or not, and how far each target is expected to get."""
+
+    plan: Plan
+    conditions: tuple[Condition, ...]
+    predictions: tuple[Prediction, ...]
+
+
+def judge(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Judged:
+    """Judge a request on a view. Cost: that of a draft, and 10⁴ flops a target."""
     plan = draft_plan(view, request, package, preflight)
+    predictions = predict(view, request, preflight)
     conditions = [
         *_policy(view, request),
         *_method(view, request),
         *_resources(view, request, package, plan),
         *_data(view, request),
         *_preflight(preflight),
+        *_attainability(request, predictions),
     ]
-    return plan, tuple(conditions)
+    return Judged(plan, tuple(conditions), predictions)
 
 
-def verdict_of(view: TrainingView, plan: Plan, conditions: tuple[Condition, ...]) -> Verdict:
-    """Admitted if every condition holds. The probability stays unknown: nothing was learnt from runs yet."""
-    admitted = all(condition.met for condition in conditions)
-    unknown = _said(
-        ReasonCode.ATTAINABILITY,
-        "whether the targets can be reached",
-        "a prediction",
-        "not known: no earlier run of this kind to learn from",
-        met=True,
-    )
+def verdict_of(view: TrainingView, request: Request, judged: Judged) -> Verdict:
+    """Admitted if every condition holds. The probability is that of all targets, where all could be predicted."""
+    all_known = {target.name for target in request.targets} == {one.name for one in judged.predictions}
+    chance, low, high = joint_chance(judged.predictions) if all_known else (None, 0.0, 1.0)
     return Verdict(
-        outcome="admitted" if admitted else "refused",
-        conditions=(*conditions, unknown),
+        outcome="admitted" if all(condition.met for condition in judged.conditions) else "refused",
+        conditions=judged.conditions,
         excluded=view.excluded,
-        expected=plan.expected,
+        probability=chance,
+        probability_low=low,
+        probability_high=high,
+        predictions=judged.predictions,
+        expected=judged.plan.expected,
         view_version=view.version,
     )
 
@@ -216,4 +224,29 @@ def _preflight(preflight: Preflight | None) -> list[Condition]:
         available = "it can" if preflight.overfits else "its loss on one batch does not fall"
         what = "the model can learn one batch by heart"
         conditions.append(_said(ReasonCode.CANNOT_OVERFIT, what, "it can", available, met=preflight.overfits))
+    return conditions
+
+
+def _attainability(request: Request, predictions: tuple[Prediction, ...]) -> list[Condition]:
+    """The chance of each target against the owner's floor; where nothing could be tried, that is said."""
+    known = {one.name: one for one in predictions}
+    conditions: list[Condition] = []
+    for target in request.targets:
+        found = known.get(target.name)
+        if found is None:
+            text = "not known: too few test records to try it on, or not tried yet"
+            conditions.append(_said(ReasonCode.ATTAINABILITY, f"chance of {target}", "a prediction", text, met=True))
+            continue
+        said = f"{found.probability:.0%}: {found.expected:.3g} expected, {found.low:.3g} to {found.high:.3g} with 90 %"
+        conditions.append(
+            Condition(
+                code=ReasonCode.ATTAINABILITY,
+                what=f"chance of {target}",
+                required=f"at least {request.chance_floor:.0%}",
+                available=said,
+                met=found.probability >= request.chance_floor,
+                required_value=request.chance_floor,
+                available_value=found.probability,
+            )
+        )
     return conditions

@@ -74,6 +74,22 @@ class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a target's figure is expected to get, from how the model learnt on parts of the test set."""
+
+    name: str
+    untrained: float
+    expected: float
+    """Median."""
+    low: float
+    high: float
+    """Between these with 90 %."""
+    probability: Probability
+    """Of reaching the target."""
+    promised: float
+    """The figure that can be offered: reached with 80 %, or with the owner's own floor, if that is higher."""
+
+
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     """What the plan would cost. `low`: the least it can be; the rest is where the network expects to end."""
 
@@ -92,6 +108,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     probability: Probability | None = None
     probability_low: Probability = 0.0
     probability_high: Probability = 1.0
+    predictions: tuple[Prediction, ...] = ()
+    """Of each target that could be predicted."""
     expected: Expectation | None = None
     counter_offer: CounterOffer | None = None
     view_version: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -42,8 +42,20 @@ METRICS: dict[type[Task], dict[str, Literal["up", "down"]]] = {
 }  # fmt: skip
 """Metrics of each task and which way is better."""
 
-_IN_UNIT_INTERVAL = {"accuracy", "balanced_accuracy", "recall", "precision", "f1", "auc", "mrr"}
+METRIC_SENSES: dict[str, Literal["up", "down"]] = {
+    name: sense for metrics in METRICS.values() for name, sense in metrics.items()
+}
+"""Which way is better, by metric: the same in every task that has it."""
+
+UNIT_METRICS = frozenset({"accuracy", "balanced_accuracy", "recall", "precision", "f1", "auc", "mrr"})
+"""Metrics whose values lie between 0 and 1."""
+
 _PER_LABEL = {"recall", "precision"}
+
+
+CHANCE_FLOOR: Final = 0.25
+"""A goal less likely than this is refused with an offer unless its owner says otherwise: three runs in four would be
+spent for nothing."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,6 +158,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     accept_counter_offer: bool = False
+    chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
+    """A target whose predicted chance is below this is refused with an offer; 0: try whatever is predicted."""
 
 
 def check_request(request: Request, contract: DataContract) -> None:
@@ -161,7 +175,7 @@ def check_request(request: Request, contract: DataContract) -> None:
             continue
         if not math.isfinite(target.value):
             faults.append(f"{target}: the value is not finite")
-        elif target.metric in _IN_UNIT_INTERVAL and not 0 <= target.value <= 1:
+        elif target.metric in UNIT_METRICS and not 0 <= target.value <= 1:
             faults.append(f"{target}: the value lies between 0 and 1 (write 95% or 0.95)")
         if (direction == "up") != (target.sense == ">="):
             faults.append(f"{target}: {target.metric} is better when {'higher' if direction == 'up' else 'lower'}")

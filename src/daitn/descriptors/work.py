@@ -64,6 +64,11 @@ class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     measurements: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)]
     preflight: bool = False
     """Before any visit: also load, take one batch of the test set and see whether the model can overfit it."""
+    trial: Training | None = None
+    """Preflight: hyper-parameters to learn from a part of the test set with, so that the rest shows how the model
+    learns; None: not asked for."""
+    trial_measurements: Annotated[tuple[Name, ...], msgspec.Meta(max_length=256)] = ()
+    """What the trial measures: what the targets speak of."""
 
 
 class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +125,13 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     fetched_bytes: Amount = 0
 
 
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How good a model was after learning from so many records of a test set, on the others of it."""
+
+    records: Amount
+    measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=256)]
+
+
 class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """What a verification unit measured. `overfits`: whether one batch could be learnt (preflight only)."""
 
@@ -133,6 +145,8 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     overfits: bool | None = None
     batch_seconds: Seconds = 0.0
     """Preflight: seconds for one training batch here."""
+    curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
+    """Preflight: the trial's figures, by records learnt from, untrained first; empty where there was none."""
 
 
 class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):

@@ -279,6 +279,7 @@ class VisitWorker:
             seconds=finished.load_s + finished.work_s,
             overfits=numbers.overfits,
             batch_seconds=numbers.batch_seconds,
+            curve=numbers.curve,
         )
 
     def _progressed(self, order: VisitOrder) -> Callable[[Progressed], None]:

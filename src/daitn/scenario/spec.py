@@ -13,7 +13,7 @@ import msgspec
 from daitn.base.errors import InputError
 from daitn.descriptors.contract import Name
 from daitn.descriptors.policy import Policy
-from daitn.descriptors.request import parse_target
+from daitn.descriptors.request import CHANCE_FLOOR, parse_target
 from daitn.descriptors.terminals import Role
 
 
@@ -106,6 +106,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: str = ""
     raw_records: Literal["stay", "trust-zone"] = "stay"
     visits: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
     package: str = ""
     """Directory of the model package; real world only. Without one the job is left to its owner."""
     at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0

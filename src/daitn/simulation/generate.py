@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from daitn.descriptors.policy import Policy
+from daitn.descriptors.request import CHANCE_FLOOR
 from daitn.descriptors.terminals import Role
 from daitn.scenario.spec import DataSpec, FaultSpec, JobSpec, NodeSpec, Scenario
 
@@ -74,6 +75,7 @@ def _job(rng: random.Random, number: int, classes: int, contract: str) -> JobSpe
         method=rng.choice(("", "", "cyclic", "tram-fl", "random", "fedavg")),
         raw_records=rng.choice(("stay", "trust-zone")),
         visits=rng.choice((None, None, 12)),
+        chance_floor=rng.choice((CHANCE_FLOOR, 0.0)),
         at_s=rng.uniform(0.5, 4.0),
     )
 

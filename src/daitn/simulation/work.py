@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Final
 
 from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
+    CurvePoint,
     EvaluateOutcome,
     EvaluateWork,
     Outcome,
@@ -20,6 +23,9 @@ from daitn.descriptors.work import (
 from daitn.scenario.spec import Scenario
 from daitn.simulation.learner import Learner
 from daitn.wire.center_tools import VisitOrder
+
+TRIAL_STEPS: Final = 240
+"""As many as a real trial makes (`learning.numerics.curve`)."""
 
 
 class SimulatedWork:
@@ -60,6 +66,7 @@ class SimulatedWork:
                     seconds=seconds,
                     overfits=True if preflight else None,
                     batch_seconds=0.01,
+                    curve=self._curve(model, held_out, order.work),
                 )
             case AggregateWork(updates=updates):
                 mean = self._learner.average(updates)
@@ -69,6 +76,19 @@ class SimulatedWork:
                 shared = ArtifactId(f"{self._learner.submit(f'{kind} {dataset} {order.work.contract}')}")
                 self._artifacts[node].add(shared)
                 return ShareOutcome(artifact=shared, records=sum(self.labels_of(dataset).values()), data_version="1")
+
+    def _curve(self, model: ArtifactId, held_out: Mapping[str, int], work: EvaluateWork) -> tuple[CurvePoint, ...]:
+        """What a trial finds: the learner's law, which knows of steps only, on the mix of the whole set."""
+        if work.trial is None:
+            return ()
+        points: list[CurvePoint] = []
+        for share in (0.0, 0.25, 0.5):
+            records = round(share * sum(held_out.values()))
+            learnt = round(2 * share * TRIAL_STEPS * work.trial.batch_size)
+            tried = self._learner.train(model, DataSetId("trial"), held_out, learnt) if learnt else model
+            figures = self._learner.measure(tried, held_out, work.trial_measurements)
+            points.append(CurvePoint(records=records, measurements=figures))
+        return tuple(points)
 
     def labels_of(self, dataset: DataSetId) -> dict[str, int]:
         """True records per label of a data set."""

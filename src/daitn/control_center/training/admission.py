@@ -30,9 +30,9 @@ class TrainingAdmission:
     ) -> tuple[Verdict, Plan, TrainingView]:
         """The verdict, with a counter-offer where it is a refusal; the plan it judged; and the view it was made on."""
         view = self._make_view(request)
-        plan, conditions = judge(view, request, package, preflight)
-        verdict = verdict_of(view, plan, conditions)
+        judged = judge(view, request, package, preflight)
+        verdict = verdict_of(view, request, judged)
         if verdict.outcome == "refused":
             offer = find_counter_offer(self._make_view, request, package, preflight)
             verdict = msgspec.structs.replace(verdict, counter_offer=offer)
-        return verdict, plan, view
+        return verdict, judged.plan, view

@@ -79,7 +79,7 @@ class Assessing:
             faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
             self._ending.end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
         else:
-            evaluate = self._desk.evaluation(state.head, samples, preflight=True)
+            evaluate = self._desk.evaluation(state.head, samples, trial=plan.training)
             self._desk.order(
                 turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
             )
@@ -113,5 +113,6 @@ class Assessing:
             unit_flops=compute.flops if compute is not None else 0.0,
             evaluate_seconds=outcome.seconds,
             test_records=max((one.records for one in outcome.measurements), default=0),
+            curve=outcome.curve,
         )
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))

@@ -29,6 +29,7 @@ from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     EvaluateWork,
     SampleRef,
+    Training,
     Work,
 )
 from daitn.learning.methods import FIRST_CHOICE
@@ -130,15 +131,26 @@ class JobDesk:
         found = [sample for (node, _), sample in self.state.samples.items() if node == unit]
         return tuple(sorted(found, key=lambda sample: sample.dataset))
 
-    def evaluation(self, model: ArtifactId, samples: tuple[SampleRef, ...], *, preflight: bool) -> EvaluateWork:
-        """Everything the targets speak of, and the task's first metric per field, so that forgetting shows."""
+    def evaluation(
+        self, model: ArtifactId, samples: tuple[SampleRef, ...], *, trial: Training | None = None
+    ) -> EvaluateWork:
+        """Everything the targets speak of, and the task's first metric per field, so that forgetting shows. `trial`: a
+        preflight, with hyper-parameters to try how the model learns."""
         state = self.state
         contract = state.package.contract
         primary = next(iter(METRICS[type(contract.task)]))
         names = [target.name for target in state.request.targets]
         names += [primary, "loss"] if isinstance(contract.task, Classification) else [primary]
         names += [f"{primary}@{field}" for field in contract.field_names()[: limits.FIELDS]]
-        return EvaluateWork(model=model, samples=samples, measurements=tuple(dict.fromkeys(names)), preflight=preflight)
+        targets = tuple(dict.fromkeys(target.name for target in state.request.targets))
+        return EvaluateWork(
+            model=model,
+            samples=samples,
+            measurements=tuple(dict.fromkeys(names)),
+            preflight=trial is not None,
+            trial=trial,
+            trial_measurements=targets if trial is not None else (),
+        )
 
     def reachable(self, artifact: ArtifactId) -> bool:
         """Whether somebody who answers now holds an artifact."""

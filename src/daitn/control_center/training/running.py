@@ -243,9 +243,7 @@ class Running:
         for unit in view.verifiers:
             samples = self._desk.samples(unit.node)
             if samples:
-                self._desk.order(
-                    turn, "verify", unit.node, self._desk.evaluation(self.state.head, samples, preflight=False), why
-                )
+                self._desk.order(turn, "verify", unit.node, self._desk.evaluation(self.state.head, samples), why)
                 return True
         return False
 

@@ -73,7 +73,7 @@ def preflight(
     if not parameters:
         raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
     device = next(iter(parameters.values())).device
-    kept = {name: tensor.detach().clone() for name, tensor in _state(model).items()}
+    kept = keep_state(model)
     batch = _one_batch(model, task, sets)
     was_training = model.training
     deadline = time.perf_counter() + PREFLIGHT_S
@@ -82,7 +82,7 @@ def preflight(
     try:
         model.train()
         for rate in PREFLIGHT_RATES:
-            _restore(model, kept)
+            restore_state(model, kept)
             training = Training(batch_size=PREFLIGHT_RECORDS, batches=1, learning_rate=rate, optimizer="adam")
             optimizer = make_optimizer(training, parameters, {})
             for _ in range(PREFLIGHT_STEPS):
@@ -105,7 +105,7 @@ def preflight(
         return Preflight(False, _typical(seconds), len(seconds), before, best)
     finally:
         model.zero_grad(set_to_none=True)
-        _restore(model, kept)
+        restore_state(model, kept)
         model.train(was_training)
 
 
@@ -136,7 +136,13 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _restore(model: nn.Module, kept: dict[str, Tensor]) -> None:
+def keep_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in _state(model).items()}
+
+
+def restore_state(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Put back what `keep_state` kept."""
     with torch.no_grad():
         for name, tensor in _state(model).items():
             tensor.copy_(kept[name])

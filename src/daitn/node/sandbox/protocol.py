@@ -27,7 +27,7 @@ from daitn.base.errors import BugError, PeerError, UnavailableError
 from daitn.base.ids import DataSetId
 from daitn.base.units import MIB
 from daitn.descriptors.contract import Name
-from daitn.descriptors.work import EvaluateWork, Measurement, TrainWork
+from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TrainWork
 
 FRAME_BYTES: Final = 96 * MIB
 """Largest frame: a graph of 32 MiB with a tokenizer of 32 MiB and 100,000 entries of a manifest."""
@@ -202,6 +202,7 @@ class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=1024)]
     overfits: bool | None = None
     batch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Finished(_Frame, frozen=True, kw_only=True, tag="finished"):

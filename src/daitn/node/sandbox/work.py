@@ -25,7 +25,8 @@ from daitn.base.errors import BugError, InputError, PeerError
 from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
-from daitn.descriptors.work import EvaluateWork, Training, TrainWork
+from daitn.descriptors.work import CurvePoint, EvaluateWork, Training, TrainWork
+from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
 from daitn.learning.numerics.evaluate import evaluate, preflight
 from daitn.learning.numerics.modules import BoundModule, build_structure
@@ -205,6 +206,10 @@ class Worker:
         if should_stop():
             raise Cancelled
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
+        curve: tuple[CurvePoint, ...] = ()
+        if work.trial is not None and tried is not None and tried.overfits:
+            names = work.trial_measurements
+            curve = learning_curve(model, self._task, self._sets, names, work.trial, should_stop=should_stop)
         if tried is not None and should_stop():
             raise Cancelled
         return Finished(
@@ -213,6 +218,7 @@ class Worker:
                 measurements=measurements,
                 overfits=None if tried is None else tried.overfits,
                 batch_seconds=0.0 if tried is None else tried.batch_seconds,
+                curve=curve,
             ),
             state=run.state,
             load_s=loaded - began,
