@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from tests.leaks import running_children
 from torch import nn
 
 from daitn.artifacts.graph import encode_graph_pair
@@ -251,18 +252,9 @@ def open_descriptors() -> set[str]:
     return found
 
 
-def child_processes() -> set[int]:
-    """Processes that this one has started and that are still there."""
-    found: set[int] = set()
-    for task in os.listdir("/proc/self/task"):
-        with suppress(OSError):  # a thread that has ended meanwhile has handed its children on
-            found |= set(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-    return found
-
-
 def run_clean(main: Callable[[], object]) -> None:
     """Run a coroutine function; no process and no descriptor may be left."""
-    descriptors, processes = open_descriptors(), child_processes()
+    descriptors, processes = open_descriptors(), running_children()
     asyncio.run(main())  # type: ignore[arg-type]
-    assert child_processes() == processes
+    assert running_children().keys() == processes.keys()
     assert open_descriptors() == descriptors

@@ -38,6 +38,7 @@ from sandbox_world import (
     setup_of,
     train_work,
 )
+from tests.leaks import left_over
 
 from daitn.artifacts.layout import TensorSpec, fill_payload, plan_layout
 from daitn.artifacts.manifest import TravellingState
@@ -333,7 +334,7 @@ def test_node_that_dies_takes_its_children_with_it(table: Path) -> None:
     """A node killed without a chance to clean up leaves no child behind."""
     script = (
         "import asyncio, sys; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]\n"
         "from sandbox_world import *\n"
         "async def main():\n"
         "    child = await launch(setup_of(package_of(Tiny)), sandbox=Sandbox(), data=Path(sys.argv[1]))\n"
@@ -362,6 +363,7 @@ def test_node_that_dies_takes_its_children_with_it(table: Path) -> None:
         await asyncio.wait_for(gone, 5)
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
+        assert left_over({}) == []
 
     run_clean(main)
 
@@ -468,7 +470,9 @@ async def impostor() -> tuple[ChildHandle, socket.socket]:
     process = await asyncio.create_subprocess_exec(
         "sleep", "60", stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
-    return ChildHandle(Started(process, ours, "", process.pid), Sandbox()), theirs
+    line, tether = socket.socketpair()
+    tether.close()
+    return ChildHandle(Started(process, ours, line, "", process.pid), Sandbox()), theirs
 
 
 def test_deaths_are_explained() -> None:

@@ -8,6 +8,8 @@ process. Memory is bounded by RLIMIT_DATA, which counts private writable memory;
 gigabyte of address space that torch's libraries map and never touch. What several processes or shared memory could
 take beyond it, the node's watchdog sees (`visits`).
 
+Between node and child stands a `tether`, which ends the child when the node dies, at whatever moment.
+
 Nothing is claimed that was not tried: `enforced` starts probes that attempt what is forbidden.
 """
 
@@ -53,6 +55,9 @@ _BOOT: Final = (
 )
 
 
+_TETHER: Final = str(Path(__file__).with_name("tether.py"))
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one child may use."""
 
@@ -72,10 +77,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Started:
     """A child that was started: the node's end of the pair of sockets, where it finds its data, and its processes."""
 
-    def __init__(self, process: Process, channel: socket.socket, data_path: str, leader: int) -> None:
-        """`leader`: process id of the first process inside; with bubblewrap, killing it ends the whole namespace."""
+    def __init__(
+        self, process: Process, channel: socket.socket, line: socket.socket, data_path: str, leader: int
+    ) -> None:
+        """`process`: its tether, which ends with it; `line`: what holds the tether; `leader`: process id of the first
+        process inside; with bubblewrap, killing it ends the whole namespace."""
         self.process = process
         self.channel = channel
+        self._line = line
         self.data_path = data_path
         self.leader = leader
         try:
@@ -103,6 +112,7 @@ class Started:
             last = (last + part)[-STDERR_BYTES:]
         status = await self.process.wait()
         self.channel.close()
+        self._line.close()
         if self._leader_fd >= 0:
             os.close(self._leader_fd)
             self._leader_fd = -1
@@ -142,37 +152,41 @@ class Sandbox:
 
     async def _start(self, data: Path | None, threads: int, device: str, module: str) -> Started:
         ours, theirs = socket.socketpair()
-        told, telling = socket.socketpair()
+        line, tether = socket.socketpair()
         try:
             arguments = [str(theirs.fileno()), msgspec.json.encode(self.limits).decode()]
-            command = self._command(module, arguments, data, threads, device, telling.fileno())
-            keep = (theirs.fileno(), telling.fileno()) if self._bubblewrap else (theirs.fileno(),)
+            kind = "bubblewrap" if self._bubblewrap else "plain"
+            command = self._command(module, arguments, data, threads, device)
             process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-B", _TETHER, str(tether.fileno()), kind),
                 *command,
                 stdin=DEVNULL,
                 stdout=DEVNULL,
                 stderr=PIPE,
-                env={} if self._bubblewrap else child_environment(threads),
-                pass_fds=keep,
+                env=child_environment(threads),
+                pass_fds=(theirs.fileno(), tether.fileno()),
                 cwd="/",
                 start_new_session=True,
             )
             theirs.close()
-            telling.close()
-            leader = await _read_leader(told) if self._bubblewrap else process.pid
+            tether.close()
+            leader = await _read_leader(line)
             if leader is None:
-                _, words = await _abandon(process)
-                raise UnavailableError(f"bubblewrap could not start a child: {words[:300]}")
-        except (OSError, UnavailableError) as error:
+                _, words = await process.communicate()
+                said = (words or b"").decode("utf-8", "replace").strip()
+                raise UnavailableError(f"no child could be started by {kind}: {said[:300]}")
+        except BaseException as error:
+            # Its line broken, the tether ends whatever it has started.
             ours.close()
-            if isinstance(error, UnavailableError):
-                raise
-            raise UnavailableError(f"no child process could be started: {error}") from None
+            line.close()
+            if isinstance(error, OSError):
+                raise UnavailableError(f"no child process could be started: {error}") from None
+            raise
         finally:
-            for end in (theirs, telling, told):
-                end.close()
+            theirs.close()
+            tether.close()
         ours.setblocking(False)
-        return Started(process, ours, self.data_path(data), leader)
+        return Started(process, ours, line, self.data_path(data), leader)
 
     def data_path(self, data: Path | None) -> str:
         """Where a child finds `data`."""
@@ -181,14 +195,14 @@ class Sandbox:
         return DATA_PATH if self._bubblewrap else str(data.resolve())
 
     def _command(
-        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str, info: int
+        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str
     ) -> list[str]:
         source = str(Path(daitn.__file__).resolve().parent.parent)
         command = [sys.executable, "-I", "-B", "-c", _BOOT.format(module=module), source, *arguments]
         if not self._bubblewrap:
             return command
         wrapping = [self._bubblewrap, "--unshare-all", "--unshare-user", "--disable-userns"]
-        wrapping += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--info-fd", str(info)]
+        wrapping += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
         wrapping += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
         for name, value in child_environment(threads).items():
             wrapping += ["--setenv", name, value]
@@ -283,11 +297,11 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-async def _read_leader(told: socket.socket) -> int | None:
-    """Process id inside, as bubblewrap tells it; None where it ended without telling."""
-    told.setblocking(False)
+async def _read_leader(line: socket.socket) -> int | None:
+    """Process id inside, as the tether tells it; None where it ended without telling."""
+    line.setblocking(False)
     text = b""
-    while part := await asyncio.get_running_loop().sock_recv(told, 4096):
+    while part := await asyncio.get_running_loop().sock_recv(line, 4096):
         text += part
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(text, type=_Info).child_pid
@@ -296,13 +310,6 @@ async def _read_leader(told: socket.socket) -> int | None:
 
 class _Info(msgspec.Struct, frozen=True, rename="kebab"):
     child_pid: int
-
-
-async def _abandon(process: Process) -> tuple[int, str]:
-    with suppress(ProcessLookupError):
-        process.kill()
-    _, words = await process.communicate()
-    return process.returncode or 0, (words or b"").decode("utf-8", "replace").strip()
 
 
 def exit_signal(status: int) -> int:
