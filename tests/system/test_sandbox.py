@@ -368,6 +368,26 @@ def test_node_that_dies_takes_its_children_with_it(table: Path) -> None:
     run_clean(main)
 
 
+def test_child_that_is_stopped_is_ended_and_its_run_explained(table: Path) -> None:
+    async def main() -> None:
+        package = package_of(Slow)
+        async with child_of(setup_of(package), table) as child:
+            started = asyncio.get_running_loop().create_future()
+
+            def stop(_: Progressed) -> None:
+                inside = int(Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()[0])
+                os.kill(inside, signal.SIGSTOP)
+                started.done() or started.set_result(None)
+
+            with pytest.raises(VisitError, match="stopped from outside") as caught:
+                await run_training(child, package, train_work(batches=10_000), on_progress=stop)
+            assert started.done()
+            assert caught.value.blame == "unavailable"
+            assert not child.alive
+
+    run_clean(main)
+
+
 GARBAGE = {
     "random bytes": os.urandom(64),
     "a frame of four gigabytes": struct.pack("<IB", 2**32 - 1, 0),

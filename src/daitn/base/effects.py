@@ -67,6 +67,10 @@ class PeerVanished(Event, frozen=True, kw_only=True):
     node: NodeId
 
 
+class LinkBroken(Event, frozen=True, kw_only=True):
+    """This node's own link to the router is lost: what is not heard from now on says nothing of others."""
+
+
 class Started(Event, frozen=True, kw_only=True):
     """The world has replayed the journal into the core and runs it now; the core takes up what was in flight."""
 

@@ -14,6 +14,7 @@ from daitn.base.effects import (
     Delivered,
     Effect,
     Event,
+    LinkBroken,
     Message,
     PeerAppeared,
     PeerVanished,
@@ -26,6 +27,7 @@ from daitn.base.errors import BugError
 from daitn.base.ids import JobId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.presence import Presence
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -92,6 +94,7 @@ class ControlCenter:
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
         self._desk = OrderDesk(config, tools, self.knowledge)
+        self._presence = Presence(self.knowledge, self.jobs)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -129,10 +132,11 @@ class ControlCenter:
                 self._remove(turn, node, f"expelled: {reason}")
                 turn.send(node, Left())
             case PeerAppeared(node=node):
-                self.knowledge.seen(node)
-                self._speak_again(turn, node)
+                self._presence.appeared(turn, node)
             case PeerVanished(node=node):
-                self._vanished(turn, node, "its presence is gone")
+                self._presence.vanished(turn, node)
+            case LinkBroken():
+                self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
             case SendFailed():
@@ -198,7 +202,7 @@ class ControlCenter:
             case _:
                 self._count("not_for_this_role")
                 return
-        self.knowledge.seen(sender)
+        self.knowledge.spoke(sender, turn.now_ns)
         self._ended(turn, sender, visit, fence, message)
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
@@ -206,13 +210,6 @@ class ControlCenter:
         gone = self.knowledge.remove(node, why)
         if gone is not None:
             turn.record(gone)
-
-    def _vanished(self, turn: Turn, node: NodeId, why: str) -> None:
-        """A node does not answer any more."""
-        facts = self.knowledge.node(node)
-        if facts is not None and facts.reachable:
-            self.knowledge.vanished(node)
-            turn.record_if(self.knowledge.found(node, Evidence.VANISHED, turn.now_ns, why=why))
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if fault := self._forgery(sender, message.descriptor):
@@ -251,7 +248,7 @@ class ControlCenter:
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
         machine = self._machine_of(message.visit)
         opened = machine.state.open.get(message.visit) if machine is not None else None
-        self.knowledge.seen(sender)
+        self.knowledge.spoke(sender, turn.now_ns)
         if opened is None or opened.ordered.node != sender or opened.ordered.fence != message.fence:
             self._count("fenced_progress")
             turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
@@ -259,7 +256,7 @@ class ControlCenter:
         if opened.heard_ns:
             self.knowledge.measured_gap(sender, ns_to_seconds(max(0, turn.now_ns - opened.heard_ns)))
         opened.heard_ns = opened.spoken_ns = turn.now_ns
-        opened.asked_again = 0
+        opened.asked_again = opened.ended_ns = 0
         before = opened.progress
         if before is None or (message.phase.step, message.done) >= (before.phase.step, before.done):
             opened.progress = message
@@ -319,11 +316,6 @@ class ControlCenter:
         turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
         machine.lose(turn, report.visit, fault, "peer")
 
-    def _speak_again(self, turn: Turn, node: NodeId) -> None:
-        """A node is back: what it was asked to do is asked again, so that it says at once what became of it."""
-        for machine in self.jobs.values():
-            machine.ask_again(turn, node)
-
     # --- owners and time --------------------------------------------------------------------------------------------
 
     def _submitted(self, turn: Turn, event: SubmissionReceived) -> None:
@@ -376,7 +368,7 @@ class ControlCenter:
         limit = SILENT_PATIENCES * self.config.patience_s
         for facts in self.knowledge.nodes():
             if facts.reachable and self.knowledge.age_s(facts, turn.now_ns) > limit:
-                self._vanished(turn, facts.descriptor.node, f"not heard of for {limit:.0f} s")
+                self._presence.lost(turn, facts.descriptor.node, f"not heard of for {limit:.0f} s")
         turn.wake_in("silence", self.config.heartbeat_s)
 
     def _started(self, turn: Turn) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.signatures import load_key, public_hex, verify_report
-from daitn.base.effects import Effect
+from daitn.base.effects import Effect, LinkBroken
 from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
@@ -129,6 +129,7 @@ class CenterNode:
             await moving.start()
             await runner.start()
             runner.spawn(_sync_often(moving))
+            runner.spawn(_watch_link(runner, fabric))
             tokens = self.token_book()
             server = OwnerServer(
                 create_app(service, tokens),
@@ -196,6 +197,12 @@ def _member(book: SlotBook, node: NodeId) -> Member | None:
         if slot.node == node and slot.state is SlotState.TAKEN:
             return Member(name=slot.name, operator=slot.operator, roles=slot.roles)
     return None
+
+
+async def _watch_link(runner: CoreRunner, fabric: Fabric) -> None:
+    async for connected in fabric.links():
+        if not connected:
+            runner.post(LinkBroken())
 
 
 async def _sync_often(moving: Moving) -> None:

@@ -66,6 +66,10 @@ class NodeFacts(msgspec.Struct, kw_only=True):
     received_ns: int
     reachable: bool = True
     """False: its presence vanished and it has not been heard of since."""
+    ended: bool = False
+    """While not reachable: whether its process ended, as against a cut link."""
+    spoke_ns: int = 0
+    """When anything came from it."""
     bytes_per_s: float = DEFAULT_BYTES_PER_S
     cool_until_ns: int = 0
     """After a failure a node rests a little, so that a job does not come back to it at once."""
@@ -97,7 +101,8 @@ class KnowledgeMap:
         if known is None:
             self._nodes[descriptor.node] = NodeFacts(descriptor=descriptor, sequence=sequence, received_ns=now_ns)
         else:
-            known.descriptor, known.sequence, known.received_ns, known.reachable = descriptor, sequence, now_ns, True
+            known.descriptor, known.sequence, known.received_ns = descriptor, sequence, now_ns
+            known.reachable, known.ended = True, False
         self.version += 1
 
     def apply(self, record: Record) -> None:
@@ -135,14 +140,25 @@ class KnowledgeMap:
         if known is None or known.sequence != sequence:
             return False
         known.received_ns = now_ns
-        self.seen(node)
+        self.spoke(node, now_ns)
         return True
+
+    def spoke(self, node: NodeId, now_ns: int) -> None:
+        """Something came from this node."""
+        known = self._nodes.get(node)
+        if known is not None:
+            known.spoke_ns = now_ns
+        self.seen(node)
+
+    def silent_s(self, facts: NodeFacts, now_ns: int) -> float:
+        """Seconds since anything came from a node."""
+        return ns_to_seconds(max(0, now_ns - max(facts.spoke_ns, facts.received_ns)))
 
     def seen(self, node: NodeId) -> None:
         """Something came from this node, or its presence was seen."""
         known = self._nodes.get(node)
         if known is not None and not known.reachable:
-            known.reachable = True
+            known.reachable, known.ended = True, False
             self.version += 1
 
     def measured_gap(self, node: NodeId, seconds: float) -> None:

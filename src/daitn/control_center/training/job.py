@@ -26,7 +26,7 @@ from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, JobDesk
 from daitn.control_center.training.job_state import JobState
-from daitn.control_center.training.open_visits import REPEAT_FIRST_S, REPEATS, next_check_ns
+from daitn.control_center.training.open_visits import ENDED_S, REPEAT_FIRST_S, REPEATS, next_check_ns, on_node
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import (
     RecordsGiven,
@@ -153,6 +153,8 @@ class JobMachine:
             silent = (turn.now_ns - max(opened.heard_ns, opened.ordered.at_ns)) / 1e9
             name = self._desk.name_of(opened.ordered.node)
             why = f"nothing was heard from {name} for {silent:.1f} s; its lease has run out"
+            if opened.ended_ns:
+                why = f"the process of {name} has ended, and did not come back within {ENDED_S:g} s"
             self.lose(turn, visit, why, "unavailable")
             return True
         repeat_ns = opened.repeats_at()
@@ -175,6 +177,20 @@ class JobMachine:
                 opened.asked_again += 1
                 opened.repeats = 0
                 self._desk.speak(turn, opened)
+
+    def node_ended(self, turn: Turn, node: NodeId) -> None:
+        """A node's process has ended, and its leases with it: what it worked on is soon given up."""
+        for name in on_node(self.state.open, node):
+            opened = self.state.open[name]
+            opened.ended_ns = turn.now_ns
+            turn.timer(f"visit {name}", next_check_ns(opened))
+
+    def node_lives(self, turn: Turn, node: NodeId | None) -> None:
+        """A node's process has not ended after all; None: of no node that is known to have."""
+        for name, opened in self.state.open.items():
+            if opened.ended_ns and node in (None, opened.ordered.node):
+                opened.ended_ns = 0
+                turn.timer(f"visit {name}", next_check_ns(opened))
 
     def watch_deadline(self, turn: Turn) -> None:
         """Wake up at the deadline, wherever it is now."""

@@ -42,6 +42,10 @@ WAIT_S: Final = 0.5
 REST_PATIENCES: Final = 2.0
 """A node whose visit was lost is not asked again for this many patiences while others are there."""
 
+RESTART_S: Final = 2.0
+"""How long a process that ended is expected back: started again at once, a node is there after a second and a half.
+Going on without it is no harm but the work that only it held."""
+
 RETRIES_AT_ONCE: Final = 3
 """Lost visits in a row after which the next try waits, twice as long each time, up to a patience: a full disk or a site
 that refuses at once would otherwise use up all tries within a second."""
@@ -155,6 +159,15 @@ class JobDesk:
     def reachable(self, artifact: ArtifactId) -> bool:
         """Whether somebody who answers now holds an artifact."""
         return bool(self.orders.holders(self.state, artifact))
+
+    def gone(self, turn: Turn, artifact: ArtifactId) -> bool:
+        """Whether an artifact that nobody reachable holds is waited for no longer: a lease and a little, since a cut
+        may end; less where the processes that held it have ended, which are started again at once or not soon."""
+        facts = [self.knowledge.node(node) for node in self.state.holders.get(artifact, [])]
+        ended = all(one is None or one.ended for one in facts)
+        patience_s = self.config.patience_s
+        wait_s = min(REST_PATIENCES * patience_s, RESTART_S if ended else patience_s + RESTART_S)
+        return self.waited(turn) * patience_s > wait_s
 
     def order(self, turn: Turn, purpose: Purpose, node: NodeId, work: Work, why: str) -> None:
         """Record a new visit and send its order."""

@@ -22,6 +22,10 @@ MARGIN_S: Final = 0.5
 REPEAT_FIRST_S: Final = 0.25
 """First repetition of an order nobody answered; doubles each time."""
 
+ENDED_S: Final = 0.5
+"""A node whose link was closed has this long to be back before its visits are given up. A link that broke is made anew
+within 0.35 s; a process that was started again takes a second, and its visits are lost in any case."""
+
 REPEATS: Final = 4
 """Repetitions of an unanswered order; each renews the lease it may have, so there must be few."""
 
@@ -40,10 +44,13 @@ class OpenVisit(msgspec.Struct, kw_only=True):
     asked_again: int = 0
     """Times its order was repeated because its node appeared, since the terminal last spoke of it."""
     progress: VisitProgress | None = None
+    ended_ns: int = 0
+    """When its node's link was closed, and so its process ended and its lease with it; 0: it was not, or it is back."""
 
     def gives_up_at(self) -> int:
         """When the visit counts as lost unless something is heard."""
-        return self.spoken_ns + seconds_to_ns(self.lease_s + MARGIN_S)
+        lapses_ns = self.spoken_ns + seconds_to_ns(self.lease_s + MARGIN_S)
+        return min(lapses_ns, self.ended_ns + seconds_to_ns(ENDED_S)) if self.ended_ns else lapses_ns
 
     def repeats_at(self) -> int | None:
         """When the order is to be repeated; None: it was heard, or repeated often enough."""

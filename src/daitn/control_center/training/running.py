@@ -14,7 +14,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import ArtifactId
 from daitn.control_center.training.ending import Ending
-from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
 from daitn.control_center.training.records import (
     ModelGone,
     ModelJudged,
@@ -119,7 +119,7 @@ class Running:
         """Order the average of a round. Updates whose sites do not come back in a while are left out."""
         state = self.state
         here = tuple(update for update in updates if self._desk.reachable(update.model))
-        if len(here) < len(updates) and self._desk.waited(turn) <= REST_PATIENCES:
+        if any(not self._desk.gone(turn, update.model) for update in updates if update not in here):
             return
         if not here:
             turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
@@ -297,7 +297,7 @@ class Running:
     def _go_back(self, turn: Turn) -> None:
         """No site that holds the model is reachable: wait for one a while, then go on from an older model."""
         state = self.state
-        if self._desk.waited(turn) > REST_PATIENCES:
+        if self._desk.gone(turn, state.head):
             instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
             turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
         turn.wake_in(f"job {state.job}", WAIT_S)

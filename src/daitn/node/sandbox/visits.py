@@ -53,6 +53,9 @@ WARM_S: Final = 300.0
 """Longest a child may take to warm up: importing torch from a cold network disk has been seen to take a minute."""
 WATCH_S: Final = 0.25
 """How often memory is looked at; a process fills 2 GB in that time."""
+STOPPED_LOOKS: Final = 8
+"""Looks in a row that may find the child stopped by a signal (2 s): the node renews the lease of a visit meanwhile, so
+nobody else would ever end one that stays so."""
 FRAMES_PER_WATCH: Final = 2000
 """Frames taken between two looks; an honest child sends five reports a second, and exchanges hundreds."""
 FRAMES_PER_TURN: Final = 32
@@ -74,6 +77,8 @@ class Vital(NamedTuple):
     alive: bool
     cpu_s: float
     memory_bytes: int
+    stopped: bool
+    """Some of them was stopped by a signal, and does nothing until it is told to go on."""
 
 
 async def launch(
@@ -116,6 +121,7 @@ class ChildHandle:
         self._ending: asyncio.Task[tuple[int, str]] | None = None
         self._cause: Failed | None = None
         self._frames = 0
+        self._stopped_looks = 0
         self._timers: list[asyncio.TimerHandle] = []
 
     @property
@@ -238,7 +244,7 @@ class ChildHandle:
     def vital(self) -> Vital:
         """Signs of life from `/proc`; 50 µs."""
         cpu_ticks = memory = 0
-        alive = False
+        alive = stopped = False
         for pid in _tree(self._started.leader):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -246,9 +252,10 @@ class ChildHandle:
             except OSError:
                 continue
             alive = alive or fields[0] not in "ZX"
+            stopped = stopped or fields[0] in "Tt"
             cpu_ticks += int(fields[11]) + int(fields[12])
             memory += sum(_kilobytes(status, name) for name in ("RssAnon:", "RssShmem:")) * 1024
-        return Vital(alive, cpu_ticks / os.sysconf("SC_CLK_TCK"), memory)
+        return Vital(alive, cpu_ticks / os.sysconf("SC_CLK_TCK"), memory, stopped)
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -263,11 +270,16 @@ class ChildHandle:
         self._timers = [loop.call_later(wall_s, self._kill_because, failed), loop.call_later(WATCH_S, self._look)]
 
     def _look(self) -> None:
-        """Every quarter of a second: memory beyond what rlimits see; talk is counted anew."""
-        used = self.vital().memory_bytes
-        if used > self._limits.memory_bytes:
+        """Every quarter of a second: memory beyond what rlimits see, whether it goes on; talk is counted anew."""
+        vital = self.vital()
+        self._stopped_looks = self._stopped_looks + 1 if vital.stopped else 0
+        if vital.memory_bytes > self._limits.memory_bytes:
+            used = vital.memory_bytes
             what = f"the run uses {used} bytes of memory, this site gives {self._limits.memory_bytes}"
             self._kill_because(dead(self._number, FailReason.MEMORY, what))
+        elif self._stopped_looks > STOPPED_LOOKS:
+            what = f"the child was stopped from outside for {STOPPED_LOOKS * WATCH_S:g} s"
+            self._kill_because(dead(self._number, FailReason.KILLED, what))
         else:
             self._frames = 0
             self._timers[1] = asyncio.get_running_loop().call_later(WATCH_S, self._look)
