@@ -1,0 +1,69 @@
+"""Who has ended and who is only cut off: when a visit is taken over, as presence and silence say."""
+
+from __future__ import annotations
+
+from tests.builders import Bench, running, the_order
+
+from daitn.base.effects import LinkBroken, PeerAppeared, PeerVanished
+from daitn.base.ids import NodeId
+from daitn.control_center.training.open_visits import ENDED_S, MARGIN_S
+from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress
+
+
+def speaking() -> tuple[Bench, NodeId, VisitOrder]:
+    """A visit whose site has just spoken of it."""
+    made = running()
+    node, order = the_order(made)
+    made.say(node, VisitProgress(visit=order.visit, fence=order.fence, phase=VisitPhase.WORKING))
+    made.silence(node)
+    return made, node, order
+
+
+def test_site_that_vanishes_right_after_a_word_is_taken_over_at_once():
+    made, node, order = speaking()
+    made.give(PeerVanished(node=node))
+    made.wait(ENDED_S + 0.1)
+
+    assert order.visit not in made.state().open
+    assert "has ended" in made.state().last_loss
+
+
+def test_site_that_vanishes_after_silence_keeps_its_visit_for_its_lease():
+    made, node, order = speaking()
+    made.wait(2.5)
+    made.give(PeerVanished(node=node))
+    made.wait(ENDED_S + 0.5)
+    assert order.visit in made.state().open
+
+    made.wait(made.config.lease_s + MARGIN_S)
+    assert order.visit not in made.state().open
+    assert "lease has run out" in made.state().last_loss
+
+
+def test_site_that_is_back_at_once_keeps_its_visit():
+    made, node, order = speaking()
+    made.give(PeerVanished(node=node))
+    made.wait(ENDED_S / 2)
+    made.give(PeerAppeared(node=node))
+    made.wait(ENDED_S)
+
+    assert order.visit in made.state().open
+
+
+def test_site_that_vanishes_while_the_centre_has_lost_its_own_link_keeps_its_visit():
+    made, node, order = speaking()
+    made.give(LinkBroken())
+    made.give(PeerVanished(node=node))
+    made.wait(ENDED_S + 0.5)
+
+    assert order.visit in made.state().open
+
+
+def test_site_that_vanished_just_before_the_centre_lost_its_own_link_keeps_its_visit():
+    made, node, order = speaking()
+    made.give(PeerVanished(node=node))
+    made.give(LinkBroken())
+    made.wait(ENDED_S + 0.5)
+
+    assert order.visit in made.state().open
+
