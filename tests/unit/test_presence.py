@@ -66,4 +66,3 @@ def test_site_that_vanished_just_before_the_centre_lost_its_own_link_keeps_its_v
     made.wait(ENDED_S + 0.5)
 
     assert order.visit in made.state().open
-
