@@ -141,6 +141,7 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     """Digest of the samples it was measured on."""
     evaluations_left: Amount
     seconds: Seconds
+    """Loading and measuring: what each later measurement will take, too."""
     fetched_bytes: Amount = 0
     overfits: bool | None = None
     batch_seconds: Seconds = 0.0

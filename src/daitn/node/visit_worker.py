@@ -276,7 +276,7 @@ class VisitWorker:
             measurements=numbers.measurements,
             test_set=digest_of_test_set(work.samples),
             evaluations_left=0,
-            seconds=finished.load_s + finished.work_s,
+            seconds=finished.load_s + numbers.measure_s,
             overfits=numbers.overfits,
             batch_seconds=numbers.batch_seconds,
             curve=numbers.curve,

@@ -203,6 +203,8 @@ class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     overfits: bool | None = None
     batch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
+    measure_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Seconds of measuring alone, without preflight and trial."""
 
 
 class Finished(_Frame, frozen=True, kw_only=True, tag="finished"):

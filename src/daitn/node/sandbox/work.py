@@ -203,6 +203,7 @@ class Worker:
         say(Started(number=run.number, first_step_unix_ns=time.time_ns()))
         model = self._model.module
         measurements = evaluate(model, self._task, self._sets, work.measurements)
+        measured = time.perf_counter()
         if should_stop():
             raise Cancelled
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
@@ -219,6 +220,7 @@ class Worker:
                 overfits=None if tried is None else tried.overfits,
                 batch_seconds=0.0 if tried is None else tried.batch_seconds,
                 curve=curve,
+                measure_s=measured - loaded,
             ),
             state=run.state,
             load_s=loaded - began,
