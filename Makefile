@@ -31,4 +31,4 @@ sim: setup
 	$(BIN)/python -m daitn.simulation --seeds $(SEEDS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,6 +11,10 @@ the next child. Hops with a verification between them are left out, and the firs
 
 Floor, in the same run: one mutual-TLS stream of the same bytes between two processes, each chunk hashed with BLAKE3 and
 written to a file.
+
+Peers, in the same run: Flower and NVFlare with models of the same sizes, each installed into an environment of its own
+(`benchmarks.peers`). With `--quick` only those that are installed already, and only while the 50 s allow it; otherwise
+the output says that they were left out.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from benchmarks.report import arguments, print_report, summary
+from benchmarks.peers.measuring import measure_peers
+from benchmarks.report import QUICK_S, arguments, print_report, summary
 from daitn.base.ids import CENTER, DomainId, NodeId
 from daitn.descriptors.terminals import Role
 from daitn.node import pki
@@ -41,6 +46,9 @@ from daitn.scenario.spec import NodeSpec
 
 SIZES = {"16b": 2, "100mb": 12_500_000}
 """Weights per label; two labels of float32."""
+
+BYTES_PER_WEIGHT = 8
+"""Two labels of float32."""
 
 HOPS = 20
 HOPS_QUICK = 8
@@ -209,6 +217,7 @@ def measure_floor(folder: Path, size: int) -> list[float]:
 
 def main() -> None:
     """Run, check, print."""
+    began = time.monotonic()
     chosen = arguments(__doc__)
     hops = HOPS_QUICK if chosen.quick else HOPS
     figures: dict[str, float] = {}
@@ -226,9 +235,14 @@ def main() -> None:
                 figures[f"overhead_s_{size}"] = found["median"]
                 figures |= {f"overhead_{key}_s_{size}": found[key] for key in ("p95", "min", "max")}
         again = summary(measure_floor_again(folder, 100_000_000))
+        sizes_bytes = {size: width * BYTES_PER_WEIGHT for size, width in SIZES.items()}
+        left_s = began + QUICK_S - time.monotonic()
+        peers = measure_peers(folder / "peers", sizes_bytes, quick=chosen.quick, left_s=left_s)
     figures["floor_s_100mb"] = (floor["median"] + again["median"]) / 2
     figures["overhead_over_floor_100mb"] = figures["overhead_s_100mb"] / figures["floor_s_100mb"]
-    print_report("hop", figures, {}, [0], only_json=chosen.json)
+    for row in peers.rows.values():
+        row |= {f"times_ours_{size}": row[f"overhead_s_{size}"] / figures[f"overhead_s_{size}"] for size in sizes_bytes}
+    print_report("hop", figures, peers.rows, [0], only_json=chosen.json, said=peers.said, versions=peers.versions)
 
 
 def measure_floor_again(folder: Path, size: int) -> list[float]:

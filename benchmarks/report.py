@@ -7,9 +7,13 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
+
+QUICK_S = 50.0
+"""How long a benchmark may take with `--quick`, on two cores."""
 
 PACKAGES = ("eclipse-zenoh", "torch", "msgspec", "blake3", "numpy")
 
@@ -17,7 +21,7 @@ PACKAGES = ("eclipse-zenoh", "torch", "msgspec", "blake3", "numpy")
 def arguments(description: str | None) -> argparse.Namespace:
     """`--quick` and `--json`, which every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="end within 50 s on two cores")
+    parser.add_argument("--quick", action="store_true", help=f"end within {QUICK_S:.0f} s on two cores")
     parser.add_argument("--json", action="store_true", help="only the JSON object, on the last line")
     return parser.parse_args()
 
@@ -41,11 +45,16 @@ def print_report(
     *,
     only_json: bool,
     said: Sequence[str] = (),
+    versions: Mapping[str, str] | None = None,
 ) -> None:
-    """A table for people unless told otherwise, then the JSON object on one line."""
+    """A table for people unless told otherwise, then the JSON object on one line.
+
+    `said`: sentences that belong above the table; with `only_json` they go to the error output. `versions`: of what
+    the peers run, in addition to our own.
+    """
+    for line in said:
+        print(line, file=sys.stderr if only_json else sys.stdout)
     if not only_json:
-        for line in said:
-            print(line)
         for key, value in figures.items():
             print(f"{key:36s} {value:12.4f}")
         for peer, row in peers.items():
@@ -56,7 +65,7 @@ def print_report(
         "figures": dict(figures),
         "peers": {peer: dict(row) for peer, row in peers.items()},
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version()} | _versions() | dict(versions or {}),
         "seeds": list(seeds),
     }
     print(json.dumps(document))
