@@ -78,7 +78,7 @@ def test_slots_are_those_that_the_layout_foresees(case: str) -> None:
     )
     chosen = training(**values)
     slots = make_optimizer(chosen, dict(model.named_parameters()), {}).slots
-    specs = {spec.name: spec for spec in slot_specs(chosen.optimizer, entries)}
+    specs = {spec.name: spec for spec in slot_specs(chosen, entries)}
     assert set(specs) == set(slots)
     assert all(specs[name].shape == tuple(slot.shape) for name, slot in slots.items())
     planned = {entry.name for entry in plan_result(entries, chosen).entries}
@@ -94,8 +94,8 @@ def test_frozen_and_integer_tensors_have_no_slots() -> None:
         TensorEntry(name="b", dtype="int64", shape=(2,), role="parameter", offset=64),
         TensorEntry(name="c", dtype="bfloat16", shape=(2,), role="parameter", offset=128),
     )
-    assert {spec.name for spec in slot_specs("adam", entries)} == {"mean/c", "variance/c", STEPS}
-    assert slot_specs("sgd", entries) == ()
+    assert {spec.name for spec in slot_specs(training(optimizer="adam"), entries)} == {"mean/c", "variance/c", STEPS}
+    assert slot_specs(training(optimizer="sgd"), entries) == ()
 
 
 def test_slot_of_another_shape_is_refused() -> None:

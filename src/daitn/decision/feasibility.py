@@ -26,8 +26,9 @@ LEAST_TRAINING: Final = 20.0
 LEAST_TEST: Final = 10.0
 """Held-out records a target needs to be measured; with 10 the interval of a proportion is still ±0.25."""
 
-MEMORY_FACTOR: Final = 6.0
-"""Memory a visit takes as a multiple of the payload: weights, gradients, two optimizer slots, activations."""
+MEMORY_FACTOR: Final = 8.0
+"""Memory a visit takes as a multiple of the payload: weights, gradients, two optimizer slots, the average
+and the newest weights apart, activations."""
 
 MEMORY_BASE_BYTES: Final = 400e6
 

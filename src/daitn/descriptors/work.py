@@ -32,6 +32,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Largest norm of the gradient of a step; 0: not clipped."""
     carry_optimizer: bool = True
     """Whether optimizer slots (momentum) travel with the model."""
+    average_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    """The model handed on is the running average of its weights over about this many steps, and the newest weights
+    travel among the slots; 0: the newest weights are handed on. Needs `carry_optimizer`."""
+    label_correction: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """Classification: how far the loss makes up for a batch's mix of labels; 0: not at all. See
+    `learning.tasks.classification`."""
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """FedProx: weight of the squared distance to the model as it arrived."""
 

@@ -1,7 +1,9 @@
 """Which optimizer slots travel with a model, by name and shape: known without torch, so that room can be laid out.
 
 Slots are tensors of role `optimizer`: `momentum/<parameter>` for momentum; `mean/<parameter>`, `variance/<parameter>`
-and the counter `adam/steps` for Adam and AdamW. They have the shape and type of their parameter.
+and the counter `adam/steps` for Adam and AdamW. They have the shape and type of their parameter. Where the model that
+is handed on is an average (`Training.average_steps`), the newest weights are slots too: `newest/<parameter>`, with the
+counter `average/steps`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from daitn.descriptors.work import Training
 
 STEPS: Final = "adam/steps"
 """int64, shape (): steps so far, for Adam's bias correction."""
+NEWEST: Final = "newest"
+"""Kind of the slots that hold the newest weights while the parameters are their running average."""
+AVERAGED_STEPS: Final = "average/steps"
+"""int64, shape (): steps averaged so far."""
 
 KINDS: Final[dict[str, tuple[str, ...]]] = {
     "sgd": (),
@@ -35,21 +41,23 @@ def is_trained(entry: TensorEntry) -> bool:
     return entry.role == "parameter" and entry.dtype in ("float64", "float32", "float16", "bfloat16")
 
 
-def slot_specs(optimizer: str, entries: Iterable[TensorEntry]) -> tuple[TensorSpec, ...]:
-    """The slots that `optimizer` keeps for a model of these tensors."""
+def slot_specs(training: Training, entries: Iterable[TensorEntry]) -> tuple[TensorSpec, ...]:
+    """The slots that travel with a model of these tensors when it is trained so."""
+    if not training.carry_optimizer:
+        return ()
+    kinds = KINDS[training.optimizer] + ((NEWEST,) if training.average_steps else ())
+    trained = [entry for entry in entries if is_trained(entry)]
     specs = [
         TensorSpec(name=slot_name(kind, entry.name), dtype=entry.dtype, shape=entry.shape, role="optimizer")
-        for kind in KINDS[optimizer]
-        for entry in entries
-        if is_trained(entry)
+        for kind in kinds
+        for entry in trained
     ]
-    if "variance" in KINDS[optimizer]:
-        specs.append(TensorSpec(name=STEPS, dtype="int64", shape=(), role="optimizer"))
+    counters = ([STEPS] if "variance" in kinds else []) + ([AVERAGED_STEPS] if NEWEST in kinds else [])
+    specs += [TensorSpec(name=name, dtype="int64", shape=(), role="optimizer") for name in counters]
     return tuple(specs)
 
 
 def plan_result(entries: Sequence[TensorEntry], training: Training) -> Layout:
     """Layout of what a training visit writes: the model as it arrived, with the slots that travel on."""
     kept = [entry for entry in entries if entry.role != "optimizer"]
-    slots = slot_specs(training.optimizer, entries) if training.carry_optimizer else ()
-    return plan_layout([*kept, *slots])
+    return plan_layout([*kept, *slot_specs(training, entries)])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from daitn.artifacts.manifest import Cursor, TravellingState
 from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.descriptors.work import Training
+from daitn.learning.numerics.averaging import Averaging
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.sampler import Sampler
 from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics
@@ -193,17 +194,26 @@ def train(
         arrived = {name: arrived[name].to(device) for name in parameters}
     carried = training.carry_optimizer and state.travelling.optimizer == training.optimizer
     optimizer = make_optimizer(training, parameters, state.slots if carried else {})
+    averaging = (
+        Averaging(training.average_steps, parameters, state.slots)
+        if training.average_steps and training.carry_optimizer
+        else None
+    )
     losses = _Losses(training.batches, device)
     torch.manual_seed(drawn)
     model.train()
     done, records, stopped = 0, 0, False
     reported = time.perf_counter()
     on_start()
+    if averaging is not None:
+        averaging.begin()
     while done < training.batches:
         if should_stop():
             stopped = True
             break
         batch = feed.next()
+        if training.label_correction:
+            batch = replace(batch, label_correction=training.label_correction)
         model.zero_grad(set_to_none=True)
         loss = task.loss(task.forward(model, batch), batch)
         _check_scalar(loss)
@@ -213,6 +223,8 @@ def train(
         if training.gradient_clip:
             clip_gradients(parameters, training.gradient_clip)
         optimizer.step()
+        if averaging is not None:
+            averaging.step()
         losses.add(loss)
         done += 1
         records += training.batch_size
@@ -222,6 +234,7 @@ def train(
             on_progress(Progress(done=done, of=training.batches, loss=losses.recent()))
     losses.read()
     model.zero_grad(set_to_none=True)
+    slots = optimizer.slots | (averaging.end() if averaging is not None else {})
     last_step_unix_ns = time.time_ns()
     norm = update_norm(parameters, arrived)
     if not math.isfinite(norm) or not _all_finite(model):
@@ -229,7 +242,7 @@ def train(
     return TrainResult(
         state=ModelState(
             travelling=_advance(state.travelling, training, done, records, feed.cursor()),
-            slots=optimizer.slots if training.carry_optimizer else {},
+            slots=slots if training.carry_optimizer else {},
         ),
         batches=done,
         records=0 if source is None else len(source),

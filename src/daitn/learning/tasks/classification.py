@@ -2,6 +2,12 @@
 
 Records whose label lies outside the vocabulary are left out of loss and figures. A figure of a field counts the
 records of that field only; a `recall` counts those that bear the label.
+
+At a site that holds few labels, ordinary cross-entropy teaches first of all that the others do not exist, and a long
+visit forgets them. With a correction s the loss adds log((1 - s) / C + s · share) to each logit, where share is the
+label's in the batch (logit adjustment, A. Menon et al., ICLR 2021, with the batch as its prior): what the mix alone
+explains need not be learnt. s = 1 would leave absent labels out of the loss altogether, and they would never be told
+from those that are here; so s stays below 1. Measuring never corrects.
 """
 
 from __future__ import annotations
@@ -72,9 +78,19 @@ class ClassificationNumerics:
         """Cross-entropy with the contract's label smoothing."""
         logits = self._logits(outputs)
         assert batch.labels is not None
+        if batch.label_correction:
+            logits = logits + self._prior(batch.labels, batch.label_correction).log()
         return functional.cross_entropy(
             logits, batch.labels, ignore_index=MISSING, label_smoothing=self._task.label_smoothing
         )
+
+    def _prior(self, labels: Tensor, strength: float) -> Tensor:
+        """Share of each label in the batch, drawn towards an even mix."""
+        known = labels[labels != MISSING]
+        counts = torch.bincount(known, minlength=len(self._labels)).float()
+        even = 1.0 / len(self._labels)
+        shares = counts / len(known) if len(known) else torch.full_like(counts, even)
+        return strength * shares + (1 - strength) * even
 
     def _logits(self, outputs: Outputs) -> Tensor:
         logits = only_output(outputs)

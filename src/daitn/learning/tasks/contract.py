@@ -80,6 +80,8 @@ class Batch:
     labels: Tensor | None = None
     weights: Tensor | None = None
     """Per record, where a family weights its loss (advantages in reinforcement)."""
+    label_correction: float = 0.0
+    """`Training.label_correction`, for families that have labels to correct for."""
 
 
 class TaskNumerics(Protocol):
