@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections import Counter
+from statistics import median
 
 import pytest
 from tests.builders import changed, make_candidate, make_view
@@ -184,3 +186,111 @@ def test_tram_fl_on_many_sites_and_visits_stays_cheap():
 
     assert TramFl().next_stop(counted, seen, 64) is not None
     assert lookups <= 2 * len(view.candidates)
+
+
+def worth_after(view: TrainingView, visits: list[tuple[DataSetId, int]], dataset: DataSetId, records: int) -> float:
+    """Routed's rule, plainly: fade and add, visit by visit, then the mean logarithms."""
+    mixes = {one.dataset: one.labels for one in view.candidates}
+    labels = sorted({label for mix in mixes.values() for label in mix if mix[label] > 0.005 * sum(mix.values())})
+    exposure: Counter[str] = Counter()
+    read: Counter[str] = Counter()
+    total = 0.0
+    for name, length in [*visits, (dataset, records)]:
+        keep = 0.8 ** (length / records)
+        exposure = Counter({label: keep * exposure[label] for label in labels})
+        read = Counter({one: keep * read[one] for one in mixes})
+        total = keep * total + 1 - keep
+        read[name] += 1 - keep
+        held = {label: count for label, count in mixes[name].items() if count > 0.005 * sum(mixes[name].values())}
+        for label, count in held.items():
+            exposure[label] += (1 - keep) * count / sum(mixes[name].values())
+    by_label = sum(math.log(exposure[label] / total + 0.01) for label in labels) / len(labels) if labels else 0.0
+    sizes = {one.dataset: one.records for one in view.candidates}
+    weight = min(0.5, max(0.02, records / median(sizes.values()) - 0.5)) if median(sizes.values()) else 0.5
+    return by_label + weight * sum(math.log(read[one] / total + 0.01) for one in mixes) / len(mixes)
+
+
+def test_routed_leaves_labels_freshest_as_the_oracle_does():
+    for seed in range(80):
+        rng = random.Random(seed)
+        view = random_view(rng)
+        view = changed(view, candidates=tuple(changed(one, batch_s=None) for one in view.candidates))
+        names = sorted({one.dataset for one in view.candidates})
+        visits = [(rng.choice(names), 64) for _ in range(rng.randint(0, 9))]
+
+        stop = RULES["routed"].next_stop(view, Seen(visits=tuple(visits)), 64)
+
+        wanted = {name: worth_after(view, visits, name, 64) for name in names}
+        assert stop is not None
+        assert wanted[stop.dataset] == pytest.approx(max(wanted.values()), abs=1e-8), f"seed {seed}"
+
+
+def test_routed_goes_back_for_what_fades_where_counts_of_old_would_be_even():
+    view = make_view(make_candidate("a", {"0": 50.0}), make_candidate("b", {"1": 50.0}))
+    long_ago = ((DataSetId("a/records"), 64),) * 6 + ((DataSetId("b/records"), 64),) * 6
+
+    stop = RULES["routed"].next_stop(view, Seen(visits=long_ago), 64)
+
+    assert stop is not None
+    assert stop.dataset == "a/records"
+    assert "'0'" in stop.why
+
+
+def test_routed_takes_the_trusted_and_the_reachable_of_two_alike():
+    for better in ({"trust": 0.9}, {"availability": 0.9}):
+        worse = dict.fromkeys(better, 0.4)
+        view = make_view(make_candidate("a", {"0": 50.0}, **worse), make_candidate("b", {"0": 50.0}, **better))
+
+        assert walk(RULES["routed"], view, 1) == ["b/records"]
+
+
+def test_routed_visits_a_slow_site_less_and_still_for_what_it_alone_has():
+    labels = {str(label): 50.0 for label in range(4)}
+    alike = make_view(make_candidate("a", labels, batch_s=1.0), make_candidate("b", labels, batch_s=0.01))
+    alone = make_view(make_candidate("a", {"0": 50.0}, batch_s=0.05), make_candidate("b", {"1": 50.0}, batch_s=0.01))
+
+    assert Counter(walk(RULES["routed"], alike, 20))["a/records"] == 0
+    assert Counter(walk(RULES["routed"], alone, 20))["a/records"] >= 5
+
+
+def test_routed_is_not_kept_by_one_site_that_has_every_label():
+    view = make_view(*(make_candidate(f"s{number}", {"0": 50.0, "1": 50.0}) for number in range(4)))
+
+    visits = Counter(walk(RULES["routed"], view, 40))
+
+    assert min(visits.values()) >= 6
+
+
+def test_routed_goes_on_where_a_visit_reads_a_site_through_and_stays_where_it_does_not():
+    rich, poor = dict.fromkeys("0123456789", 10.0), {"0": 100.0}
+    view = make_view(make_candidate("rich", rich), make_candidate("poor", poor))
+
+    def second(records: int) -> DataSetId:
+        stop = RULES["routed"].next_stop(view, Seen(visits=((DataSetId("rich/records"), records),)), records)
+        assert stop is not None
+        return stop.dataset
+
+    assert [second(10), second(200)] == ["rich/records", "poor/records"]
+
+
+def test_routed_without_labels_goes_round():
+    view = make_view(*(make_candidate(name, {}) for name in "abc"))
+
+    assert set(walk(RULES["routed"], view, 3)) == {one.dataset for one in view.candidates}
+
+
+def test_routed_on_many_sites_and_visits_looks_at_each_once():
+    view = make_view(*(make_candidate(f"s{number}", {str(n): 10.0 for n in range(10)}) for number in range(300)))
+    lookups = 0
+
+    class Counting(dict):
+        def items(self):
+            nonlocal lookups
+            lookups += 1
+            return super().items()
+
+    counted = changed(view, candidates=tuple(changed(one, labels=Counting(one.labels)) for one in view.candidates))
+    seen = Seen(visits=tuple((DataSetId(f"s{number % 300}/records"), 64) for number in range(10_000)))
+
+    assert RULES["routed"].next_stop(counted, seen, 64) is not None
+    assert lookups <= len(view.candidates)

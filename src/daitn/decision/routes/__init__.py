@@ -7,7 +7,8 @@ from typing import Final
 from daitn.decision.routes.contract import RouteRule
 from daitn.decision.routes.cyclic import Cyclic
 from daitn.decision.routes.random_site import RandomSite
+from daitn.decision.routes.routed import Routed
 from daitn.decision.routes.tram_fl import TramFl
 
-RULES: Final[dict[str, RouteRule]] = {rule.name: rule for rule in (Cyclic(), RandomSite(), TramFl())}
+RULES: Final[dict[str, RouteRule]] = {rule.name: rule for rule in (Cyclic(), RandomSite(), TramFl(), Routed())}
 """Every member of the family, by name."""
