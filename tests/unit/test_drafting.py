@@ -11,12 +11,12 @@ from daitn.decision.drafting import (
     ROUTE_AHEAD,
     batch_seconds,
     draft_plan,
-    label_skew,
     least_stops,
     visit_seconds,
 )
 from daitn.decision.facts import Preflight
 from daitn.decision.hyperparameters import BATCH_LEAST, BATCH_MOST, after_kept, after_rollback, propose_training
+from daitn.decision.label_mix import label_skew
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.view import TrainingView
 
@@ -32,7 +32,7 @@ def test_empty_view_gives_a_plan_without_route():
     assert (plan.route, plan.verifier, plan.aggregator) == ((), None, None)
 
 
-@pytest.mark.parametrize("method", ["", "cyclic", "random", "tram-fl", "fedavg"])
+@pytest.mark.parametrize("method", ["", "routed", "cyclic", "random", "tram-fl", "fedavg"])
 def test_route_stops_at_candidates_only_and_every_choice_has_a_reason(method):
     view = make_view(make_candidate("s1"), make_candidate("s2"))
     plan = draft(view, method=method)
@@ -40,7 +40,7 @@ def test_route_stops_at_candidates_only_and_every_choice_has_a_reason(method):
     assert {stop.dataset for stop in plan.route} <= {"s1/records", "s2/records"}
     assert len(plan.route) == 2
     assert all(choice.why and choice.chosen for choice in plan.choices)
-    assert plan.method == (method or "tram-fl")
+    assert plan.method == (method or "routed")
 
 
 def test_route_ahead_is_bounded_however_many_sites_there_are():

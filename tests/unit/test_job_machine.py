@@ -421,7 +421,7 @@ def test_change_cannot_switch_the_method_under_way():
     made.give(ChangeAsked(job=JOB, request=make_request(method="fedavg")))
 
     assert made.state().request.method == ""
-    assert made.state().plan.method == "tram-fl"
+    assert made.state().plan.method == "routed"
 
 
 def test_submission_with_a_known_job_id_is_ignored():

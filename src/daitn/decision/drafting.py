@@ -10,6 +10,7 @@ from typing import Final
 
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_training
+from daitn.decision.label_mix import label_skew
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
 from daitn.descriptors.outcome import Expectation
@@ -53,23 +54,6 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
 
 
-def label_skew(view: TrainingView) -> float:
-    """Mean total-variation distance between a site's label mix and that of all: 0 alike, near 1 disjoint."""
-    sites: dict[str, dict[str, float]] = {candidate.dataset: candidate.labels for candidate in view.candidates}
-    totals: dict[str, float] = {}
-    for labels in sites.values():
-        for label, count in labels.items():
-            totals[label] = totals.get(label, 0.0) + count
-    everything = sum(totals.values())
-    if everything <= 0 or not sites:
-        return 0.0
-    distances = []
-    for labels in sites.values():
-        mine = sum(labels.values()) or 1.0
-        distances.append(sum(abs(labels.get(k, 0.0) / mine - v / everything) for k, v in totals.items()) / 2)
-    return sum(distances) / len(distances)
-
-
 def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
     """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""
     if candidate.batch_s is not None:
@@ -90,7 +74,9 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     """What the network would do for this request on this view; an empty view gives a plan without route."""
     method_choice = choose_method(view, request)
     method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
-    training, training_choice = propose_training(view, request.hyperparameters, parallel=method.parallel)
+    training, training_choice = propose_training(
+        view, request.hyperparameters, parallel=method.parallel, steady=method.steady
+    )
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
     rounds = max(1, round(PASSES * (1 if method.parallel else max(1, len(sites)))))

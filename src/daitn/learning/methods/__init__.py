@@ -8,12 +8,13 @@ from daitn.learning.methods.contract import Method
 from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
 
-FIRST_CHOICE: Final = "tram-fl"
-"""What the network takes where the owner leaves it open: one copy that goes where labels lack."""
+FIRST_CHOICE: Final = "routed"
+"""What the network takes where the owner leaves it open: one copy that goes where labels fade."""
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
+        Sequential(name="routed", rule="routed", steady=True),
         Sequential(name="cyclic", rule="cyclic"),
         Sequential(name="tram-fl", rule="tram-fl"),
         Sequential(name="random", rule="random"),

@@ -78,6 +78,11 @@ class Method(Protocol):
         """Whether several sites train at the same time, and an aggregator is needed."""
         ...
 
+    @property
+    def steady(self) -> bool:
+        """Whether sites hand on averaged weights and correct their loss for their labels, where these lie apart."""
+        ...
+
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """Steps to order now; empty while the run must wait for something under way or for a site to come back."""
         ...

@@ -17,6 +17,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     rule: str
     parallel: bool = False
+    steady: bool = False
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """One step at a time: verify when due, else train at the next stop."""
