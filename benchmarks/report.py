@@ -60,7 +60,14 @@ def print_report(
         for peer, row in peers.items():
             for key, value in row.items():
                 print(f"{peer + ': ' + key:36s} {value:12.4f}")
-    document: dict[str, Any] = {
+    print(json.dumps(make_document(name, figures, peers, seeds)))
+
+
+def make_document(
+    name: str, figures: Mapping[str, float], peers: Mapping[str, Mapping[str, float]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """What is printed on the last line, and kept under `results/`."""
+    return {
         "name": name,
         "figures": dict(figures),
         "peers": {peer: dict(row) for peer, row in peers.items()},
@@ -68,7 +75,6 @@ def print_report(
         "versions": {"python": platform.python_version()} | _versions() | dict(versions or {}),
         "seeds": list(seeds),
     }
-    print(json.dumps(document))
 
 
 def _versions() -> dict[str, str]:
