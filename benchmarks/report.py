@@ -60,11 +60,15 @@ def print_report(
         for peer, row in peers.items():
             for key, value in row.items():
                 print(f"{peer + ': ' + key:36s} {value:12.4f}")
-    print(json.dumps(make_document(name, figures, peers, seeds)))
+    print(json.dumps(make_document(name, figures, peers, seeds, versions)))
 
 
 def make_document(
-    name: str, figures: Mapping[str, float], peers: Mapping[str, Mapping[str, float]], seeds: Sequence[int]
+    name: str,
+    figures: Mapping[str, float],
+    peers: Mapping[str, Mapping[str, float]],
+    seeds: Sequence[int],
+    versions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What is printed on the last line, and kept under `results/`."""
     return {
