@@ -44,13 +44,17 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         return Choice(what="method", chosen=request.method, why="the owner asked for it")
     sites = len(datasets(view))
     skew = label_skew(view)
-    rejected = ["cyclic: does not look at what a site has", "random: a baseline"]
+    rejected = [
+        "tram-fl: counts what was read long ago like yesterday's",
+        "cyclic: does not look at what a site has",
+        "random: a baseline",
+    ]
     if view.aggregators:
         rejected.append(f"fedavg: moves {2 * sites} models a round instead of one a visit")
     else:
         rejected.append("fedavg: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
-    why = f"{mixes}: one copy visits where labels lack"
+    why = f"{mixes}: one copy visits where labels fade"
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
 
 
