@@ -23,7 +23,7 @@ from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import public_hex, sign_parts, sign_report, verify_parts, verify_report
 from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
 from daitn.base.errors import DaitnError, InputError, PolicyError
-from daitn.base.ids import ArtifactId, DataSetId, DomainId, JobId, NodeId, OperatorId, OwnerId
+from daitn.base.ids import CENTER, ArtifactId, DataSetId, DomainId, JobId, NodeId, OperatorId, OwnerId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import (
@@ -72,13 +72,14 @@ from daitn.descriptors.work import (
 )
 from daitn.node.center_service import nodes_on_map
 from daitn.node.http.api import create_app
-from daitn.node.http.bodies import NodeOnMap
+from daitn.node.http.bodies import NodeOnMap, ProcessCounters
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.pki import create_authority, write_private, write_public
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress, VisitReport, VisitResult, encode_report
+from daitn.wire.oam import Counted
 from daitn.wire.topology_tools import Describe
 
 T = TypeVar("T")
@@ -282,6 +283,10 @@ class MemoryService:
         return artifact
 
     # --- OwnerService -------------------------------------------------------------------------------------------------
+
+    def counters_of_all(self) -> tuple[ProcessCounters, ...]:
+        counted = Counted(since_unix_s=1.0, counts=self.center.counters.snapshot())
+        return (ProcessCounters(node=CENTER, name="", counted=counted),)
 
     def missing_chunks(self, chunks: Sequence[tuple[str, int]]) -> tuple[str, ...]:
         return tuple(chunk for chunk, _ in chunks if chunk not in self.chunks)

@@ -212,7 +212,7 @@ def test_ten_thousand_requests_of_one_token_are_429_while_others_are_served(door
     assert seen[200] >= REQUESTS_BURST
     assert seen[200] <= REQUESTS_BURST + REQUESTS_PER_S * (time.monotonic() - began) + 1
     assert served == 10
-    assert door.app.callers.refused == seen[429]
+    assert door.app.counters.of("requests_refused", "429") == seen[429]
 
 
 def read_answer(stream: Any) -> tuple[int, dict[str, str]]:

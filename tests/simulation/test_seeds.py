@@ -88,7 +88,7 @@ def test_site_that_comes_back_late_is_fenced_and_changes_nothing():
     assert order.visit not in {one.visit for one in records(world, VisitAccepted)}
     closed = [one for one in world.processes[order.node].journal if isinstance(one, VisitClosed)]
     assert [one.why for one in closed if one.visit == order.visit] == ["fenced"]
-    assert world.center.counters["fenced_result"] >= 1
+    assert world.center.counters.of("results_fenced") >= 1
     assert world.center.jobs["j1"].state.visits == 20
 
 

@@ -72,7 +72,7 @@ def test_token_makes_a_member_with_its_own_key(tmp_path: Path) -> None:
             assert pki.fingerprint_of((home / "authority.crt").read_bytes()) == server.authority.fingerprint
             assert enrolment.load_membership(home) == member
             member.fabric_config(home).check()
-            assert server.counters == {"enrolled": 1}
+            assert server.counters.shown() == {"enrolments[enrolled]": 1}
 
     run(test)
 
@@ -92,7 +92,7 @@ def test_used_token_is_refused(tmp_path: Path) -> None:
             token = server.make_token(CLINIC, ("data",))
             await enrol(token, "one", (), tmp_path / "one")
             assert await refused(enrol(token, "two", (), tmp_path / "two")) is RefusalReason.USED
-            assert server.counters["used"] == 1
+            assert server.counters.of("enrolments", "used") == 1
             assert not (tmp_path / "two" / "membership.json").exists()
 
     run(test)
@@ -262,7 +262,7 @@ def test_certificate_is_kept_fresh_until_burned(tmp_path: Path, monkeypatch: pyt
             await enrol(server.make_token(CLINIC, ("data",)), "one", (), tmp_path / "one")
             faults: list[DaitnError] = []
             keeping = asyncio.ensure_future(enrolment.keep_renewed(tmp_path / "one", faults.append))
-            while server.counters["renewed"] < 1:
+            while server.counters.of("enrolments", "renewed") < 1:
                 await asyncio.sleep(0.01)
             server.book.burn(NodeId("n0001"))
             await keeping

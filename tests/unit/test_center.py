@@ -121,7 +121,7 @@ def test_result_with_a_bad_signature_is_lost_and_blamed_on_the_peer():
     effects = made.say(node, changed(made.result(node, order, make_outcome(order.work)), signature="forged"))
 
     assert messages(ResultFenced, effects)
-    assert made.center.counters["bad_signature"] == 1
+    assert made.center.counters.shown() == {"results_refused[signature]": 1, "visits_lost[peer]": 1}
     (lost,) = [one for one in made.journal if isinstance(one, VisitLost)]
     assert lost.blame == "peer"
 
@@ -133,7 +133,7 @@ def test_result_of_other_work_is_lost():
 
     made.say(node, made.result(node, other, make_outcome(order.work)))
 
-    assert made.center.counters["result_of_other_work"] == 1
+    assert made.center.counters.of("results_refused", "other-work") == 1
     assert made.state().lost == 1
     assert made.state().visits == 0
 
@@ -146,7 +146,7 @@ def test_result_with_an_outcome_of_another_kind_is_lost_and_counts_as_harm():
 
     made.say(node, made.result(node, order, other))
 
-    assert made.center.counters["outcome_of_other_kind"] == 1
+    assert made.center.counters.of("results_refused", "other-kind") == 1
     assert made.state().harm == {order.work.dataset: 1}
     assert order.visit not in made.state().accepted
 
@@ -158,7 +158,7 @@ def test_measurement_of_another_model_is_lost():
 
     made.answer(node, order, model=ArtifactId("e" * 64))
 
-    assert made.center.counters["outcome_of_other_kind"] == 1
+    assert made.center.counters.of("results_refused", "other-kind") == 1
     assert made.state().verifications == 0
 
 
@@ -289,7 +289,7 @@ def test_descriptor_of_another_node_is_counted_and_dropped():
 
     made.say(SITE1, Describe(sequence=9, generated_unix_s=0.0, descriptor=make_site(2)))
 
-    assert made.center.counters["forged_descriptor"] == 1
+    assert made.center.counters.of("descriptions_forged") == 1
     assert made.center.knowledge.node(SITE2).sequence == 1
 
 
@@ -327,7 +327,7 @@ def test_message_for_another_role_is_counted():
     made = bench()
     made.say(SITE1, LeaseRenewed(visit=VisitId("x/1"), fence=1, lease_s=1.0))
 
-    assert made.center.counters["not_for_this_role"] == 1
+    assert made.center.counters.of("messages_for_another_role") == 1
 
 
 def test_streamed_data_is_given_first_and_trained_on_elsewhere():
@@ -409,5 +409,5 @@ def test_description_beyond_the_enrolment_is_not_taken():
     for claim in claims.values():
         made.give(Delivered(sender=node, message=Describe(sequence=10**9, generated_unix_s=0.0, descriptor=claim)))
 
-    assert made.center.counters["forged_descriptor"] == len(claims)
+    assert made.center.counters.of("descriptions_forged") == len(claims)
     assert made.center.knowledge.node(node).descriptor == true

@@ -16,7 +16,12 @@ import pytest
 from tests.owner_world import CONTRACT, Door, make_policy, write_package_dir
 from typer.testing import CliRunner
 
+from daitn.base.metrics import Count
 from daitn.cli.main import app, run
+from daitn.descriptors.terminals import Role
+from daitn.node.counting import write_counters
+from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.wire.oam import Counted
 
 GOAL = ["--target", "accuracy >= 95%", "--deadline", "10 min", "--purpose", "diagnosis-support"]
 
@@ -215,6 +220,44 @@ def test_map_and_tokens(shell: Shell, door: Door) -> None:
     assert shell.json("token", "revoke", identity)[0] == 0
     assert shell.json("train", "list", "--token", made)[0] == 3
     assert shell.json("token", "join", "x", "--role", "datum")[0] == 2
+
+
+def test_counters_of_the_domain_say_what_a_rise_means(shell: Shell, door: Door) -> None:
+    door.on_loop(lambda: door.service.center.counters.count("visits_lost", "peer", by=7))
+    (one,) = shell.json("counters")[1]
+    assert one["node"] == "c0"
+    assert {"name": "visits_lost", "value": "peer", "count": 7} in one["counted"]["counts"]
+    text = shell("counters")[1]
+    assert "visits_lost peer" in text
+    assert "jobs go on elsewhere" in text
+    assert shell.json("counters", "--token", door.token("bob"))[0] == 3
+
+
+def test_counters_of_a_node_are_shown_at_its_site(shell: Shell, tmp_path: Path) -> None:
+    assert shell.json("counters", "--folder", str(tmp_path))[0] == 2
+    NodeFolder(tmp_path).save(NodeConfig(name="h1", roles=(Role.DATA,)))
+    write_counters(tmp_path, Counted(since_unix_s=1.0, counts=()))
+    assert "nothing was counted" in shell("counters", "--folder", str(tmp_path))[1]
+    write_counters(tmp_path, Counted(since_unix_s=1.0, counts=(Count(name="data_sets_changed", count=2),)))
+    assert shell.json("counters", "--folder", str(tmp_path))[1][0]["counted"]["counts"][0]["count"] == 2
+
+
+def test_data_list_says_that_the_files_changed_and_what_to_do(shell: Shell, tmp_path: Path) -> None:
+    import msgspec
+
+    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(CONTRACT))
+    (tmp_path / "policy.toml").write_text('owners = ["*"]\npurposes = ["diagnosis-support"]\n', encoding="utf-8")
+    (tmp_path / "data.csv").write_text("size,depth,diagnosis\n1,2,benign\n20,3,malignant\n", encoding="utf-8")
+    folder = ["--folder", str(tmp_path / "node")]
+    files = ["--contract", str(tmp_path / "contract.json"), "--policy", str(tmp_path / "policy.toml")]
+    assert shell.json("data", "add", "lesions", str(tmp_path / "data.csv"), *files, *folder)[0] == 0
+    assert shell.json("data", "list", *folder)[1][0]["source"] == "as added"
+    with (tmp_path / "data.csv").open("a") as file:
+        file.write("3,4,benign\n")
+    said = shell.json("data", "list", *folder)[1][0]["source"]
+    assert "the source of data set 'lesions' changed" in said
+    assert "add 'lesions' again" in said
+    assert "add 'lesions' again" in shell("data", "list", *folder)[1]
 
 
 def test_data_add_list_preview_remove(shell: Shell, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_order_from_anybody_but_the_centre_is_counted_and_dropped():
     site = Site()
 
     assert site.hear(make_order(), sender=NodeId("n0002")) == []
-    assert site.keeper.counters == {"not_from_center": 1}
+    assert site.keeper.counters.shown() == {"messages_not_from_center": 1}
 
 
 def test_order_twice_is_taken_once_and_answered_with_progress():
@@ -344,7 +344,7 @@ def test_lease_that_runs_out_abandons_the_visit(working):
     assert all_effects(AbandonVisit, effects)
     assert isinstance(site.journal[-1], VisitClosed)
     assert site.states() == []
-    assert site.keeper.counters == {"lease_lapsed": 1}
+    assert site.keeper.counters.shown() == {"leases_lapsed": 1}
 
 
 def test_lease_counts_from_when_the_renewal_arrived():
@@ -495,7 +495,7 @@ def test_release_passes_on_what_may_be_dropped():
 def test_message_for_another_role_is_counted():
     site = Site()
     assert site.hear(VisitProgress(visit=VisitId("x/1"), fence=1, phase="working")) == []
-    assert site.keeper.counters == {"not_for_this_role": 1}
+    assert site.keeper.counters.shown() == {"messages_for_another_role": 1}
 
 
 def test_invariants_see_a_visit_that_is_done_and_owes_nothing():

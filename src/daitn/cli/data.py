@@ -42,7 +42,9 @@ def add(
 def list_data(folder: Folder = NODE, json: Json = False) -> None:
     """The data sets on the shelf."""
     with errors(json):
-        entries = _shelf(folder).list()
+        shelf = _shelf(folder)
+        entries = shelf.list()
+        faults = {entry.name: shelf.source_fault(entry.name) for entry in entries}
         document = [
             {
                 "name": entry.name,
@@ -50,6 +52,7 @@ def list_data(folder: Folder = NODE, json: Json = False) -> None:
                 "contract": entry.contract.name,
                 "version": entry.version,
                 "records": entry.report.records,
+                "source": faults[entry.name] or "as added",
                 "policy": entry.policy,
             }
             for entry in entries
@@ -66,6 +69,8 @@ def list_data(folder: Folder = NODE, json: Json = False) -> None:
                 records = str(entry.report.records)
                 table.add_row(entry.name, entry.contract.name, records, owners, purposes, entry.path)
             where.print(table)
+            for fault in filter(None, faults.values()):
+                where.print(fault, markup=False)
 
         answer(json, document, show)
 

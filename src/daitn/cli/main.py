@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import data, nodes, predict, token, train
+from daitn.cli import counters, data, nodes, predict, token, train
 from daitn.cli.output import EXIT_CODES, fail
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(token.app, name="token")
 app.command("predict")(predict.predict_file)
 app.command("map")(token.show_map)
+app.command("counters")(counters.show_counters)
 nodes.add_commands(app)
 
 

@@ -19,14 +19,15 @@ from daitn.base.effects import (
     PeerAppeared,
     PeerVanished,
     Record,
-    SendFailed,
     Started,
     TimerFired,
 )
 from daitn.base.errors import BugError
 from daitn.base.ids import JobId, NodeId, VisitId
+from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.counting import count_fact
 from daitn.control_center.presence import Presence
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -89,7 +90,7 @@ class ControlCenter:
         self.config = config
         self.knowledge = KnowledgeMap()
         self.jobs: dict[JobId, JobMachine] = {}
-        self.counters: dict[str, int] = {}
+        self.counters = Counters()
         self.forgeries: dict[NodeId, str] = {}
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
@@ -139,8 +140,6 @@ class ControlCenter:
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
-            case SendFailed():
-                self._count("send_failed")
             case _:
                 pass
         return turn.effects()
@@ -154,6 +153,8 @@ class ControlCenter:
                 self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, self._desk)
             case JobRecord(job=job):
                 self.jobs[job].state.apply(record)
+                if not self._replaying:
+                    count_fact(self.counters, record)
             case _:
                 raise BugError(f"the control centre has no rule for {type(record).__name__}")
 
@@ -200,7 +201,7 @@ class ControlCenter:
             case VisitFailed(visit=visit, fence=fence) | VisitRefused(visit=visit, fence=fence):
                 pass
             case _:
-                self._count("not_for_this_role")
+                self.counters.count("messages_for_another_role")
                 return
         self.knowledge.spoke(sender, turn.now_ns)
         self._ended(turn, sender, visit, fence, message)
@@ -213,12 +214,12 @@ class ControlCenter:
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if fault := self._forgery(sender, message.descriptor):
-            self._count("forged_descriptor")
+            self.counters.count("descriptions_forged")
             self.forgeries[sender] = fault
             turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
             return
         if self.knowledge.has_left(sender):
-            self._count("described_after_leaving")
+            self.counters.count("descriptions_after_leaving")
             turn.send(sender, Left())
             return
         described = self.knowledge.describe(message.descriptor, message.sequence, turn.now_ns)
@@ -250,7 +251,7 @@ class ControlCenter:
         opened = machine.state.open.get(message.visit) if machine is not None else None
         self.knowledge.spoke(sender, turn.now_ns)
         if opened is None or opened.ordered.node != sender or opened.ordered.fence != message.fence:
-            self._count("fenced_progress")
+            self.counters.count("progress_fenced")
             turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
             return
         if opened.heard_ns:
@@ -276,7 +277,7 @@ class ControlCenter:
             if mine and machine is not None and visit in machine.state.accepted:
                 turn.send(sender, ResultAccepted(visit=visit, fence=fence))
             else:
-                self._count("fenced_result")
+                self.counters.count("results_fenced")
                 turn.send(sender, ResultFenced(visit=visit, fence=fence))
             return
         match message:
@@ -298,13 +299,13 @@ class ControlCenter:
         facts = self.knowledge.node(sender)
         key = facts.descriptor.public_key if facts is not None else ""
         if report.work != opened.ordered.work:
-            self._count("result_of_other_work")
+            self.counters.count("results_refused", "other-work")
             fault = "its result speaks of other work than was ordered"
         elif not _answers(report.work, report.outcome):
-            self._count("outcome_of_other_kind")
+            self.counters.count("results_refused", "other-kind")
             fault = f"its result is a {type(report.outcome).__name__}, which is no answer to what was ordered"
         elif not self._tools.verify(key, encode_report(report), message.signature):
-            self._count("bad_signature")
+            self.counters.count("results_refused", "signature")
             fault = "the signature of its report does not hold"
         else:
             machine.accept(turn, report.visit, report.outcome, message.signature)
@@ -320,7 +321,7 @@ class ControlCenter:
 
     def _submitted(self, turn: Turn, event: SubmissionReceived) -> None:
         if event.job in self.jobs:
-            self._count("submitted_twice")
+            self.counters.count("submissions_repeated")
             return
         turn.record(
             JobSubmitted(
@@ -408,9 +409,6 @@ class ControlCenter:
 
     def _machine_of(self, visit: VisitId) -> JobMachine | None:
         return self.jobs.get(JobId(visit.rpartition("/")[0]))
-
-    def _count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1
 
 
 def _answers(work: Work, outcome: Outcome) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -33,6 +34,7 @@ from daitn.control_center.training.records import JOB_RECORDS
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
+from daitn.node.counting import fabric_counts, hear_counters, keep_own
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment import NetworkSettings
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer, serve_enrolment
@@ -45,6 +47,7 @@ from daitn.node.journal import Journal
 from daitn.node.moving import Moving
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
+from daitn.oam.collection import Collection, DomainCounters, prefixed
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
 from daitn.topology.trust import EvidenceFound
 
@@ -99,6 +102,7 @@ class CenterNode:
             issue=lambda grant: issue_grant(self._key, grant), verify=_holds, member=lambda node: _member(book, node)
         )
         core = ControlCenter(center_config, tools)
+        told = DomainCounters()
 
         def perform(effect: Effect) -> None:
             match effect:
@@ -107,6 +111,7 @@ class CenterNode:
                 case FetchModel():
                     runner.spawn(self._fetch(runner, moving, effect))
                 case RetireSlot(node=node):
+                    told.forget(node)
                     runner.spawn(asyncio.to_thread(book.leave, node))
                 case _:
                     raise BugError(f"a control centre has no way to perform {type(effect).__name__}")
@@ -121,9 +126,10 @@ class CenterNode:
 
             async def expel(node: NodeId, reason: str) -> None:
                 await asyncio.to_thread(book.burn, node)
+                told.forget(node)
                 runner.post(NodeExpelled(node=node, reason=reason))
 
-            service = CenterService(core, runner, store, self._clock, make_token, expel)
+            service = CenterService(core, runner, store, self._clock, make_token, expel, told.all)
             restored = runner.restore()
             _log.info("restored %d records", restored)
             await moving.start()
@@ -131,8 +137,17 @@ class CenterNode:
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
             tokens = self.token_book()
+            app = create_app(service, tokens)
+            collection = Collection(
+                time.time(),
+                *(core.counters, runner.counters, moving.counters, service.counters, enrolment.counters, app.counters),
+            )
+            collection.add(lambda: fabric_counts(fabric.counters))
+            collection.add(lambda: prefixed("store", store.snapshot().counts))
+            runner.spawn(hear_counters(fabric, told, runner.counters))
+            runner.spawn(keep_own(CENTER, collection, told))
             server = OwnerServer(
-                create_app(service, tokens),
+                app,
                 certificate=self.folder.center / "server.crt",
                 key=self.folder.center / "server.key",
                 host=config.host,

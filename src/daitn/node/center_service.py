@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from daitn.artifacts.codec import decode_manifest, encode_manifest
+from daitn.artifacts.graph import decode_graph_pair
 from daitn.artifacts.layout import artifact_digest, digest_of
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
-from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
+from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, JobId, NodeId, OwnerId
+from daitn.base.metrics import Counters
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -35,11 +39,15 @@ from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
-from daitn.node.http.bodies import NodeOnMap
+from daitn.node.http.bodies import NodeOnMap, ProcessCounters
 from daitn.node.store import ChunkStore
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.wire.oam import Counted
+
+PACKAGE_PIN: Final = "package"
+"""Why the store keeps a submitted package."""
 
 WATCH_S: Final = 0.05
 """Least time between two statuses of one watcher."""
@@ -49,7 +57,8 @@ Expeller = Callable[[NodeId, str], Awaitable[None]]
 
 
 class CenterService:
-    """Implements `OwnerService` on a running core. `make_token` and `expel_node` are the enrolment's."""
+    """Implements `OwnerService` on a running core. `make_token` and `expel_node` are the enrolment's; `told` gives what
+    the centre and the nodes counted."""
 
     def __init__(
         self,
@@ -59,6 +68,7 @@ class CenterService:
         clock: NodeClock,
         make_token: TokenMaker,
         expel_node: Expeller,
+        told: Callable[[], tuple[tuple[NodeId, Counted], ...]],
     ) -> None:
         self._core = core
         self._runner = runner
@@ -67,6 +77,9 @@ class CenterService:
         self._make_token = make_token
         self._expel = expel_node
         self._changed: dict[JobId, asyncio.Event] = {}
+        self._checking = threading.Lock()
+        self._told = told
+        self.counters = Counters()
 
     # --- packages ---------------------------------------------------------------------------------------------------
 
@@ -75,36 +88,60 @@ class CenterService:
         return tuple(chunk for chunk, _ in chunks if self._store.locate(ChunkId(chunk)) is None)
 
     def put_chunk(self, chunk: str, data: bytes) -> None:
-        """Keep one chunk loose until its manifest comes; the store may evict it where room is short."""
-        if len(data) > limits.CHUNK_BYTES:
-            raise InputError(f"chunk {chunk[:16]} has {len(data)} bytes, the limit is {limits.CHUNK_BYTES}")
-        if digest_of(data) != chunk:
-            raise InputError(
-                f"{len(data)} bytes were sent as chunk {chunk[:16]}, their digest is another", todo="again"
-            )
+        """Keep one chunk loose until its manifest comes; the store may evict it where room is short, so an upload that
+        nobody ends costs no more than the room that is free."""
+        with self._refusals("chunk"):
+            if len(data) > limits.CHUNK_BYTES:
+                raise InputError(
+                    f"chunk {chunk[:16]} has {len(data)} bytes, the limit is {limits.CHUNK_BYTES}",
+                    todo="cut it smaller",
+                )
+            if (found := digest_of(data)) != chunk:
+                raise InputError(
+                    f"{len(data)} bytes were sent as chunk {chunk[:16]}, their digest is {found[:16]}",
+                    todo="read them again and send that chunk again; if it happens twice, the file has changed",
+                )
         self._store.put_bytes(data)
 
     def put_manifest(self, data: bytes) -> ArtifactId:
-        """Check a package and keep it."""
-        try:
+        """Check a package and keep it. Nothing stays of one that is refused but its chunks, loose."""
+        with self._refusals("manifest"):
             manifest = decode_manifest(data)
             if encode_manifest(manifest) != data:
                 raise InputError("the manifest is not in canonical form", todo="send what `encode_manifest` makes")
+        with self._refusals("signature"):
             verify_parts(manifest)
-        except DaitnError as error:
-            raise InputError(f"package refused: {error.what}", todo=error.todo) from None
-        artifact = artifact_digest(data)
-        self._store.pin(artifact, "package")
-        with self._store.begin(manifest) as receipt:
-            missing = [want.id[:16] for want in receipt.wants]
+        with self._refusals("incomplete"):
+            # Before room is taken: a manifest alone may speak of as many bytes as it likes.
+            missing = [ref.id[:16] for ref in manifest.all_chunks() if self._store.locate(ChunkId(ref.id)) is None]
             if missing:
-                raise InputError(
-                    f"{len(missing)} chunks of the package were not uploaded: {', '.join(missing[:5])}",
-                    todo="upload them, then the manifest",
-                )
-            receipt.finish()
-        self._contract(artifact)
+                raise _incomplete(missing)
+        artifact = artifact_digest(data)
+        self._store.pin(artifact, PACKAGE_PIN)
+        try:
+            with self._store.begin(manifest) as receipt:
+                if gone := [want.id[:16] for want in receipt.wants]:  # evicted since
+                    raise _incomplete(gone)
+                receipt.finish()
+            with self._refusals("contract"):
+                self._contract(artifact)
+            if manifest.kind == "graph":
+                with self._refusals("graph"), self._checking:
+                    decode_graph_pair(self._store.part(artifact, "graph"))
+        except DaitnError:
+            self._store.unpin(artifact, PACKAGE_PIN)
+            self._store.release(artifact)
+            raise
         return artifact
+
+    @contextmanager
+    def _refusals(self, why: str) -> Iterator[None]:
+        """Errors about a package become the owner's, and are counted."""
+        try:
+            yield
+        except (InputError, PeerError, PolicyError) as error:
+            self.counters.count("packages_refused", why)
+            raise InputError(f"package refused: {error.what}", todo=error.todo, ids=error.ids) from None
 
     def read_artifact(
         self, owner: OwnerId, job: JobId, artifact: ArtifactId
@@ -146,6 +183,7 @@ class CenterService:
         if known is not None:
             if _submitted_request(self._core.jobs[known]) != request:
                 raise InputError(f"key {key!r} was used for another request, job {known}", todo="use a new key")
+            self._core.counters.count("submissions_repeated")
             return known
         if not self._store.holds(request.package):
             raise InputError(f"package {request.package[:16]} is not here", todo="upload it first")
@@ -243,6 +281,14 @@ class CenterService:
         """The map for people."""
         return nodes_on_map(self._core.knowledge, self._clock.now_ns())
 
+    def counters_of_all(self) -> tuple[ProcessCounters, ...]:
+        """What the centre and every node counted."""
+        knowledge = self._core.knowledge
+        names = {facts.descriptor.node: facts.descriptor.name for facts in knowledge.nodes()}
+        return tuple(
+            ProcessCounters(node=node, name=names.get(node, ""), counted=counted) for node, counted in self._told()
+        )
+
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         """A token for `daitn join`."""
         known = {role.value for role in Role}
@@ -267,6 +313,13 @@ def nodes_on_map(knowledge: KnowledgeMap, now_ns: int) -> tuple[NodeOnMap, ...]:
             trust_changes=knowledge.trust_book.changes(one.descriptor.node),
         )
         for one in knowledge.nodes()
+    )
+
+
+def _incomplete(missing: Sequence[str]) -> InputError:
+    return InputError(
+        f"{len(missing)} chunks of the package were not uploaded: {', '.join(missing[:5])}",
+        todo="upload them, then the manifest",
     )
 
 

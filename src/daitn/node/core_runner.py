@@ -33,6 +33,7 @@ from daitn.base.effects import (
 )
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.base.ids import NodeId
+from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import Fabric, Plane
@@ -58,7 +59,7 @@ class CoreRunner:
         perform: Callable[[Effect], None],
     ) -> None:
         self.core = core
-        self.counters: dict[str, int] = {}
+        self.counters = Counters()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with the error that stopped this core: a lost journal or a bug. The node must stop then."""
         self._journal = journal
@@ -150,10 +151,10 @@ class CoreRunner:
         try:
             await self._fabric.call(receiver, encode(message), plane=Plane.CP, timeout_s=SEND_S)
         except UnavailableError:
-            self._count("send_failed")
+            self.counters.count("messages_not_sent")
             self.post(SendFailed(receiver=receiver, message=message))
         except DaitnError as error:
-            self._count("send_refused")
+            self.counters.count("messages_not_taken")
             _log.warning("%s did not take a %s: %s", receiver, type(message).__name__, error)
 
     async def _receive(self, sender: NodeId, payload: bytes) -> bytes:
@@ -161,7 +162,7 @@ class CoreRunner:
         try:
             message = decode(payload)
         except DaitnError:
-            self._count("undecodable")
+            self.counters.count("messages_undecodable")
             raise
         self.post(Delivered(sender=sender, message=message))
         return b""
@@ -169,6 +170,3 @@ class CoreRunner:
     async def _watch_presence(self) -> None:
         async for node, present in self._fabric.presence():
             self.post(PeerAppeared(node=node) if present else PeerVanished(node=node))
-
-    def _count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1

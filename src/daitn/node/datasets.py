@@ -41,7 +41,15 @@ from daitn.descriptors.terminals import DataDescriptor
 from daitn.node.readers.sources import open_reader
 from daitn.node.site_files import load_column_map, load_contract, load_policy
 
-__all__ = ["DataShelf", "ShelfEntry", "SourceState", "load_column_map", "load_contract", "load_policy"]
+__all__ = [
+    "DataShelf",
+    "ShelfEntry",
+    "SourceChangedError",
+    "SourceState",
+    "load_column_map",
+    "load_contract",
+    "load_policy",
+]
 
 DATA_SETS: Final = 1000
 """Data sets on one shelf: a node describes them all in one message."""
@@ -56,6 +64,10 @@ class SourceState(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     listing: str
     content: str
+
+
+class SourceChangedError(InputError):
+    """The files of a data set are not what they were when it was added; says how, with paths: for the site only."""
 
 
 class ShelfEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,23 +171,32 @@ class DataShelf:
         return self._folder / "index.json"
 
     def check_unchanged(self, name: str) -> None:
-        """InputError where the source was changed or lost since it was added. Reads it only if a time stamp differs."""
+        """SourceChangedError where the source was changed or lost since it was added. Reads it only if a time stamp
+        differs."""
         entry = self.entry(name)
         path, again = Path(entry.path), f"add {name!r} again, so that the table is made of the data as it is now"
         if not path.exists():
-            raise InputError(f"the source of data set {name!r} is gone: {entry.path}", todo=again)
+            raise SourceChangedError(f"the source of data set {name!r} is gone: {entry.path}", todo=again)
         files = open_reader(path).files()
         now = source_state(files, content="")
         if now.listing == entry.source.listing:
             return
         if (now.files, now.size_bytes) != (entry.source.files, entry.source.size_bytes):
-            raise InputError(
+            raise SourceChangedError(
                 f"the source of data set {name!r} changed: {entry.source.files} files of {entry.source.size_bytes} "
                 f"bytes were added, now there are {now.files} of {now.size_bytes}",
                 todo=again,
             )
         if source_state(files).content != entry.source.content:
-            raise InputError(f"the source of data set {name!r} changed: same size, other content", todo=again)
+            raise SourceChangedError(f"the source of data set {name!r} changed: same size, other content", todo=again)
+
+    def source_fault(self, name: str) -> str:
+        """What became of a data set's files since it was added, and what to do; empty where nothing did."""
+        try:
+            self.check_unchanged(name)
+        except InputError as error:
+            return error.render()
+        return ""
 
     def descriptor(self, name: str, node: str) -> DataDescriptor:
         """What the network may see of a data set; draws its statistics on the first call for each version.

@@ -11,7 +11,6 @@ import logging
 import secrets
 import ssl
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from aiohttp import web
 
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import NodeId, OperatorId, check_name
+from daitn.base.metrics import Counters
 from daitn.node import pki
 from daitn.node.enrolment import (
     BODY_BYTES,
@@ -63,8 +63,7 @@ class EnrolmentServer:
         self.authority = authority
         self.book = book
         self.port = config.port
-        self.counters: Counter[str] = Counter()
-        """Answers by what they were: `enrolled`, `renewed`, `malformed`, `failed`, or a `RefusalReason`."""
+        self.counters = Counters()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -144,7 +143,7 @@ class EnrolmentServer:
         except DaitnError as fault:
             _log.error("enrolment failed: %s", fault)
             answer, outcome, status = RefusalAnswer(reason="failed", what="enrolment does not work now"), "failed", 503
-        self.counters[outcome] += 1
+        self.counters.count("enrolments", outcome)
         _log.info("%s from %s: %s", request.path, request.remote, outcome)
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json", status=status)
 

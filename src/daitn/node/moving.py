@@ -23,6 +23,7 @@ from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
 from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, DomainId, GrantId, NodeId
+from daitn.base.metrics import Counters
 from daitn.descriptors.grant import Holder
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
@@ -61,7 +62,7 @@ class Moving:
         self._checked: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._parts: OrderedDict[ArtifactId, tuple[Manifest, dict[str, bytes]]] = OrderedDict()
         self.fetched_bytes = 0
-        self.refused = 0
+        self.counters = Counters()
 
     async def start(self) -> None:
         """Serve what the store holds, from now on."""
@@ -87,7 +88,7 @@ class Moving:
                 domain=self._domain,
             )
         except DaitnError:
-            self.refused += 1
+            self.counters.count("grants_refused")
             raise
         self._checked[key] = checked.expires_unix_s
         while len(self._checked) > GRANTS_CACHED:

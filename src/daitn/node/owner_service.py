@@ -8,7 +8,7 @@ from typing import Protocol
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request
-from daitn.node.http.bodies import NodeOnMap
+from daitn.node.http.bodies import NodeOnMap, ProcessCounters
 
 
 class OwnerService(Protocol):
@@ -17,6 +17,10 @@ class OwnerService(Protocol):
     Errors are `DaitnError`s: InputError for what the owner can mend, PolicyError for what is not allowed,
     UnavailableError for what may work later.
     """
+
+    def counters_of_all(self) -> tuple[ProcessCounters, ...]:
+        """For operators: what the centre and every node counted."""
+        ...
 
     def missing_chunks(self, chunks: Sequence[tuple[str, int]]) -> tuple[str, ...]:
         """Of these (chunk id, size), those the centre's store does not hold."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from daitn.assembly.terminal import TerminalCore
 from daitn.base.effects import Effect
 from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId
+from daitn.base.metrics import Counters
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
     ComputeDescriptor,
@@ -31,6 +33,7 @@ from daitn.node import measures
 from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
+from daitn.node.counting import fabric_counts, keep_told
 from daitn.node.datasets import DataShelf
 from daitn.node.enrolment import keep_renewed, load_membership
 from daitn.node.fabric.contract import Fabric
@@ -41,6 +44,7 @@ from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
+from daitn.oam.collection import Collection, prefixed
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
@@ -75,6 +79,7 @@ class TerminalNode:
         self._flops = 0.0
         self._shelf_stamp = 0
         self._data: dict[str, DataDescriptor] = {}
+        self._counters = Counters()
 
     async def run(self, stop: asyncio.Event, leave: asyncio.Event | None = None) -> None:
         """Join and serve until `stop` is set; `leave`, once set, also takes the node out of its domain for good.
@@ -123,7 +128,9 @@ class TerminalNode:
         runner.spawn(self._watch_described(core.reporter))
         runner.spawn(_sync_often(moving))
         runner.spawn(self._leave_when(runner, leave))
-        runner.spawn(keep_renewed(self.folder.tls, lambda fault: _log.warning("certificate not renewed: %s", fault)))
+        runner.spawn(keep_renewed(self.folder.tls, self._not_renewed))
+        collection = self._collection(fabric, store, core, runner, moving, worker)
+        runner.spawn(keep_told(collection, fabric, self.folder.folder))
         if self._computes:
             runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
         try:
@@ -131,6 +138,25 @@ class TerminalNode:
         finally:
             await worker.stop()
             await runner.stop()
+
+    def _not_renewed(self, fault: DaitnError) -> None:
+        self._counters.count("certificates_not_renewed")
+        _log.warning("certificate not renewed: %s", fault)
+
+    def _collection(
+        self,
+        fabric: Fabric,
+        store: ChunkStore,
+        core: TerminalCore,
+        runner: CoreRunner,
+        moving: Moving,
+        worker: VisitWorker,
+    ) -> Collection:
+        books = (self._counters, core.keeper.counters, runner.counters, moving.counters, worker.counters)
+        collection = Collection(time.time(), *books)
+        collection.add(lambda: fabric_counts(fabric.counters))
+        collection.add(lambda: prefixed("store", store.snapshot().counts))
+        return collection
 
     async def _leave_when(self, runner: CoreRunner, leave: asyncio.Event) -> None:
         await leave.wait()
@@ -211,6 +237,7 @@ class TerminalNode:
             try:
                 described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
             except DaitnError as error:
+                self._counters.count("data_sets_not_described")
                 _log.warning("data set %s is not described: %s", entry.name, error)
         return described
 

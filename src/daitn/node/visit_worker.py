@@ -23,6 +23,7 @@ from daitn.artifacts.signatures import verify_parts
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, VisitId
+from daitn.base.metrics import Counters
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.work import (
@@ -40,9 +41,9 @@ from daitn.learning.numerics.aggregate import Update, average, merge_states, pla
 from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.child_pool import ChildPool, digest_of_test_set
-from daitn.node.datasets import DataShelf
+from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.moving import Moving
-from daitn.node.sandbox.protocol import EvaluateNumbers, Progressed, Started, TrainNumbers
+from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
 from daitn.node.store import ChunkStore
 from daitn.terminal.work import (
@@ -78,6 +79,7 @@ class VisitWorker:
         self._shelf = shelf
         self._children = children
         self._post = post
+        self.counters = Counters()
         self._tasks: dict[VisitId, asyncio.Task[None]] = {}
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -176,8 +178,10 @@ class VisitWorker:
                 outcome = await self._do(order)
         except TimeoutError:
             what = f"the visit took longer than the {order.wall_s:.0f} s it was given"
+            self.counters.count("runs_failed", FailReason.WALL_TIME.value)
             self._post(WorkFailed(visit=order.visit, what=what, blame="input"))
         except VisitError as error:
+            self.counters.count("runs_failed", error.failed.reason.value)
             self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.blame))
         except DaitnError as error:
             self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
@@ -217,7 +221,7 @@ class VisitWorker:
         table: Path | None = None
         if work.records is None:
             name = work.dataset.partition("/")[2]
-            self._shelf.check_unchanged(name)
+            self._check_source(name)
             version, table = self._shelf.entry(name).version, self._shelf.path(name)
         else:
             version = self._store.manifest(work.records).lineage.data_version
@@ -262,6 +266,21 @@ class VisitWorker:
             data_version=version,
             seconds=finished.load_s + finished.work_s + finished.write_s,
         )
+
+    def _check_source(self, name: str) -> None:
+        """InputError where the data set's files changed since they were added.
+
+        The site's own log says how, with paths and sizes; the model's owner hears only that it is so.
+        """
+        try:
+            self._shelf.check_unchanged(name)
+        except SourceChangedError as error:
+            self.counters.count("data_sets_changed")
+            _log.warning("%s", error)
+            raise InputError(
+                f"the files of data set {name!r} are not those that its site added",
+                todo="its site has to add it again (`daitn data add`); `daitn data list` says there what changed",
+            ) from None
 
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
         manifest, parts = self._model(order, work.model)
@@ -340,7 +359,7 @@ class VisitWorker:
         """Records as tensors, for one receiver: an artifact that only a grant to that receiver opens."""
         name = work.dataset.partition("/")[2]
         entry = self._shelf.entry(name)
-        self._shelf.check_unchanged(name)
+        self._check_source(name)
         _, parts = self._moving.parts_of(work.contract)
         contract = decode_contract(parts["contract"], "the package's contract")
         table = self._shelf.table(name)

@@ -216,6 +216,10 @@ class Network:
         """The map: all nodes of the domain."""
         return self._transport.call("GET", "/v1/nodes", tuple[bodies.NodeOnMap, ...])
 
+    def counters(self) -> tuple[bodies.ProcessCounters, ...]:
+        """For operators: what was refused, lost and dropped, at the centre and at every node."""
+        return self._transport.call("GET", "/v1/counters", tuple[bodies.ProcessCounters, ...])
+
     def make_join_token(self, operator: str, roles: Sequence[str] = (), *, valid_s: float = 86_400.0) -> str:
         """For operators: a one-time token for `daitn join`."""
         asked: dict[str, Any] = {"operator": operator, "valid_s": valid_s}

@@ -7,7 +7,7 @@ policy is checked here, at the site that holds the data, whatever the control ce
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from daitn.base.ids import DataSetId, JobId, NodeId
@@ -20,6 +20,13 @@ DAY_NS: Final = 86_400 * NS_PER_S
 
 VISITS_REMEMBERED: Final = 100_000
 """Visits of one data set remembered for a day's count; a policy that allows more sets no bound worth the name."""
+
+
+def refused_by(faults: Sequence[PolicyFault]) -> str:
+    """What refused an order, in the words of the counter `visits_refused`: a missing role, policy, or no room."""
+    if not faults:
+        return "busy"
+    return "role" if any(fault.rule == "role" for fault in faults) else "policy"
 
 
 def _fault(rule: str, asked: str, allowed: str) -> PolicyFault:

@@ -37,6 +37,7 @@ from daitn.base.effects import (
 )
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, DataSetId, JobId, VisitId
+from daitn.base.metrics import BLAMES, Counters
 from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.work import (
@@ -48,7 +49,7 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
-from daitn.terminal.roles import Roles
+from daitn.terminal.roles import Roles, refused_by
 from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken
 from daitn.terminal.work import (
     AbandonVisit,
@@ -146,7 +147,7 @@ class VisitKeeper:
     def __init__(self, config: KeeperConfig, roles: Roles, sign: Callable[[bytes], str]) -> None:
         self.config = config
         self.roles = roles
-        self.counters: dict[str, int] = {}
+        self.counters = Counters()
         self._sign = sign
         self._open: OrderedDict[VisitId, _Visit] = OrderedDict()
         self._closed: OrderedDict[VisitId, None] = OrderedDict()
@@ -168,7 +169,7 @@ class VisitKeeper:
                 return self._started(now_ns)
             case Delivered(sender=sender, message=message):
                 if sender != CENTER:
-                    return self._count("not_from_center")
+                    return self._count("messages_not_from_center")
                 return self._delivered(message, now_ns)
             case TimerFired(name=name):
                 return self._timer(name, now_ns)
@@ -242,7 +243,7 @@ class VisitKeeper:
             case ReleaseArtifacts(job=job, artifacts=artifacts, job_ended=ended):
                 return [DropArtifacts(job=job, artifacts=artifacts, job_ended=ended)]
             case _:
-                return self._count("not_for_this_role")
+                return self._count("messages_for_another_role")
 
     def _ordered(self, order: VisitOrder, now_ns: int) -> list[Effect]:
         known = self._open.get(order.visit)
@@ -251,7 +252,7 @@ class VisitKeeper:
                 return [Send(receiver=CENTER, message=known.owed)]
             return [self._lease(order.visit, order.lease_s, now_ns), self._progress(order.visit, known)]
         if order.visit in self._closed:
-            self._count("order_after_close")
+            self._count("orders_after_close")
             reason = "this visit was closed here earlier (its lease lapsed, or it was cancelled)"
             return [
                 Send(
@@ -261,7 +262,7 @@ class VisitKeeper:
             ]
         faults = self.roles.judge(order, now_ns)
         if faults or len(self._open) >= OPEN_VISITS:
-            self._count("refused")
+            self._count("visits_refused", refused_by(faults))
             reason = "" if faults else f"{OPEN_VISITS} visits are open here"
             refusal = VisitRefused(visit=order.visit, fence=order.fence, faults=faults, reason=reason)
             return [Send(receiver=CENTER, message=refusal)]
@@ -281,9 +282,9 @@ class VisitKeeper:
         """Only for what would be allowed: a child warmed on data is a use of it."""
         if prepare.dataset is not None and self.roles.data is not None and prepare.dataset in self.roles.data.policies:
             if self.roles.data.judge_use(prepare.dataset, prepare.warrant, "train"):
-                return self._count("prepare_refused")
+                return self._count("prepares_refused")
         elif prepare.verify and self.roles.verification is None:
-            return self._count("prepare_refused")
+            return self._count("prepares_refused")
         return [WarmChild(prepare=prepare)]
 
     def _acknowledged(self, name: VisitId, fence: int) -> list[Effect]:
@@ -309,7 +310,7 @@ class VisitKeeper:
         if visit is None:
             return []
         if kind == "lease" and visit.state is not State.DONE:
-            self._count("lease_lapsed")
+            self._count("leases_lapsed")
             return self._drop(name, visit.fence, "lapsed", now_ns)
         if kind == "progress" and visit.state is not State.DONE:
             return [self._progress(name, visit), self._next_progress(name, now_ns)]
@@ -395,7 +396,7 @@ class VisitKeeper:
         visit = self._open.get(name)
         if visit is None or visit.owed is not None:
             return []
-        self._count(f"failed_{blame}")
+        self._count("visits_failed", blame if blame in BLAMES else "bug")
         owed = VisitFailed(visit=name, fence=visit.fence, reason=what[:4096], blame=blame)
         return [*self._end(name, visit, owed, [], now_ns), AbandonVisit(visit=name)]
 
@@ -435,8 +436,8 @@ class VisitKeeper:
         if self.roles.data is not None and taken.dataset is not None:
             self.roles.data.note_visit(taken.dataset, taken.at_ns)
 
-    def _count(self, name: str) -> list[Effect]:
-        self.counters[name] = self.counters.get(name, 0) + 1
+    def _count(self, name: str, value: str = "") -> list[Effect]:
+        self.counters.count(name, value)
         return []
 
 

@@ -21,13 +21,14 @@ from daitn import __version__
 from daitn.base import limits
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, NodeId, check_name
+from daitn.base.metrics import Counters
 from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.node.http import bodies
 from daitn.node.http.events import Watches, status_events
 from daitn.node.http.gate import HOLDER, Gate
 from daitn.node.http.manual import BYTES, Manual
-from daitn.node.http.problems import HttpError, answer_of, conflict, too_large, too_many, unknown
+from daitn.node.http.problems import HttpError, answer_of, conflict, status_word, too_large, too_many, unknown
 from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
 from daitn.node.owner_service import OwnerService
@@ -44,6 +45,7 @@ class OwnerApp(FastAPI):
     closing: asyncio.Event
     callers: RateBook
     strangers: RateBook
+    counters: Counters
 
 
 def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
@@ -53,6 +55,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
         title="daitn", version=__version__, docs_url=None, redoc_url=None, separate_input_output_schemas=False
     )
     app.closing = asyncio.Event()
+    app.counters = Counters()
     app.callers = RateBook(REQUESTS_PER_S, REQUESTS_BURST)
     app.strangers = RateBook(ANONYMOUS_PER_S, ANONYMOUS_BURST)
     manual = Manual()
@@ -71,7 +74,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-    app.add_middleware(Gate, tokens=tokens, callers=app.callers, strangers=app.strangers)
+    app.add_middleware(Gate, tokens=tokens, callers=app.callers, strangers=app.strangers, counters=app.counters)
     return app
 
 
@@ -247,6 +250,12 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
     manual.note("get", "/v1/tokens/owner", gives=tuple[bodies.TokenNamed, ...])
     manual.note("delete", "/v1/tokens/owner/{token}", gives=bodies.TokenNamed)
     manual.note("post", "/v1/nodes/{node}/expel", takes=bodies.ExpelAsked)
+    manual.note("get", "/v1/counters", gives=tuple[bodies.ProcessCounters, ...])
+
+    @app.get("/v1/counters", summary="What was refused, lost and dropped: the centre's counters and all nodes'")
+    async def counters(request: Request) -> Response:
+        _caller(request, Scope.OPERATE)
+        return _json(service.counters_of_all())
 
     @app.post("/v1/tokens/join", summary="A one-time token for `daitn join`", status_code=201)
     async def join_token(request: Request) -> Response:
@@ -297,6 +306,7 @@ def _add_error_handlers(app: OwnerApp) -> None:
             case _:
                 known = BugError(f"the server failed with {type(error).__name__}", todo="report it with its log")
         status, body, headers = answer_of(known)
+        app.counters.count("requests_refused", status_word(status))
         return Response(body, status, headers, media_type="application/json")
 
     for kind in (DaitnError, HTTPException, RequestValidationError, Exception):

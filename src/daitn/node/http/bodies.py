@@ -12,10 +12,11 @@ import msgspec
 
 from daitn.artifacts.manifest import Digest
 from daitn.base import limits
-from daitn.base.ids import ArtifactId
+from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
+from daitn.wire.oam import Counted
 
 CHUNKS_ASKED: Final = 8192
 """Chunks in one question which are missing: 660 kB of JSON, within a control message's limit."""
@@ -71,6 +72,14 @@ class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
     trust: float
     trust_changes: tuple[TrustChange, ...] = ()
     """The latest, oldest first; for operators only, since reasons name jobs."""
+
+
+class ProcessCounters(msgspec.Struct, frozen=True, kw_only=True):
+    """What one process counted since it began; `base.metrics.METRICS` says what a rise of each means."""
+
+    node: NodeId
+    name: str
+    counted: Counted
 
 
 class JoinTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.metrics import is_declared
 from daitn.node.http.bodies import ErrorBody, Problem
 
 RETRY_AFTER_S: Final = 1
@@ -60,6 +61,11 @@ def too_large(what: str, limit: int) -> HttpError:
 def too_many(what: str, wait_s: float) -> HttpError:
     """429: too many requests of one caller."""
     return HttpError(429, "too-many", what, todo=f"try again in {max(1, math.ceil(wait_s))} s", wait_s=wait_s)
+
+
+def status_word(status: int) -> str:
+    """The status as the counter `requests_refused` knows it."""
+    return str(status) if is_declared("requests_refused", str(status)) else "other"
 
 
 def answer_of(error: DaitnError) -> tuple[int, bytes, dict[str, str]]:

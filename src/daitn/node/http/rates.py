@@ -29,8 +29,6 @@ class RateBook:
     """See the module's docstring. `per_s` and `burst` count requests."""
 
     def __init__(self, per_s: float, burst: float) -> None:
-        self.refused = 0
-        """Requests refused since the start, for metrics."""
         self._per_s, self._burst = per_s, burst
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -46,7 +44,6 @@ class RateBook:
             left -= 1
         else:
             wait_s = (1 - left) / self._per_s
-            self.refused += 1
         self._buckets[caller] = (left, now_s)
         if len(self._buckets) > CALLERS:
             self._buckets.popitem(last=False)

@@ -71,6 +71,17 @@ class Scope(StrEnum):
     OPERATE = "operate"
 
 
+class TokenFault(StrEnum):
+    """Why a token opens nothing."""
+
+    NONE = "none"
+    MALFORMED = "malformed"
+    OTHER_DOMAIN = "other-domain"
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
 class TokenHolder(msgspec.Struct, frozen=True, kw_only=True):
     """Whose token it is. `id` names the token, and tells nothing about its secret."""
 
@@ -137,20 +148,22 @@ class TokenBook:
             return ""
         return _digest(parsed.secret)[:ID_CHARS] if parsed.domain == self.domain else ""
 
-    def resolve(self, token: str) -> TokenHolder | None:
-        """Whose token this is; None if it is nobody's: unknown, of another domain, expired or revoked. One look-up."""
+    def look_up(self, token: str) -> TokenHolder | TokenFault:
+        """Whose token this is, or why it is nobody's. One look in the book."""
         try:
             parsed = parse_owner_token(token)
         except InputError:
-            return None
+            return TokenFault.MALFORMED
         if parsed.domain != self.domain:
-            return None
+            return TokenFault.OTHER_DOMAIN
         with _database_errors(), self._engine.connect() as connection:
             found = connection.execute(select(_tokens).where(_tokens.c.digest == _digest(parsed.secret))).first()
-        holder = None if found is None else _holder(found)
-        if holder is None or holder.revoked_unix_s is not None or holder.expires_unix_s <= self._clock():
-            return None
-        return holder
+        if found is None:
+            return TokenFault.UNKNOWN
+        holder = _holder(found)
+        if holder.revoked_unix_s is not None:
+            return TokenFault.REVOKED
+        return TokenFault.EXPIRED if holder.expires_unix_s <= self._clock() else holder
 
     def revoke(self, token_or_id: str) -> TokenHolder:
         """End a token, given whole or by its id; ending it again is no error. InputError if there is none."""

@@ -1,0 +1,214 @@
+"""Metrics: every counter there is, declared once with its unit, its label and what a rise means.
+
+Everyone counts and only `oam` collects. A part counts into a `Counters` of its own, by the names declared here: a name
+or a label that is not declared is our bug, so the number of series a process can have is known beforehand (`SERIES`),
+whatever peers and users send. Labels are closed sets of words; ids, names of owners and texts are never labels, they
+belong into the log. Counters begin at zero with their process; facts that must outlive it are in journals.
+
+What it does not do: gauges and histograms, which nothing needs yet.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final
+
+import msgspec
+
+from daitn.base.errors import BugError
+
+BLAMES: Final = ("input", "peer", "unavailable", "policy", "bug")
+"""Who must act: the kinds of `base.errors`."""
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One counter. `rise`: what it means that it grows, and what to look at; `label` names what `values` tell apart."""
+
+    name: str
+    rise: str
+    unit: str = "1"
+    label: str = ""
+    values: tuple[str, ...] = ("",)
+
+
+class Count(msgspec.Struct, frozen=True, kw_only=True):
+    """One series of a metric: how often, since its process began."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    value: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    """The label's value; empty where the metric has no label."""
+    count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+
+def _plain(**rises: str) -> tuple[Metric, ...]:
+    return tuple(Metric(name=name, rise=rise) for name, rise in rises.items())
+
+
+_MESSAGES: Final = _plain(
+    messages_undecodable="a member sends what is no message: another version, or a broken or hostile node; see the log",
+    messages_for_another_role="a member sends messages that this node has no role for: wrong configuration, or hostile",
+    messages_not_from_center="a member other than the control centre gives orders: nothing was done; look at that node",
+    messages_not_sent="receivers are not there or their links are cut; cores repeat what matters",
+    messages_not_taken="receivers refuse our messages: versions differ, or we have a fault",
+)
+
+_TERMINAL: Final = (
+    *_plain(
+        orders_after_close="orders came for visits that are over here: messages are late or doubled",
+        leases_lapsed="the centre was silent for a lease and its visits were dropped: look at the link",
+        prepares_refused="the centre prepared a visit that policy or roles forbid: it changed, or the centre errs",
+        data_sets_changed="data files changed after they were added and their visits fail: `daitn data add` again",
+        data_sets_not_described="data sets on the shelf cannot be described (budget spent, damage) and are not offered",
+        certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
+        grants_refused="somebody asked for an artifact without a grant that covers it: look at who, in the log",
+    ),
+    Metric(
+        name="visits_refused",
+        rise="orders are refused before anything is fetched, because of a rule of policy, a missing role or no room",
+        label="by",
+        values=("policy", "role", "busy"),
+    ),
+    Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
+    Metric(
+        name="runs_failed",
+        rise="sandboxed runs end without a result; the log and the job's log say why",
+        label="reason",
+        values=(
+            *("input", "not-finite", "memory", "cpu-time", "wall-time", "cancelled", "killed", "crashed", "garbage"),
+            *("unavailable", "bug"),
+        ),
+    ),
+)
+
+_CENTER: Final = (
+    *_plain(
+        descriptions_forged="a node claims what its enrolment does not bear out; `daitn map` goes on without the claim",
+        descriptions_after_leaving="nodes that left go on describing themselves: they were not stopped",
+        progress_fenced="sites work on visits that were given up: links are slow or sites were stopped for long",
+        results_fenced="results came of visits that were given up; they were not accepted and the work is lost",
+        submissions_repeated="owners repeat submissions; each is one job all the same",
+        jobs_refused="jobs cannot be done under their conditions; each owner was told all that failed",
+        models_rolled_back="models got worse by a visit and were put back: look at that site's data",
+        data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
+    ),
+    Metric(
+        name="results_refused",
+        rise="a site's result is not an answer to its order: a broken or hostile node",
+        label="why",
+        values=("other-work", "other-kind", "signature"),
+    ),
+    Metric(
+        name="visits_lost",
+        rise="visits are not waited for any more; jobs go on elsewhere",
+        label="blame",
+        values=(*BLAMES, "over"),
+    ),
+)
+
+_OWNERS: Final = (
+    Metric(
+        name="tokens_refused",
+        rise="callers show no token that is good: mistyped, out of date, or somebody tries",
+        label="why",
+        values=("none", "malformed", "other-domain", "unknown", "expired", "revoked"),
+    ),
+    Metric(
+        name="requests_refused",
+        rise="requests of owners are answered with an error; 429: one asks too often, 5xx: look at the centre's log",
+        label="status",
+        values=("400", "401", "403", "404", "405", "409", "413", "429", "500", "503", "other"),
+    ),
+    Metric(
+        name="packages_refused",
+        rise="packages do not pass their checks: damaged, unsigned, made by another version, or made to harm",
+        label="why",
+        values=("chunk", "manifest", "signature", "incomplete", "contract", "graph"),
+    ),
+    Metric(
+        name="enrolments",
+        rise="nodes ask to join or to renew; all but enrolled and renewed were refused, for that reason",
+        label="outcome",
+        values=(
+            *("enrolled", "renewed", "malformed", "failed"),
+            *("unknown", "used", "expired", "role", "name", "full", "left", "burned", "key"),
+        ),
+    ),
+)
+
+_FABRIC: Final = _plain(
+    fabric_calls_timed_out="peers do not answer in time",
+    fabric_calls_unserved="peers that were called are not there, or do not serve that plane",
+    fabric_calls_busy="peers have full inboxes and are asked again",
+    fabric_inbox_refused="this node's inbox was full and senders were told so",
+    fabric_inbox_malformed="calls came that are not of the fabric's form: a member of another version, or hostile",
+    fabric_handlers_failed="a peer's call failed here; the log says why",
+    fabric_telemetry_dropped="telemetry comes faster than it is read",
+    fabric_chunks_served="chunks were given to others; work, no fault",
+    fabric_chunks_refused="chunks were asked for without a grant, or are not here",
+    fabric_chunks_direct="chunks came over direct links; work, no fault",
+    fabric_chunks_routed="chunks came through the router; work, no fault",
+    fabric_chunks_wrong="a holder sent bytes of another digest: its disk is damaged, or it is hostile",
+    fabric_direct_failed="direct links cannot be made and the router carries instead",
+    fabric_direct_refused="somebody without a good certificate of this domain tried the direct port",
+    fabric_streams_refused="streams are refused: too many, or nobody accepts them",
+    fabric_link_losses="the link to the router broke: network, router, or a certificate that ran out",
+)
+
+_STORE: Final = _plain(
+    store_evicted="artifacts were dropped to make room",
+    store_evicted_partial="half-received artifacts were dropped to make room",
+    store_dropped_at_opening="artifacts were not whole when the store was opened: a crash or power cut",
+    store_orphans_removed="files without an entry were removed when the store was opened: a crash",
+    store_verified_at_opening="artifacts were read again after a power cut",
+    store_corrupt="an artifact's bytes changed on the disk: look at the disk",
+)
+
+METRICS: Final[Mapping[str, Metric]] = {
+    metric.name: metric for metric in (*_MESSAGES, *_TERMINAL, *_CENTER, *_OWNERS, *_FABRIC, *_STORE)
+}
+"""All there are, by name."""
+
+SERIES: Final = sum(len(metric.values) for metric in METRICS.values())
+"""Most series one process can have."""
+
+
+def is_declared(name: str, value: str) -> bool:
+    """Whether a series of that name and label exists."""
+    metric = METRICS.get(name)
+    return metric is not None and value in metric.values
+
+
+class Counters:
+    """Counts of one part of a process. Thread-safe; counting takes half a microsecond."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def count(self, name: str, value: str = "", by: int = 1) -> None:
+        """Count `by` more; BugError for a series that is not declared."""
+        if not is_declared(name, value):
+            raise BugError(f"counter {name}[{value}] is not declared", todo="declare it in base.metrics")
+        with self._lock:
+            self._counts[name, value] = self._counts.get((name, value), 0) + by
+
+    def of(self, name: str, value: str | None = None) -> int:
+        """How often; without a label's value, of all of them together."""
+        with self._lock:
+            return sum(count for key, count in self._counts.items() if key[0] == name and value in (None, key[1]))
+
+    def snapshot(self) -> tuple[Count, ...]:
+        """All that is not zero."""
+        with self._lock:
+            counts = dict(self._counts)
+        return tuple(Count(name=name, value=value, count=count) for (name, value), count in counts.items())
+
+    def shown(self) -> dict[str, int]:
+        """All that is not zero, as `name` or `name[value]`."""
+        return shown(self.snapshot())
+
+
+def shown(counts: Iterable[Count]) -> dict[str, int]:
+    """Counts by the name people read: `name`, or `name[value]`."""
+    return {f"{one.name}[{one.value}]" if one.value else one.name: one.count for one in counts}

@@ -1,0 +1,23 @@
+"""Counting facts: records of jobs that are refusals and losses, counted as they happen and not when replayed."""
+
+from __future__ import annotations
+
+from daitn.base.effects import Record
+from daitn.base.metrics import BLAMES, Counters
+from daitn.control_center.training.records import JobPhased, ModelJudged, SiteBarred, VisitLost
+from daitn.descriptors.job import Phase
+
+
+def count_fact(counters: Counters, record: Record) -> None:
+    """Count one new fact, if it is one that operators watch."""
+    match record:
+        case VisitLost(blame=blame):
+            counters.count("visits_lost", blame if blame in (*BLAMES, "over") else "bug")
+        case ModelJudged(keep=False):
+            counters.count("models_rolled_back")
+        case SiteBarred():
+            counters.count("data_sets_barred")
+        case JobPhased(phase=Phase.REFUSED):
+            counters.count("jobs_refused")
+        case _:
+            pass
