@@ -26,6 +26,7 @@ from daitn.artifacts.layout import (
 )
 from daitn.artifacts.manifest import Manifest, Part
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PeerError
 from daitn.base.ids import ArtifactId
 from daitn.base.units import MIB
@@ -80,7 +81,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise PeerError(f"manifest has {len(data)} bytes, the limit is {limits.MANIFEST_BYTES}")
     try:
         manifest = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"bytes do not decode as a manifest: {str(error)[:200]}") from None
     faults = manifest_faults(manifest)
     if faults:

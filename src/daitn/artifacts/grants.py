@@ -16,6 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from daitn.artifacts.signatures import public_hex, sign_in_domain, verify_in_domain
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import PeerError, PolicyError
 from daitn.base.ids import ArtifactId, DomainId, GrantId, NodeId
 from daitn.descriptors.grant import Grant
@@ -60,7 +61,7 @@ def check_grant(
         )
     try:
         grant = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"a signed grant does not decode: {str(error)[:200]}", todo="upgrade this node") from None
     failed: list[str] = []
     if grant.requester != requester:

@@ -15,6 +15,7 @@ import msgspec
 
 from daitn.artifacts.graph_check import check_graph_pair
 from daitn.artifacts.graph_schema import GraphPair
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import PeerError
 from daitn.base.limits import GRAPH_BYTES
 
@@ -66,7 +67,7 @@ def decode_graph_pair(data: bytes) -> GraphPair:
     _walk_tokens(body)
     try:
         pair = _DECODER.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, OverflowError) as error:
+    except (*UNDECODABLE, OverflowError) as error:
         raise PeerError(f"the graph file does not follow the format: {error}", todo=_TODO) from None
     if _ENCODER.encode(pair) != body:
         raise PeerError("the graph file is not in its canonical form: the same model has another encoding", todo=_TODO)

@@ -32,6 +32,7 @@ from daitn.artifacts.layout import Buffer, Role, TensorSpec, digest_of, plan_lay
 from daitn.artifacts.manifest import Digest, Lineage, Manifest, Size, TensorEntry, TravellingState
 from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ArtifactId, check_name
 from daitn.base.units import GIB, show_bytes
@@ -254,7 +255,7 @@ def _read_index(directory: int, folder: Path) -> PackageIndex:
     tensor_file.refuse_archive(data[: tensor_file.SNIFF_BYTES], str(where))
     try:
         return msgspec.json.decode(data, type=PackageIndex)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise InputError(
             f"{where} is not the manifest of a package: {str(error)[:200]}",
             todo="write the package again with the SDK",

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 from blake3 import blake3
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -52,7 +52,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
         raise UnavailableError(f"key file {path} cannot be read: {error.strerror}") from None
     try:
         key = serialization.load_pem_private_key(pem[:KEY_FILE_BYTES], password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path} is not an Ed25519 key in PEM", todo="give another file, or none to have one made")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from daitn.artifacts.layout import Buffer
 from daitn.artifacts.manifest import ITEM_BYTES, DType, TensorEntry
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 
 SNIFF_BYTES: Final = 4096
@@ -138,7 +139,7 @@ def parse_header(header: bytes, data_bytes: int, where: str) -> tuple[TensorHead
         metadata = raw.pop("__metadata__", {})
         msgspec.convert(metadata, dict[str, str])
         entries = msgspec.convert(raw, dict[str, _Entry])
-    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+    except (ValueError, *UNDECODABLE) as error:
         raise InputError(
             f"{where} has a header that is not a safetensors header: {str(error)[:200]}", todo=_NOT_CODE
         ) from None

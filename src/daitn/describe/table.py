@@ -20,8 +20,10 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -29,6 +31,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, InputError
 from daitn.descriptors.contract import (
     CategoryColumn,
@@ -45,6 +48,9 @@ Rows = NDArray[np.int64]
 TABLE_FILE: Final = "table.json"
 SECRET_BYTES: Final = 32
 """Length of a site's secret: the key of keyed BLAKE3."""
+
+NO_ARRAY: Final = (ValueError, EOFError, SyntaxError, TokenError, BadZipFile)
+"""What numpy raises for bytes that are no array: it reads a file's header as Python, and takes some for archives."""
 
 _MATRICES: Final[dict[type, tuple[str, str]]] = {
     NumberColumn: ("numbers", "<f8"),
@@ -131,7 +137,7 @@ class MappedTable:
                 if array.dtype != np.dtype(dtype) or array.shape[1:] != tail or rows not in (None, len(array)):
                     raise ValueError(f"{name}.npy has type {array.dtype} and shape {array.shape}")
                 arrays[name] = array
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, *NO_ARRAY, *UNDECODABLE) as error:
             raise InputError(
                 f"table {folder.name!r} cannot be read: {error}", todo="add the data set again from its source"
             ) from None

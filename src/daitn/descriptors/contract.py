@@ -17,6 +17,7 @@ import msgspec
 from blake3 import blake3
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.NAME_CHARS)]
@@ -322,7 +323,7 @@ def decode_contract(data: bytes, what: str = "contract") -> DataContract:
         raise InputError(f"{what} has {len(data)} bytes, the limit is {limits.MANIFEST_BYTES}")
     try:
         contract = msgspec.json.decode(data, type=DataContract)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise InputError(
             f"{what} is not a data contract: {error}", todo="see docs/contract.md for an example"
         ) from None

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 import torch
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError
 from daitn.base.units import MIB
 
@@ -257,7 +258,7 @@ def _decode(data: bytes, kind: Any) -> Any:
         raise PeerError(f"a description of {len(data)} bytes, {CONFIG_BYTES} allowed", todo=_TODO)
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"the model's description does not follow the format: {error}", todo=_TODO) from None
 
 

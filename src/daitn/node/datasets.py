@@ -24,6 +24,7 @@ from typing import Final, Literal
 import msgspec
 from blake3 import blake3
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PolicyError
 from daitn.base.ids import DataSetId, check_name
 from daitn.base.units import MIB, NS_PER_S, show_seconds
@@ -216,8 +217,14 @@ class DataShelf:
         with contextlib.suppress(FileNotFoundError):
             lines = (self._folder / "ledger.jsonl").read_bytes().split(b"\n")
             # A last line without an end was never made durable: nothing was measured on its account.
-            for line in lines[:-1]:
-                ledger.apply(msgspec.json.decode(line, type=EpsilonSpent))
+            for number, line in enumerate(lines[:-1], 1):
+                try:
+                    ledger.apply(msgspec.json.decode(line, type=EpsilonSpent))
+                except UNDECODABLE as error:
+                    raise InputError(
+                        f"the privacy ledger is damaged in line {number}: {error}",
+                        todo=f"restore {self._folder / 'ledger.jsonl'}: without it nobody knows what was spent",
+                    ) from None
         return ledger
 
     def _describe(self, name: str, node: str) -> tuple[DataDescriptor, Release]:
@@ -274,6 +281,11 @@ class DataShelf:
             return msgspec.json.decode(self._release_path(key).read_bytes(), type=Release)
         except FileNotFoundError:
             return None
+        except UNDECODABLE as error:
+            raise InputError(
+                f"the published statistics {key[:16]} are damaged: {error}",
+                todo=f"restore {self._release_path(key)}, or remove it: they are then drawn, and paid for, again",
+            ) from None
 
     def _release_path(self, key: str) -> Path:
         return self._folder / "releases" / f"{key}.json"
@@ -295,7 +307,7 @@ class DataShelf:
             index = msgspec.json.decode((self._folder / "index.json").read_bytes(), type=_Index)
         except FileNotFoundError:
             return {}
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise InputError(
                 f"the index of the data shelf is damaged: {error}", todo=f"see {self._folder / 'index.json'}"
             ) from None

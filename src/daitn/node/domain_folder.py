@@ -18,6 +18,7 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.artifacts.signatures import load_or_create_key
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import CENTER, DomainId, check_name
 from daitn.base.units import GIB
@@ -71,7 +72,7 @@ class DomainFolder:
             ) from None
         try:
             return msgspec.json.decode(data, type=DomainConfig)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise InputError(f"{self.config_file} does not decode: {error}") from None
 
     def router_config(self) -> Path:

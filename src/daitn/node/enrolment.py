@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, DomainId, NodeId, OperatorId, check_name
 from daitn.node import pki
@@ -167,7 +168,7 @@ def parse_token(text: str) -> JoinToken:
     try:
         content = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         token = msgspec.msgpack.decode(content, type=JoinToken)
-    except (ValueError, msgspec.MsgspecError) as fault:
+    except (ValueError, *UNDECODABLE) as fault:
         raise InputError("the join token is damaged", todo=todo) from fault
     if len(token.fingerprint) != 32 or not token.addresses or len(token.secret) != SECRET_BYTES:
         raise InputError("the join token is damaged", todo=todo)
@@ -218,7 +219,7 @@ def load_membership(directory: Path) -> Membership:
     """The membership kept in `directory`; InputError if there is none."""
     try:
         return msgspec.json.decode((directory / MEMBERSHIP_FILE).read_bytes(), type=Membership)
-    except (OSError, msgspec.MsgspecError) as fault:
+    except (OSError, *UNDECODABLE) as fault:
         raise InputError(f"no membership in {directory}: {fault}", todo="join with a token first") from fault
 
 
@@ -287,7 +288,7 @@ def _post(address: str, path: str, asked: msgspec.Struct, kind: type[T], context
         if status == 200:
             return msgspec.json.decode(body, type=kind)
         refusal = msgspec.json.decode(body, type=RefusalAnswer)
-    except msgspec.MsgspecError as fault:
+    except UNDECODABLE as fault:
         raise PeerError(f"{address}{path} answered {status} with something that does not decode") from fault
     if refusal.reason in set(RefusalReason):
         raise EnrolmentRefusedError(RefusalReason(refusal.reason), refusal.what, todo=refusal.todo)

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import NodeId, OperatorId, check_name
 from daitn.base.metrics import Counters
@@ -138,7 +139,7 @@ class EnrolmentServer:
             answer, outcome, status = _refusal(fault.reason, fault), fault.reason.value, 403
         except (InputError, PeerError) as fault:
             answer, outcome, status = _refusal("malformed", fault), "malformed", 400
-        except (msgspec.MsgspecError, UnicodeEncodeError) as fault:
+        except (*UNDECODABLE, UnicodeEncodeError) as fault:
             answer, outcome, status = RefusalAnswer(reason="malformed", what=str(fault)), "malformed", 400
         except DaitnError as fault:
             _log.error("enrolment failed: %s", fault)

@@ -37,6 +37,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Record
 from daitn.base.errors import BugError, InputError, UnavailableError
 
@@ -233,7 +234,7 @@ class Journal:
             )
         try:
             record: Record = decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise _damaged(stream, sequence, f"does not decode as {tag!r}: {error}") from None
         return record
 

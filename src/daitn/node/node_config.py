@@ -22,6 +22,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from daitn.artifacts.signatures import load_or_create_key
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.terminals import Role
@@ -71,7 +72,7 @@ class NodeFolder:
             raise InputError(
                 f"{self.folder} is not the folder of a node: it has no node.json", todo="daitn join --token TOKEN"
             ) from None
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             raise InputError(f"{self.config_file} does not decode: {error}") from None
 
     def save(self, config: NodeConfig) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -50,6 +50,10 @@ CLOCK_SKEW: Final = datetime.timedelta(minutes=5)
 
 CSR_BYTES: Final = 8 * 1024
 """Largest signing request read; one for P-256 is 400 bytes."""
+
+_ORGANIZATION: Final = NameOID.ORGANIZATION_NAME
+_UNREADABLE: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+"""What `cryptography` raises for bytes that are no certificate, request or key it can work with."""
 
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "::1", "localhost")
 
@@ -146,12 +150,13 @@ def load_authority(directory: Path) -> Authority:
     try:
         certificate = x509.load_pem_x509_certificate((directory / AUTHORITY_CERT_FILE).read_bytes())
         key = serialization.load_pem_private_key((directory / AUTHORITY_KEY_FILE).read_bytes(), password=None)
-    except (OSError, ValueError) as fault:
+        # Parts of a certificate are parsed when they are first looked at, and may only then turn out not to be whole.
+        certified, domains = certificate.public_key(), certificate.subject.get_attributes_for_oid(_ORGANIZATION)
+    except (OSError, *_UNREADABLE) as fault:
         raise InputError(f"no usable authority in {directory}: {fault}", todo="make one for this domain") from fault
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certified or not domains:
         raise InputError(f"key and certificate in {directory} do not belong together", todo="restore both files")
-    domain = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    return Authority(DomainId(str(domain[0].value)), certificate, key)
+    return Authority(DomainId(str(domains[0].value)), certificate, key)
 
 
 def make_request(name: str, private_key: bytes | None = None) -> tuple[bytes, bytes]:
@@ -185,7 +190,10 @@ def fingerprint_of(certificate_pem: bytes) -> str:
 
 def common_name_of(certificate_pem: bytes) -> str:
     """The common name a certificate proves; PeerError if it does not decode or has none."""
-    names = _load_certificate(certificate_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = _load_certificate(certificate_pem).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except _UNREADABLE:
+        raise PeerError("the subject of a certificate does not decode") from None
     if not names:
         raise PeerError("a certificate has no common name")
     return str(names[0].value)
@@ -284,10 +292,9 @@ def _request_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
         raise PeerError(f"signing request of {len(csr_pem)} bytes is larger than {CSR_BYTES}")
     try:
         request = x509.load_pem_x509_csr(csr_pem)
-        signed = request.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature) as fault:
+        signed, key = request.is_signature_valid, request.public_key()
+    except _UNREADABLE as fault:
         raise PeerError("signing request does not decode", todo="send a PEM request for a P-256 key") from fault
-    key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise PeerError("signing request has a key that is not P-256", todo="make a P-256 key")
     if not signed:
@@ -298,7 +305,7 @@ def _request_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
 def _load_key(content: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except ValueError as fault:
+    except _UNREADABLE as fault:
         raise InputError("the node's private key does not decode", todo="enrol anew with a join token") from fault
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InputError("the node's private key is not P-256", todo="enrol anew with a join token")
@@ -308,5 +315,5 @@ def _load_key(content: bytes) -> ec.EllipticCurvePrivateKey:
 def _load_certificate(certificate_pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(certificate_pem)
-    except ValueError as fault:
+    except _UNREADABLE as fault:
         raise PeerError("a certificate does not decode") from fault

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import MIB
 from daitn.describe.column_map import ColumnMap, ColumnSource, nearest
@@ -85,7 +86,7 @@ def _refuse(path: Path, what: str, faults: list[str]) -> None:
 def _read_toml(path: Path, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(_read(path, what, _TOML_BYTES).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, *UNDECODABLE) as error:
         raise InputError(f"{path.name} is not TOML: {error}") from None
 
 

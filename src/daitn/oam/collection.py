@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Count, Counters, is_declared
@@ -88,5 +89,5 @@ def read_counters(folder: Path) -> Counted:
         raise InputError(
             f"{folder} holds no counters", todo="give the folder of a node that was started, or an operator's token"
         ) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"{path} does not decode: {error}", todo="it is written anew while the node runs") from None

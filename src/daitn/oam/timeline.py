@@ -16,6 +16,7 @@ from enum import StrEnum
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, InputError
 from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
@@ -129,7 +130,7 @@ def read_proof(entry: LogEntry) -> Proof | None:
         return None
     try:
         return msgspec.json.decode(entry.proof, type=Proof)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InputError(f"the proof of log entry {entry.number} does not decode: {error}") from None
 
 
@@ -137,7 +138,7 @@ def proof_report(proof: Proof) -> VisitReport:
     """The report under the signature, decoded; InputError where it is not one, or not of the visit the proof names."""
     try:
         report = msgspec.msgpack.decode(report_bytes(proof), type=VisitReport)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise InputError(f"the report of visit {proof.visit} does not decode: {error}") from None
     if (report.visit, report.fence) != (proof.visit, proof.fence):
         raise InputError(f"the proof of visit {proof.visit} holds the report of visit {report.visit}")

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import MIB
 from daitn.descriptors.policy import Policy
@@ -92,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
             table = msgspec.json.decode(data)
         else:
             table = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, *UNDECODABLE) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise InputError(f"{path.name} is not {kind}: {error}") from None
     if not isinstance(table, dict):
@@ -129,7 +130,7 @@ def _read_policy(path: Path, place: str, faults: list[str]) -> dict[str, Any]:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         faults.append(f"{place}: policy {path.name!r} cannot be read: {error.strerror}")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, *UNDECODABLE) as error:
         faults.append(f"{place}: policy {path.name!r} is not TOML: {error}")
     return {}
 

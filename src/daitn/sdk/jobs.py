@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import JobId
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
@@ -219,14 +220,27 @@ class Job:
 
     def _stream(self) -> Iterator[JobStatus]:
         for name, data in self._transport.events(self._path("/events")):
-            if name == "status":
-                yield msgspec.json.decode(data, type=JobStatus)
-            elif name == "error":
-                said = msgspec.json.decode(data, type=Problem).error
-                raise UnavailableError(said.what, todo=said.todo, ids=said.ids)
+            if (status := read_event(name, data)) is not None:
+                yield status
 
     def _path(self, rest: str = "") -> str:
         return f"/v1/jobs/{quoted(self.id)}{rest}"
+
+
+def read_event(name: str, data: bytes) -> JobStatus | None:
+    """The status in an event of a job's stream; None where it is another event. UnavailableError with what the server
+    says went wrong, PeerError where it does not decode."""
+    try:
+        if name == "status":
+            return msgspec.json.decode(data, type=JobStatus)
+        if name != "error":
+            return None
+        said = msgspec.json.decode(data, type=Problem).error
+    except UNDECODABLE as error:
+        raise PeerError(
+            f"a {name} event is not what this version expects: {error}", todo="use the client of the domain's version"
+        ) from None
+    raise UnavailableError(said.what, todo=said.todo, ids=said.ids)
 
 
 def quoted(text: str) -> str:

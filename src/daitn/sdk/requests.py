@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId, check_name
 from daitn.base.units import MIB
@@ -30,6 +31,9 @@ _BYTES: Final = {
 }  # fmt: skip
 _AMOUNT: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
 
+MOST_BYTES: Final = 2**63 - 1
+"""Largest number of bytes a request can hold."""
+
 Duration = float | int | str | datetime.timedelta
 Targets = Sequence[Target | str] | Target | str
 
@@ -40,12 +44,12 @@ def parse_duration(value: Duration) -> float:
         return value.total_seconds()
     if isinstance(value, (int, float)):
         return float(value)
-    total, rest = 0.0, value.strip()
     wrong = InputError(
-        f"{value!r} is not a length of time", todo="write for example 90, '90 s', '1h 30min' or '2 days'"
+        f"{str(value)[:80]!r} is not a length of time", todo="write for example 90, '90 s', '1h 30min' or '2 days'"
     )
-    if not rest:
+    if not isinstance(value, str) or not value.strip():
         raise wrong
+    total, rest = 0.0, value.strip()
     while rest:
         match = _AMOUNT.match(rest)
         unit = match[2].lower() if match else ""
@@ -65,7 +69,10 @@ def parse_bytes(value: int | str) -> int:
     factor = _BYTES.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise InputError(f"{value!r} is not a number of bytes", todo="write for example 2000000, '2 MB' or '1.5 GiB'")
-    return round(float(match[1]) * factor)
+    amount = float(match[1]) * factor
+    if amount > MOST_BYTES:
+        raise InputError(f"{value[:40]!r} is more bytes than can be", todo=f"give at most {MOST_BYTES}")
+    return round(amount)
 
 
 def parse_targets(targets: Targets) -> tuple[Target, ...]:
@@ -142,7 +149,7 @@ def load_spec(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode("utf-8"))
     except OSError as error:
         raise InputError(f"request {str(path)!r} cannot be read: {error.strerror}", todo="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, *UNDECODABLE) as error:
         raise InputError(f"{path.name} is not TOML: {error}") from None
 
 

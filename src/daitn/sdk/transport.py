@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.units import MIB
 from daitn.node.http.bodies import Problem
@@ -88,7 +89,7 @@ class Transport:
         data = self.call_bytes(method, path, sent, headers=headers)
         try:
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise PeerError(
                 f"the answer to {method} {path} is not what this version expects: {error}",
                 todo="use the client of the domain's version",
@@ -242,7 +243,7 @@ def _error_of(status: int, data: bytes, retry_after: str | None) -> DaitnError:
     """The error an answer tells of."""
     try:
         said = msgspec.json.decode(data, type=Problem).error
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         kind = "unavailable" if status in (429, 502, 503, 504) else "bug" if status >= 500 else "input"
         return _KINDS[kind](f"the server answered {status} with no further words")
     error = _KINDS.get(said.kind, InputError)(said.what, todo=said.todo, ids=said.ids)

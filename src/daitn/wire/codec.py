@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
 from daitn.wire.center_tools import (
@@ -67,6 +68,6 @@ def decode(data: bytes) -> Message:
         raise PeerError(f"message of {len(data)} bytes, the limit is {limits.MESSAGE_BYTES}")
     try:
         message: Message = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"message does not decode: {error}") from None
     return message

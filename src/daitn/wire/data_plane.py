@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import PeerError
 from daitn.base.ids import ArtifactId
 
@@ -47,7 +48,7 @@ def decode_wanted(data: bytes) -> ManifestWanted:
     """A request; PeerError where it does not decode."""
     try:
         return _wanted.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"manifest request does not decode: {error}") from None
 
 
@@ -55,5 +56,5 @@ def decode_page(data: bytes) -> ManifestPage:
     """An answer; PeerError where it does not decode."""
     try:
         return _page.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"manifest page does not decode: {error}") from None

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import PeerError
 from daitn.base.metrics import Count
 
@@ -44,5 +45,5 @@ def decode_counted(data: bytes) -> Counted:
         raise PeerError(f"counters of {len(data)} bytes, the limit is {COUNTED_BYTES}")
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"counters do not decode: {error}") from None

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.decoding import from_msgpack
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId
 from daitn.base.limits import MESSAGE_BYTES
@@ -121,14 +122,12 @@ class BulkServer:
     def _send_batch(self, link: Link, body: bytes, reader: PackReader) -> None:
         buffer = self._buffers.take()
         try:
-            batch = msgspec.msgpack.decode(body, type=ChunkBatch)
+            batch = from_msgpack(body, ChunkBatch, "a chunk request")
             if self.provider is None:
                 raise UnavailableError("this node serves no chunks")
             self.provider.authorise(link.peer, batch.grant, batch.artifact)
             for chunk in batch.chunks:
                 self._send_chunk(link, self.provider, chunk, batch.artifact, reader, buffer)
-        except msgspec.MsgspecError as fault:
-            raise PeerError(f"{link.peer} sent a chunk request that does not decode") from fault
         except DaitnError as fault:
             self._counters.chunks_refused += 1
             link.send_frame(REFUSED, msgspec.msgpack.encode(Refusal(fault.kind, fault.what)))

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from blake3 import blake3
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES
@@ -72,7 +73,7 @@ def decode_refusal(body: bytes) -> Refusal:
     """What a peer gave as its reason; one that does not decode is its fault."""
     try:
         return msgspec.msgpack.decode(body, type=Refusal)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return Refusal(PeerError.kind, "refused without a reason that decodes")
 
 

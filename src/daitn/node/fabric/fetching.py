@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.decoding import from_msgpack
 from daitn.base.errors import BugError, DaitnError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
 from daitn.node.fabric import keys
@@ -77,14 +78,14 @@ class ChunkService:
         buffer = self._buffers.take()
         try:
             requester = keys.sender_of_message(question.key, self._config.domain, keys.CHUNK_LANE, self._config.node)
-            ask = msgspec.msgpack.decode(question.payload(), type=ChunkAsk)
+            ask = from_msgpack(question.payload(), ChunkAsk, "a chunk request")
             self._provider.authorise(requester, ask.grant, ask.artifact)
             content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer)
             question.answer(content)
             self._counters.chunks_served += 1
-        except msgspec.MsgspecError:
+        except PeerError as fault:
             self._counters.inbox_malformed += 1
-            question.refuse(Refusal(PeerError.kind, "chunk request does not decode"))
+            question.refuse(Refusal(fault.kind, fault.what))
         except DaitnError as fault:
             self._counters.chunks_refused += 1
             question.refuse(Refusal(MISSING_CHUNK if isinstance(fault, MissingChunkError) else fault.kind, fault.what))

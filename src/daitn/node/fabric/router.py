@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, UnavailableError
 from daitn.base.ids import CENTER, DomainId, NodeId
 from daitn.node.fabric.access import SLOTS_DEFAULT, AccessPlan, make_access_control
@@ -80,7 +81,7 @@ def load_config(file: Path) -> RouterConfig:
     """Read a configuration file; InputError naming the file and the first thing wrong."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=RouterConfig, dec_hook=_decode_path)
-    except (OSError, msgspec.MsgspecError) as fault:
+    except (OSError, *UNDECODABLE) as fault:
         raise InputError(f"{file}: {fault}", todo="correct the configuration file") from fault
 
 
@@ -185,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _decode_path(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"no way to read {kind}")
+    raise ValueError(f"{str(value)[:80]!r} is not a path")
 
 
 def _free_port(host: str) -> int:

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.decoding import from_msgpack
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.base.limits import MESSAGE_BYTES
@@ -186,7 +187,7 @@ class DirectStreams:
 
     def attend(self, link: Link, body: bytes) -> None:
         """Serve one link of a stream opened to this node until it ends; for the bulk server's threads."""
-        hello = _decode_hello(link, body)
+        hello = decode_hello(body)
         key = (link.peer, hello.stream)
         with self._lock:
             half = self._halves.pop(key, None)
@@ -278,11 +279,9 @@ def _close_links(connecting: asyncio.Future[tuple[Link, Link]]) -> None:
             link.close()
 
 
-def _decode_hello(link: Link, body: bytes) -> DirectHello:
-    try:
-        hello = msgspec.msgpack.decode(body, type=DirectHello)
-    except msgspec.MsgspecError as fault:
-        raise PeerError(f"{link.peer} sent a stream opening that does not decode") from fault
+def decode_hello(data: bytes) -> DirectHello:
+    """A peer's opening of a stream; PeerError where it does not decode or goes beyond its limits."""
+    hello = from_msgpack(data, DirectHello, "a stream opening")
     if len(hello.tag) > TAG_CHARS or len(hello.stream) > TAG_CHARS:
-        raise PeerError(f"{link.peer} sent a stream opening with a name of {len(hello.tag)} characters")
+        raise PeerError(f"a stream opening has a tag of {len(hello.tag)} and a name of {len(hello.stream)} characters")
     return hello

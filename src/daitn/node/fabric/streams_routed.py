@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.decoding import from_msgpack
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.fabric import keys
@@ -56,6 +57,14 @@ class StreamFrame(msgspec.Struct, frozen=True, array_like=True):
     kind: int
     number: int
     body: bytes = b""
+
+
+def decode_frame(data: bytes) -> StreamFrame:
+    """A peer's frame; PeerError where it does not decode or goes beyond its limits."""
+    frame = from_msgpack(data, StreamFrame, "a stream frame")
+    if len(frame.stream) > TAG_CHARS or len(frame.body) > STREAM_MESSAGE_BYTES:
+        raise PeerError(f"a stream frame has a name of {len(frame.stream)} and a body of {len(frame.body)} bytes")
+    return frame
 
 
 class RoutedStream(StreamEnd):
@@ -248,12 +257,10 @@ class RoutedStreams:
     def _receive(self, question: Question) -> None:
         try:
             sender = keys.sender_of_message(question.key, self._config.domain, keys.STREAM_LANE, self._config.node)
-            frame = msgspec.msgpack.decode(question.payload(), type=StreamFrame)
-            if len(frame.stream) > TAG_CHARS or len(frame.body) > STREAM_MESSAGE_BYTES:
-                raise PeerError(f"{sender} sent a stream frame beyond its limits")
-        except (PeerError, msgspec.MsgspecError):
+            frame = decode_frame(question.payload())
+        except PeerError as fault:
             self._counters.inbox_malformed += 1
-            question.refuse(Refusal(PeerError.kind, "stream frame does not decode"))
+            question.refuse(Refusal(fault.kind, fault.what))
             return
         self._arrivals.put((sender, frame, question))
 

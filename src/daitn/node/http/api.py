@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from daitn import __version__
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, NodeId, check_name
 from daitn.base.metrics import Counters
@@ -383,7 +384,7 @@ async def _read(request: Request, kind: type[T]) -> T:
     data = await _body(request, JSON_BYTES, "the body")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"the body is not what is expected here: {error}", todo="see /openapi.json") from None
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import DomainId, check_name
 
@@ -60,7 +61,7 @@ def parse_owner_token(text: str) -> OwnerToken:
         data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         token = msgspec.msgpack.decode(data, type=OwnerToken)
         check_name("domain", token.domain)
-    except (ValueError, msgspec.DecodeError, InputError):
+    except (ValueError, *UNDECODABLE, InputError):
         raise InputError("this owner's token is damaged", todo="copy it again, whole") from None
     if _ADDRESS.fullmatch(token.address) is None or not 0 < token.host_port[1] < 65_536:
         raise InputError(f"this owner's token names the address {token.address[:80]!r}", todo="ask for a new one")

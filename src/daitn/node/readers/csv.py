@@ -64,7 +64,10 @@ class CsvReader:
         if not line.strip():
             raise broken(self._path, "the first line is empty", todo="write the column names there")
         self._separator = max(_SEPARATORS, key=line.count) if any(mark in line for mark in _SEPARATORS) else ","
-        names = [name.strip() for name in next(csv.reader([line], delimiter=self._separator))]
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=self._separator), [])]
+        except csv.Error as error:
+            raise broken(self._path, f"the header cannot be read: {error}") from None
         check_columns(self._path, names)
         self._names = names
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.describe.fit import Batch
 from daitn.node.readers.contract import BATCH_ROWS, LINE_BYTES, LocalType, broken, check_columns
 
@@ -82,7 +83,7 @@ class JsonLinesReader:
                     line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                     if line.strip():
                         yield number, decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise broken(self._path, f"line {number}: {error}", todo="each line is one JSON object") from None
         except (OSError, EOFError, zlib.error) as error:
             raise broken(self._path, f"cannot be read: {error}") from None

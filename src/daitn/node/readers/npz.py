@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.describe.fit import Batch
+from daitn.describe.table import NO_ARRAY
 from daitn.node.readers.contract import ARCHIVE_BYTES, BATCH_ROWS, LocalType, broken, check_columns
 
 
@@ -58,7 +59,7 @@ class NpzReader:
                 raise broken(self._path, f"unpacks to {size} bytes, the limit is {ARCHIVE_BYTES}")
             with np.load(self._path, allow_pickle=False) as archive_arrays:
                 arrays = {name: archive_arrays[name] for name in archive_arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except (OSError, *NO_ARRAY, zlib.error, NotImplementedError, RuntimeError) as error:
             hint = "save texts as numpy strings, not objects" if "pickle" in str(error).lower() else ""
             raise broken(self._path, f"cannot be read: {error}", todo=hint) from None
         if not arrays:

@@ -32,6 +32,7 @@ from typing import Annotated, Final
 import msgspec
 
 import daitn
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import UnavailableError
 from daitn.base.units import GIB, MIB
 
@@ -245,7 +246,7 @@ class Sandbox:
             answer = await sandbox._ask(question, Path(folder))
         try:
             return tuple(msgspec.json.decode(answer, type=list[str]))
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             return ()
 
     async def _ask(self, question: dict[str, object], data: Path) -> bytes:
@@ -303,7 +304,7 @@ async def _read_leader(line: socket.socket) -> int | None:
     text = b""
     while part := await asyncio.get_running_loop().sock_recv(line, 4096):
         text += part
-        with suppress(msgspec.DecodeError):
+        with suppress(*UNDECODABLE):
             return msgspec.json.decode(text, type=_Info).child_pid
     return None
 

@@ -23,6 +23,7 @@ import msgspec
 
 from daitn.artifacts.manifest import DType, TensorEntry, TravellingState
 from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, PeerError, UnavailableError
 from daitn.base.ids import DataSetId
 from daitn.base.units import MIB
@@ -253,7 +254,7 @@ def decode_answer(body: bytes | bytearray) -> FromChild:
     """A child's frame; PeerError where it does not decode or has numbers that cannot be."""
     try:
         message: FromChild = _from_child.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"the child's frame does not decode: {str(error)[:200]}") from None
     if isinstance(message, Finished) and isinstance(message.numbers, TrainNumbers):
         numbers = message.numbers
@@ -317,7 +318,7 @@ class ChildChannel:
                     raise UnavailableError("the node is gone")
                 view = view[got:]
             message: ToChild = _to_child.decode(body)
-        except msgspec.DecodeError as error:
+        except UNDECODABLE as error:
             _close_all(descriptors)
             raise PeerError(f"the node's frame does not decode: {error}") from None
         except (PeerError, UnavailableError):

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from daitn.artifacts.manifest import Manifest
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import UnavailableError
 from daitn.base.ids import ArtifactId
 
@@ -108,7 +109,7 @@ class PackIndex:
         for name, artifact, size, payload_bytes, servable, synced, boot, used, chunks in rows:
             try:
                 spans = self._chunks.decode(chunks)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 self.remove([name])
                 continue
             yield Pack(name, artifact, size, payload_bytes, bool(servable), bool(synced), boot, used, spans)

@@ -1,0 +1,709 @@
+"""The decoders of the package: how each is called with bytes, and bytes that are right.
+
+`tests/property/test_decoders_hostile.py` drives them, `tests/architecture/test_hostile.py` finds one that is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import math
+import socket
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.builders import bench, make_contract, make_evaluation, make_outcome, make_policy, make_request, make_work
+from tests.contract import test_readers as readers
+from tests.hostile import Case, survives
+
+from daitn.artifacts import signatures
+from daitn.artifacts.graph import HEADER as GRAPH_HEADER
+from daitn.artifacts.layout import TensorSpec, plan_layout
+from daitn.artifacts.manifest import Manifest
+from daitn.artifacts.package import read_package, write_package
+from daitn.artifacts.tensor_file import read_header
+from daitn.base.decoding import from_msgpack
+from daitn.base.effects import Record
+from daitn.base.errors import PeerError
+from daitn.base.ids import CENTER, ArtifactId, ChunkId, DataSetId, DomainId, GrantId, NodeId, OperatorId, VisitId
+from daitn.base.metrics import Count
+from daitn.control_center.training.job_state import JobState
+from daitn.describe.column_map import ColumnMap
+from daitn.describe.conversion import convert_texts, parse_numbers
+from daitn.describe.ledger import EpsilonSpent
+from daitn.describe.table import MappedTable
+from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.job import LogEntry
+from daitn.descriptors.request import parse_target
+from daitn.descriptors.terminals import Role
+from daitn.learning import pretrained
+from daitn.learning.records import records_from_tensors
+from daitn.node import enrolment, pki
+from daitn.node.datasets import DataShelf
+from daitn.node.domain_folder import DomainConfig, DomainFolder
+from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
+from daitn.node.fabric import chunks, keys, streams_direct, streams_routed
+from daitn.node.fabric.bulk import ChunkBatch
+from daitn.node.fabric.router import RouterConfig, encode_config, load_config
+from daitn.node.http import api, bodies
+from daitn.node.http.owner_token import OwnerToken, parse_owner_token
+from daitn.node.journal import Journal
+from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.node.readers.pictures import decode_picture
+from daitn.node.readers.sources import open_reader
+from daitn.node.sandbox import protocol
+from daitn.node.sandbox.answers import plan_run
+from daitn.node.site_files import load_column_map, load_contract, load_policy
+from daitn.node.slot_book import SqliteSlotBook
+from daitn.node.store.index import PackedChunk, PackIndex
+from daitn.oam.collection import FILE, read_counters
+from daitn.oam.progress import job_status
+from daitn.oam.timeline import Proof
+from daitn.scenario.files import load_scenario, policy_toml
+from daitn.sdk import jobs, requests, transport
+from daitn.sdk.proofs import check_proofs
+from daitn.wire.center_tools import VisitReport, encode_report
+from daitn.wire.oam import Counted, decode_counted, encode_counted
+
+SCENARIOS = Path(__file__).parent / "simulation" / "scenarios"
+DOMAIN = DomainId("demo")
+NODE = NodeId("n0001")
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PEM = KEY.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+PUBLIC = signatures.public_hex(KEY)
+CONTRACT = make_contract()
+SECRET = b"s" * 32
+
+
+def packed(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
+def plain(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def as_text(data: bytes) -> str:
+    return data.decode("latin-1")
+
+
+def in_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes, Path], Any]:
+    """Write the bytes to a file of that name, then read it."""
+
+    def call(data: bytes, folder: Path) -> Any:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o600)
+        return read(path)
+
+    return call
+
+
+# --- what peers send --------------------------------------------------------------------------------------------------
+
+REPORT = VisitReport(visit=VisitId("job-1/1"), fence=1, work=make_work(), outcome=make_outcome(make_work()))
+PROOF = Proof(
+    visit=REPORT.visit,
+    fence=1,
+    node=NODE,
+    node_name="one",
+    package=ArtifactId("a" * 64),
+    dataset="s/d",
+    data_version="v",
+    models_in=(),
+    model_out=None,
+    test_set="",
+    report=base64.b64encode(encode_report(REPORT)).decode(),
+    signature="00" * 64,
+)
+AUTHORITY_FOLDER = tempfile.TemporaryDirectory(prefix="hostile-")
+AUTHORITY = pki.create_authority(Path(AUTHORITY_FOLDER.name) / "a", DOMAIN)
+CSR, NODE_KEY = pki.make_request("one")
+MEMBERSHIP = enrolment.Membership(
+    slot=NODE,
+    name="one",
+    domain=DOMAIN,
+    operator=OperatorId("lab"),
+    roles=("data",),
+    enrolment=("127.0.0.1:1",),
+    network=enrolment.NetworkSettings(routers=("127.0.0.1:1",)),
+)
+JOIN_TOKEN = enrolment.JoinToken(("127.0.0.1:1",), DOMAIN, bytes(32), bytes(24)).encode()
+OWNER_TOKEN = str(OwnerToken(address="127.0.0.1:1", domain=DOMAIN, fingerprint=bytes(32), secret=bytes(32)))
+
+
+def read_answer_of_enrolment(data: bytes) -> None:
+    """What a node makes of an enrolment endpoint's answer, good or bad."""
+    context = ssl.create_default_context()
+    asked = enrolment.RenewRequest(csr="")
+    with pytest.MonkeyPatch.context() as patch:
+        for status in (200, 403, 503):
+            patch.setattr(enrolment, "_ask", lambda *_, status=status: (status, data))
+            survives(lambda: enrolment._post("x:1", "/enrol", asked, enrolment.EnrolAnswer, context))
+
+
+class FakeRequest:
+    """As much of a web request as the bodies' readers need."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.path, self.remote, self.headers = "/enrol", "127.0.0.1", {"content-length": str(len(data))}
+
+    async def read(self) -> bytes:
+        return self._data
+
+    async def stream(self) -> Any:
+        yield self._data
+
+
+def answer_enrolment(data: bytes, folder: Path) -> None:
+    """The endpoint answers whatever comes with a status of 400 or 403."""
+    config = EnrolmentConfig(network=MEMBERSHIP.network)
+    book = SqliteSlotBook(folder / "slots.sqlite", slots=4)
+    try:
+        server = EnrolmentServer(config, AUTHORITY, book)
+        answer = asyncio.run(server._enrol(FakeRequest(data)))  # type: ignore[arg-type]
+        assert answer.status in (400, 403)
+        assert server.counters.of("enrolments") == 1
+    finally:
+        book.close()
+
+
+def read_body(kind: type) -> Callable[[bytes, Path], Any]:
+    return lambda data, _: asyncio.run(api._read(FakeRequest(data), kind))  # type: ignore[arg-type, type-var]
+
+
+def patch_request(data: bytes, _: Path) -> Any:
+    patch = asyncio.run(api._read(FakeRequest(data), dict[str, Any]))  # type: ignore[arg-type]
+    return api._patched(make_request(), patch)
+
+
+def receive_in_child(data: bytes, _: Path) -> Any:
+    """A frame from the node, as the child takes it; the header is right or not."""
+    near, far = socket.socketpair()
+    with near, contextlib.closing(protocol.ChildChannel(far.detach())) as channel:
+        near.sendall((protocol.HEADER.pack(len(data), 0) + data)[:60_000])
+        near.shutdown(socket.SHUT_WR)
+        return channel.receive()
+
+
+def receive_any_frame_in_child(data: bytes, _: Path) -> Any:
+    near, far = socket.socketpair()
+    with near, contextlib.closing(protocol.ChildChannel(far.detach())) as channel:
+        near.sendall(data[:60_000])
+        near.shutdown(socket.SHUT_WR)
+        return channel.receive()
+
+
+def header_of_answer(data: bytes, _: Path) -> Any:
+    return protocol.answer_length(data[:5].ljust(5, b"\x00"))
+
+
+def records_of(data: bytes, _: Path) -> Any:
+    """Records as a peer's tensors: name → type, shape and bytes."""
+    sent = from_msgpack(data, dict[str, tuple[Literal["float32", "int64", "bool"], tuple[int, ...], bytes]], "records")
+    arrays: dict[str, Any] = {}
+    for name, (kind, shape, body) in sent.items():
+        with contextlib.suppress(ValueError):  # what tensors are is checked before, with the manifest
+            arrays[name] = np.frombuffer(body, dtype=kind).reshape(shape)
+    return records_from_tensors(arrays, CONTRACT, DataSetId("s/d"))
+
+
+def check_log(data: bytes, _: Path) -> Any:
+    entries = msgspec.json.decode(
+        plain([LogEntry(number=1, unix_s=0.0, kind="accepted", text="", proof=as_text(data))])
+    )
+    checks = check_proofs(msgspec.convert(entries, tuple[LogEntry, ...]), {NODE: PUBLIC})
+    assert not any(check.holds for check in checks)
+
+
+def check_report(data: bytes, _: Path) -> Any:
+    proof = msgspec.structs.replace(PROOF, report=base64.b64encode(data).decode())
+    entry = LogEntry(number=1, unix_s=0.0, kind="accepted", text="", proof=plain(proof).decode())
+    assert not any(check.holds for check in check_proofs([entry], {NODE: PUBLIC}))
+
+
+# --- what lies in files -----------------------------------------------------------------------------------------------
+
+
+class Noted(Record, frozen=True, kw_only=True):
+    number: int
+
+
+def journalled(data: bytes, folder: Path) -> Any:
+    """A record whose body is anything, with a checksum that is right: another program wrote it."""
+    path = folder / "journal.sqlite"
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    journal = Journal(path, [Noted])
+    try:
+        checksum = journal_checksum("s", 1, 0, "Noted", data)
+        return journal._decode("s", 1, 0, "Noted", data, checksum)
+    finally:
+        journal.close()
+
+
+def journal_checksum(*parts: Any) -> bytes:
+    from daitn.node import journal as module
+
+    return bytes(module._checksum(*parts))
+
+
+def index_with(data: bytes, folder: Path) -> Any:
+    """Rows of the store's index that hold anything are passed over."""
+    path = folder / "index.sqlite"
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    index = PackIndex(path)
+    try:
+        index._database.execute(
+            "INSERT OR REPLACE INTO packs VALUES (?,?,?,?,?,?,?,?,?)", ("a", None, 1, 1, 1, 1, "", 1, data)
+        )
+        return list(index.load())
+    finally:
+        index.close()
+
+
+def shelf_with(name: str, use: Callable[[DataShelf], Any]) -> Callable[[bytes, Path], Any]:
+    def call(data: bytes, folder: Path) -> Any:
+        shelf = DataShelf(folder / "data", SECRET)
+        (folder / "data" / name).write_bytes(data)
+        return use(shelf)
+
+    return call
+
+
+def table_with(file: str) -> Callable[[bytes, Path], Any]:
+    """A mapped table one of whose files holds anything."""
+
+    def call(data: bytes, folder: Path) -> Any:
+        good = GOOD_TABLE
+        mapped = folder / "table"
+        mapped.mkdir(exist_ok=True)
+        for path in good.iterdir():
+            (mapped / path.name).write_bytes(path.read_bytes())
+        (mapped / file).write_bytes(data)
+        return MappedTable.open(mapped)
+
+    return call
+
+
+def make_table(folder: Path) -> Path:
+    (folder / "d.csv").write_text("x0,x1,label\n1,2,0\n3,4,1\n")
+    (folder / "contract.json").write_bytes(plain(TABLE_CONTRACT))
+    DataShelf(folder, SECRET).add("d", folder / "d.csv", TABLE_CONTRACT, make_policy(), ColumnMap())
+    return DataShelf(folder, SECRET).path("d")
+
+
+def package_with(file: str) -> Callable[[bytes, Path], Any]:
+    """A model package one of whose files holds anything."""
+
+    def call(data: bytes, folder: Path) -> Any:
+        package = folder / "package"
+        if not package.exists():
+            write_package(package, PACKAGE_DRAFT, PACKAGE_PARTS, PACKAGE_TENSORS)
+        good = (package / file).read_bytes()
+        try:
+            (package / file).write_bytes(data)
+            return read_package(package)
+        finally:
+            (package / file).write_bytes(good)
+
+    return call
+
+
+def good_package_file(file: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "package"
+        write_package(package, PACKAGE_DRAFT, PACKAGE_PARTS, PACKAGE_TENSORS)
+        return (package / file).read_bytes()
+
+
+def numbers_of(data: bytes, _: Path) -> Any:
+    values = [as_text(data[start : start + 12]) or None for start in range(0, min(len(data), 600), 12)]
+    converted = parse_numbers(values, frozenset({"n/a"}))
+    assert all(math.isfinite(value) or math.isnan(value) for value in converted[0].tolist())
+    return convert_texts(values)
+
+
+def source(name: str) -> Callable[[bytes, Path], Any]:
+    """A data file that holds anything, read to its end."""
+
+    def call(data: bytes, folder: Path) -> Any:
+        path = folder / name
+        path.write_bytes(data)
+        reader = open_reader(path)
+        reader.columns()
+        return sum(len(next(iter(batch.values()), [])) for batch in reader.read())
+
+    return call
+
+
+def idx_with(data: bytes, folder: Path) -> Any:
+    (folder / "d-images-idx3-ubyte").write_bytes(data)
+    (folder / "d-labels-idx1-ubyte").write_bytes(IDX_LABELS)
+    reader = open_reader(folder / "d-images-idx3-ubyte")
+    reader.columns()
+    return sum(len(batch["image"]) for batch in reader.read())
+
+
+def written(write: Callable[[Path], Path]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return write(Path(folder)).read_bytes()
+
+
+def picture() -> bytes:
+    return readers.png(readers.IMAGES[0])
+
+
+IDX_IMAGES = bytes((0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2)) + bytes(range(8))
+IDX_LABELS = bytes((0, 0, 8, 1, 0, 0, 0, 2, 0, 1))
+TABLE_CONTRACT = decode_contract(
+    plain(
+        {
+            "name": "sides",
+            "columns": [
+                {"type": "number", "name": "x0"},
+                {"type": "number", "name": "x1"},
+                {"type": "category", "name": "label", "values": ["0", "1"]},
+            ],
+            "inputs": [{"type": "numbers", "name": "x", "columns": ["x0", "x1"]}],
+            "task": {"type": "classification", "label": "label"},
+        }
+    )
+)
+TABLE_FOLDER = tempfile.TemporaryDirectory(prefix="hostile-")
+GOOD_TABLE = make_table(Path(TABLE_FOLDER.name))
+SHELF_INDEX = (Path(TABLE_FOLDER.name) / "index.json").read_bytes()
+SPENT = EpsilonSpent(dataset="d", epsilon=1.0, at_ns=1, release="r")
+PACKAGE_PARTS = {"contract": plain(TABLE_CONTRACT), "graph": GRAPH_HEADER + b"\x90"}
+PACKAGE_TENSORS = {"w": np.zeros((2, 2), dtype=np.float32)}
+_LAYOUT = plan_layout([TensorSpec(name="w", dtype="float32", shape=(2, 2))])
+PACKAGE_DRAFT = Manifest(
+    kind="graph", name="m", parts=(), tensors=_LAYOUT.entries, payload_bytes=_LAYOUT.payload_bytes, chunks=()
+)
+CONFIG = DomainConfig(domain=DOMAIN, host="127.0.0.1", router_port=1, enrol_port=2, api_port=3)
+ROUTER = RouterConfig(domain=DOMAIN, certificate=Path("a"), key=Path("b"), authority=Path("c"))
+RUN = plan_run(
+    make_evaluation(), (), 0, Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=()).state
+)
+TRAINED = protocol.Finished(
+    number=1,
+    numbers=protocol.TrainNumbers(batches=1, records=1, loss_first=1.0, loss_last=0.5, update_norm=1.0),
+    state=RUN.state,
+)
+SETUP = protocol.Setup(contract=plain(TABLE_CONTRACT), kind="graph", parts={"graph": b"g"})
+ANSWERS = (
+    TRAINED,
+    protocol.Failed(number=1, reason=protocol.FailReason.INPUT, what="w"),
+    protocol.Ready(warm_s=1.0, device="cpu", records=3),
+    protocol.ExchangeFrame(
+        number=1, tag="t", tensors={"x": protocol.WireTensor(dtype="float32", shape=(2,), data=bytes(8))}
+    ),
+)
+COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
+BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))
+REFUSAL = packed(chunks.Refusal("peer", "what"))
+FRAME = packed(streams_routed.StreamFrame("s", 1, 2, b"body"))
+HELLO = packed(streams_direct.DirectHello("s", "tag", True))
+JOIN_BODY = packed(enrolment.JoinToken(("127.0.0.1:1",), DOMAIN, bytes(32), bytes(24)))
+OWNER_BODY = packed(OwnerToken(address="127.0.0.1:1", domain=DOMAIN, fingerprint=bytes(32), secret=bytes(32)))
+RECORDS = packed(
+    {
+        "input/x": ("float32", (2, 1), np.ones(2, dtype=np.float32).tobytes()),
+        "label": ("int64", (2,), np.array([0, 1]).tobytes()),
+        "fields": ("bool", (2, 1), b"\x00\x01"),
+        "group": ("int64", (2,), np.array([5, 6]).tobytes()),
+    }
+)
+PROBLEM = plain(bodies.Problem(error=bodies.ErrorBody(kind="input", what="w")))
+ADAPTER = plain({"peft_type": "LORA", "r": 4, "lora_alpha": 8.0, "target_modules": ["query"]})
+MAP = b'missing = ["n/a"]\n[columns]\nage = "alter"\nsex = { column = "g", values = { m = "male" } }\n'
+ENROLLED = enrolment.EnrolAnswer(
+    slot=NODE,
+    domain=DOMAIN,
+    certificate="c",
+    authority="a",
+    roles=("data",),
+    operator=OperatorId("lab"),
+    network=MEMBERSHIP.network,
+)
+
+
+def submitted() -> JobState:
+    """A job's state as the centre has it after its submission."""
+    made = bench()
+    made.submit()
+    return made.state()
+
+
+def read_keys(data: bytes, _: Path) -> None:
+    """Keys as the router hands them over; whoever is named in one is a plain segment."""
+    for read in (
+        lambda key: keys.sender_of_message(key, DOMAIN, "cp", CENTER),
+        lambda key: keys.source_of_telemetry(key, DOMAIN)[0],
+        lambda key: keys.node_of_presence(key, DOMAIN),
+    ):
+        for text in (as_text(data), "daitn/demo/cp/to/c0/from/" + as_text(data), "daitn/demo/live/" + as_text(data)):
+            with contextlib.suppress(PeerError):
+                assert "/" not in read(text)
+                assert "*" not in read(text)
+
+
+def authority_of(path: Path) -> Any:
+    (path.parent / "authority.key").write_bytes((Path(AUTHORITY_FOLDER.name) / "a" / "authority.key").read_bytes())
+    return pki.load_authority(path.parent)
+
+
+def make_from_spec(data: bytes, _: Path) -> Any:
+    """A request file's table, its keys as they come."""
+    table = asyncio.run(api._read(FakeRequest(data), dict[str, Any]))  # type: ignore[arg-type]
+    known = {key: table[key] for key in table if key not in ("name", "package", "purpose")}
+    targets, deadline = known.pop("targets", "accuracy >= 0.5"), known.pop("deadline", 60)
+    return requests.make_request(
+        ArtifactId("a" * 64), name="job", purpose="care", targets=targets, deadline=deadline, **known
+    )
+
+
+def load_beside_its_files(path: Path) -> Any:
+    (path.parent / "made-2").write_bytes(b"")
+    return load_scenario(path)
+
+
+def scenario_with_policy(data: bytes, folder: Path) -> Any:
+    (folder / "p.toml").write_bytes(data)
+    node = {
+        "name": "a",
+        "operator": "a",
+        "roles": ["data"],
+        "data": [{"name": "d", "contract": "made-2", "policy": "p.toml"}],
+    }
+    (folder / "s.json").write_bytes(plain({"name": "s", "nodes": [node]}))
+    return load_beside_its_files(folder / "s.json")
+
+
+def read_tensors(data: bytes, _: Path) -> Any:
+    return read_header(data[:512], io.BytesIO(data), len(data), "a file")
+
+
+def token_text(read: Callable[[str], Any]) -> Callable[[bytes, Path], Any]:
+    """The bytes as a token's text, and as the body behind its prefix."""
+
+    def call(data: bytes, _: Path) -> None:
+        prefix = "daitn1." if read is enrolment.parse_token else "daitn-owner1."
+        for text in (as_text(data), prefix + as_text(data), prefix + base64.urlsafe_b64encode(data).decode()):
+            survives(lambda text=text: read(text))  # type: ignore[misc]
+
+    return call
+
+
+STATUS = plain(job_status(submitted(), str))
+CASES = [
+    # what peers send
+    Case("wire.oam.decode_counted", lambda data, _: decode_counted(data), [COUNTED], "msgpack"),
+    Case("base.decoding.from_msgpack", lambda data, _: from_msgpack(data, ChunkBatch, "a batch"), [BATCH], "msgpack"),
+    Case(
+        "node.fabric.chunks.decode_refusal",
+        lambda data, _: chunks.decode_refusal(data).error("n"),
+        [REFUSAL],
+        "msgpack",
+    ),
+    Case(
+        "node.fabric.streams_routed.decode_frame", lambda data, _: streams_routed.decode_frame(data), [FRAME], "msgpack"
+    ),
+    Case(
+        "node.fabric.streams_direct.decode_hello", lambda data, _: streams_direct.decode_hello(data), [HELLO], "msgpack"
+    ),
+    Case(
+        "node.fabric.keys.sender_of_message", read_keys, [b"daitn/demo/cp/to/c0/from/n0001", b"daitn/demo/live/n0001"]
+    ),
+    Case(
+        "node.sandbox.protocol.decode_answer",
+        lambda data, _: protocol.decode_answer(data),
+        [protocol.encode_frame(frame)[5:] for frame in ANSWERS],
+        "msgpack",
+    ),
+    Case("node.sandbox.protocol.answer_length", header_of_answer, [protocol.encode_frame(TRAINED)[:5]]),
+    Case(
+        "node.sandbox.protocol.ChildChannel.receive",
+        receive_in_child,
+        [protocol.encode_frame(RUN)[5:], protocol.encode_frame(SETUP)[5:]],
+        "msgpack",
+    ),
+    Case("node.sandbox.protocol.ChildChannel._read_header", receive_any_frame_in_child, [protocol.encode_frame(RUN)]),
+    Case("learning.records.records_from_tensors", records_of, [RECORDS], "msgpack"),
+    Case(
+        "learning.pretrained._decode",
+        lambda data, _: pretrained._decode(data, pretrained.PretrainedConfig),
+        [plain({"auto_class": "AutoModel", "model_type": "bert", "values": {"hidden_size": 4}})],
+        "json",
+    ),
+    Case("learning.pretrained._read_adapter", lambda data, _: pretrained._read_adapter(data), [ADAPTER], "json"),
+    Case("oam.timeline.read_proof", check_log, [plain(PROOF)], "json"),
+    Case("oam.timeline.proof_report", check_report, [base64.b64decode(PROOF.report)], "msgpack"),
+    # enrolment and certificates
+    Case("node.enrolment.parse_token", token_text(enrolment.parse_token), [JOIN_TOKEN.encode(), JOIN_BODY]),
+    Case(
+        "node.enrolment._post",
+        lambda data, _: read_answer_of_enrolment(data),
+        [plain(enrolment.RefusalAnswer(reason="used", what="w")), plain(ENROLLED)],
+        "json",
+    ),
+    Case(
+        "node.enrolment_server.EnrolmentServer._answer",
+        answer_enrolment,
+        [plain(enrolment.EnrolRequest(token="daitn1.x", csr=CSR.decode(), name="one"))],
+        "json",
+    ),
+    Case(
+        "node.enrolment.load_membership",
+        in_file("membership.json", lambda path: enrolment.load_membership(path.parent)),
+        [plain(MEMBERSHIP)],
+        "json",
+    ),
+    Case("node.pki._request_key", lambda data, _: pki.request_key_hash(data), [CSR]),
+    Case("node.pki._load_certificate", lambda data, _: pki.common_name_of(data), [AUTHORITY.certificate_pem]),
+    Case("node.pki._load_key", lambda data, _: pki.make_request("one", data), [NODE_KEY]),
+    Case("node.pki.load_authority", in_file("authority.crt", authority_of), [AUTHORITY.certificate_pem]),
+    # owners
+    Case("node.http.owner_token.parse_owner_token", token_text(parse_owner_token), [OWNER_TOKEN.encode(), OWNER_BODY]),
+    Case(
+        "node.http.api._read",
+        read_body(bodies.ChunksAsked),
+        [plain(bodies.ChunksAsked(chunks=(("a" * 64, 5),)))],
+        "json",
+    ),
+    Case("node.http.api._patched", patch_request, [plain({"deadline_s": 5, "budget": {"visits": 3}})], "json"),
+    Case(
+        "sdk.transport._error_of",
+        lambda data, _: transport._error_of(503, data, as_text(data[:9])),
+        [plain(bodies.Problem(error=bodies.ErrorBody(kind="input", what="w")))],
+        "json",
+    ),
+    Case("sdk.jobs.read_event", lambda data, _: jobs.read_event("status", data), [STATUS], "json"),
+    Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
+    Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
+    Case("sdk.requests.parse_targets", lambda data, _: requests.parse_targets(as_text(data)), [b"accuracy >= 0.9"]),
+    Case(
+        "sdk.requests.parse_duration", lambda data, _: requests.parse_duration(as_text(data)), [b"1h 30min", b"2 days"]
+    ),
+    Case("sdk.requests.parse_bytes", lambda data, _: requests.parse_bytes(as_text(data)), [b"1.5 GiB", b"20"]),
+    Case(
+        "sdk.requests.load_spec",
+        in_file("request.toml", requests.load_spec),
+        [b"deadline = '1h'\n[budget]\nvisits = 3\n"],
+    ),
+    Case("sdk.requests.read_contract", in_file("contract.json", requests.read_contract), [plain(CONTRACT)], "json"),
+    Case(
+        "sdk.requests.make_request",
+        make_from_spec,
+        [
+            plain(
+                {
+                    "deadline": "1h",
+                    "targets": ["accuracy >= 0.5"],
+                    "budget": {"transfer_bytes": "2 MB"},
+                    "data": ["a/b"],
+                    "seed": 3,
+                }
+            )
+        ],
+        "json",
+    ),
+    # what people write and what lies in our own folders
+    Case("descriptors.contract.decode_contract", lambda data, _: decode_contract(data), [plain(CONTRACT)], "json"),
+    Case("node.site_files.load_contract", in_file("contract.json", load_contract), [plain(CONTRACT)], "json"),
+    Case("node.site_files.load_policy", in_file("policy.toml", load_policy), [policy_toml(make_policy()).encode()]),
+    Case("node.site_files.load_column_map", in_file("map.toml", load_column_map), [MAP]),
+    Case(
+        "scenario.files.load_scenario",
+        in_file("scenario.toml", load_beside_its_files),
+        [(SCENARIOS / "three_hospitals.toml").read_bytes()],
+    ),
+    Case(
+        "scenario.files._read",
+        in_file("scenario.json", load_beside_its_files),
+        [
+            plain(
+                {
+                    "name": "s",
+                    "nodes": [
+                        {
+                            "name": "a",
+                            "operator": "a",
+                            "roles": ["data"],
+                            "data": [{"name": "d", "contract": "made-2", "policy": {"owners": ["x"]}}],
+                        }
+                    ],
+                }
+            )
+        ],
+        "json",
+    ),
+    Case("scenario.files._read_policy", scenario_with_policy, [policy_toml(make_policy()).encode()]),
+    Case(
+        "node.domain_folder.DomainFolder.load",
+        in_file("domain.json", lambda path: DomainFolder(path.parent).load()),
+        [plain(CONFIG)],
+        "json",
+    ),
+    Case(
+        "node.node_config.NodeFolder.load",
+        in_file("node.json", lambda path: NodeFolder(path.parent).load()),
+        [plain(NodeConfig(name="one", roles=(Role.DATA,)))],
+        "json",
+    ),
+    Case("node.fabric.router.load_config", in_file("router.json", load_config), [encode_config(ROUTER)], "json"),
+    Case("artifacts.signatures.load_key", in_file("key", signatures.load_key), [PEM]),
+    Case("artifacts.signatures.public_key", lambda data, _: signatures.public_key(as_text(data)), [b"00" * 32]),
+    Case("artifacts.tensor_file.read_header", read_tensors, [good_package_file("model.safetensors")]),
+    Case("artifacts.package._read_index", package_with("manifest.json"), [good_package_file("manifest.json")], "json"),
+    Case("artifacts.package.read_package", package_with("model.safetensors"), [good_package_file("model.safetensors")]),
+    Case("node.journal.Journal._decode", journalled, [packed({"record": "Noted", "number": 1})], "msgpack"),
+    Case("node.store.index.PackIndex.load", index_with, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
+    Case("node.datasets.DataShelf._entries", shelf_with("index.json", DataShelf.list), [SHELF_INDEX], "json"),
+    Case("node.datasets.DataShelf.ledger", shelf_with("ledger.jsonl", DataShelf.ledger), [plain(SPENT) + b"\n"]),
+    Case(
+        "node.datasets.DataShelf._kept_release",
+        shelf_with("releases/k.json", lambda shelf: shelf._kept_release("k")),
+        [plain({"key": "k", "epsilon": 1.0, "records": 1, "groups": 1, "labels": {}, "fields": {}, "shares": {}})],
+        "json",
+    ),
+    Case(
+        "describe.table.MappedTable.open", table_with("table.json"), [(GOOD_TABLE / "table.json").read_bytes()], "json"
+    ),
+    Case("describe.table._load", table_with("numbers.npy"), [(GOOD_TABLE / "numbers.npy").read_bytes()]),
+    Case(
+        "oam.collection.read_counters",
+        in_file(FILE, lambda path: read_counters(path.parent)),
+        [plain(Counted(since_unix_s=1.0, counts=()))],
+        "json",
+    ),
+    # data of hospitals
+    Case("describe.conversion.parse_numbers", numbers_of, [b"1,5         -3e5        n/a         "]),
+    Case("node.readers.csv.CsvReader._read_header", source("d.csv"), [written(readers.write_csv)]),
+    Case(
+        "node.readers.csv.CsvReader.read", source("d.csv.gz"), [written(lambda at: readers.write_csv(at, "d.csv.gz"))]
+    ),
+    Case("node.readers.jsonl.JsonLinesReader._rows", source("d.jsonl"), [written(readers.write_jsonl)]),
+    Case("node.readers.parquet.ParquetReader.read", source("d.parquet"), [written(readers.write_parquet)]),
+    Case("node.readers.parquet.ParquetReader.columns", source("p.parquet"), [written(readers.write_picture_parquet)]),
+    Case("node.readers.arrow.ArrowReader._open", source("d.feather"), [written(readers.write_feather)]),
+    Case("node.readers.arrow.ArrowReader.read", source("d.arrows"), [written(readers.write_stream)]),
+    Case("node.readers.npz.NpzReader._load", source("d.npz"), [written(readers.write_npz)]),
+    Case("node.readers.idx._unpack", idx_with, [IDX_IMAGES]),
+    Case("node.readers.pictures.decode_picture", lambda data, _: decode_picture(data), [picture()]),
+    Case("node.readers.sources._head", source("d.bin"), [IDX_IMAGES, b"PAR1"]),
+]
+"""Every decoder that is not driven elsewhere."""
