@@ -343,7 +343,7 @@ def make_outcome(work: Work, tag: str = "1", *, accuracy: float = 0.5, **changes
             }
             return EvaluateOutcome(**(values | changes))
         case AggregateWork():
-            return AggregateOutcome(model=made, seconds=0.1)
+            return AggregateOutcome(**({"model": made, "seconds": 0.1} | changes))
         case ShareWork():
             return ShareOutcome(artifact=made, records=20, data_version="1")
 

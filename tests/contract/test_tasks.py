@@ -311,6 +311,21 @@ def test_values_that_are_not_finite_are_refused_with_the_batch(family: Family) -
         assert caught.value.batch == 1
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_model_with_one_weight_that_is_not_finite_measures_as_not_a_number(family: Family, value: float) -> None:
+    model = family.model()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[-1] = value
+    sets = [] if family.records is None else [family.records]
+    if family.records is None and math.isnan(value):  # an agent cannot act on it; that rolls the model back too
+        with pytest.raises(InputError, match="not finite"):
+            evaluate(model, numerics(family), sets, [family.better])
+        return
+    (figure,) = evaluate(model, numerics(family), sets, [family.better])
+    assert math.isnan(figure.value)
+    assert figure.records > 0
+
+
 def test_preflight_tells_a_model_that_can_learn_from_one_that_cannot(family: Family) -> None:
     model = family.model()
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -21,6 +21,7 @@ from daitn.learning.numerics.aggregate import (
     UpdateRefusedError,
     average,
     merge_states,
+    most_alike,
     plan_average,
 )
 
@@ -169,6 +170,14 @@ def test_update_of_another_shape_and_no_updates_are_refused() -> None:
         averaged([make_update({"w": ("parameter", torch.ones(n))}) for n in (1, 2)])
     with pytest.raises(InputError):
         plan_average([])
+
+
+def test_updates_most_alike_are_kept_wherever_the_odd_one_stands() -> None:
+    good = [make_update({"w": ("parameter", torch.ones(2))}, name=name) for name in ("a", "b")]
+    odd = make_update({"w": ("parameter", torch.ones(3))}, name="odd")
+    for updates in ([odd, *good], [good[0], odd, good[1]], [*good, odd]):
+        assert most_alike(updates) == good
+    assert most_alike([good[0], odd]) == good[:1]
 
 
 def test_states_merge_to_the_furthest() -> None:

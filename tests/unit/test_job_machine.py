@@ -17,6 +17,7 @@ from tests.builders import (
     make_request,
     make_site,
     make_unit,
+    measure,
     messages,
     running,
     the_order,
@@ -24,7 +25,7 @@ from tests.builders import (
 )
 
 from daitn.base.effects import Append, PeerAppeared, PeerVanished
-from daitn.base.ids import JobId, NodeId
+from daitn.base.ids import ArtifactId, JobId, NodeId
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -35,7 +36,7 @@ from daitn.control_center.training.commands import (
     PauseAsked,
     ResumeAsked,
 )
-from daitn.control_center.training.records import JobSubmitted
+from daitn.control_center.training.records import JobSubmitted, ModelJudged, SiteBarred, VisitAccepted
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import ReasonCode
@@ -593,6 +594,38 @@ def test_round_whose_sites_are_all_gone_begins_anew():
     made.answer_until(lambda state: state.rounds == 1)
 
 
+def test_round_with_an_update_that_cannot_be_averaged_goes_on_and_bars_its_site():
+    made = bench(sites=3)
+    round_done(made)
+    mixer, order = the_order(made)
+    broken = order.work.updates[1].model
+    trained = next(
+        record.visit
+        for record in made.state().log
+        if isinstance(record, VisitAccepted) and getattr(record.outcome, "model", "") == broken
+    )
+
+    made.answer(mixer, order, left_out=(broken,))
+
+    assert made.state().rounds == 1
+    assert set(made.state().barred) == {made.state().ordered[trained].work.dataset}
+    assert made.center.counters.of("data_sets_barred") == 1
+    assert "cannot be averaged" in next(r.why for r in made.state().log if isinstance(r, SiteBarred))
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_aggregator_that_leaves_out_what_it_was_not_given_is_not_believed(all_of_them):
+    made = bench(sites=2)
+    round_done(made)
+    mixer, order = the_order(made)
+    left_out = tuple(update.model for update in order.work.updates) if all_of_them else (ArtifactId("f" * 64),)
+
+    made.answer(mixer, order, left_out=left_out)
+
+    assert made.state().rounds == 0
+    assert made.center.counters.shown()["results_refused[other-kind]"] == 1
+
+
 def test_order_names_few_enough_sites_and_holders_for_one_message():
     made = bench(sites=600)
     made.submit(make_request(method="fedavg"))
@@ -683,3 +716,32 @@ def test_samples_that_never_come_fail_the_job_in_the_end():
 
     assert made.state().phase is Phase.FAILED
     assert "c0 is down" in made.state().reason
+
+
+def test_model_that_cannot_be_measured_is_rolled_back_and_the_job_goes_on():
+    made = running()
+    made.answer_until(lambda state: any(o.ordered.purpose == "verify" for o in state.open.values()))
+    head = made.state().head
+    unit, order = the_order(made)
+
+    made.say(unit, VisitFailed(visit=order.visit, fence=order.fence, reason="tensor 'w' has shape (9,)", blame="input"))
+
+    assert made.state().head == made.state().kept != head
+    assert made.state().rolled_back == 1
+    judged = next(r for r in made.state().log if isinstance(r, ModelJudged))
+    assert (judged.keep, judged.model) == (False, head)
+    assert "cannot be measured: tensor 'w'" in judged.why
+    assert made.center.counters.of("models_rolled_back") == 1
+    made.answer_until(lambda state: state.visits == 2)
+
+
+def test_model_that_measures_as_not_a_number_is_rolled_back_and_the_job_goes_on():
+    made = running()
+    made.answer_until(lambda state: any(o.ordered.purpose == "verify" for o in state.open.values()))
+    unit, order = the_order(made)
+
+    made.answer(unit, order, measurements=measure(float("nan"), *order.work.measurements))
+
+    assert made.state().head == made.state().kept
+    assert made.center.counters.of("models_rolled_back") == 1
+    made.answer_until(lambda state: state.visits == 2)

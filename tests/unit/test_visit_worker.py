@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tests.builders import make_order, make_warrant
 
 from daitn.artifacts.codec import complete_manifest
+from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.signatures import load_or_create_key, public_hex, sign_parts
 from daitn.base.errors import DaitnError, PolicyError
 from daitn.base.ids import ArtifactId
+from daitn.descriptors.work import AggregateWork, UpdateRef
+from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 
 MODEL = ArtifactId("a" * 64)
@@ -66,3 +71,42 @@ def test_model_whose_graph_was_swapped_under_the_owners_signature_is_refused(tmp
 def test_model_without_a_signature_is_refused(signer: str) -> None:
     with pytest.raises(DaitnError):
         worker_with(make_manifest())._model(make_order(warrant=make_warrant(signer=signer)), MODEL)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [[1.0, 1.0], [NAN, 1.0], [3.0, 3.0]],
+        [[INFINITE, 0.0], [1.0, 1.0], [3.0, 3.0]],
+        [[1.0] * 3, [1.0] * 2, [3.0] * 2],
+    ],
+    ids=["nan", "infinite", "another shape first"],
+)
+def test_average_leaves_out_updates_that_cannot_be_averaged_and_names_them(
+    tmp_path: Path, weights: list[list[float]]
+) -> None:
+    with closing(ChunkStore(tmp_path, quota_bytes=1 << 20)) as store:
+        models = [put_model(store, values) for values in weights]
+        odd = next(model for model, w in zip(models, weights, strict=True) if not np.isfinite(w).all() or len(w) != 2)
+        worker = VisitWorker(store, None, None, None, lambda _event: None)
+        work = AggregateWork(updates=tuple(UpdateRef(model=model, weight=1.0) for model in models))
+
+        outcome = worker._aggregate(make_order(work=work), work)
+
+        assert outcome.left_out == (odd,)
+        good = [np.array(w) for model, w in zip(models, weights, strict=True) if model != odd]
+        assert store.read_tensor_map(outcome.model).array("w").tolist() == np.mean(good, axis=0).tolist()
+        assert store.manifest(outcome.model).lineage.parents == tuple(model for model in models if model != odd)
+        assert worker.counters.shown() == {"updates_left_out": 1}
+
+
+def put_model(store: ChunkStore, values: list[float]) -> ArtifactId:
+    array = np.array(values, dtype=np.float32)
+    layout = plan_layout([TensorSpec(name="w", dtype="float32", shape=array.shape, role="parameter")])
+    draft = Manifest(
+        kind="graph", name="m", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
+    )
+    return store.put_artifact(draft, {"graph": b"g", "contract": b"c"}, {"w": array.data}).artifact

@@ -416,7 +416,9 @@ def _answers(work: Work, outcome: Outcome) -> bool:
     match work, outcome:
         case EvaluateWork(model=asked), EvaluateOutcome(model=measured):
             return asked == measured
-        case (TrainWork(), TrainOutcome()) | (AggregateWork(), AggregateOutcome()) | (ShareWork(), ShareOutcome()):
+        case AggregateWork(updates=updates), AggregateOutcome(left_out=left_out):
+            return set(left_out) < {update.model for update in updates}
+        case (TrainWork(), TrainOutcome()) | (ShareWork(), ShareOutcome()):
             return True
         case _:
             return False

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from daitn.base import limits
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.contract import Name
 
@@ -161,6 +162,8 @@ class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate
 
     model: ArtifactId
     seconds: Seconds
+    left_out: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
+    """Updates that are not in the average: values that are not finite, or tensors that the others do not have."""
     fetched_bytes: Amount = 0
 
 

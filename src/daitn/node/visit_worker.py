@@ -37,7 +37,13 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
-from daitn.learning.numerics.aggregate import Update, average, merge_states, plan_average
+from daitn.learning.numerics.aggregate import (
+    Update,
+    average_sound,
+    merge_states,
+    most_alike,
+    plan_average,
+)
 from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.child_pool import ChildPool, digest_of_test_set
@@ -318,34 +324,39 @@ class VisitWorker:
         return tell
 
     def _aggregate(self, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
+        """The mean of the updates that can be averaged; those that cannot are named, and cost nobody else the round."""
         began = time.monotonic()
         maps = [self._store.read_tensor_map(update.model) for update in work.updates]
         try:
             manifests = [self._store.manifest(update.model) for update in work.updates]
-            updates = [
-                Update(
-                    name=update.model[:16],
-                    weight=update.weight,
-                    entries=manifest.tensors,
-                    payload=area.payload,
-                    state=manifest.state,
-                )
-                for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
-            ]
+            updates = most_alike(
+                [
+                    Update(
+                        name=update.model,
+                        weight=update.weight,
+                        entries=manifest.tensors,
+                        payload=area.payload,
+                        state=manifest.state,
+                    )
+                    for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
+                ]
+            )
             layout = plan_average(updates)
             with self._store.new_output(layout.payload_bytes, job=order.job) as output:
                 if layout.payload_bytes:
                     with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
-                        average(updates, layout, view)
+                        updates = average_sound(updates, layout, view)
+                kept = {update.name for update in updates}
+                left_out = tuple(one.model for one in work.updates if one.model not in kept)
+                parents = tuple(one.model for one in work.updates if one.model in kept)
+                manifests = [self._store.manifest(model) for model in parents]
                 draft = msgspec.structs.replace(
                     manifests[0],
                     tensors=layout.entries,
                     payload_bytes=layout.payload_bytes,
                     chunks=(),
                     state=merge_states([manifest.state for manifest in manifests]),
-                    lineage=Lineage(
-                        job=order.job, visit=order.visit, parents=tuple(update.model for update in work.updates)
-                    ),
+                    lineage=Lineage(job=order.job, visit=order.visit, parents=parents),
                 )
                 adopted = self._store.adopt(output, draft)
             del updates
@@ -353,7 +364,10 @@ class VisitWorker:
             for area in maps:
                 area.close()
         self._store.pin(adopted.artifact, order.job)
-        return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began)
+        if left_out:
+            _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
+            self.counters.count("updates_left_out", by=len(left_out))
+        return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, left_out=left_out)
 
     def _share(self, order: VisitOrder, work: ShareWork) -> ShareOutcome:
         """Records as tensors, for one receiver: an artifact that only a grant to that receiver opens."""

@@ -271,9 +271,11 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
                 f"{begin} measured {wording.short(outcome.model)} in {wording.duration(outcome.seconds)}: "
                 f"{wording.measurements(finite(figures))}; {outcome.evaluations_left} evaluations left"
             )
-        case AggregateOutcome(model=model, seconds=seconds):
+        case AggregateOutcome(model=model, seconds=seconds, left_out=left_out):
             kind = EntryKind.AVERAGED
             text = f"{begin} made the average {wording.short(model)} in {wording.duration(seconds)}"
+            if left_out:
+                text += f", without {', '.join(map(wording.short, left_out))}: not finite, or of other tensors"
         case ShareOutcome(records=records):
             kind = EntryKind.SHARED
             text = f"{begin} made {records} records of {dataset_of(ordered.work)} ready"

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from daitn.base.ids import NodeId, VisitId
+from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.assessing import Assessing
@@ -43,11 +43,14 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
+    AggregateOutcome,
     EvaluateOutcome,
+    EvaluateWork,
     Outcome,
     SampleRef,
     ShareOutcome,
     ShareWork,
+    TrainOutcome,
     TrainWork,
 )
 from daitn.learning.methods import METHODS
@@ -120,7 +123,8 @@ class JobMachine:
                 turn.record(given)
             case "preflight" if isinstance(outcome, EvaluateOutcome):
                 self._assessing.preflighted(turn, ordered.node, outcome)
-            case "aggregate":
+            case "aggregate" if isinstance(outcome, AggregateOutcome):
+                self._refuse_updates(turn, outcome.left_out)
                 self._running.release(turn)
             case "train" if not state.parallel:
                 self._running.release(turn)
@@ -128,6 +132,19 @@ class JobMachine:
                 self._running.judge(turn, outcome)
             case _:
                 pass
+
+    def _refuse_updates(self, turn: Turn, left_out: tuple[ArtifactId, ...]) -> None:
+        """Updates that could not be averaged: no honest child hands such on, so their sites are not asked again."""
+        state = self.state
+        for record in list(state.log) if left_out else ():
+            match record:
+                case VisitAccepted(visit=visit, outcome=TrainOutcome(model=model)) if model in left_out:
+                    ordered = state.ordered[visit]
+                    why = f"its model {model[:16]} of visit {visit} cannot be averaged: not finite, or of other tensors"
+                    self._desk.found(turn, ordered.node, Evidence.REFUTED, why)
+                    if isinstance(ordered.work, TrainWork) and ordered.work.dataset not in state.barred:
+                        dataset = ordered.work.dataset
+                        turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
 
     def lose(self, turn: Turn, visit: VisitId, why: str, blame: str) -> None:
         """A visit will not be waited for any more."""
@@ -143,6 +160,9 @@ class JobMachine:
             harmful = state.harm.get(dataset, 0) >= HARM_MOST
             if (blame == "policy" or harmful) and dataset not in state.barred:
                 turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
+        unfit = ordered.purpose == "verify" and blame == "input"
+        if unfit and isinstance(ordered.work, EvaluateWork) and ordered.work.model != state.kept:
+            self._running.judge_unfit(turn, ordered.work.model, f"it cannot be measured: {why}")
 
     def check(self, turn: Turn, visit: VisitId) -> bool:
         """The timer of a visit fired: repeat its order, wait on, or give it up (True)."""

@@ -32,6 +32,7 @@ from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     AggregateWork,
     EvaluateOutcome,
+    Measurement,
     ShareWork,
     TrainWork,
     UpdateRef,
@@ -251,17 +252,28 @@ class Running:
         """Keep a verified model or roll it back, and adapt the plan."""
         state = self.state
         judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
+        self._settle(turn, outcome.model, judgement, outcome.measurements)
+
+    def judge_unfit(self, turn: Turn, model: ArtifactId, why: str) -> None:
+        """Roll back a model that cannot even be measured: it has other tensors than its graph, or breaks its unit."""
+        worst = score(self.state.request.targets, ())
+        self._settle(turn, model, Judgement(keep=False, best=False, met=False, score=worst, why=why), ())
+
+    def _settle(
+        self, turn: Turn, model: ArtifactId, judgement: Judgement, measurements: tuple[Measurement, ...]
+    ) -> None:
+        state = self.state
         self._credit(turn, judgement)
         turn.record(
             ModelJudged(
                 job=state.job,
                 at_ns=turn.now_ns,
-                model=outcome.model,
+                model=model,
                 keep=judgement.keep,
                 best=judgement.best,
                 met=judgement.met,
                 score=judgement.score,
-                measurements=outcome.measurements,
+                measurements=measurements,
                 why=judgement.why,
             )
         )

@@ -42,7 +42,7 @@ class UpdateRefusedError(PeerError):
 
     def __init__(self, update: str, tensor: str, what: str) -> None:
         self.update, self.tensor = update, tensor
-        super().__init__(f"update {update} is refused: {what}", todo="average the others, and look at that visit")
+        super().__init__(f"update {update[:16]} is refused: {what}", todo="average the others, and look at that visit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,14 @@ def plan_average(updates: Sequence[Update]) -> Layout:
     return plan_layout([e for e in updates[0].entries if e.role != "optimizer" or e.name in slots])
 
 
+def most_alike(updates: Sequence[Update]) -> list[Update]:
+    """The updates that have the same tensors as most others have: one of another shape is alone with it, wherever it
+    stands. Of equally many, those with the first."""
+    kinds = [frozenset((e.name, _kind(e)) for e in update.entries if e.role != "optimizer") for update in updates]
+    chosen = max(kinds, key=kinds.count)
+    return [update for update, kind in zip(updates, kinds, strict=True) if kind == chosen]
+
+
 def average(updates: Sequence[Update], layout: Layout, output: memoryview) -> None:
     """Write the weighted mean of `updates` into `output`, laid out by `plan_average`.
 
@@ -100,6 +108,22 @@ def average(updates: Sequence[Update], layout: Layout, output: memoryview) -> No
             target[...] = share >= 0.5
         else:
             _average_integers(views, weights, target)
+
+
+def average_sound(updates: Sequence[Update], layout: Layout, output: memoryview) -> list[Update]:
+    """As `average`, of those updates that can be averaged, which are returned. UpdateRefusedError where none can."""
+    left = list(updates)
+    while True:
+        try:
+            average(left, layout, output)
+        except UpdateRefusedError as error:
+            refused, tensor = error.update, error.tensor
+        else:
+            return left
+        # Outside the handler: an error that is under way keeps views of the output, which then cannot be closed.
+        left = [update for update in left if update.name != refused]
+        if not left:
+            raise UpdateRefusedError(refused, tensor, "no update is left to average")
 
 
 def merge_states(states: Sequence[TravellingState]) -> TravellingState:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -52,13 +53,25 @@ def evaluate(
 ) -> tuple[Measurement, ...]:
     """Measure `names` on all sets together, in evaluation mode and without gradients; the model is not changed.
 
-    InputError for an unknown metric, label or field.
+    A model with a weight that is not a finite number measures as NaN throughout: its largest of all NaN outputs would
+    be the first label, which for the data at hand may be right often enough to be kept. InputError for an unknown
+    metric, label or field.
     """
     was_training = model.training
     try:
-        return task.evaluate(model, sets, names)
+        measured = task.evaluate(model, sets, names)
     finally:
         model.train(was_training)
+    if has_sound_weights(model):
+        return measured
+    nan = float("nan")
+    return tuple(msgspec.structs.replace(one, value=nan, low=nan, high=nan) for one in measured)
+
+
+def has_sound_weights(model: nn.Module) -> bool:
+    """Whether every weight is finite and no buffer holds NaN; masks of minus infinity are as they should be."""
+    weights = all(bool(torch.isfinite(one).all()) for one in model.parameters() if one.is_floating_point())
+    return weights and not any(bool(torch.isnan(one).any()) for one in model.buffers() if one.is_floating_point())
 
 
 def preflight(
