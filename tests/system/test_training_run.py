@@ -12,9 +12,11 @@ from tests.system.small_domain import contract, make_model, small_domain, wait_u
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
+from daitn.base.metrics import shown
 from daitn.descriptors.job import JobStatus, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.node.processes import LocalDomain
+from daitn.oam.collection import read_counters
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.timeout(240)
@@ -156,3 +158,39 @@ def test_map_shows_what_sites_published_and_no_record(domain: LocalDomain) -> No
     assert "north/sides" in document
     rows = (domain.folder.parent / "north" / "data.csv").read_text().splitlines()[1:6]
     assert not any(row.split(",")[0] in document for row in rows)
+
+
+def test_data_file_that_changes_under_training_fails_its_visits_and_nothing_else(domain: LocalDomain) -> None:
+    job = long_run(domain, "moving-ground")
+    watching = job.watch()
+    next(watching)
+    watching.close()  # the owner looks away, and comes back later
+    wait_until(lambda: bool(job.status().visits >= 2), "two visits")
+    source = domain.folder.parent / "north" / "data.csv"
+    kept = source.read_bytes()
+    source.write_bytes(kept + b"1.0,1.0,right\n")
+    try:
+        status = job.wait()
+    finally:
+        source.write_bytes(kept)
+    assert status.phase is Phase.EXHAUSTED
+    assert status.visits == 12
+    texts = [entry.text for entry in job.log()]
+    (first, *_) = [text for text in texts if "are not those that its site added" in text]
+    assert "'sides'" in first
+    assert "daitn data add" in first
+    assert not any(str(domain.folder.parent) in text for text in texts)
+    with daitn.connect(domain.operator_token()) as operator:
+
+        def told() -> dict[str, int]:
+            return next((shown(one.counted.counts) for one in operator.counters() if one.name == "north"), {})
+
+        wait_until(lambda: told().get("data_sets_changed", 0) >= 1, "the centre hears what north counted")
+        assert shown(read_counters(domain.node_folder("north")).counts)["data_sets_changed"] >= 1
+        assert {"north", "south"} <= {one.descriptor.name for one in operator.nodes() if one.reachable}
+
+
+def test_submission_twice_with_one_key_is_one_job(domain: LocalDomain) -> None:
+    jobs = [submit(domain, "twice", idempotency_key="the same") for _ in range(2)]
+    assert jobs[0].id == jobs[1].id
+    assert jobs[0].wait().phase is Phase.DELIVERED

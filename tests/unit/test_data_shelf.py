@@ -124,6 +124,20 @@ def test_failed_add_changes_nothing(shelf: DataShelf, tmp_path: Path) -> None:
     assert shelf.table("ages").rows == 200
 
 
+def test_data_without_rows_is_refused_and_of_one_class_is_taken_with_a_warning(
+    shelf: DataShelf, tmp_path: Path
+) -> None:
+    path = source(tmp_path, rows=0)
+    with pytest.raises(InputError, match="the data has no rows") as refused:
+        add(shelf, path)
+    assert refused.value.todo
+    assert shelf.list() == ()
+    path.write_text("age,outcome,patient\n" + "".join(f"{20 + row},well,p{row}\n" for row in range(40)))
+    report = add(shelf, path)
+    assert report.records == 40
+    assert "warning: all records have the same label, 'well'" in report.lines()
+
+
 @pytest.mark.parametrize("name", ["", "Ages", "../ages", "a b"])
 def test_names_that_could_be_paths_are_refused(shelf: DataShelf, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="name"):

@@ -34,7 +34,7 @@ from daitn.control_center.training.records import JOB_RECORDS
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
-from daitn.node.counting import fabric_counts, hear_counters, keep_own
+from daitn.node.counting import fabric_counts, hear_counters
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment import NetworkSettings
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer, serve_enrolment
@@ -50,6 +50,7 @@ from daitn.node.store import ChunkStore
 from daitn.oam.collection import Collection, DomainCounters, prefixed
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
 from daitn.topology.trust import EvidenceFound
+from daitn.wire.oam import Counted
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
@@ -129,7 +130,11 @@ class CenterNode:
                 told.forget(node)
                 runner.post(NodeExpelled(node=node, reason=reason))
 
-            service = CenterService(core, runner, store, self._clock, make_token, expel, told.all)
+            def counted() -> tuple[tuple[NodeId, Counted], ...]:
+                told.take(CENTER, collection.counted())
+                return told.all()
+
+            service = CenterService(core, runner, store, self._clock, make_token, expel, counted)
             restored = runner.restore()
             _log.info("restored %d records", restored)
             await moving.start()
@@ -145,7 +150,6 @@ class CenterNode:
             collection.add(lambda: fabric_counts(fabric.counters))
             collection.add(lambda: prefixed("store", store.snapshot().counts))
             runner.spawn(hear_counters(fabric, told, runner.counters))
-            runner.spawn(keep_own(CENTER, collection, told))
             server = OwnerServer(
                 app,
                 certificate=self.folder.center / "server.crt",

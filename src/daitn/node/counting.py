@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 
 from daitn.base.errors import DaitnError
-from daitn.base.ids import NodeId
 from daitn.base.metrics import Count, Counters
 from daitn.node.fabric.contract import Fabric, FabricCounters
 from daitn.oam.collection import FILE, Collection, DomainCounters, prefixed
@@ -41,13 +40,6 @@ async def keep_told(collection: Collection, fabric: Fabric, folder: Path) -> Non
             last = counted
             await fabric.publish_latest(TOPIC, encode_counted(counted))
             write_counters(folder, counted)
-        await asyncio.sleep(COUNT_S)
-
-
-async def keep_own(node: NodeId, collection: Collection, domain: DomainCounters) -> None:
-    """The centre's own counters among those of its domain; for ever."""
-    while True:
-        domain.take(node, collection.counted())
         await asyncio.sleep(COUNT_S)
 
 
