@@ -23,7 +23,7 @@ from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeI
 from daitn.node import pki
 from daitn.node.fabric import keys, telemetry, tls
 from daitn.node.fabric.access import AccessPlan, make_access_control
-from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane
+from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Stream
 from daitn.node.fabric.loopback import LoopbackDomain
 from daitn.node.fabric.session import session_settings
 from daitn.node.fabric.zenoh_fabric import open_fabric
@@ -385,6 +385,41 @@ def test_grant_is_checked_against_the_proven_requester(
             assert shelf.requesters == [ALICE, EVE]
 
     run(test)
+
+
+def test_bytes_of_a_member_that_are_no_text_end_no_thread_of_anybody(domain: LoopbackDomain, shelf: Shelf) -> None:
+    broken = [b"\x93\xa2\xff\xfe\xa0\xa0", b"\x94\xa2\xff\xfe\x01\x02\xc4\x00", b"\x95" + b"\xa0" * 3 + b"\x91" * 9999]
+
+    async def attack(eve: zenoh.Session, alice: Fabric, bob: Fabric, _recorder: Recorder) -> None:
+        await bob.serve_chunks(shelf)
+        await bob.accept_streams(_echo)
+
+        def send() -> None:
+            for lane in (keys.CHUNK_LANE, keys.STREAM_LANE):
+                key = keys.message(domain.domain, lane, BOB, EVE)
+                for payload in broken * 3:  # more than there are threads that serve
+                    replies = eve.get(key, zenoh.handlers.FifoChannel(16), payload=payload, timeout=5.0)
+                    assert [reply.err is not None for reply in replies] == [True]
+
+        await asyncio.to_thread(send)
+        assert bob.counters.inbox_malformed == 2 * 3 * len(broken)
+        sink, wants = bytearray(5), [ChunkWant(HELLO, 5, 0)]
+        await alice.fetch_chunks(
+            Holder(BOB), ArtifactId("a"), GrantId("g"), wants, memoryview(sink), on_chunk=lambda _: None
+        )
+        assert sink == b"hello"
+        stream = await alice.open_stream(Holder(BOB), "echo", timeout_s=5)
+        await stream.send(b"still here")
+        assert await stream.receive() == b"still here"
+
+    attacked(domain, attack)
+
+
+async def _echo(_peer: NodeId, _tag: str, stream: Stream) -> None:
+    message = await stream.receive()
+    assert message is not None
+    await stream.send(message)
+    await stream.finish()
 
 
 @pytest.mark.parametrize("credential", ["none", "stranger", "ran out"])
