@@ -36,7 +36,7 @@ class ArrowReader:
         try:
             with pyarrow.memory_map(str(self._path)) as source:
                 return schema_columns(self._path, self._open(pyarrow, source).schema)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise broken(self._path, f"is not a whole Arrow file: {error}") from None
 
     def read(self) -> Iterator[Batch]:
@@ -49,7 +49,7 @@ class ArrowReader:
                     yield from batches(reader.get_batch(place) for place in range(reader.num_record_batches))
                 else:
                     yield from batches(reader)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise broken(self._path, f"cannot be read: {error}") from None
 
     def _open(self, pyarrow: Any, source: Any) -> Any:

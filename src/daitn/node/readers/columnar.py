@@ -15,14 +15,18 @@ import numpy as np
 from daitn.base.errors import InputError
 from daitn.describe.conversion import LocalValues
 from daitn.describe.fit import Batch
-from daitn.node.readers.contract import BATCH_ROWS, LocalType, check_columns
+from daitn.node.readers.contract import BATCH_ROWS, LocalType, broken, check_columns
 from daitn.node.readers.pictures import decode_picture
 
 
 def schema_columns(path: Path, schema: Any) -> dict[str, str]:
     """Column name → `LocalType` of an Arrow schema."""
-    check_columns(path, list(schema.names))
-    return {field.name: _local_type(field.type) for field in schema}
+    try:
+        columns = [(field.name, _local_type(field.type)) for field in schema]
+    except UnicodeDecodeError:
+        raise broken(path, "the name of a column is not UTF-8", todo="write the file anew") from None
+    check_columns(path, [name for name, _ in columns])
+    return dict(columns)
 
 
 def _local_type(kind: Any) -> str:

@@ -100,7 +100,7 @@ class CsvReader:
                     for start in range(0, batch.num_rows, BATCH_ROWS):
                         part = batch.slice(start, BATCH_ROWS)
                         yield {name: part.column(place).to_pylist() for place, name in enumerate(names)}
-        except (pyarrow.ArrowInvalid, OSError) as error:
+        except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             what = uneven[0] if uneven else str(error)
             if "empty CSV" in what.lower() or what == "Empty CSV file":
                 return

@@ -35,7 +35,7 @@ class ParquetReader:
 
         try:
             return schema_columns(self._path, parquet.read_schema(str(self._path)))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise broken(self._path, f"is not a whole Parquet file: {error}") from None
 
     def read(self) -> Iterator[Batch]:
@@ -46,5 +46,5 @@ class ParquetReader:
         try:
             with parquet.ParquetFile(str(self._path), memory_map=True) as file:
                 yield from batches(file.iter_batches(batch_size=BATCH_ROWS, use_threads=False))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise broken(self._path, f"cannot be read: {error}") from None
