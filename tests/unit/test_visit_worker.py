@@ -8,15 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.builders import make_order, make_warrant
+from tests.builders import make_contract, make_order, make_policy, make_warrant
 
 from daitn.artifacts.codec import complete_manifest
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.signatures import load_or_create_key, public_hex, sign_parts
-from daitn.base.errors import DaitnError, PolicyError
+from daitn.base.errors import DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId
+from daitn.describe.column_map import ColumnMap
 from daitn.descriptors.work import AggregateWork, UpdateRef
+from daitn.node.datasets import DataShelf
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 
@@ -110,3 +112,26 @@ def put_model(store: ChunkStore, values: list[float]) -> ArtifactId:
         kind="graph", name="m", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
     )
     return store.put_artifact(draft, {"graph": b"g", "contract": b"c"}, {"w": array.data}).artifact
+
+
+def test_changed_data_file_fails_the_visit_with_words_for_each_side(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "secret-ward.csv"
+    source.write_text("x,y\n1,0\n2,1\n")
+    shelf = DataShelf(tmp_path / "shelf", b"s" * 32)
+    shelf.add("ward", source, make_contract(), make_policy(), ColumnMap())
+    worker = VisitWorker(None, None, shelf, None, lambda _event: None)
+    worker._check_source("ward")
+
+    source.write_text("x,y\n1,0\n2,1\n3,1\n")
+    with pytest.raises(InputError) as refused:
+        worker._check_source("ward")
+
+    assert "'ward'" in refused.value.what
+    assert "daitn data add" in refused.value.todo
+    assert "secret-ward" not in str(refused.value)
+    assert "bytes" not in str(refused.value)
+    assert "now there are 1 of" in caplog.text
+    assert worker.counters.shown() == {"data_sets_changed": 1}
+    assert [entry.name for entry in shelf.list()] == ["ward"]

@@ -1,0 +1,93 @@
+"""Packages at the centre's door: what is refused leaves no pin, no room taken and nobody's chunks pushed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.builders import make_contract
+from tests.unit.test_graph_check import make_pair
+
+from daitn.artifacts.codec import complete_manifest, encode_manifest
+from daitn.artifacts.graph import encode_graph_pair
+from daitn.artifacts.layout import digest_of
+from daitn.artifacts.manifest import ChunkRef, Manifest
+from daitn.artifacts.signatures import sign_parts
+from daitn.base.errors import InputError
+from daitn.base.limits import CHUNK_BYTES
+from daitn.base.units import MIB
+from daitn.node.center_service import CenterService
+from daitn.node.store import ChunkStore
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+CONTRACT = msgspec.json.encode(make_contract())
+GRAPH = encode_graph_pair(make_pair())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ChunkStore]:
+    with closing(ChunkStore(tmp_path, quota_bytes=8 * MIB)) as store:
+        yield store
+
+
+@pytest.fixture
+def door(store: ChunkStore) -> CenterService:
+    return CenterService(None, None, store, None, None, None, None)  # type: ignore[arg-type]
+
+
+def package(graph: bytes = GRAPH, contract: bytes = CONTRACT) -> Manifest:
+    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
+    return sign_parts(complete_manifest(draft, {"graph": graph, "contract": contract}, {}), KEY)
+
+
+def upload(door: CenterService, *pieces: bytes) -> None:
+    for piece in pieces:
+        door.put_chunk(digest_of(piece), piece)
+
+
+def test_package_that_passes_is_kept(door: CenterService, store: ChunkStore) -> None:
+    upload(door, GRAPH, CONTRACT)
+    artifact = door.put_manifest(encode_manifest(package()))
+    assert store.holds(artifact)
+    assert store.snapshot().pinned_bytes > 0
+    assert door.counters.shown() == {}
+
+
+@pytest.mark.parametrize(("graph", "contract", "why"), [(b"\x80\x04.", CONTRACT, "graph"), (GRAPH, b"{", "contract")])
+def test_package_that_is_refused_is_not_kept(
+    door: CenterService, store: ChunkStore, graph: bytes, contract: bytes, why: str
+) -> None:
+    upload(door, graph, contract)
+    with pytest.raises(InputError, match="package refused"):
+        door.put_manifest(encode_manifest(package(graph, contract)))
+    assert (store.snapshot().pinned_bytes, store.snapshot().artifacts) == (0, 0)
+    assert door.counters.shown() == {f"packages_refused[{why}]": 1}
+
+
+def test_package_refused_once_may_be_mended_and_sent_again(door: CenterService, store: ChunkStore) -> None:
+    upload(door, CONTRACT)
+    with pytest.raises(InputError, match="1 chunks of the package were not uploaded"):
+        door.put_manifest(encode_manifest(package()))
+    assert store.snapshot().partials == 0
+    upload(door, GRAPH)
+    assert store.holds(door.put_manifest(encode_manifest(package())))
+    assert door.counters.shown() == {"packages_refused[incomplete]": 1}
+
+
+def test_manifest_of_absurd_size_takes_no_room_and_pushes_nobodys_chunks_out(
+    door: CenterService, store: ChunkStore
+) -> None:
+    others = b"half of another upload"
+    upload(door, others)
+    refs = tuple(ChunkRef(id=digest_of(str(number).encode()), size=CHUNK_BYTES) for number in range(3))
+    first, *rest = package().parts
+    parts = (msgspec.structs.replace(first, size=3 * CHUNK_BYTES, chunks=refs), *rest)
+    claimed = msgspec.structs.replace(package(), parts=parts)
+    with pytest.raises(InputError, match="package refused"):
+        door.put_manifest(encode_manifest(sign_parts(claimed, KEY)))
+    assert store.snapshot().used_bytes < MIB
+    assert door.missing_chunks([(digest_of(others), len(others))]) == ()
