@@ -121,6 +121,8 @@ class TerminalNode:
         self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
         await moving.start()
         await runner.start()
+        if fabric.direct_addresses:
+            _log.info("direct transfers at %s", ", ".join(fabric.direct_addresses))
         await self._look_at_shelf(runner)
         self._describe(runner, fabric)
         runner.spawn(self._watch_links(runner, fabric))

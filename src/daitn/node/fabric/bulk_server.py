@@ -151,3 +151,4 @@ class BulkServer:
         HEADER.pack_into(buffer, 0, CHUNK, content.nbytes)
         link.send_prepared(buffer[: HEADER.size + content.nbytes])
         self._counters.chunks_served += 1
+        _log.debug("sent chunk %s to %s", chunk, link.peer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,8 @@ QUERIES_WAITING: Final = 4 * WINDOW_MAX
 CHUNK_ASK_S: Final = 30.0
 """Longest wait for one chunk: 2 MiB at 70 kB/s."""
 
+_log = logging.getLogger(__name__)
+
 
 class ChunkService:
     """The serving side through the router; the direct side shares its provider."""
@@ -83,6 +86,7 @@ class ChunkService:
             content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer)
             question.answer(content)
             self._counters.chunks_served += 1
+            _log.debug("sent chunk %s to %s", ask.chunk, requester)
         except PeerError as fault:
             self._counters.inbox_malformed += 1
             question.refuse(Refusal(fault.kind, fault.what))
