@@ -10,11 +10,11 @@ Measures, all at the sites, which do not know that they are measured but for the
 - `gb_per_s`: bytes of the model over the seconds from the order's first question to a holder to the artifact being in
   the receiver's store (from the log of the receiver); the model was written by another process, so that what is read
   is in the page cache, as a model is that a child has just written.
-- `share_of_stream`: `gb_per_s` over the rate of one plain mutual-TLS stream between two processes in the same run, which
-  neither hashes nor touches a file; `share_of_stored_stream` against one whose receiver hashes and writes a file.
-- `peak_mb`: the most of RssAnon + RssShmem of either node process over the whole run (fetch, serve and average), sampled
-  every 5 ms. Pages of mapped model files are the page cache's and are dropped by the kernel when memory is short, so
-  they are not counted; `peak_rss_mb` (VmHWM) counts them.
+- `share_of_stream`: `gb_per_s` over the rate of one plain mutual-TLS stream between two processes in the same run,
+  which neither hashes nor touches a file; `share_of_stored_stream` against one whose receiver hashes and writes a file.
+- `peak_mb`: the most of RssAnon + RssShmem of either node process over the whole run (fetch, serve and average),
+  sampled every 5 ms. Pages of mapped model files are the page cache's and are dropped by the kernel when memory is
+  short, so they are not counted; `peak_rss_mb` (VmHWM) counts them.
 - `resent_chunks`: chunks that the holder sent again (from its log) although the receiver had verified and noted them
   before the cut (from its notes on disk), over all cuts: receiver killed, holder killed, router killed under a routed
   transfer. Chunks that were in flight, or arrived and were not verified yet, are sent again and counted apart
@@ -40,7 +40,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import numpy as np
 
 from benchmarks.report import arguments, print_report

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from tests.builders import changed
-from tests.simulation.worlds import load, with_faults
+from tests.simulation.worlds import load, play, records, with_faults
 
 from daitn.base.effects import Append, Effect
 from daitn.control_center.center import ControlCenter
@@ -15,12 +15,15 @@ from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.training.records import VisitLost
 from daitn.control_center.turn import Turn
 from daitn.scenario.spec import CutSpec, Scenario
 from daitn.simulation import sites, world
 from daitn.simulation.generate import generate
 from daitn.simulation.invariants import Invariants
+from daitn.simulation.kept import Kept
 from daitn.simulation.run import run_scenario
+from daitn.terminal.reporter import Linked
 from daitn.terminal.roles import DataNode
 from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.topology import views
@@ -164,3 +167,17 @@ def test_every_checker_is_run_in_an_ordinary_scenario(monkeypatch, checker):
 
     assert faults_of(load()) == ""
     assert calls
+
+
+def test_pins_of_ended_jobs_that_nobody_asks_about_are_found(monkeypatch):
+    monkeypatch.setattr(world, "JobsPinned", lambda jobs: Linked())
+
+    assert "still keeps artifacts" in faults_of(*generated())
+
+
+def test_model_that_no_job_pins_is_lost_and_found_missing(monkeypatch):
+    monkeypatch.setattr(Kept, "pin", lambda *given: None)
+
+    _, played = play(load())
+
+    assert any("does not hold it" in one.why for one in records(played, VisitLost))

@@ -38,6 +38,8 @@ from daitn.descriptors.request import Budget
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
 from daitn.wire.center_tools import (
+    JobsEnded,
+    JobsHeld,
     LeaseRenewed,
     ResultAccepted,
     ResultFenced,
@@ -411,3 +413,30 @@ def test_description_beyond_the_enrolment_is_not_taken():
 
     assert made.center.counters.of("descriptions_forged") == len(claims)
     assert made.center.knowledge.node(node).descriptor == true
+
+
+def test_jobs_that_have_ended_or_are_unknown_are_named_to_a_site_that_keeps_artifacts_for_them():
+    made = running()
+    alive = made.state().job
+
+    assert not messages(JobsEnded, made.say(SITE1, JobsHeld(jobs=(alive,))))
+    assert messages(JobsEnded, made.say(SITE1, JobsHeld(jobs=(alive, JobId("gone"))))) == [
+        JobsEnded(jobs=(JobId("gone"),))
+    ]
+    made.give(CancelAsked(job=alive))
+    assert messages(JobsEnded, made.say(SITE1, JobsHeld(jobs=(alive,)))) == [JobsEnded(jobs=(alive,))]
+
+
+def test_site_without_room_is_left_for_another_and_not_distrusted():
+    made = running()
+    node, order = the_order(made)
+    trusted = made.center.knowledge.trust(made.center.knowledge.node(node), made.now_ns)
+    reason = "the store needs 2.0 GB and has room for 1.0 GB"
+
+    made.say(node, VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="no-room"))
+
+    (lost,) = [one for one in made.journal if isinstance(one, VisitLost)]
+    assert (lost.why, lost.blame) == (reason, "no-room")
+    other, _ = the_order(made)
+    assert other != node
+    assert made.center.knowledge.trust(made.center.knowledge.node(node), made.now_ns) == trusted

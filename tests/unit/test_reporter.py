@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.builders import START_NS, make_site, messages
 
-from daitn.base.effects import CancelTimer, Delivered, Effect, SetTimer, Started, TimerFired
-from daitn.base.ids import CENTER, NodeId
+from daitn.base.effects import CancelTimer, Delivered, Effect, Send, SetTimer, Started, TimerFired
+from daitn.base.ids import CENTER, JobId, NodeId
 from daitn.terminal.reporter import REPEAT_S, TIMER, DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
+from daitn.terminal.work import DropArtifacts, JobsPinned
+from daitn.wire.center_tools import JobsEnded, JobsHeld
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
 
@@ -112,3 +114,15 @@ def test_left_without_having_asked_ends_an_expelled_node():
 
 def test_link_that_is_back_is_used_at_once():
     assert messages(Heartbeat, known().handle(Linked(), START_NS))
+
+
+def test_jobs_that_artifacts_are_kept_for_are_named_and_those_that_ended_let_go():
+    reporter = known()
+    first, second = JobId("j1"), JobId("j2")
+
+    said = reporter.handle(JobsPinned(jobs=(first, second)), START_NS)
+
+    assert said == [Send(receiver=CENTER, message=JobsHeld(jobs=(first, second)))]
+    assert reporter.handle(JobsPinned(jobs=()), START_NS) == []
+    assert hear(reporter, JobsEnded(jobs=(second,))) == [DropArtifacts(job=second, artifacts=(), job_ended=True)]
+    assert hear(reporter, JobsEnded(jobs=(first,)), sender=NodeId("n0002")) == []

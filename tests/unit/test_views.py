@@ -197,3 +197,19 @@ def test_site_with_a_compute_role_but_no_machine_counts_as_without():
 
     assert reason(view_of(site))[0] is ReasonCode.NO_COMPUTE
     assert view_of(make_site(1, compute=make_compute(flops=0.0))).candidates
+
+
+def test_site_without_room_for_the_model_is_left_out_with_both_numbers():
+    full = make_site(1, compute=make_compute(storage_bytes=1e9))
+
+    code, why = reason(view_of(full, make_unit(), asker={"package_bytes": 2_000_000_000}))
+
+    assert code is ReasonCode.STORAGE
+    assert why == "the model takes 2.0 GB, its site has room for 1.0 GB"
+
+
+def test_site_without_room_that_holds_the_model_stays_in():
+    full = make_site(1, compute=make_compute(storage_bytes=0.0))
+    asker = {"package_bytes": 2_000_000_000, "holding": frozenset([full.node])}
+
+    assert len(view_of(full, make_unit(), asker=asker).candidates) == 1

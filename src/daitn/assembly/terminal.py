@@ -5,6 +5,8 @@ from __future__ import annotations
 from daitn.base.effects import Delivered, Effect, Event, Record, Started, TimerFired
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
 from daitn.terminal.visit_keeper import VisitKeeper
+from daitn.terminal.work import JobsPinned
+from daitn.wire.center_tools import JobsEnded
 from daitn.wire.terminal_tools import Left
 from daitn.wire.topology_tools import DescribeAgain, Described
 
@@ -21,11 +23,11 @@ class TerminalCore:
         match event:
             case Started():
                 return [*self.reporter.handle(event, now_ns), *self.keeper.handle(event, now_ns)]
-            case Delivered(message=Described() | DescribeAgain() | Left()):
+            case Delivered(message=Described() | DescribeAgain() | Left() | JobsEnded()):
                 return self.reporter.handle(event, now_ns)
             case TimerFired(name=name) if name == TIMER:
                 return self.reporter.handle(event, now_ns)
-            case DescriptorChanged() | LeaveAsked() | Linked():
+            case DescriptorChanged() | LeaveAsked() | Linked() | JobsPinned():
                 return self.reporter.handle(event, now_ns)
             case _:
                 return self.keeper.handle(event, now_ns)

@@ -48,6 +48,28 @@ class UnavailableError(DaitnError):
     kind = "unavailable"
 
 
+class NoRoomError(UnavailableError):
+    """There is no room on a disk or in a quota: what was asked for, and what there would be at most, in bytes.
+
+    Apart from other unavailability because the answer is another: not to try again here, but where there is room.
+    """
+
+    kind = "no-room"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        required_bytes: int,
+        available_bytes: int,
+        todo: str = "",
+        ids: Mapping[str, str] | None = None,
+    ) -> None:
+        self.required_bytes = required_bytes
+        self.available_bytes = available_bytes
+        super().__init__(what, todo=todo, ids=ids)
+
+
 class PolicyError(DaitnError):
     """A policy or missing right refuses. Trying again changes nothing until the policy does."""
 

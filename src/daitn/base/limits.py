@@ -51,5 +51,8 @@ HOLDERS: Final = 16
 VISITS_PER_JOB: Final = 10_000
 """Visits one job may make before it ends as exhausted, whatever its budget says."""
 
+JOBS_HELD: Final = 1_000
+"""Jobs a terminal names in one message as those it keeps artifacts for; of more, the rest waits for the next one."""
+
 ARTIFACTS_RELEASED: Final = 10_000
 """Artifacts named in one release message; of a job with more, the rest is evicted when room is needed."""

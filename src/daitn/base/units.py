@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from daitn.base.errors import InputError
+
 NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
 KIB = 1024
@@ -26,6 +30,22 @@ def show_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+_SIZES = {
+    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": KIB, "mib": MIB, "gib": GIB, "tib": 1024 * GIB,
+}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """`10GB`, `1.5 TiB`, `500000`: a size as people write it. InputError for anything else, or less than a byte."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    factor = _SIZES.get(found[2].lower()) if found else None
+    size = round(float(found[1]) * factor) if found and factor else 0
+    if size < 1:
+        raise InputError(f"{text!r} is not a size", todo="write a number and a unit: 500MB, 10GB, 1.5TiB")
+    return size
 
 
 def show_seconds(seconds: float) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from daitn.base.errors import UnavailableError
 from daitn.cli.output import Json, answer, errors
+from daitn.cli.render_store import show_store
 
 DOMAIN: Path = Path("daitn-domain")
 NODE: Path = Path("daitn-node")
@@ -24,7 +25,7 @@ demo = typer.Typer(help="Demonstrations: a whole network on this machine.", no_a
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file under `app`."""
-    for command in (init, router, center, join, leave, up):
+    for command in (init, router, center, join, leave, store, up):
         app.command()(command)
     app.add_typer(demo, name="demo")
 
@@ -98,15 +99,21 @@ def join(
     direct: Annotated[
         str | None, typer.Option(help="Address others reach this node under, for direct transfers; default: none.")
     ] = None,
+    storage: Annotated[
+        str, typer.Option(help="Most that models and records may take here, such as 10GB; empty: as before, or 32 GiB.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
     with errors(json):
+        from daitn.base.units import parse_bytes
         from daitn.node.commands import run_join
 
         given = roles or ["data,compute"]
         wanted = [role.strip() for text in given for role in text.split(",") if role.strip()]
         knobs: dict[str, Any] = {"region": region, "slots": slots, "threads": threads, "direct_host": direct}
+        if storage:
+            knobs["store_bytes"] = parse_bytes(storage)
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 
@@ -116,6 +123,17 @@ def leave(folder: NodeFolder = NODE, json: Json = False) -> None:
         from daitn.node.commands import leave as leave_domain
 
         answer(json, leave_domain(folder), lambda where: where.print(f"{folder} has left its domain"))
+
+
+def store(folder: NodeFolder = NODE, json: Json = False) -> None:
+    """What this node keeps: models and records, for which jobs, and what goes first when room is needed."""
+    with errors(json):
+        from daitn.node.node_config import NodeFolder as Folder
+        from daitn.node.store.listing import list_store
+
+        here = Folder(folder)
+        listing = list_store(here.store, here.load().store_bytes)
+        answer(json, listing, lambda where: show_store(where, listing))
 
 
 def up(

@@ -63,6 +63,8 @@ from daitn.descriptors.work import (
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.center_tools import (
+    JobsEnded,
+    JobsHeld,
     LeaseRenewed,
     ResultAccepted,
     ResultFenced,
@@ -192,6 +194,11 @@ class ControlCenter:
                 self._remove(turn, sender, reason or "left")
                 turn.perform(RetireSlot(node=sender))
                 turn.send(sender, Left())
+                return
+            case JobsHeld(jobs=jobs):
+                ended = tuple(job for job in jobs if job not in self.jobs or self.jobs[job].state.ended)
+                if ended:
+                    turn.send(sender, JobsEnded(jobs=ended))
                 return
             case VisitProgress(visit=visit, fence=fence):
                 self._progressed(turn, sender, message)

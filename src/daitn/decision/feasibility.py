@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+from daitn.base.units import show_bytes
 from daitn.decision.attainability import joint_chance, predict
 from daitn.decision.drafting import draft_plan
 from daitn.decision.facts import PackageFacts, Preflight
@@ -149,6 +150,10 @@ def _resources(view: TrainingView, request: Request, package: PackageFacts, plan
                 ReasonCode.TIME, "least time the plan can take", least, request.deadline_s, at_most=True, unit=" s"
             )
         )
+    elif full := [one for one in view.excluded if one.code is ReasonCode.STORAGE]:
+        said = "; ".join(f"{one.dataset}: {one.why}" for one in full[:5])
+        need_text = f"{show_bytes(package.total_bytes)} at one site at least"
+        conditions.append(_said(ReasonCode.STORAGE, "room for the model in a site's store", need_text, said, met=False))
     low_visits = float(max(1, len({stop.dataset for stop in plan.route}))) if METHODS[plan.method].parallel else 1.0
     if request.budget.visits is not None:
         bound = float(request.budget.visits)

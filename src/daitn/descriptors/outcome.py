@@ -24,6 +24,7 @@ class ReasonCode(StrEnum):
     ENERGY = "energy"
     PRICE = "price"
     MEMORY = "memory"
+    STORAGE = "storage"
     NO_COMPUTE = "no-compute"
     NO_DATA = "no-data"
     VOLUME = "volume"

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import check_name
 from daitn.descriptors.terminals import Role
@@ -96,7 +98,10 @@ def run_join(
     ready: Ready,
     **knobs: Any,
 ) -> None:
-    """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`."""
+    """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`.
+
+    Of an enrolled node, only the quota of its store is changed by `knobs`.
+    """
     from daitn.node.terminal_node import TerminalNode
 
     here = NodeFolder(folder)
@@ -108,6 +113,8 @@ def run_join(
         check_name("node", name)
         here.make()
         _enrol(here, token, name, roles, knobs)
+    elif "store_bytes" in knobs:
+        here.save(msgspec.structs.replace(here.load(), store_bytes=knobs["store_bytes"]))
 
     async def run(stop: asyncio.Event) -> None:
         node = TerminalNode(folder)

@@ -1,8 +1,8 @@
 """Moving artifacts: pulled chunk by chunk under a grant, verified, resumed, taken from whoever holds them.
 
-The heart of model-follow-data. A receiver asks for the manifest, takes what its store has already, pulls the rest from
-the first holder that answers and goes on with the next where one fails; what has arrived is never asked for again. A
-holder checks the centre's signature on each grant, and that the chunk belongs to the artifact the grant is for.
+The heart of model-follow-data. A receiver asks for the manifest, takes what its store has already, and pulls the rest
+from several holders at once (`gathering`); what has arrived is never asked for again. A holder checks the centre's
+signature on each grant, and that the chunk belongs to the artifact the grant is for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from collections import OrderedDict
 from typing import Final
+from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -28,6 +29,7 @@ from daitn.descriptors.grant import Holder
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
 from daitn.node.fabric.contract import Holder as FabricHolder
+from daitn.node.gathering import Gathering
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import InputRef
 from daitn.wire.data_plane import (
@@ -61,6 +63,8 @@ class Moving:
         self._clock = clock
         self._checked: OrderedDict[tuple[str, str, str], int] = OrderedDict()
         self._parts: OrderedDict[ArtifactId, tuple[Manifest, dict[str, bytes]]] = OrderedDict()
+        self._turns: WeakValueDictionary[ArtifactId, asyncio.Lock] = WeakValueDictionary()
+        """Artifacts being fetched; others who want one of them wait."""
         self.fetched_bytes = 0
         self.counters = Counters()
 
@@ -113,26 +117,47 @@ class Moving:
     async def fetch(self, wanted: InputRef, pin: str, *, servable: bool = True, job: str = "") -> int:
         """Bring an artifact into the store and pin it for the reason `pin`; returns the bytes that were moved.
 
-        UnavailableError naming what each holder said where none had it all, PolicyError where all refused.
+        Whoever asks for the same artifact meanwhile waits for it. UnavailableError naming what each holder said where
+        they have not all of it, PolicyError where all refused, NoRoomError where there is none here.
         """
-        self._store.pin(wanted.artifact, pin)
+        turn = self._turns.setdefault(wanted.artifact, asyncio.Lock())
+        async with turn:
+            self._store.pin(wanted.artifact, pin)
+            try:
+                return await self._bring(wanted, servable=servable, job=job)
+            except BaseException:
+                self._store.unpin(wanted.artifact, pin)
+                raise
+
+    async def _bring(self, wanted: InputRef, *, servable: bool, job: str) -> int:
         if self._store.holds(wanted.artifact):
             return 0
+        began = time.monotonic()
+        manifest, holders = await self._first_manifest(wanted)
+        with await asyncio.to_thread(self._store.begin, manifest, servable=servable, job=job) as receipt:
+            if receipt.finished:
+                return 0
+            gathering = Gathering(self._fabric, receipt, GrantId(wanted.grant), holders)
+            try:
+                await gathering.run()
+            finally:
+                self.fetched_bytes += gathering.moved_bytes
+            receipt.finish()
+        took_s = time.monotonic() - began
+        _log.debug("fetched %s: %d bytes in %.3f s", wanted.artifact[:16], gathering.moved_bytes, took_s)
+        return gathering.moved_bytes
+
+    async def _first_manifest(self, wanted: InputRef) -> tuple[Manifest, list[FabricHolder]]:
+        """The manifest from the first holder that gives it, and the holders left to pull from, that one first."""
         reasons: list[DaitnError] = []
-        moved = 0
-        for holder in wanted.holders:
-            began = time.monotonic()
+        for number, holder in enumerate(wanted.holders):
             try:
                 manifest = await self._manifest(holder, wanted)
-                moved += await self._fetch_from(holder, wanted, manifest, servable=servable, job=job)
             except (UnavailableError, PeerError, PolicyError) as error:
                 _log.info("holder %s of %s: %s", holder.node, wanted.artifact[:16], error)
                 reasons.append(error)
                 continue
-            self.fetched_bytes += moved
-            _log.debug("fetched %s: %d bytes in %.3f s", wanted.artifact[:16], moved, time.monotonic() - began)
-            return moved
-        self._store.unpin(wanted.artifact, pin)
+            return manifest, [FabricHolder(one.node, one.direct) for one in wanted.holders[number:]]
         said = "; ".join(error.what for error in reasons) or "nobody that holds it can be reached"
         kind = PolicyError if reasons and all(isinstance(one, PolicyError) for one in reasons) else UnavailableError
         raise kind(f"artifact {wanted.artifact[:16]} cannot be fetched: {said}")
@@ -192,26 +217,6 @@ class Moving:
         if manifest.kind not in ("records", "sample"):
             verify_parts(manifest)
         return manifest
-
-    async def _fetch_from(
-        self, holder: Holder, wanted: InputRef, manifest: Manifest, *, servable: bool, job: str
-    ) -> int:
-        with await asyncio.to_thread(self._store.begin, manifest, servable=servable, job=job) as receipt:
-            if receipt.finished:
-                return 0
-            missing = receipt.missing_bytes
-            wants = [ChunkWant(ChunkId(want.id), want.size, want.offset) for want in receipt.wants]
-            if wants:
-                await self._fabric.fetch_chunks(
-                    FabricHolder(holder.node, holder.direct),
-                    wanted.artifact,
-                    GrantId(wanted.grant),
-                    wants,
-                    receipt.fileno(),
-                    on_chunk=receipt.mark,
-                )
-            receipt.finish()
-            return missing
 
     async def _part(self, holder: Holder, wanted: InputRef, part: Part) -> bytes:
         buffer = bytearray(part.size)

@@ -163,6 +163,7 @@ class LocalDomain:
         arguments += [part for role in spec.roles for part in ("--role", role.value)]
         arguments += ["--region", spec.region] if spec.region else []
         arguments += ["--direct", spec.direct] if spec.direct else []
+        arguments += ["--storage", str(spec.storage_bytes)] if spec.storage_bytes is not None else []
         return arguments + (["--token", token] if token else [])
 
     # --- tokens -----------------------------------------------------------------------------------------------------

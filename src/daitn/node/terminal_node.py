@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import time
 from pathlib import Path
 from typing import Final
@@ -17,9 +18,10 @@ from typing import Final
 from daitn import __version__
 from daitn.artifacts.signatures import public_hex, public_key, sign_report
 from daitn.assembly.terminal import TerminalCore
+from daitn.base import limits
 from daitn.base.effects import Effect
 from daitn.base.errors import DaitnError
-from daitn.base.ids import DataSetId
+from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
@@ -49,11 +51,17 @@ from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeL
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
 from daitn.terminal.visit_records import KEEPER_RECORDS
-from daitn.terminal.work import PoliciesChanged
+from daitn.terminal.work import JOBS_PINNED_S, JobsPinned, PoliciesChanged
 
 STREAM: Final = "terminal"
 SHELF_S: Final = 0.5
 """How often the shelf's index is looked at for data sets added from outside; a stat of one file."""
+
+ROOM_S: Final = 5.0
+"""How often the room in the store is looked at."""
+
+ROOM_FRAC: Final = 0.05
+"""A change of this part of the quota is said to the domain; each description is a record in the centre's journal."""
 
 SYNC_S: Final = 2.0
 """How often received artifacts are made to survive a power cut, aside."""
@@ -78,6 +86,7 @@ class TerminalNode:
         self._sandbox: tuple[str, ...] = ()
         self._flops = 0.0
         self._shelf_stamp = 0
+        self._room_bytes = 0
         self._data: dict[str, DataDescriptor] = {}
         self._counters = Counters()
 
@@ -118,6 +127,7 @@ class TerminalNode:
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
         runner.restore()
+        self._room_bytes = await asyncio.to_thread(store.room_bytes)
         self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
         await moving.start()
         await runner.start()
@@ -129,6 +139,8 @@ class TerminalNode:
         runner.spawn(self._watch_shelf(runner, fabric))
         runner.spawn(self._watch_described(core.reporter))
         runner.spawn(_sync_often(moving))
+        runner.spawn(_name_jobs(store, runner))
+        runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, self._not_renewed))
         collection = self._collection(fabric, store, core, runner, moving, worker)
@@ -193,7 +205,7 @@ class TerminalNode:
             slots=config.slots,
             cores=os.cpu_count() or 1,
             memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
-            storage_bytes=float(min(config.store_bytes, measures.free_bytes(self.folder.folder))),
+            storage_bytes=float(self._room_bytes),
             flops=self._flops,
             sandbox=self._sandbox,
         )
@@ -249,6 +261,15 @@ class TerminalNode:
             if await self._look_at_shelf(runner):
                 self._describe(runner, fabric)
 
+    async def _watch_room(self, store: ChunkStore, runner: CoreRunner, fabric: Fabric) -> None:
+        """Say how much room there is when that has changed enough to matter to whoever plans."""
+        while True:
+            await asyncio.sleep(ROOM_S)
+            room_bytes = await asyncio.to_thread(store.room_bytes)
+            if abs(room_bytes - self._room_bytes) > ROOM_FRAC * self.config.store_bytes:
+                self._room_bytes = room_bytes
+                self._describe(runner, fabric)
+
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:
         self._sandbox = await sandbox.enforced()
         self._describe(runner, fabric)
@@ -262,6 +283,15 @@ class TerminalNode:
         while not reporter.known:
             await asyncio.sleep(0.01)
         self.described.set()
+
+
+async def _name_jobs(store: ChunkStore, runner: CoreRunner) -> None:
+    while True:
+        jobs = sorted(JobId(reason) for reason in store.pin_reasons())
+        if len(jobs) > limits.JOBS_HELD:
+            jobs = random.sample(jobs, limits.JOBS_HELD)  # others the next time
+        runner.post(JobsPinned(jobs=tuple(jobs)))
+        await asyncio.sleep(JOBS_PINNED_S)
 
 
 async def _sync_often(moving: Moving) -> None:

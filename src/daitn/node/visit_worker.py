@@ -138,7 +138,10 @@ class VisitWorker:
             task.cancel()
 
     def _drop(self, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:
-        for artifact in artifacts:
+        named = dict.fromkeys(artifacts)
+        if job_ended:
+            named |= dict.fromkeys(self._store.unpin_all(job))
+        for artifact in named:
             self._store.unpin(artifact, job)
             self._store.release(artifact, job="" if job_ended else job)
         if job_ended:
@@ -255,12 +258,11 @@ class VisitWorker:
                 state=finished.state,
                 lineage=lineage,
             )
-            adopted = await asyncio.to_thread(self._store.adopt, output, draft)
+            adopted = await asyncio.to_thread(self._store.adopt, output, draft, pin=order.job)
         _log.debug(
             "visit %s: load %.3f s, work %.3f s, write %.3f s",
             *(order.visit, finished.load_s, finished.work_s, finished.write_s),
         )
-        self._store.pin(adopted.artifact, order.job)
         numbers = finished.numbers
         return TrainOutcome(
             model=adopted.artifact,
@@ -358,12 +360,11 @@ class VisitWorker:
                     state=merge_states([manifest.state for manifest in manifests]),
                     lineage=Lineage(job=order.job, visit=order.visit, parents=parents),
                 )
-                adopted = self._store.adopt(output, draft)
+                adopted = self._store.adopt(output, draft, pin=order.job)
             del updates
         finally:
             for area in maps:
                 area.close()
-        self._store.pin(adopted.artifact, order.job)
         if left_out:
             _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
             self.counters.count("updates_left_out", by=len(left_out))
@@ -399,7 +400,9 @@ class VisitWorker:
             lineage=Lineage(job=order.job, visit=order.visit, dataset=work.dataset, data_version=entry.version),
         )
         adopted = self._store.put_artifact(
-            draft, {"contract": parts["contract"]}, {key: array.data for key, array in arrays.items()}
+            draft,
+            {"contract": parts["contract"]},
+            {key: array.data for key, array in arrays.items()},
+            pin=order.job,
         )
-        self._store.pin(adopted.artifact, order.job)
         return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)

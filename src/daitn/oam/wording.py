@@ -24,7 +24,8 @@ MEASUREMENTS_SHOWN: Final = 8
 _BLAME: Final = {
     "input": "the model or its request is at fault",
     "peer": "the site broke the protocol",
-    "unavailable": "the site could not be reached or had no room",
+    "unavailable": "the site could not be reached",
+    "no-room": "the site had no room",
     "policy": "the site's policy refuses",
     "bug": "a fault of the software",
 }

@@ -42,6 +42,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     slots: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     direct: str = ""
     """Address under which others reach it for direct transfers; empty: through the router only. Real world only."""
+    storage_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Most that its store may take; None: the node's default."""
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""

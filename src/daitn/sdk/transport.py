@@ -59,6 +59,7 @@ _KINDS: Final[dict[str, type[DaitnError]]] = {
     "policy": PolicyError,
     "too-many": UnavailableError,
     "unavailable": UnavailableError,
+    "no-room": UnavailableError,
     "bug": BugError,
 }
 _LOST: Final = (ConnectionError, http.client.HTTPException, TimeoutError, ssl.SSLError, OSError)

@@ -165,7 +165,10 @@ class Invariants:
             raise BugError(f"visit {order.visit} at {node} uses {work.dataset} against its policy: {faults[0].rule}")
 
     def check_end(self, world: World) -> None:
-        """At the end of a run: every job has ended, exactly once."""
+        """At the end of a run: every job has ended, exactly once, and no site keeps anything for one that has."""
+        for node in world.processes:
+            if kept := [job for job in world.kept.jobs(node) if job in self._ended]:
+                raise BugError(f"{node} still keeps artifacts for {kept[0]}, which has ended")
         for job, machine in world.center.jobs.items():
             if job not in self._ended:
                 state = machine.state

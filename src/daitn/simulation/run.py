@@ -121,7 +121,10 @@ def _calm(world: World) -> None:
 
 
 def _all_ended(world: World) -> bool:
+    """All jobs have, and no site keeps anything for one any more."""
     if not world.processes[CENTER].alive:
         return False
     jobs = world.center.jobs
-    return len(jobs) == len(world.scenario.jobs) and all(machine.state.ended for machine in jobs.values())
+    if len(jobs) < len(world.scenario.jobs) or not all(machine.state.ended for machine in jobs.values()):
+        return False
+    return not any(world.kept.jobs(node) for node in world.processes)

@@ -99,3 +99,12 @@ class SimulatedWork:
                     if data.name == name:
                         return data.labels
         raise BugError(f"no data set {dataset} in scenario {self._scenario.name}")
+
+
+def made_by(outcome: Outcome) -> ArtifactId | None:
+    """The artifact that a work left at its site, if any."""
+    match outcome:
+        case TrainOutcome(model=made) | AggregateOutcome(model=made) | ShareOutcome(artifact=made):
+            return made
+        case _:
+            return None

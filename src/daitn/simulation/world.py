@@ -36,21 +36,20 @@ from daitn.base.effects import (
     replay,
 )
 from daitn.base.errors import BugError, PeerError, PolicyError
-from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId, VisitId
+from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched, RetireSlot
 from daitn.descriptors.grant import Holder
-from daitn.descriptors.work import (
-    TrainWork,
-)
+from daitn.descriptors.work import TrainWork
 from daitn.scenario.spec import CENTER_NAME, Scenario
 from daitn.simulation.faults import Crashes
+from daitn.simulation.kept import Kept
 from daitn.simulation.learner import Learner
 from daitn.simulation.network import SimulatedNetwork
 from daitn.simulation.sites import SimulatedSite
-from daitn.simulation.work import SimulatedWork
+from daitn.simulation.work import SimulatedWork, made_by
 from daitn.terminal.reporter import DescriptorChanged, Linked, NodeLeft
 from daitn.terminal.work import (
     AbandonVisit,
@@ -59,6 +58,7 @@ from daitn.terminal.work import (
     FetchInputs,
     InputsArrived,
     InputsFailed,
+    JobsPinned,
     WarmChild,
     WorkFailed,
     WorkFinished,
@@ -123,6 +123,7 @@ class World:
         self._key = Ed25519PrivateKey.from_private_bytes(bytes(32))
         self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
+        self.kept = Kept(self.artifacts)
         self._work = SimulatedWork(scenario, self.learner, self.artifacts)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
         tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify, member=self._member)
@@ -208,6 +209,7 @@ class World:
                 self.give(process, PeerAppeared(node=node))
         elif isinstance(process.core, SimulatedSite):
             self.give(process, DescriptorChanged(descriptor=process.core.descriptor()))
+            self._name_jobs(process, process.life)
             self.tell_center(lambda: PeerAppeared(node=process.node))
 
     def alive_sites(self) -> Iterator[NodeId]:
@@ -315,8 +317,8 @@ class World:
                 self._fetch_model(process, job, model)
             case JobChanged(job=job):
                 self._owner_looks(job)
-            case DropArtifacts(artifacts=artifacts):
-                self.artifacts[process.node] -= set(artifacts)
+            case DropArtifacts(job=job, artifacts=artifacts, job_ended=ended):
+                self.kept.drop(process.node, job, artifacts, job_ended=ended)
             case WarmChild() | NodeLeft() | RetireSlot():
                 pass
             case _:
@@ -380,23 +382,29 @@ class World:
         self.artifacts[requester].add(wanted.artifact)
         return ""
 
+    def _name_jobs(self, process: Process, life: int) -> None:
+        """A site's store tells its core for which jobs it keeps something, now and every while."""
+        if process.life == life:
+            self.give(process, JobsPinned(jobs=self.kept.jobs(process.node)))
+            self.after(self.scenario.patience_s, lambda: self._name_jobs(process, life))
+
     def _fetch_inputs(self, process: Process, order: VisitOrder) -> None:
         seconds = 0.01 + 0.2 * self.rng.random()
 
         def arrive() -> Event:
             for wanted in order.inputs:
-                reason = self._fetch(process.node, wanted)
-                if reason:
+                if reason := self._fetch(process.node, wanted):
                     what = f"artifact {wanted.artifact[:12]} cannot be fetched: {reason}"
                     return InputsFailed(visit=order.visit, what=what, blame="unavailable")
+                if not wanted.parts_only:
+                    self.kept.pin(process.node, order.job, wanted.artifact)
             return InputsArrived(visit=order.visit, fetched_bytes=1000 * len(order.inputs), seconds=seconds)
 
         self._later(process, seconds, arrive)
 
     def _fetch_model(self, process: Process, job: JobId, model: InputRef) -> None:
         def arrive() -> Event:
-            reason = self._fetch(CENTER, model)
-            if reason:
+            if reason := self._fetch(CENTER, model):
                 return ModelNotFetched(job=job, artifact=model.artifact, what=reason)
             return ModelFetched(job=job, artifact=model.artifact)
 
@@ -418,7 +426,9 @@ class World:
             site.working.discard(order.visit)
             if fails:
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
-            return WorkFinished(visit=order.visit, outcome=self._work.outcome(process.node, order, seconds))
+            outcome = self._work.outcome(process.node, order, seconds)
+            self.kept.pin(process.node, order.job, made_by(outcome))
+            return WorkFinished(visit=order.visit, outcome=outcome)
 
         self._later(process, seconds, finish)
 
@@ -435,10 +445,6 @@ class World:
         if now[0] < before[0] or now[1] < before[1]:
             raise BugError(f"the owner of {job} saw {before} and now sees {now}")
         self.watcher.seen_by_owner[job] = now
-
-    def visits_open(self) -> set[VisitId]:
-        """Visits the centre waits for."""
-        return {visit for machine in self.center.jobs.values() for visit in machine.state.open}
 
     def _trace(self, node: NodeId, text: str) -> None:
         self.trace.append(f"{self.seconds():9.3f} {node} {text}")

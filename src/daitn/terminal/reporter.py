@@ -1,13 +1,16 @@
 """The reporter: tells the map what this node is, says regularly that it still holds, and takes leave.
 
 Paper II-A: the DRRT layer gathers what terminals say through the tools layer. A description is repeated until the map
-has it; heartbeats carry only its sequence, and a map that does not know that sequence (restart, loss) asks again.
+has it; heartbeats carry only its sequence, and a map that does not know that sequence (restart, loss) asks again. It
+also names the jobs for which artifacts are kept here, and lets those go that have ended: the centre says so once when a
+job ends, and that message may be lost.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from daitn.base import limits
 from daitn.base.effects import (
     CancelTimer,
     Delivered,
@@ -23,6 +26,8 @@ from daitn.base.errors import BugError
 from daitn.base.ids import CENTER
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.descriptors.terminals import NodeDescriptor
+from daitn.terminal.work import DropArtifacts, JobsPinned
+from daitn.wire.center_tools import JobsEnded, JobsHeld
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
 
@@ -83,6 +88,11 @@ class Reporter:
                         self.sequence = known_sequence + 1
                     self.known = False
                     return self._say(now_ns)
+            case JobsPinned(jobs=jobs):
+                return [Send(receiver=CENTER, message=JobsHeld(jobs=jobs[: limits.JOBS_HELD]))] if jobs else []
+            case Delivered(sender=sender, message=JobsEnded(jobs=jobs)):
+                if sender == CENTER:
+                    return [DropArtifacts(job=job, artifacts=(), job_ended=True) for job in jobs]
             case LeaveAsked(reason=reason):
                 self.leaving = Leaving(reason=reason)
                 return self._say(now_ns)

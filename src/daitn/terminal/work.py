@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, DataSetId, JobId, VisitId
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.work import Outcome
 from daitn.wire.center_tools import VisitOrder, VisitPrepare
+
+JOBS_PINNED_S: Final = 30.0
+"""How often a terminal names the jobs it keeps artifacts for: one small message, and what a lost release wastes is
+room for half a minute."""
 
 
 class FetchInputs(Effect, frozen=True, kw_only=True):
@@ -44,6 +49,12 @@ class DropArtifacts(Effect, frozen=True, kw_only=True):
     job: JobId
     artifacts: tuple[ArtifactId, ...]
     job_ended: bool
+
+
+class JobsPinned(Event, frozen=True, kw_only=True):
+    """The store keeps artifacts for these jobs now. Told again every `JOBS_PINNED_S`, while there are any."""
+
+    jobs: tuple[JobId, ...]
 
 
 class InputsArrived(Event, frozen=True, kw_only=True):

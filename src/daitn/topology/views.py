@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.ids import DataSetId, DomainId, NodeId, OwnerId
+from daitn.base.units import show_bytes
 from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
 from daitn.descriptors.fitting import fits
 from daitn.descriptors.outcome import Exclusion, ReasonCode
@@ -35,6 +36,10 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """The method that will be used: the owner's, the running plan's, or the network's first choice."""
     domain: DomainId
     evaluations_used: int = 0
+    package_bytes: int = 0
+    """What a site must have room for to fetch the model."""
+    holding: frozenset[NodeId] = frozenset()
+    """Nodes that hold models of this job: what they publish as room leaves those out."""
     barred: tuple[DataSetId, ...] = ()
     """Data sets that refused or harmed this job."""
 
@@ -146,7 +151,10 @@ def make_training_view(
             if not computes:
                 excluded.append(_exclude(data, ReasonCode.NO_COMPUTE, why))
                 continue
-            for compute in computes:
+            roomy = [compute for compute in computes if _has_room(compute, asker)]
+            if not roomy:
+                excluded.append(_without_room(data, computes, asker))
+            for compute in roomy:
                 candidates.append(_candidate(knowledge, facts, data, compute, contract, measured_batch_s, now_ns))
     if resting:
         awake = [candidate for candidate in candidates if candidate.compute_node not in resting]
@@ -165,6 +173,19 @@ def make_training_view(
             if knowledge.usable(facts, now_ns)
         ),
     )
+
+
+def _has_room(compute: NodeFacts, asker: Asker) -> bool:
+    """Whether the model fits into a node's store, by what the node says of it."""
+    machine = compute.descriptor.compute
+    assert machine is not None
+    return machine.storage_bytes >= asker.package_bytes or compute.descriptor.node in asker.holding
+
+
+def _without_room(data: DataDescriptor, computes: list[NodeFacts], asker: Asker) -> Exclusion:
+    most = max(one.descriptor.compute.storage_bytes for one in computes if one.descriptor.compute is not None)
+    why = f"the model takes {show_bytes(asker.package_bytes)}, its site has room for {show_bytes(most)}"
+    return _exclude(data, ReasonCode.STORAGE, why)
 
 
 def _without_distrusted(candidates: list[Candidate]) -> tuple[list[Candidate], list[Exclusion]]:

@@ -138,7 +138,8 @@ class VisitFailed(Message, frozen=True, kw_only=True, tag="visit_failed"):
     fence: Fence
     reason: Text
     blame: str
-    """Who must act: one of `base.errors`' kinds, `input` (the model), `peer`, `unavailable`, `policy`, `bug`."""
+    """Who must act: one of `base.errors`' kinds, `input` (the model), `peer`, `unavailable`, `no-room` (the site; the
+    reason says how much was needed and how much there is), `policy`, `bug`."""
 
 
 class ResultAccepted(Message, frozen=True, kw_only=True, tag="result_accepted"):
@@ -169,6 +170,19 @@ class ReleaseArtifacts(Message, frozen=True, kw_only=True, tag="release_artifact
     artifacts: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=limits.ARTIFACTS_RELEASED)]
     job_ended: bool = False
     """The job is over: its warm children and pins can go."""
+
+
+class JobsHeld(Message, frozen=True, kw_only=True, tag="jobs_held"):
+    """Terminal → control centre, now and then: I keep artifacts for these jobs. Answered by `JobsEnded` where some of
+    them have ended; a release that was lost is so made good."""
+
+    jobs: Annotated[tuple[JobId, ...], msgspec.Meta(max_length=limits.JOBS_HELD)]
+
+
+class JobsEnded(Message, frozen=True, kw_only=True, tag="jobs_ended"):
+    """Control centre → terminal: these jobs are over, or unknown here; what is kept for them may go."""
+
+    jobs: Annotated[tuple[JobId, ...], msgspec.Meta(max_length=limits.JOBS_HELD)]
 
 
 def encode_report(report: VisitReport) -> bytes:

@@ -15,6 +15,8 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
 from daitn.wire.center_tools import (
+    JobsEnded,
+    JobsHeld,
     LeaseRenewed,
     ReleaseArtifacts,
     ResultAccepted,
@@ -42,6 +44,8 @@ AnyMessage = (
     | ResultFenced
     | VisitCancel
     | ReleaseArtifacts
+    | JobsHeld
+    | JobsEnded
     | Describe
     | Described
     | Heartbeat

@@ -151,9 +151,10 @@ class JobMachine:
         state = self.state
         ordered = state.open[visit].ordered
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
-        if blame in ("unavailable", "peer", "bug"):
+        if blame in ("unavailable", "peer", "bug", "no-room"):
             rest_ns = turn.now_ns + seconds_to_ns(REST_PATIENCES * self._desk.config.patience_s)
             self._desk.knowledge.rest(ordered.node, rest_ns)
+        if blame in ("unavailable", "peer", "bug"):
             self._desk.found(turn, ordered.node, Evidence.BROKEN, f"{ordered.purpose} of job {state.job} lost: {why}")
         if isinstance(ordered.work, TrainWork | ShareWork) and ordered.purpose != "sample":
             dataset = ordered.work.dataset

@@ -87,6 +87,8 @@ class JobDesk:
             method=(request or state.request).method or planned or FIRST_CHOICE,
             domain=self.config.domain,
             evaluations_used=state.verifications,
+            package_bytes=state.package.total_bytes,
+            holding=frozenset(node for nodes in state.holders.values() for node in nodes),
             barred=tuple(state.barred),
         )
         nodes = [facts.descriptor.node for facts in self.knowledge.nodes()]

@@ -294,7 +294,7 @@ class JobState:
         if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
             wanted = (ordered.work.receiver, ordered.work.dataset)
             self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
-            if record.blame != "unavailable":
+            if record.blame not in ("unavailable", "no-room"):
                 self.sample_faults[wanted] = record.why
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1

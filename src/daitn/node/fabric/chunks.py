@@ -8,6 +8,7 @@ was half as fast here (1.6 against 2.9 GB/s).
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -18,7 +19,7 @@ import msgspec
 from blake3 import blake3
 
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import InputError, NoRoomError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES
 from daitn.node.fabric.contract import ChunkPlace, ChunkProvider, ChunkWant, FabricCounters, Sink
@@ -226,4 +227,9 @@ def write_sink(sink: Sink, offset: int, content: memoryview | bytes) -> None:
             count = os.pwrite(sink, rest, offset)
             rest, offset = rest[count:], offset + count
     except OSError as fault:
-        raise UnavailableError(f"the sink cannot be written: {fault.strerror}", todo="free space on disk") from fault
+        what = f"the sink cannot be written: {fault.strerror}"
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoRoomError(
+                what, required_bytes=len(rest), available_bytes=0, todo="free space on this disk"
+            ) from fault
+        raise UnavailableError(what, todo="look at this disk") from fault

@@ -25,6 +25,7 @@ from daitn.node.store.files import OutputFile
 from daitn.node.store.held import HeldArtifacts
 from daitn.node.store.index import ChunkPlace, PackedChunk, pack_bytes, plan_pack
 from daitn.node.store.receipt import Receipt
+from daitn.node.store.shelf import LOOSE_S
 
 _NO_PARTS: Final[Mapping[str, Buffer]] = MappingProxyType({})
 
@@ -45,7 +46,7 @@ class ChunkStore(HeldArtifacts):
         """Start or take up receiving an artifact: what this store holds of it is copied, the rest is wanted.
 
         If it is here already the receipt is finished. `servable=False` keeps it for this node alone, also when it was
-        here before. `job`: whose spare file may be taken. UnavailableError where quota or disk have no room.
+        here before. `job`: whose spare file may be taken. NoRoomError where quota or disk have none.
         """
         data = encode_manifest(manifest)
         artifact = artifact_id(data)
@@ -84,6 +85,7 @@ class ChunkStore(HeldArtifacts):
             else:
                 self._add(artifact, artifact, manifest.payload_bytes, receipt.spans, receipt.servable)
             receipt.progress_path.unlink(missing_ok=True)
+            self._shelf.settle([span.id for span in receipt.spans])
             self._receipts.pop(artifact, None)
             return receipt.users <= 1
 
@@ -95,7 +97,7 @@ class ChunkStore(HeldArtifacts):
                 return
             if self._receipts.get(receipt.artifact) is receipt:
                 del self._receipts[receipt.artifact]
-                self._shelf.partials[receipt.artifact] = pack_bytes(receipt.spans)
+                self._shelf.leave_partial(receipt.artifact, pack_bytes(receipt.spans))
                 if not keep:
                     self._shelf.remove_partial(receipt.artifact)
         receipt.close()
@@ -118,17 +120,24 @@ class ChunkStore(HeldArtifacts):
             self._outputs[output] = size
         return output
 
-    def adopt(self, output: OutputFile, draft: Manifest, *, servable: bool = True) -> Adopted:
+    def adopt(self, output: OutputFile, draft: Manifest, *, servable: bool = True, pin: str = "") -> Adopted:
         """Make a written output an artifact: hash it in place, add parts and manifest, index it; nothing is copied.
 
-        `draft` says all but the payload's chunks; its parts must be in the store. The writer must have ended.
+        `draft` says all but the payload's chunks; its parts must be in the store. The writer must have ended. `pin`: a
+        reason to keep it, which holds from the moment it is there, so that no eviction comes between.
         InputError if draft and file do not fit, UnavailableError where a part is missing or there is no room; the
         output then stays the caller's.
         """
-        return self._adopt(output, draft, _NO_PARTS, servable)
+        return self._adopt(output, draft, _NO_PARTS, servable, pin)
 
     def put_artifact(
-        self, draft: Manifest, parts: Mapping[str, Buffer], tensors: Mapping[str, Buffer], *, servable: bool = True
+        self,
+        draft: Manifest,
+        parts: Mapping[str, Buffer],
+        tensors: Mapping[str, Buffer],
+        *,
+        servable: bool = True,
+        pin: str = "",
     ) -> Adopted:
         """An artifact from memory or a package: parts and row-major, little-endian tensors by name. Errors as `adopt`.
 
@@ -140,7 +149,7 @@ class ChunkStore(HeldArtifacts):
             if layout.payload_bytes:
                 with mmap.mmap(output.fileno(), layout.payload_bytes) as area, memoryview(area) as view:
                     fill_payload(layout.entries, tensors, view)
-            return self._adopt(output, draft, parts, servable)
+            return self._adopt(output, draft, parts, servable, pin)
 
     def put_bytes(self, data: Buffer, *, servable: bool = True) -> tuple[ChunkRef, ...]:
         """Keep loose bytes, such as a part, until an artifact made here takes them; they may be evicted after that."""
@@ -151,8 +160,9 @@ class ChunkStore(HeldArtifacts):
         name = f"{'bytes' if servable else 'private'}-{digest_of(data)}"
         size = boundaries[-1]
         with self._lock:
+            until_s = self._shelf.clock() + LOOSE_S
             if (pack := self._shelf.packs.get(name)) is not None:
-                pack.fresh = True
+                pack.busy_until_s = until_s
                 return refs
             self._shelf.reserve(size)
             path = self._shelf.path(name)
@@ -164,7 +174,7 @@ class ChunkStore(HeldArtifacts):
                 finally:
                     os.close(fd)
                 spans = tuple(PackedChunk(ref.id, at, ref.size) for ref, at in zip(refs, boundaries, strict=False))
-                self._add(name, None, 0, spans, servable).fresh = True
+                self._add(name, None, 0, spans, servable).busy_until_s = until_s
             except BaseException:
                 path.unlink(missing_ok=True)
                 self._shelf.unreserve(size)
@@ -176,15 +186,17 @@ class ChunkStore(HeldArtifacts):
     def _reserve_receipt(self, artifact: ArtifactId, spans: tuple[PackedChunk, ...]) -> None:
         """Room for a receipt, taking over what an earlier one left; packs to copy from are evicted last."""
         size = pack_bytes(spans)
-        if self._shelf.partials.get(artifact) == size:
-            del self._shelf.partials[artifact]
-            return
-        if artifact in self._shelf.partials:
+        if (partial := self._shelf.partials.get(artifact)) is not None:
+            if partial.size == size:
+                del self._shelf.partials[artifact]
+                return
             self._shelf.remove_partial(artifact)
         sources = {pack for span in spans for pack, _ in self._shelf.find(span.id)}
         self._shelf.reserve(size, keep=sources)
 
-    def _adopt(self, output: OutputFile, draft: Manifest, parts: Mapping[str, Buffer], servable: bool) -> Adopted:
+    def _adopt(
+        self, output: OutputFile, draft: Manifest, parts: Mapping[str, Buffer], servable: bool, pin: str
+    ) -> Adopted:
         layout = plan_layout(draft.tensors)
         written = os.fstat(output.fileno()).st_size
         if not written == output.size == layout.payload_bytes == draft.payload_bytes:
@@ -200,6 +212,26 @@ class ChunkStore(HeldArtifacts):
         manifest = msgspec.structs.replace(draft, chunks=chunks)
         data = encode_manifest(manifest)
         artifact = artifact_id(data)
+        if pin:
+            self.pin(artifact, pin)
+        try:
+            self._settle_output(output, artifact, manifest, data, parts, servable)
+        except BaseException:
+            if pin and not self.holds(artifact):
+                self.unpin(artifact, pin)
+            raise
+        return Adopted(artifact, manifest)
+
+    def _settle_output(
+        self,
+        output: OutputFile,
+        artifact: ArtifactId,
+        manifest: Manifest,
+        data: bytes,
+        parts: Mapping[str, Buffer],
+        servable: bool,
+    ) -> None:
+        """Make a hashed output the pack of an artifact, or drop it where that is here already."""
         if not self._discard_if_held(artifact, output, servable):
             spans = plan_pack(manifest, artifact, len(data))
             extra = pack_bytes(spans) - output.size
@@ -212,7 +244,6 @@ class ChunkStore(HeldArtifacts):
                     os.ftruncate(output.fileno(), output.size)
                 self._reserve_output(output, -extra)
                 raise
-        return Adopted(artifact, manifest)
 
     def _discard_if_held(self, artifact: ArtifactId, output: OutputFile, servable: bool) -> bool:
         with self._lock:
@@ -251,10 +282,6 @@ class ChunkStore(HeldArtifacts):
                     self._copy_part(output, part, offset, held)
                 offset += part.size
             files.write_all(output.fileno(), data, offset)
-        with self._lock:
-            for chunk in refs:
-                for pack, _ in self._shelf.find(chunk):
-                    pack.fresh = False
 
     def _copy_part(self, output: OutputFile, part: Part, offset: int, held: Mapping[str, ChunkPlace]) -> None:
         for ref in part.chunks:
@@ -287,5 +314,6 @@ class ChunkStore(HeldArtifacts):
             except BaseException:
                 os.rename(target, output.path)
                 raise
+            self._shelf.settle([span.id for span in spans])
             del self._outputs[output]
             output.close()

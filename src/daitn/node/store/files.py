@@ -15,12 +15,21 @@ from typing import Final
 from blake3 import blake3
 
 from daitn.artifacts.layout import Buffer
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import NoRoomError, UnavailableError
 from daitn.base.units import MIB, show_bytes
 from daitn.node.store.index import PackedChunk
 
+HEADROOM_BYTES: Final = 64 * MIB
+"""Left free on the store's disk, so that a store that fills it does not stop the journals that lie beside it."""
+
+HEADROOM_SHARE: Final = 16
+"""On a small disk, the headroom is this part of it."""
+
 COPY_BYTES: Final = 1 * MIB
 """Buffer of a copy where the kernel cannot copy for us: constant memory, few system calls."""
+
+NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Answers that mean that a disk, a quota of the system or a limit on files is full."""
 
 _CANNOT_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 """Answers of copy_file_range that mean `not on these file systems`, not that something is wrong."""
@@ -94,9 +103,9 @@ def lock_folder(folder: Path) -> int:
 def create(path: Path, size: int) -> int:
     """Open `path` for reading and writing with room for exactly `size` bytes; what it held stays if it had that size.
 
-    UnavailableError where the disk has no room; a file that was not there before is then not there afterwards.
+    NoRoomError where the disk has none; a file that was not there before is then not there afterwards.
     """
-    with disk_errors(f"a file of {show_bytes(size)} cannot be made", path):
+    with disk_errors(f"a file of {show_bytes(size)} cannot be made", path, size):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if os.fstat(fd).st_size > size:
@@ -111,13 +120,22 @@ def create(path: Path, size: int) -> int:
 
 
 @contextmanager
-def disk_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn an OSError within into UnavailableError that names the path and the room left on the disk."""
+def disk_errors(what: str, path: Path, size_bytes: int = 0) -> Iterator[None]:
+    """Turn an OSError within into UnavailableError that names the path and the room left on the disk; into NoRoomError
+    with `size_bytes`, what was to be written, where the disk is full."""
     try:
         yield
     except OSError as error:
+        if error.errno in NO_ROOM:
+            free = free_bytes(path.parent)
+            raise NoRoomError(
+                f"{what}: {error.strerror} at {path}, {show_bytes(free)} free on that disk",
+                required_bytes=size_bytes,
+                available_bytes=free,
+                todo="free space there, or lower the store's quota",
+            ) from None
         raise UnavailableError(
-            f"{what}: {error.strerror} at {path}, {show_bytes(_free_bytes(path))} free on that disk",
+            f"{what}: {error.strerror} at {path}, {show_bytes(free_bytes(path.parent))} free on that disk",
             todo="free space there, lower the store's quota, or check the folder's rights and limits",
         ) from None
 
@@ -215,8 +233,17 @@ def sync_files(paths: Sequence[Path], folder: Path) -> None:
         os.close(fd)
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What this process may still write on the disk of a folder; 0 where it cannot be told."""
     try:
-        return shutil.disk_usage(path.parent).free
+        return shutil.disk_usage(folder).free
     except OSError:
         return 0
+
+
+def headroom_bytes(folder: Path) -> int:
+    """What the store leaves free on its disk: see `HEADROOM_BYTES`."""
+    try:
+        return min(HEADROOM_BYTES, shutil.disk_usage(folder).total // HEADROOM_SHARE)
+    except OSError:
+        return HEADROOM_BYTES

@@ -11,8 +11,9 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,7 @@ from daitn.node.store import files
 from daitn.node.store.files import OutputFile
 from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
 from daitn.node.store.receipt import Receipt
-from daitn.node.store.shelf import Shelf
+from daitn.node.store.shelf import SERVING_S, Shelf
 from daitn.node.store.spares import Spares
 from daitn.node.store.tensors import TensorMap
 
@@ -51,7 +52,7 @@ class StoreSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class HeldArtifacts:
     """See the module's docstring; `ChunkStore` adds receiving and making."""
 
-    def __init__(self, folder: Path, quota_bytes: int) -> None:
+    def __init__(self, folder: Path, quota_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._packs = folder / "packs"
         self._output_folder = folder / "output"
         with files.disk_errors("the store's folders cannot be made", folder / "packs"):
@@ -63,7 +64,7 @@ class HeldArtifacts:
         self._lock = threading.RLock()
         self._index = PackIndex(folder / "index.sqlite")
         self._spares = Spares(folder / "spares")
-        self._shelf = Shelf(self._packs, self._index, quota_bytes, self._spares)
+        self._shelf = Shelf(self._packs, self._index, quota_bytes, self._spares, clock)
         self._receipts: dict[ArtifactId, Receipt] = {}
         self._outputs: dict[OutputFile, int] = {}
         self._manifests: OrderedDict[ArtifactId, Manifest] = OrderedDict()
@@ -81,6 +82,7 @@ class HeldArtifacts:
             for pack, place in held:
                 if pack.servable:
                     self._shelf.touch(pack)
+                    pack.busy_until_s = max(pack.busy_until_s, self._shelf.clock() + SERVING_S)
                     return place
         if held:
             raise PolicyError(f"chunk {chunk} was given to this node alone and is not served", ids={"chunk": chunk})
@@ -154,6 +156,24 @@ class HeldArtifacts:
             reasons.discard(reason)
             if not reasons:
                 self._shelf.pins.pop(artifact, None)
+
+    def unpin_all(self, reason: str) -> tuple[ArtifactId, ...]:
+        """Take one reason back from every artifact that has it; returns those."""
+        with self._lock:
+            found = tuple(artifact for artifact, reasons in self._shelf.pins.items() if reason in reasons)
+            for artifact in found:
+                self.unpin(artifact, reason)
+            return found
+
+    def pin_reasons(self) -> frozenset[str]:
+        """Every reason for which something is pinned: at a terminal, jobs."""
+        with self._lock:
+            return frozenset(reason for reasons in self._shelf.pins.values() for reason in reasons)
+
+    def room_bytes(self) -> int:
+        """Largest artifact that would be taken in now: what quota and disk leave, and what may be evicted."""
+        with self._lock:
+            return self._shelf.room_bytes()
 
     def release(self, artifact: ArtifactId, *, job: str = "") -> bool:
         """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone.

@@ -19,11 +19,14 @@ import msgspec
 
 from daitn.artifacts.manifest import Manifest
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import NoRoomError, UnavailableError
 from daitn.base.ids import ArtifactId
 
 BUSY_MS: Final = 5_000
 """A backup program may hold the database for a moment; longer is an error."""
+
+INDEX_BYTES: Final = 1 << 20
+"""What a change of the index may need: its log, and a row of 40 kB for a model of 2 GB."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS packs (
@@ -67,8 +70,9 @@ class Pack:
     chunks: tuple[PackedChunk, ...]
     users: int = 0
     """Readers and copies under way; not evicted while there are any."""
-    fresh: bool = False
-    """Loose bytes put by this process that no artifact has taken yet; not evicted."""
+    busy_until_s: float = 0.0
+    """Not evicted before this moment of the monotonic clock: being served to a peer, or loose bytes that an artifact
+    is about to take."""
 
 
 def plan_pack(manifest: Manifest, artifact: ArtifactId, manifest_bytes: int) -> tuple[PackedChunk, ...]:
@@ -86,6 +90,31 @@ def plan_pack(manifest: Manifest, artifact: ArtifactId, manifest_bytes: int) -> 
 def pack_bytes(spans: tuple[PackedChunk, ...]) -> int:
     """Size of a pack with these spans."""
     return spans[-1].offset + spans[-1].size if spans else 0
+
+
+def read_index(path: Path) -> tuple[list[Pack], dict[str, tuple[str, ...]]]:
+    """Packs and pins (reasons by artifact) of an index that may be in use; changes nothing.
+
+    UnavailableError where it cannot be read.
+    """
+    chunks = msgspec.msgpack.Decoder(tuple[PackedChunk, ...])
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_MS / 1000)
+        try:
+            rows = database.execute("SELECT * FROM packs").fetchall()
+            reasons = database.execute("SELECT artifact, reason FROM pins ORDER BY reason").fetchall()
+        finally:
+            database.close()
+        packs = [
+            Pack(name, artifact, size, payload_bytes, bool(servable), bool(synced), boot, used, chunks.decode(spans))
+            for name, artifact, size, payload_bytes, servable, synced, boot, used, spans in rows
+        ]
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise UnavailableError(f"the store's index {path} cannot be read: {error}") from None
+    pins: dict[str, tuple[str, ...]] = {}
+    for artifact, reason in reasons:
+        pins[artifact] = (*pins.get(artifact, ()), reason)
+    return packs, pins
 
 
 class PackIndex:
@@ -183,6 +212,13 @@ class PackIndex:
         try:
             yield
         except sqlite3.Error as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise NoRoomError(
+                    f"the disk of the store's index {self._path} is full",
+                    required_bytes=INDEX_BYTES,
+                    available_bytes=0,
+                    todo="free space there",
+                ) from None
             raise UnavailableError(
                 f"the store's index {self._path} cannot be used: {error}",
                 todo="check room and rights there; if it is damaged remove it, and artifacts are fetched again",
