@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -16,11 +17,14 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
+from daitn.artifacts.codec import with_parts
 from daitn.artifacts.layout import TensorSpec, hash_part, plan_layout
 from daitn.artifacts.manifest import Manifest, Part
-from daitn.base.errors import BugError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import BugError, InputError, NoRoomError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId
 from daitn.node.store import Adopted, ChunkStore, OutputFile, Receipt, files
+from daitn.node.store.listing import list_store
+from daitn.node.store.shelf import LOOSE_S, SERVING_S
 
 PARTS = {"graph": b"graph" * 50_000, "contract": b"contract"}
 FLOATS = 700_000
@@ -573,4 +577,149 @@ def test_many_threads_put_receive_read_and_evict(tmp_path: Path, source: ChunkSt
     assert failures == []
     on_disk = sum(path.stat().st_size for path in (tmp_path / "s" / "packs").iterdir())
     assert store.snapshot().used_bytes == on_disk <= 20_000_000
+    store.close()
+
+
+# Room
+
+
+def test_room_is_what_a_new_artifact_may_take_and_no_more(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "s", 10_000_000)
+    kept = put(store, weight=values("1", FLOATS))
+    store.pin(kept.artifact, "job")
+    put(store, weight=values("2", FLOATS))
+    room = store.room_bytes()
+    assert room == 10_000_000 - store.snapshot().pinned_bytes
+    with pytest.raises(NoRoomError) as refused:
+        store.new_output(room + 1)
+    assert (refused.value.required_bytes, refused.value.available_bytes) == (room + 1, room)
+    store.new_output(room).discard()
+    assert store.holds(kept.artifact)
+    store.close()
+
+
+def test_pack_that_is_being_served_is_not_evicted_until_its_receiver_has_gone(tmp_path: Path) -> None:
+    now_s = [100.0]
+    store = ChunkStore(tmp_path / "s", 7_000_000, lambda: now_s[0])
+    served = put(store, weight=values("1", FLOATS))
+    assert store.locate(ChunkId(served.manifest.chunks[0].id), served.artifact) is not None
+    later = put(store, weight=values("2", FLOATS))
+    with pytest.raises(NoRoomError):
+        store.new_output(6_000_000)
+    put(store, weight=values("3", FLOATS))
+    assert store.holds(served.artifact)
+    assert not store.holds(later.artifact)
+    now_s[0] += SERVING_S
+    store.new_output(6_000_000).discard()
+    assert not store.holds(served.artifact)
+    store.close()
+
+
+def test_result_is_pinned_from_the_moment_it_is_there(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "s", 7_000_000)
+    made = store.put_artifact(*_between(model(weight=values("1", FLOATS)), PARTS), pin="job")
+    put(store, weight=values("2", FLOATS))
+    with pytest.raises(NoRoomError):
+        store.new_output(6_000_000)
+    assert store.unpin_all("job") == (made.artifact,)
+    store.new_output(6_000_000).discard()
+    store.close()
+
+
+def test_loose_bytes_go_once_an_artifact_has_them_and_after_an_hour_without_one(tmp_path: Path) -> None:
+    now_s = [0.0]
+    store = ChunkStore(tmp_path / "s", 20_000_000, lambda: now_s[0])
+    source = ChunkStore(tmp_path / "source", 20_000_000)
+    made = put(source, weight=values("w", FLOATS))
+    for ref in made.manifest.all_chunks():
+        store.put_bytes(read_chunk(source, ref.id))
+    with store.begin(made.manifest) as receipt:
+        assert receipt.wants == ()
+        receipt.finish()
+    assert store.snapshot().packs == 1
+    store.put_bytes(values("walked away", 3 * FLOATS))
+    store.pin(made.artifact, "package")
+    with pytest.raises(NoRoomError):
+        store.new_output(12_000_000)
+    now_s[0] += LOOSE_S
+    store.new_output(12_000_000).discard()
+    source.close()
+    store.close()
+
+
+def test_listing_says_what_is_kept_for_whom_and_what_goes_first(tmp_path: Path, source: ChunkStore) -> None:
+    store = ChunkStore(tmp_path / "s", 50_000_000)
+    first, kept, last = (put(store, weight=values(name, FLOATS)) for name in "123")
+    store.pin(kept.artifact, "job 1")
+    store.put_bytes(b"loose" * 1000)
+    coming = put(source, weight=values("4", FLOATS))
+    receipt = store.begin(coming.manifest)
+    fetch(receipt, source, 2)
+    store.sync()
+    listing = list_store(tmp_path / "s", 50_000_000)
+    assert [one.artifact for one in listing.packs if one.goes] == [last.artifact, "", first.artifact], (
+        "the first was used: a part that the receipt shares was copied from it"
+    )
+    assert [(one.artifact, one.pins, one.kind) for one in listing.packs if not one.goes] == [
+        (kept.artifact, ("job 1",), "graph")
+    ]
+    assert [(one.artifact, one.verified_chunks >= 2) for one in listing.partials] == [(coming.artifact, True)]
+    assert listing.used_bytes == store.snapshot().used_bytes
+    assert listing.pinned_bytes == store.snapshot().pinned_bytes
+    receipt.abandon()
+    store.close()
+    with pytest.raises(InputError, match="is no store"):
+        list_store(tmp_path / "nothing", 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk_refuses_a_receipt_holds_nothing_of_it_and_goes_on(small_disk: Path, source: ChunkStore) -> None:
+    big = put(source, weight=values("big", 10 * FLOATS))
+    fits = put(source, weight=values("fits", FLOATS))
+    store = ChunkStore(small_disk / "s", 10**9)
+    with pytest.raises(NoRoomError, match=r"needs 28\.3 MB and has room for 2\d\.\d MB"):
+        store.begin(big.manifest)
+    assert not store.holds(big.artifact)
+    assert store.snapshot().used_bytes == 0
+    with store.begin(fits.manifest) as receipt:
+        fetch(receipt, source)
+        receipt.finish()
+    assert store.verify(fits.artifact)
+    store.close()
+
+
+def test_disk_filled_by_others_fails_the_adoption_and_leaves_the_output_its_callers(small_disk: Path) -> None:
+    store = ChunkStore(small_disk / "s", 10**9)
+    draft, tensors = model(weight=values("w", FLOATS))
+    draft = msgspec.structs.replace(draft, parts=with_parts(draft, PARTS).parts)
+    for data in PARTS.values():
+        store.put_bytes(data)
+    with store.new_output(draft.payload_bytes) as output:
+        output.write_at(0, tensors["weight"])
+        filler = small_disk / "others"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(NoRoomError):
+            store.adopt(output, draft, pin="job")
+        assert output.is_open
+        assert store.snapshot().artifacts == 0
+        assert store.pin_reasons() == frozenset()
+        filler.unlink()
+        made = store.adopt(output, draft)
+    assert store.verify(made.artifact)
+    store.close()
+    store = ChunkStore(small_disk / "s", 10**9)
+    assert store.holds(made.artifact)
     store.close()

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from daitn.artifacts.codec import decode_manifest
+from daitn.artifacts.codec import PART_BYTES, decode_manifest
 from daitn.artifacts.grants import check_grant
 from daitn.artifacts.layout import artifact_digest
 from daitn.artifacts.manifest import Manifest, Part
@@ -25,6 +25,7 @@ from daitn.base import limits
 from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, DomainId, GrantId, NodeId
 from daitn.base.metrics import Counters
+from daitn.base.units import MIB
 from daitn.descriptors.grant import Holder
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
@@ -46,6 +47,12 @@ MANIFEST_S: Final = 5.0
 
 GRANTS_CACHED: Final = 4096
 """Checked grants remembered, so that a signature is verified once and not per chunk; 0.5 kB each."""
+
+PARTS_CACHED: Final = 16
+"""Packages whose parts are remembered."""
+
+PARTS_CACHED_BYTES: Final = 32 * MIB
+"""What they take together: MiniLM's graph with its tokenizer is 1 MB. The newest is remembered whatever its size."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,7 +180,7 @@ class Moving:
         for holder in wanted.holders:
             try:
                 manifest = await self._manifest(holder, wanted)
-                parts = {part.name: await self._part(holder, wanted, part) for part in manifest.parts}
+                parts = {part.name: await self._part(holder, wanted, part) for part in _small_parts(manifest)}
             except (UnavailableError, PeerError, PolicyError) as error:
                 reasons.append(error.what)
                 continue
@@ -186,7 +193,7 @@ class Moving:
         if known is not None:
             return known
         manifest = self._store.manifest(artifact)
-        parts = {part.name: self._store.part(artifact, part.name) for part in manifest.parts}
+        parts = {part.name: self._store.part(artifact, part.name) for part in _small_parts(manifest)}
         return self._remember(artifact, manifest, parts)
 
     def _remember(
@@ -194,9 +201,12 @@ class Moving:
     ) -> tuple[Manifest, dict[str, bytes]]:
         """A few packages' parts stay in memory: every visit of a job asks for the same."""
         self._parts[artifact] = (manifest, parts)
-        while len(self._parts) > 16:
+        while len(self._parts) > 1 and (len(self._parts) > PARTS_CACHED or self._parts_bytes() > PARTS_CACHED_BYTES):
             self._parts.popitem(last=False)
         return manifest, parts
+
+    def _parts_bytes(self) -> int:
+        return sum(part.size for manifest, _ in self._parts.values() for part in _small_parts(manifest))
 
     async def _manifest(self, holder: Holder, wanted: InputRef) -> Manifest:
         data = b""
@@ -239,3 +249,8 @@ class Moving:
     async def sync(self) -> None:
         """Make all that was received survive a power cut; aside, since it is slow."""
         await asyncio.to_thread(self._store.sync)
+
+
+def _small_parts(manifest: Manifest) -> tuple[Part, ...]:
+    """The parts that are read whole, each within its bound; weights in parts (ONNX, GGUF) are mapped by who serves."""
+    return tuple(part for part in manifest.parts if part.name in PART_BYTES)

@@ -24,6 +24,7 @@ from daitn.artifacts.codec import decode_manifest
 from daitn.artifacts.manifest import Manifest
 from daitn.base.errors import InputError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId
+from daitn.base.units import MIB
 from daitn.node.store import files
 from daitn.node.store.files import OutputFile
 from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
@@ -33,7 +34,10 @@ from daitn.node.store.spares import Spares
 from daitn.node.store.tensors import TensorMap
 
 MANIFESTS_CACHED: Final = 64
-"""Decoded manifests kept: a visit asks for the same few again and again; a large one takes 10 MB."""
+"""Decoded manifests kept: a visit asks for the same few again and again."""
+
+MANIFESTS_CACHED_BYTES: Final = 4 * MIB
+"""Their encoded sizes together; decoded they take up to ten times as much. One of 1,000 chunks has 80 kB."""
 
 
 class StoreSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +72,7 @@ class HeldArtifacts:
         self._receipts: dict[ArtifactId, Receipt] = {}
         self._outputs: dict[OutputFile, int] = {}
         self._manifests: OrderedDict[ArtifactId, Manifest] = OrderedDict()
+        self._manifest_sizes: dict[ArtifactId, int] = {}
 
     # Finding
 
@@ -99,11 +104,16 @@ class HeldArtifacts:
             if (known := self._manifests.get(artifact)) is not None and artifact in self._shelf.artifacts:
                 self._manifests.move_to_end(artifact)
                 return known
-        manifest = decode_manifest(self.manifest_bytes(artifact))
+        data = self.manifest_bytes(artifact)
+        manifest = decode_manifest(data)
         with self._lock:
             self._manifests[artifact] = manifest
-            while len(self._manifests) > MANIFESTS_CACHED:
-                self._manifests.popitem(last=False)
+            self._manifest_sizes[artifact] = len(data)
+            while (
+                len(self._manifests) > MANIFESTS_CACHED or sum(self._manifest_sizes.values()) > MANIFESTS_CACHED_BYTES
+            ):
+                oldest, _ = self._manifests.popitem(last=False)
+                del self._manifest_sizes[oldest]
         return manifest
 
     def manifest_bytes(self, artifact: ArtifactId) -> bytes:

@@ -1,0 +1,127 @@
+"""Models that are large for their sites, on real processes: what did not change is not sent, a site without room is
+gone round, and what was kept for a job goes when that has ended, whatever messages were lost."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.system.small_domain import contract, wait_until, write_site
+
+import daitn
+from daitn.artifacts.signatures import load_or_create_key
+from daitn.descriptors.job import Phase
+from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.terminals import Role
+from daitn.node.processes import LocalDomain
+from daitn.node.store.listing import StoreListing, list_store
+from daitn.scenario.spec import NodeSpec
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(200)
+
+BASE_FLOATS = 10_000_000
+"""The frozen base: 40 MB."""
+
+QUOTA_BYTES = 200_000_000
+TINY_BYTES = 20_000_000
+FETCHED = re.compile(r"fetched ([0-9a-f]{16}): (\d+) bytes in")
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
+    folder = tmp_path_factory.mktemp("big")
+    with LocalDomain(folder / "domain", "big", patience_s=2.0, environment={"DAITN_LOG": "DEBUG"}) as running:
+        running.start()
+        roles = (Role.DATA, Role.COMPUTE)
+        specs = [
+            NodeSpec(name="north", operator="north", roles=roles, direct="127.0.0.1", storage_bytes=QUOTA_BYTES),
+            NodeSpec(name="south", operator="south", roles=roles, direct="127.0.0.1", storage_bytes=QUOTA_BYTES),
+            NodeSpec(name="tiny", operator="tiny", roles=roles, storage_bytes=TINY_BYTES),
+            NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,), direct="127.0.0.1"),
+        ]
+        sites = [spec.name for spec in specs if spec.roles == roles]
+        running.join_all(specs, {name: [write_site(folder / name, seed)] for seed, name in enumerate(sites)})
+        yield running
+
+
+def adapted_model() -> Any:
+    """A large frozen base of which the answer takes a little, and a small head that learns."""
+    import torch
+    from torch import nn
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base = nn.Parameter(torch.rand(BASE_FLOATS // 2, 2), requires_grad=False)
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x + 0.01 * self.base[0])
+
+    torch.manual_seed(0)
+    return Adapted()
+
+
+def submit(domain: LocalDomain, name: str, visits: int) -> Any:
+    return daitn.connect(domain.owner_token("ada")).train(
+        adapted_model(),
+        contract=contract(),
+        targets=["loss <= 0.0000001"],
+        deadline=180,
+        purpose="research",
+        name=name,
+        method="cyclic",
+        budget=Budget(visits=visits),
+        hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=20, learning_rate=1e-3),
+        key=load_or_create_key(domain.folder / "ada.key"),
+    )
+
+
+def fetches(domain: LocalDomain, name: str) -> list[int]:
+    """Bytes of each model that a node fetched, from its log."""
+    log = (domain.folder / "logs" / f"{name}.log").read_text(errors="replace")
+    return [int(match[2]) for match in FETCHED.finditer(log)]
+
+
+def stored(domain: LocalDomain, name: str) -> StoreListing:
+    return list_store(domain.node_folder(name) / "store", QUOTA_BYTES)
+
+
+def kept_for(domain: LocalDomain, name: str) -> set[str]:
+    return {job for pack in stored(domain, name).packs for job in pack.pins}
+
+
+def test_frozen_base_is_sent_to_a_site_once_and_a_site_without_room_is_gone_round(domain: LocalDomain) -> None:
+    job = submit(domain, "adapted", visits=8)
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    assert status.visits == 8
+    for site in ("north", "south"):
+        first, *others = fetches(domain, site)
+        assert first > 4 * BASE_FLOATS
+        assert others, "the model came back"
+        assert max(others) < 10_000, "only the head, its optimizer's state and the manifest changed"
+    assert fetches(domain, "tiny") == []
+    assert status.verdict is not None
+    (left_out,) = [one for one in status.verdict.excluded if one.dataset.startswith("tiny/")]
+    assert "has room for 20.0 MB" in left_out.why
+
+
+def test_what_was_kept_for_a_job_goes_though_its_site_was_away_when_it_ended(domain: LocalDomain) -> None:
+    job = submit(domain, "away", visits=200)
+    wait_until(lambda: job.id in kept_for(domain, "north") and job.status().visits >= 2, "a model kept for the job")
+    shown = domain.run("store", str(domain.node_folder("north")))
+    assert any(job.id in pack["pins"] and pack["goes"] is None for pack in shown["packs"])
+
+    domain.kill("north", signal.SIGKILL)
+    job.cancel()
+    wait_until(lambda: job.status().phase is Phase.CANCELLED, "the end of the job")
+    assert job.id in kept_for(domain, "north")
+
+    domain.restart("north")
+    wait_until(lambda: job.id not in kept_for(domain, "north"), "letting go")
