@@ -96,7 +96,7 @@ def _mend(
             return _easier_targets(request, judged, change)
         case ReasonCode.COVERAGE | ReasonCode.NO_TEST_SET:
             return _fewer_targets(request, failed, change)
-        case ReasonCode.POLICY | ReasonCode.NO_DATA | ReasonCode.NO_COMPUTE | ReasonCode.TRUST:
+        case ReasonCode.POLICY | ReasonCode.NO_DATA | ReasonCode.NO_COMPUTE | ReasonCode.TRUST | ReasonCode.STORAGE:
             return _other_data(request, view, change)
         case _:
             return request
