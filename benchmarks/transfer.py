@@ -14,7 +14,8 @@ Measures, all at the sites, which do not know that they are measured but for the
   which neither hashes nor touches a file; `share_of_stored_stream` against one whose receiver hashes and writes a file.
 - `peak_mb`: the most of RssAnon + RssShmem of either node process over the whole run (fetch, serve and average),
   sampled every 5 ms. Pages of mapped model files are the page cache's and are dropped by the kernel when memory is
-  short, so they are not counted; `peak_rss_mb` (VmHWM) counts them.
+  short, so they are not counted; `peak_rss_mb` (VmHWM) counts them. The same for the centre and for an owner's program
+  that uploads a package of half the size over HTTPS (`peak_mb_center`, `peak_mb_owner`).
 - `resent_chunks`: chunks that the holder sent again (from its log) although the receiver had verified and noted them
   before the cut (from its notes on disk), over all cuts: receiver killed, holder killed, router killed under a routed
   transfer. Chunks that were in flight, or arrived and were not verified yet, are sent again and counted apart
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import socket
@@ -42,11 +44,13 @@ from typing import Final
 
 import numpy as np
 
+from benchmarks.hop import contract
 from benchmarks.report import arguments, print_report
 from daitn.artifacts.codec import with_parts
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
+from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import load_key, load_or_create_key, sign_parts
 from daitn.base.errors import UnavailableError
 from daitn.base.ids import CENTER, ArtifactId, DomainId, GrantId, JobId, NodeId, OwnerId, VisitId
@@ -352,6 +356,40 @@ async def cut(
     return {"resent": len(resent), "unverified": len(set(twice) - set(resent)), "noted": len(noted), "orders": again}
 
 
+# --- owners -------------------------------------------------------------------------------------------------------
+
+UPLOAD: Final = r"""
+import sys
+from pathlib import Path
+import daitn
+print(daitn.connect(sys.argv[1]).upload(Path(sys.argv[2])), flush=True)
+"""
+
+
+def upload(domain: LocalDomain, folder: Path, size: int, seed: int, watch: MemoryWatch) -> float:
+    """An owner's program gives the centre a package over HTTPS; its seconds, the checks of the package included."""
+    rows = size // TENSORS // 4
+    specs = [TensorSpec(name=f"layer{number:02d}", dtype="float32", shape=(rows,)) for number in range(TENSORS)]
+    layout = plan_layout(specs)
+    parts = {"graph": b"a graph", "contract": json.dumps(contract()).encode()}
+    draft = Manifest(
+        kind="graph", name="up", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
+    )
+    draft = sign_parts(with_parts(draft, parts), load_or_create_key(folder / "owner.key"))
+    rng = np.random.default_rng(seed)
+    write_package(
+        folder / "package", draft, parts, {entry.name: rng.random(rows, dtype=np.float32) for entry in layout.entries}
+    )
+    watch.follow("center", domain.processes.pid("center"))
+    command = [sys.executable, "-c", UPLOAD, domain.owner_token("bench"), str(folder / "package")]
+    began = time.perf_counter()
+    with subprocess.Popen(command) as process:
+        watch.follow("owner", process.pid)
+        if process.wait(ORDER_S):
+            raise SystemExit("the owner's program failed")
+    return time.perf_counter() - began
+
+
 # --- floors -------------------------------------------------------------------------------------------------------
 
 RECEIVER: Final = r"""
@@ -477,6 +515,7 @@ def main() -> None:
             domain.start()
             store = domain.node_folder("north") / "store"
             model, moved, chunks = put_model(store, size, 0, folder / "owner.key")
+            uploaded_s = upload(domain, folder, moved // 2, 1, watch)
             sites = Sites(domain, watch, direct=True)
             domain.processes.end("center")
             figures = asyncio.run(move(domain, sites, model, moved, chunks, repeats, quick=chosen.quick))
@@ -486,7 +525,8 @@ def main() -> None:
     figures["stored_stream_gb_per_s"] = statistics.median(stored)
     figures["share_of_stream"] = figures["gb_per_s"] / figures["stream_gb_per_s"]
     figures["share_of_stored_stream"] = figures["gb_per_s"] / figures["stored_stream_gb_per_s"]
-    figures["peak_mb"] = max(watch.own.values()) / 1e6
+    figures["upload_gb_per_s"] = moved / 2 / uploaded_s / 1e9
+    figures["peak_mb"] = max(watch.own[site] for site in ("north", "south")) / 1e6
     for site in watch.own:
         figures[f"peak_mb_{site}"] = watch.own[site] / 1e6
         figures[f"peak_rss_mb_{site}"] = watch.resident[site] / 1e6
