@@ -137,8 +137,9 @@ def test_fourth_holder_steps_in_where_others_fail(made: Any) -> None:
 
 def test_all_that_refuse_are_a_policy_and_each_is_named(made: Any) -> None:
     refused = {f"n000{number}": fail(PolicyError(f"no {number}")) for number in (1, 2)}
-    with pytest.raises(PolicyError, match=r"no 1.*no 2"):
+    with pytest.raises(PolicyError) as raised:
         gather(made, [A, B], **refused)
+    assert all(f"no {number}" in raised.value.what for number in (1, 2))
 
 
 def test_some_that_refuse_and_some_that_are_gone_are_unavailable_and_what_came_is_kept(made: Any) -> None:

@@ -62,7 +62,9 @@ class SimulatedSite(TerminalCore):
             roles=spec.roles,
             public_key=self.public_key,
             data=tuple(self._describe(data) for data in spec.data),
-            compute=ComputeDescriptor(slots=spec.slots, cores=2, memory_bytes=8e9, storage_bytes=1e11, flops=spec.flops)
+            compute=ComputeDescriptor(
+                slots=spec.slots, cores=2, memory_bytes=8e9, storage_bytes=spec.storage_bytes or 1e11, flops=spec.flops
+            )
             if computes
             else None,
             verification=VerificationDescriptor(evaluations_per_job=EVALUATIONS, public_key=self.public_key)
