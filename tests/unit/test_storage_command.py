@@ -1,4 +1,4 @@
-"""`daitn store` and the quota of a site: what whoever looks after the machine is shown, and sizes as people write them."""
+"""`daitn store` and the quota of a site: what whoever keeps the machine is shown, and sizes as people write them."""
 
 from __future__ import annotations
 
