@@ -723,3 +723,29 @@ def test_disk_filled_by_others_fails_the_adoption_and_leaves_the_output_its_call
     store = ChunkStore(small_disk / "s", 10**9)
     assert store.holds(made.artifact)
     store.close()
+
+
+# What a job needs no more
+
+
+def test_last_model_of_a_job_stays_while_its_room_is_not_needed(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "s", 10_000_000)
+    first, second = (
+        store.put_artifact(*_between(model(weight=values(name, FLOATS)), PARTS), pin="job") for name in "12"
+    )
+    store.let_go("job", (first.artifact,))
+    assert not store.holds(first.artifact)
+    store.let_go("job", (second.artifact,))
+    assert store.holds(second.artifact)
+    assert store.pin_reasons() == {"job"}
+    assert store.snapshot().pinned_bytes == 0
+    third = store.put_artifact(*_between(model(weight=values("3", FLOATS)), PARTS), pin="job")
+    assert store.holds(second.artifact)
+    store.let_go("job", ())
+    assert not store.holds(second.artifact)
+    store.let_go("job", (third.artifact,))
+    store.new_output(9_000_000).discard()
+    assert not store.holds(third.artifact)
+    assert store.unpin_all("job") == (third.artifact,)
+    assert store.pin_reasons() == frozenset()
+    store.close()

@@ -138,15 +138,13 @@ class VisitWorker:
             task.cancel()
 
     def _drop(self, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:
-        named = dict.fromkeys(artifacts)
-        if job_ended:
-            named |= dict.fromkeys(self._store.unpin_all(job))
-        for artifact in named:
-            self._store.unpin(artifact, job)
-            self._store.release(artifact, job="" if job_ended else job)
-        if job_ended:
-            self._store.end_job(job)
-            self._spawn(self._children.close_job(job))
+        if not job_ended:
+            self._store.let_go(job, artifacts)
+            return
+        for artifact in dict.fromkeys((*artifacts, *self._store.unpin_all(job))):
+            self._store.release(artifact)
+        self._store.end_job(job)
+        self._spawn(self._children.close_job(job))
 
     # --- fetching ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from daitn.node.store import files
 from daitn.node.store.files import OutputFile
 from daitn.node.store.index import ChunkPlace, Pack, PackedChunk, PackIndex, pack_bytes
 from daitn.node.store.receipt import Receipt
-from daitn.node.store.shelf import SERVING_S, Shelf
+from daitn.node.store.shelf import SERVING_S, WEAKLY, Shelf
 from daitn.node.store.spares import Spares
 from daitn.node.store.tensors import TensorMap
 
@@ -168,17 +168,41 @@ class HeldArtifacts:
                 self._shelf.pins.pop(artifact, None)
 
     def unpin_all(self, reason: str) -> tuple[ArtifactId, ...]:
-        """Take one reason back from every artifact that has it; returns those."""
+        """Take one reason back, also as a weak one, from every artifact that has it; returns those."""
         with self._lock:
-            found = tuple(artifact for artifact, reasons in self._shelf.pins.items() if reason in reasons)
+            either = {reason, WEAKLY + reason}
+            found = tuple(artifact for artifact, reasons in self._shelf.pins.items() if either & reasons)
             for artifact in found:
-                self.unpin(artifact, reason)
+                for one in either:
+                    self.unpin(artifact, one)
             return found
 
-    def pin_reasons(self) -> frozenset[str]:
-        """Every reason for which something is pinned: at a terminal, jobs."""
+    def let_go(self, job: str, artifacts: Sequence[ArtifactId]) -> None:
+        """A job that goes on needs these no more, the newest last: they are dropped, their files free for its next.
+
+        But where no other model of the job stays here, the newest does, while its room is not needed: the job's next
+        model will share with it what training does not change, which is then copied instead of fetched.
+        """
         with self._lock:
-            return frozenset(reason for reasons in self._shelf.pins.values() for reason in reasons)
+            for artifact in artifacts:
+                self.unpin(artifact, job)
+            stays = any(job in reasons and self._is_model(one) for one, reasons in self._shelf.pins.items())
+            weakly = [one for one, reasons in self._shelf.pins.items() if WEAKLY + job in reasons]
+            last = next((one for one in (*reversed(artifacts), *weakly) if self._is_model(one)), None)
+            for artifact in dict.fromkeys((*artifacts, *weakly)):
+                if artifact == last and not stays:
+                    self.pin(artifact, WEAKLY + job)
+                else:
+                    self.unpin(artifact, WEAKLY + job)
+                    self.release(artifact, job=job)
+
+    def _is_model(self, artifact: ArtifactId) -> bool:
+        return self.holds(artifact) and self.manifest(artifact).kind not in ("records", "sample")
+
+    def pin_reasons(self) -> frozenset[str]:
+        """Every reason for which something is pinned, if only weakly: at a terminal, jobs."""
+        with self._lock:
+            return frozenset(reason.removeprefix(WEAKLY) for reasons in self._shelf.pins.values() for reason in reasons)
 
     def room_bytes(self) -> int:
         """Largest artifact that would be taken in now: what quota and disk leave, and what may be evicted."""
@@ -194,7 +218,7 @@ class HeldArtifacts:
             pack = self._shelf.artifacts.get(artifact)
             if pack is None:
                 return True
-            if pack.users or self._shelf.pins.get(artifact):
+            if pack.users or self._shelf.is_pinned(artifact):
                 return False
             self._shelf.remove(pack, job)
             return True
@@ -236,7 +260,7 @@ class HeldArtifacts:
                 used_bytes=shelf.used_bytes,
                 packs=len(shelf.packs),
                 artifacts=len(shelf.artifacts),
-                pinned_bytes=sum(pack.size for artifact, pack in shelf.artifacts.items() if artifact in shelf.pins),
+                pinned_bytes=sum(pack.size for artifact, pack in shelf.artifacts.items() if shelf.is_pinned(artifact)),
                 partials=len(shelf.partials) + len(self._receipts),
                 unsynced=sum(not pack.synced for pack in shelf.packs.values()),
                 counts=dict(shelf.counts),

@@ -16,7 +16,7 @@ from daitn.artifacts.codec import decode_manifest
 from daitn.base.errors import DaitnError, InputError
 from daitn.node.store import files
 from daitn.node.store.index import Pack, read_index
-from daitn.node.store.shelf import PACK_SUFFIX, PROGRESS_SUFFIX
+from daitn.node.store.shelf import PACK_SUFFIX, PROGRESS_SUFFIX, WEAKLY
 
 
 class HeldPack(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class HeldPack(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     size_bytes: int
     pins: tuple[str, ...]
-    """Jobs it is kept for; none: it goes when room is needed."""
+    """Jobs it is kept for; one that begins with `~` keeps it only while its room is not needed."""
     servable: bool
     written_unix_s: float
     goes: int | None
@@ -62,13 +62,14 @@ def list_store(folder: Path, quota_bytes: int) -> StoreListing:
         raise InputError(f"{folder} is no store: it has no index", todo="start the node once: daitn join")
     packs, pins = read_index(database)
     held = [pack for pack in packs if (folder / "packs" / (pack.name + PACK_SUFFIX)).exists()]
-    going = sorted((pack for pack in held if not pins.get(pack.artifact or "")), key=lambda pack: pack.used)
+    pinned = {artifact for artifact, reasons in pins.items() if any(not one.startswith(WEAKLY) for one in reasons)}
+    going = sorted((pack for pack in held if pack.artifact not in pinned), key=lambda pack: pack.used)
     rank = {pack.name: number for number, pack in enumerate(going, start=1)}
     listed = [_held(folder, pack, pins.get(pack.artifact or "", ()), rank.get(pack.name)) for pack in held]
     listed.sort(key=lambda one: (one.goes is None, one.goes or 0, -one.size_bytes))
     partials = _partials(folder, {pack.name for pack in held})
     used = sum(pack.size for pack in held) + sum(one.size_bytes for one in partials)
-    loose = sum(one.size_bytes for one in partials if not pins.get(one.artifact))
+    loose = sum(one.size_bytes for one in partials if one.artifact not in pinned)
     evictable = sum(pack.size for pack in going) + loose
     free = files.free_bytes(folder)
     return StoreListing(

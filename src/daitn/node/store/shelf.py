@@ -24,6 +24,9 @@ from daitn.node.store.spares import Spares
 PACKS: Final = 100_000
 """Packs held at once: bounds memory (about 1 kB each) and the folder, where artifacts are tiny."""
 
+WEAKLY: Final = "~"
+"""Begins reasons that name for whom an artifact is kept, but only while its room is not needed."""
+
 SERVING_S: Final = 15.0
 """A receiver that took a chunk is still on it for this long, twice what a slow line needs for the next: until then the
 pack is not evicted under it."""
@@ -72,6 +75,10 @@ class Shelf:
     def path(self, name: str) -> Path:
         """The file of a pack."""
         return self._folder / (name + PACK_SUFFIX)
+
+    def is_pinned(self, artifact: ArtifactId) -> bool:
+        """Whether something keeps it even where room is needed."""
+        return any(not reason.startswith(WEAKLY) for reason in self.pins.get(artifact, ()))
 
     def find(self, chunk: str) -> list[tuple[Pack, ChunkPlace]]:
         """Everywhere a chunk is held, servable or not."""
@@ -198,7 +205,7 @@ class Shelf:
         order += [
             (False, partial.used, name)
             for name, partial in self.partials.items()
-            if not self.pins.get(ArtifactId(name))
+            if not self.is_pinned(ArtifactId(name))
         ]
         return [one for _, _, one in sorted(order, key=lambda entry: entry[:2])]
 
@@ -214,7 +221,7 @@ class Shelf:
             self.counts["evicted"] += 1
 
     def _may_go(self, pack: Pack) -> bool:
-        pinned = pack.artifact is not None and self.pins.get(pack.artifact)
+        pinned = pack.artifact is not None and self.is_pinned(pack.artifact)
         return not (pack.users or pinned or pack.busy_until_s > self.clock())
 
     def _take(self, pack: Pack) -> None:
