@@ -116,7 +116,6 @@ def put_model(folder: Path, size: int, seed: int, owner_key: Path) -> tuple[Arti
             for entry in layout.entries:
                 output.write_at(entry.offset, rng.random(rows, dtype=np.float32).data.cast("B"))
             made = store.adopt(output, draft)
-        store.pin(made.artifact, "benchmark")
         store.sync()
     finally:
         store.close()
