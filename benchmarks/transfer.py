@@ -11,7 +11,8 @@ Measures, all at the sites, which do not know that they are measured but for the
   the receiver's store (from the log of the receiver); the model was written by another process, so that what is read
   is in the page cache, as a model is that a child has just written.
 - `share_of_stream`: `gb_per_s` over the rate of one plain mutual-TLS stream between two processes in the same run,
-  which neither hashes nor touches a file; `share_of_stored_stream` against one whose receiver hashes and writes a file.
+  which neither hashes nor touches a file. Each transfer is compared with a stream right before it, since a shared
+  machine's speed drifts; `share_of_stored_stream` is against a stream whose receiver hashes and writes a file.
 - `peak_mb`: the most of RssAnon + RssShmem of either node process over the whole run (fetch, serve and average),
   sampled every 5 ms. Pages of mapped model files are the page cache's and are dropped by the kernel when memory is
   short, so they are not counted; `peak_rss_mb` (VmHWM) counts them. The same for the centre and for an owner's program
@@ -478,9 +479,13 @@ async def move(
         await conductor.start()
         direct = Holder(node=sites.north, direct=direct_address(domain))
         routed = Holder(node=sites.north)
-        seconds = [await whole(conductor, sites, f"whole-{number}", model, direct) for number in range(repeats)]
-        rates = [size / one / 1e9 for one in seconds]
-        figures |= {"gb_per_s": statistics.median(rates), "gb_per_s_min": min(rates), "gb_per_s_max": max(rates)}
+        rates, streams = [], []
+        for number in range(repeats):
+            streams += measure_stream(domain.folder / f"plain{number}", size, "plain", 1)
+            rates.append(size / await whole(conductor, sites, f"whole-{number}", model, direct) / 1e9)
+        shares = [rate / one for rate, one in zip(rates, streams, strict=True)]
+        for key, values in (("gb_per_s", rates), ("stream_gb_per_s", streams), ("share_of_stream", shares)):
+            figures |= {key: statistics.median(values), f"{key}_min": min(values), f"{key}_max": max(values)}
         figures["routed_gb_per_s"] = size / await whole(conductor, sites, "routed", model, routed) / 1e9
         victims = [("south", direct), ("north", direct), ("router", routed)]
         found = {}
@@ -507,7 +512,6 @@ def main() -> None:
     size, repeats = (BYTES_QUICK, REPEATS_QUICK) if chosen.quick else (BYTES, REPEATS)
     with tempfile.TemporaryDirectory(prefix="daitn-transfer-") as name:
         folder = Path(name)
-        plain = measure_stream(folder / "plain", size, "plain", repeats)
         stored = measure_stream(folder / "stored", size, "stored", 2)
         watch = MemoryWatch()
         with LocalDomain(folder / "domain", "big", environment={"DAITN_LOG": "DEBUG"}) as domain:
@@ -519,10 +523,7 @@ def main() -> None:
             domain.processes.end("center")
             figures = asyncio.run(move(domain, sites, model, moved, chunks, repeats, quick=chosen.quick))
         watch.close()
-        plain += measure_stream(folder / "plain2", size, "plain", repeats)
-    figures["stream_gb_per_s"] = statistics.median(plain)
     figures["stored_stream_gb_per_s"] = statistics.median(stored)
-    figures["share_of_stream"] = figures["gb_per_s"] / figures["stream_gb_per_s"]
     figures["share_of_stored_stream"] = figures["gb_per_s"] / figures["stored_stream_gb_per_s"]
     figures["upload_gb_per_s"] = moved / 2 / uploaded_s / 1e9
     figures["peak_mb"] = max(watch.own[site] for site in ("north", "south")) / 1e6
