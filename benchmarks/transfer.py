@@ -484,17 +484,17 @@ async def move(
             streams += measure_stream(domain.folder / f"plain{number}", size, "plain", 1)
             rates.append(size / await whole(conductor, sites, f"whole-{number}", model, direct) / 1e9)
         shares = [rate / one for rate, one in zip(rates, streams, strict=True)]
-        for key, values in (("gb_per_s", rates), ("stream_gb_per_s", streams), ("share_of_stream", shares)):
-            figures |= {key: statistics.median(values), f"{key}_min": min(values), f"{key}_max": max(values)}
+        for name, found in (("gb_per_s", rates), ("stream_gb_per_s", streams), ("share_of_stream", shares)):
+            figures |= {name: statistics.median(found), f"{name}_min": min(found), f"{name}_max": max(found)}
         figures["routed_gb_per_s"] = size / await whole(conductor, sites, "routed", model, routed) / 1e9
         victims = [("south", direct), ("north", direct), ("router", routed)]
-        found = {}
+        cuts = {}
         for victim, holder in victims[:1] if quick else victims:
-            found[victim] = await cut(conductor, sites, f"cut-{victim}", model, holder, chunks, victim)
+            cuts[victim] = await cut(conductor, sites, f"cut-{victim}", model, holder, chunks, victim)
             holder_now = direct_address(domain)
             direct = Holder(node=sites.north, direct=holder_now)
-        figures["resent_chunks"] = sum(one["resent"] for one in found.values())
-        for victim, one in found.items():
+        figures["resent_chunks"] = sum(one["resent"] for one in cuts.values())
+        for victim, one in cuts.items():
             figures[f"unverified_again_{victim}"] = one["unverified"]
     return figures
 
