@@ -146,11 +146,13 @@ def _one_batch(model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """What training changes. Frozen parameters are not in it: they may be views of a file mapped for reading."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
 
 
 def keep_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all parameters and buffers."""
+    """A copy of all trained parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in _state(model).items()}
 
 
