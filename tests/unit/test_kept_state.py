@@ -1,4 +1,4 @@
-"""What a preflight puts back after it tried to learn: what training changes, and nothing that may be mapped read-only."""
+"""What a preflight puts back after it tried to learn: what training changes, and nothing that may be mapped."""
 
 from __future__ import annotations
 
