@@ -17,7 +17,7 @@ from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import VisitLost
 from daitn.control_center.turn import Turn
-from daitn.scenario.spec import CutSpec, Scenario
+from daitn.scenario.spec import CrashSpec, CutSpec, Scenario
 from daitn.simulation import sites, world
 from daitn.simulation.generate import generate
 from daitn.simulation.invariants import Invariants
@@ -97,10 +97,15 @@ def test_order_before_it_is_durable_is_found(monkeypatch):
     assert "VisitOrder of visit" in faults_of(load())
 
 
-def test_progress_shown_before_it_is_durable_goes_back_and_is_found(monkeypatch):
+@pytest.mark.parametrize("number", [11, 13, 15])
+def test_progress_shown_before_it_is_durable_goes_back_and_is_found(monkeypatch, number):
+    """The centre dies exactly between showing an accepted visit and writing it."""
     monkeypatch.setattr("daitn.control_center.center.Turn", ShowyTurn)
 
-    assert "the owner of" in faults_of(*generated())
+    fault = faults_of(with_faults(load(), CrashSpec(node="center", when="before", number=number)))
+
+    assert "the owner of j1 saw" in fault
+    assert "and now sees" in fault
 
 
 def test_transfer_without_a_grant_is_found(monkeypatch):
