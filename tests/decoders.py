@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import socket
+import sqlite3
 import ssl
 import tempfile
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from daitn.base.effects import Record
 from daitn.base.errors import PeerError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DataSetId, DomainId, GrantId, NodeId, OperatorId, VisitId
 from daitn.base.metrics import Count
+from daitn.base.units import parse_bytes
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
@@ -65,7 +67,7 @@ from daitn.node.sandbox import protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.site_files import load_column_map, load_contract, load_policy
 from daitn.node.slot_book import SqliteSlotBook
-from daitn.node.store.index import PackedChunk, PackIndex
+from daitn.node.store.index import PackedChunk, PackIndex, read_index
 from daitn.oam.collection import FILE, read_counters
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import Proof
@@ -273,6 +275,17 @@ def index_with(data: bytes, folder: Path) -> Any:
         return list(index.load())
     finally:
         index.close()
+
+
+def index_read_beside(data: bytes, folder: Path) -> Any:
+    """The same rows, read from beside a store that may be running."""
+    index_with(data, folder)
+    path = folder / "index.sqlite"
+    database = sqlite3.connect(path)
+    database.execute("INSERT OR REPLACE INTO packs VALUES (?,?,?,?,?,?,?,?,?)", ("a", None, 1, 1, 1, 1, "", 1, data))
+    database.commit()
+    database.close()
+    return read_index(path)
 
 
 def shelf_with(name: str, use: Callable[[DataShelf], Any]) -> Callable[[bytes, Path], Any]:
@@ -593,6 +606,7 @@ CASES = [
     ),
     Case("sdk.jobs.read_event", lambda data, _: jobs.read_event("status", data), [STATUS], "json"),
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
+    Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
     Case("sdk.requests.parse_targets", lambda data, _: requests.parse_targets(as_text(data)), [b"accuracy >= 0.9"]),
     Case(
@@ -671,6 +685,7 @@ CASES = [
     Case("artifacts.package._read_index", package_with("manifest.json"), [good_package_file("manifest.json")], "json"),
     Case("artifacts.package.read_package", package_with("model.safetensors"), [good_package_file("model.safetensors")]),
     Case("node.journal.Journal._decode", journalled, [packed({"record": "Noted", "number": 1})], "msgpack"),
+    Case("node.store.index.read_index", index_read_beside, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.store.index.PackIndex.load", index_with, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.datasets.DataShelf._entries", shelf_with("index.json", DataShelf.list), [SHELF_INDEX], "json"),
     Case("node.datasets.DataShelf.ledger", shelf_with("ledger.jsonl", DataShelf.ledger), [plain(SPENT) + b"\n"]),

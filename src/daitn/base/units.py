@@ -40,7 +40,7 @@ _SIZES = {
 
 def parse_bytes(text: str) -> int:
     """`10GB`, `1.5 TiB`, `500000`: a size as people write it. InputError for anything else, or less than a byte."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-zA-Z]*)\s*", text)
     factor = _SIZES.get(found[2].lower()) if found else None
     size = round(float(found[1]) * factor) if found and factor else 0
     if size < 1:

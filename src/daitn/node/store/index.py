@@ -109,7 +109,7 @@ def read_index(path: Path) -> tuple[list[Pack], dict[str, tuple[str, ...]]]:
             Pack(name, artifact, size, payload_bytes, bool(servable), bool(synced), boot, used, chunks.decode(spans))
             for name, artifact, size, payload_bytes, servable, synced, boot, used, spans in rows
         ]
-    except (sqlite3.Error, msgspec.DecodeError) as error:
+    except (sqlite3.Error, *UNDECODABLE) as error:
         raise UnavailableError(f"the store's index {path} cannot be read: {error}") from None
     pins: dict[str, tuple[str, ...]] = {}
     for artifact, reason in reasons:
