@@ -42,26 +42,19 @@ from tests.leaks import left_over
 
 from daitn.artifacts.layout import TensorSpec, fill_payload, plan_layout
 from daitn.artifacts.manifest import TravellingState
-from daitn.base.errors import BugError, PeerError, UnavailableError
+from daitn.base.errors import BugError
 from daitn.base.units import GIB, MIB
 from daitn.node.sandbox import launcher
 from daitn.node.sandbox.answers import explain_exit, plan_run
-from daitn.node.sandbox.child import Dialogue
 from daitn.node.sandbox.launcher import Limits, Sandbox, Started, exit_signal, runtime_paths
 from daitn.node.sandbox.protocol import (
-    HEADER,
-    Cancel,
-    ChildChannel,
     EvaluateNumbers,
-    ExchangeFrame,
     FailReason,
     Finished,
     Progressed,
     Ready,
     TensorData,
     TrainNumbers,
-    WireTensor,
-    decode_answer,
     encode_frame,
 )
 from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
@@ -535,29 +528,3 @@ def test_what_the_node_imports_of_the_sandbox_is_free_of_torch() -> None:
     code += "raise SystemExit('torch' in sys.modules)"
     source = str(Path(launcher.__file__).parents[3])
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}, check=False).returncode == 0
-
-
-def test_exchanged_tensor_of_another_size_than_its_shape_is_refused() -> None:
-    good = WireTensor(dtype="float32", shape=(2,), data=bytes(8))
-    bad = WireTensor(dtype="float32", shape=(2**20, 2**20), data=bytes(8))
-    frame = ExchangeFrame(number=1, tag="cut", tensors={"x": good})
-    assert decode_answer(encode_frame(frame)[HEADER.size :]) == frame
-    with pytest.raises(PeerError, match="size"):
-        decode_answer(encode_frame(ExchangeFrame(number=1, tag="cut", tensors={"x": bad}))[HEADER.size :])
-
-
-def test_exchange_waits_for_its_tag_and_ends_when_cancelled() -> None:
-    ours, theirs = socket.socketpair()
-    with ours:
-        channel = ChildChannel(theirs.detach())
-        dialogue = Dialogue(channel)
-        dialogue.number = 4
-        tensor = WireTensor(dtype="int64", shape=(), data=bytes(8))
-        ours.sendall(encode_frame(ExchangeFrame(number=4, tag="sum", tensors={"total": tensor})))
-        assert dialogue.exchange("sum", {"part": tensor}) == {"total": tensor}
-        assert b"part" in ours.recv(65536)
-        ours.sendall(encode_frame(Cancel(number=4)))
-        with pytest.raises(UnavailableError, match="cancelled"):
-            dialogue.exchange("sum", {"part": tensor})
-        assert dialogue.should_stop()
-        channel.close()

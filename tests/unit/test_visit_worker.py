@@ -28,7 +28,7 @@ MODEL = ArtifactId("a" * 64)
 def worker_with(manifest: Manifest) -> VisitWorker:
     """A worker whose store holds this model; nothing else of it is used."""
     moving = SimpleNamespace(parts_of=lambda _artifact: (manifest, {}))
-    return VisitWorker(None, moving, None, None, lambda _event: None)
+    return VisitWorker(None, moving, None, None, None, lambda _event: None)
 
 
 def make_manifest() -> Manifest:

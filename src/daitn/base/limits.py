@@ -45,6 +45,9 @@ CLASSES: Final = 100_000
 SITES_PER_ORDER: Final = 512
 """Samples of one test set, updates of one average: each costs an order about 900 bytes, so half a message is full."""
 
+GROUP_MEMBERS: Final = 8
+"""Visits that exchange tensors with one another: each sends to every other, so traffic grows with their square."""
+
 HOLDERS: Final = 16
 """Holders named for one artifact; a receiver pulls from a few at a time."""
 

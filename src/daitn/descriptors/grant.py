@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId
+from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId, VisitId
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,11 +15,16 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may fetch which artifact, for which job, until when (Unix seconds)."""
+    """Who may fetch which artifact, or exchange tensors with which visit, for which job, until when (Unix seconds)."""
 
     id: GrantId
     domain: DomainId
     artifact: ArtifactId
+    """Empty where the grant is for an exchange."""
     requester: NodeId
     job: JobId
     expires_unix_s: int
+    visit: VisitId = VisitId("")
+    """The visit with whose child that of the requester's visit may exchange tensors; empty: it is for an artifact."""
+    by: VisitId = VisitId("")
+    """The requester's visit, where the grant is for an exchange."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.base.ids import ArtifactId, DataSetId, NodeId, VisitId
 from daitn.descriptors.contract import Name
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
@@ -43,6 +43,44 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """FedProx: weight of the squared distance to the model as it arrived."""
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One visit of a group: where it is made, and on which data."""
+
+    visit: VisitId
+    node: NodeId
+    dataset: DataSetId
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Visits whose children exchange tensors within each step; a member's place in `members` is its rank.
+
+    Every visit of a group is given the same members in the same order, and its own rank.
+    """
+
+    members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=2, max_length=limits.GROUP_MEMBERS)]
+    rank: Annotated[int, msgspec.Meta(ge=0, lt=limits.GROUP_MEMBERS)]
+
+    def __post_init__(self) -> None:
+        if self.rank >= len(self.members):
+            raise ValueError(f"rank {self.rank} in a group of {len(self.members)}")
+        if len({member.visit for member in self.members}) < len(self.members):
+            raise ValueError("a visit is twice in its group")
+
+    @property
+    def name(self) -> VisitId:
+        """What all members call the group: the visit of rank 0."""
+        return self.members[0].visit
+
+    @property
+    def me(self) -> Member:
+        """The member whose order this is."""
+        return self.members[self.rank]
+
+    def others(self) -> tuple[tuple[int, Member], ...]:
+        """The partners, with their ranks."""
+        return tuple((rank, member) for rank, member in enumerate(self.members) if rank != self.rank)
+
+
 class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """Train `model` for `training.batches` batches on `dataset`, held here or streamed as `records`."""
 
@@ -52,6 +90,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     records: ArtifactId | None = None
     """Records as tensors, from a data node without compute; None: the data set is at this node."""
+    group: Group | None = None
+    """With whom the gradients of each batch are exchanged; None: with nobody."""
 
 
 class SampleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +168,8 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """Euclidean norm of the change of all parameters."""
     data_version: str
     seconds: Seconds
+    exchanged_bytes: Amount = 0
+    """Bytes of tensors that were sent to partners and taken from them."""
     fetch_s: Seconds = 0.0
     fetched_bytes: Amount = 0
 

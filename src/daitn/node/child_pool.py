@@ -23,6 +23,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId, JobId
 from daitn.descriptors.work import EvaluateWork, SampleRef, TrainWork
 from daitn.node.sandbox.answers import plan_run
+from daitn.node.sandbox.exchange_port import ExchangePort
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import Finished, Progressed, Setup, Started, TableData, TensorData
 from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
@@ -80,6 +81,7 @@ class ChildPool:
         output: int,
         on_progress: Callable[[Progressed], None],
         on_started: Callable[[Started], None],
+        exchange: ExchangePort | None = None,
     ) -> Finished:
         """One training run, on a mapped table, or on the streamed records the work names."""
         key = ChildKey(job, "train", work.dataset if work.records is None else f"{work.dataset} {work.records}")
@@ -94,7 +96,7 @@ class ChildPool:
                 child = await self._ensure(slot, setup, table, descriptors)
             finally:
                 _close(descriptors)
-            finished = await self._run(slot, child, manifest, work, output, on_progress, on_started)
+            finished = await self._run(slot, child, manifest, work, output, on_progress, on_started, exchange)
         await self._trim()
         return finished
 
@@ -153,12 +155,15 @@ class ChildPool:
         output: int | None,
         on_progress: Callable[[Progressed], None],
         on_started: Callable[[Started], None],
+        exchange: ExchangePort | None = None,
     ) -> Finished:
         run = plan_run(work, manifest.tensors, manifest.payload_bytes, manifest.state)
         place = self._store.payload_place(work.model)
         payload = os.open(place.path, os.O_RDONLY)
         try:
-            return await child.run(run, payload, output, on_progress=on_progress, on_started=on_started)
+            return await child.run(
+                run, payload, output, on_progress=on_progress, on_started=on_started, exchange=exchange
+            )
         finally:
             os.close(payload)
             if not child.alive:

@@ -38,6 +38,7 @@ from daitn.node.core_runner import CoreRunner
 from daitn.node.counting import fabric_counts, keep_told
 from daitn.node.datasets import DataShelf
 from daitn.node.enrolment import keep_renewed, load_membership
+from daitn.node.exchanges import Exchanges
 from daitn.node.fabric.contract import Fabric
 from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.journal import Journal
@@ -114,10 +115,11 @@ class TerminalNode:
         config = self.config
         network = self.membership.network
         moving = Moving(self.membership.domain, fabric, store, public_key(network.center_key), self._clock)
+        exchanges = Exchanges(self.membership.domain, fabric, public_key(network.center_key), self._clock)
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
-        worker = VisitWorker(store, moving, self._shelf, children, lambda event: runner.post(event))
+        worker = VisitWorker(store, moving, exchanges, self._shelf, children, lambda event: runner.post(event))
 
         def perform(effect: Effect) -> None:
             if isinstance(effect, NodeLeft):
@@ -130,6 +132,7 @@ class TerminalNode:
         self._room_bytes = await asyncio.to_thread(store.room_bytes)
         self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
         await moving.start()
+        await exchanges.start()
         await runner.start()
         if fabric.direct_addresses:
             _log.info("direct transfers at %s", ", ".join(fabric.direct_addresses))
@@ -151,6 +154,7 @@ class TerminalNode:
             await _first(stop.wait(), self._left.wait(), runner.failed)
         finally:
             await worker.stop()
+            await exchanges.stop()
             await runner.stop()
 
     def _not_renewed(self, fault: DaitnError) -> None:

@@ -13,6 +13,7 @@ import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.artifacts.signatures import verify_parts
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError
-from daitn.base.ids import ArtifactId, JobId, VisitId
+from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.metrics import Counters
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
@@ -48,6 +49,7 @@ from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
+from daitn.node.exchanges import Exchanges, LostPartnerError
 from daitn.node.moving import Moving
 from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
@@ -66,6 +68,10 @@ from daitn.terminal.work import (
 )
 from daitn.wire.center_tools import VisitOrder, VisitPrepare
 
+WITNESS_S: Final = 0.2
+"""How long a visit that failed because of a partner waits before it says so: the partner itself knows better why, and a
+node that died is missed within milliseconds."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,12 +82,14 @@ class VisitWorker:
         self,
         store: ChunkStore,
         moving: Moving,
+        exchanges: Exchanges,
         shelf: DataShelf,
         children: ChildPool,
         post: Callable[[Event], None],
     ) -> None:
         self._store = store
         self._moving = moving
+        self._exchanges = exchanges
         self._shelf = shelf
         self._children = children
         self._post = post
@@ -189,12 +197,22 @@ class VisitWorker:
             self._post(WorkFailed(visit=order.visit, what=what, blame="input"))
         except VisitError as error:
             self.counters.count("runs_failed", error.failed.reason.value)
-            self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.blame))
+            if error.failed.reason is FailReason.PARTNER:
+                await self._lost_partner(order, _partner_of(order, error.failed.partner), error.failed.what)
+            else:
+                self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.blame))
+        except LostPartnerError as error:
+            await self._lost_partner(order, error.partner, error.what)
         except DaitnError as error:
             self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
         else:
             self._tasks.pop(order.visit, None)
             self._post(WorkFinished(visit=order.visit, outcome=outcome))
+
+    async def _lost_partner(self, order: VisitOrder, partner: NodeId | None, what: str) -> None:
+        """The visit failed because of another; that one is given time to say first what went wrong with it."""
+        await asyncio.sleep(WITNESS_S)
+        self._post(WorkFailed(visit=order.visit, what=what, blame="partner", partner=partner))
 
     async def _do(self, order: VisitOrder) -> Outcome:
         match order.work:
@@ -233,11 +251,15 @@ class VisitWorker:
         else:
             version = self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
+        exchanged = 0
         with self._store.new_output(layout.payload_bytes, job=order.job) as output:
             _log.debug("visit %s: output file is there", order.visit)
-            finished = await self._children.train(
-                order.job, manifest, parts, work, table, output.fileno(), self._progressed(order), self._started(order)
-            )
+            tells = (self._progressed(order), self._started(order))
+            async with self._exchanges.meet(order) as port:
+                finished = await self._children.train(
+                    order.job, manifest, parts, work, table, output.fileno(), *tells, exchange=port
+                )
+            exchanged = port.moved_bytes if port is not None else 0
             _log.info("visit %s last step at %d", order.visit, finished.last_step_unix_ns)
             if not isinstance(finished.numbers, TrainNumbers):
                 raise PeerError("the child answered a training run with something else")
@@ -248,6 +270,8 @@ class VisitWorker:
                 dataset=work.dataset,
                 data_version=version,
             )
+            if work.group is not None:  # the same model of all members, so the same artifact: their reports say who
+                lineage = Lineage(job=order.job, visit=work.group.name, parents=(work.model,))
             draft = msgspec.structs.replace(
                 manifest,
                 tensors=layout.entries,
@@ -271,6 +295,7 @@ class VisitWorker:
             update_norm=numbers.update_norm,
             data_version=version,
             seconds=finished.load_s + finished.work_s + finished.write_s,
+            exchanged_bytes=exchanged,
         )
 
     def _check_source(self, name: str) -> None:
@@ -404,3 +429,11 @@ class VisitWorker:
             pin=order.job,
         )
         return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)
+
+
+def _partner_of(order: VisitOrder, rank: int | None) -> NodeId | None:
+    """The node that a child means by a rank; None where it names none of its partners."""
+    group = order.work.group if isinstance(order.work, TrainWork) else None
+    if group is None or rank is None or rank == group.rank or rank >= len(group.members):
+        return None
+    return group.members[rank].node

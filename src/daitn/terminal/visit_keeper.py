@@ -36,7 +36,7 @@ from daitn.base.effects import (
     TimerFired,
 )
 from daitn.base.errors import BugError
-from daitn.base.ids import CENTER, DataSetId, JobId, VisitId
+from daitn.base.ids import CENTER, DataSetId, JobId, NodeId, VisitId
 from daitn.base.metrics import BLAMES, Counters
 from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
@@ -175,8 +175,10 @@ class VisitKeeper:
                 return self._timer(name, now_ns)
             case InputsArrived():
                 return self._arrived(event, now_ns)
-            case InputsFailed(visit=name, what=what, blame=blame) | WorkFailed(visit=name, what=what, blame=blame):
+            case InputsFailed(visit=name, what=what, blame=blame):
                 return self._failed(name, what, blame, now_ns)
+            case WorkFailed(visit=name, what=what, blame=blame, partner=partner):
+                return self._failed(name, what, blame, now_ns, partner)
             case WorkProgressed(visit=name, done=done, of=of, loss=loss):
                 visit = self._open.get(name)
                 if visit is not None and visit.state is State.WORKING:
@@ -392,12 +394,12 @@ class VisitKeeper:
         owed = VisitResult(report=report, signature=self._sign(encode_report(report)))
         return self._end(name, visit, owed, records, now_ns)
 
-    def _failed(self, name: VisitId, what: str, blame: str, now_ns: int) -> list[Effect]:
+    def _failed(self, name: VisitId, what: str, blame: str, now_ns: int, partner: NodeId | None = None) -> list[Effect]:
         visit = self._open.get(name)
         if visit is None or visit.owed is not None:
             return []
         self._count("visits_failed", blame if blame in BLAMES else "bug")
-        owed = VisitFailed(visit=name, fence=visit.fence, reason=what[:4096], blame=blame)
+        owed = VisitFailed(visit=name, fence=visit.fence, reason=what[:4096], blame=blame, partner=partner)
         return [*self._end(name, visit, owed, [], now_ns), AbandonVisit(visit=name)]
 
     def _end(

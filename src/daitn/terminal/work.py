@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from daitn.base.effects import Effect, Event
-from daitn.base.ids import ArtifactId, DataSetId, JobId, VisitId
+from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.work import Outcome
 from daitn.wire.center_tools import VisitOrder, VisitPrepare
@@ -95,6 +95,8 @@ class WorkFailed(Event, frozen=True, kw_only=True):
     visit: VisitId
     what: str
     blame: str
+    partner: NodeId | None = None
+    """The member of the visit's group because of which, where `blame` is `partner`."""
 
 
 class PoliciesChanged(Event, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from daitn.base import limits
 from daitn.base.effects import Message
-from daitn.base.ids import ArtifactId, DataSetId, JobId, OwnerId, VisitId
+from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.policy import PolicyFault
 from daitn.descriptors.work import Outcome, Seconds, Work
@@ -30,6 +30,14 @@ class InputRef(msgspec.Struct, frozen=True, kw_only=True):
     grant: str
     parts_only: bool = False
     """Only its small parts (graph, contract) are needed, not its tensors."""
+
+
+class PartnerRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A partner of a visit's group: where it is, and the grant under which tensors may be exchanged with it."""
+
+    visit: VisitId
+    holder: Holder
+    grant: str
 
 
 class Warrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +68,8 @@ class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):
     work: Work
     inputs: Annotated[tuple[InputRef, ...], msgspec.Meta(max_length=10_000)]
     warrant: Warrant
+    partners: Annotated[tuple[PartnerRef, ...], msgspec.Meta(max_length=limits.GROUP_MEMBERS)] = ()
+    """The other members of the work's group, in the order of their ranks."""
 
 
 class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
@@ -139,7 +149,10 @@ class VisitFailed(Message, frozen=True, kw_only=True, tag="visit_failed"):
     reason: Text
     blame: str
     """Who must act: one of `base.errors`' kinds, `input` (the model), `peer`, `unavailable`, `no-room` (the site; the
-    reason says how much was needed and how much there is), `policy`, `bug`."""
+    reason says how much was needed and how much there is), `policy`, `bug`; or `partner`: another member of the visit's
+    group."""
+    partner: NodeId | None = None
+    """The member that was lost or sent what cannot be used, as this terminal saw it. A hint, not a proof."""
 
 
 class ResultAccepted(Message, frozen=True, kw_only=True, tag="result_accepted"):

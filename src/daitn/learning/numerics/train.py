@@ -30,6 +30,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.descriptors.work import Training
 from daitn.learning.numerics.averaging import Averaging
+from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.sampler import Sampler
 from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics
@@ -168,6 +169,7 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    group: Lockstep | None = None,
 ) -> TrainResult:
     """Train `model` in place for `training.batches` steps.
 
@@ -177,6 +179,7 @@ def train(
         arrived: parameters as they arrived, unchanged by training, if the caller has them anyway (a mapped file);
             otherwise they are copied first.
         on_start: called once, right before the first step.
+        group: with whom each step's gradients are averaged; PartnerError where that fails.
 
     NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
     do not fit. Memory: parameters, gradients, slots, one batch.
@@ -187,6 +190,8 @@ def train(
         raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
     device = next(iter(parameters.values())).device
     drawn = _mix(seeds.visit, state.travelling.steps)
+    if group is not None:
+        drawn = _mix(drawn, group.rank)
     feed = _make_feed(model, task, source, training, state, Seeds(job=seeds.job, visit=drawn))
     if arrived is None:
         arrived = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -207,6 +212,8 @@ def train(
     on_start()
     if averaging is not None:
         averaging.begin()
+    if group is not None:
+        group.begin()
     while done < training.batches:
         if should_stop():
             stopped = True
@@ -218,6 +225,8 @@ def train(
         loss = task.loss(task.forward(model, batch), batch)
         _check_scalar(loss)
         loss.backward()  # type: ignore[no-untyped-call]
+        if group is not None:
+            _average(group, parameters, done)
         if training.proximal:
             add_proximal(parameters, arrived, training.proximal)
         if training.gradient_clip:
@@ -235,13 +244,19 @@ def train(
     losses.read()
     model.zero_grad(set_to_none=True)
     slots = optimizer.slots | (averaging.end() if averaging is not None else {})
+    cursor = feed.cursor()
+    cursors: tuple[Cursor, ...] = () if cursor is None else (cursor,)
+    if group is not None and not stopped:
+        cursors = group.finish(cursor)
     last_step_unix_ns = time.time_ns()
     norm = update_norm(parameters, arrived)
     if not math.isfinite(norm) or not _all_finite(model):
         raise NotFiniteError("a weight or buffer", done)
     return TrainResult(
         state=ModelState(
-            travelling=_advance(state.travelling, training, done, records, feed.cursor()),
+            travelling=_advance(
+                state.travelling, training, done, records * (1 if group is None else group.members), cursors
+            ),
             slots=slots if training.carry_optimizer else {},
         ),
         batches=done,
@@ -280,12 +295,20 @@ def _cursor_of(travelling: TravellingState, dataset: DataSetId) -> Cursor | None
     return None
 
 
+def _average(group: Lockstep, parameters: Mapping[str, Tensor], done: int) -> None:
+    try:
+        group.average_gradients(parameters, done + 1)
+    except GradientError:
+        raise NotFiniteError("a gradient", done + 1) from None
+
+
 def _advance(
-    before: TravellingState, training: Training, steps: int, records: int, cursor: Cursor | None
+    before: TravellingState, training: Training, steps: int, records: int, read: tuple[Cursor, ...]
 ) -> TravellingState:
-    """The state to travel on: counters grown, this data set's cursor replaced, others kept in their order."""
+    """The state to travel on: counters grown, cursors of the data sets just read replaced, others kept in their
+    order."""
     cursors = before.cursors
-    if cursor is not None:
+    for cursor in read:
         known = any(old.dataset == cursor.dataset for old in cursors)
         cursors = tuple(cursor if old.dataset == cursor.dataset else old for old in cursors)
         cursors = cursors if known else (*cursors, cursor)

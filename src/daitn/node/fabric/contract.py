@@ -32,6 +32,9 @@ STREAM_CREDITS: Final = 8
 """Messages of one stream that may wait at its reader; 16 MiB at most, enough for 1 Gbit/s over 100 ms."""
 
 
+Buffer = bytes | bytearray | memoryview
+
+
 class Plane(StrEnum):
     """What a call is for; each plane has its own keys, priority and, for data, its own session."""
 
@@ -137,11 +140,15 @@ class Stream(Protocol):
         """The other end, proven by its certificate."""
         ...
 
-    async def send(self, message: bytes) -> None:
-        """Send up to STREAM_MESSAGE_BYTES; waits for credit. UnavailableError once the other end is gone."""
+    async def send(self, message: Buffer, *, on_sent: Callable[[], None] | None = None) -> None:
+        """Send up to STREAM_MESSAGE_BYTES; waits for credit. UnavailableError once the other end is gone.
+
+        The message is not copied: memory that changes must stay as it is until `on_sent` was called, on the event loop
+        (which does not happen once the stream has failed).
+        """
         ...
 
-    async def receive(self) -> bytes | None:
+    async def receive(self) -> bytes | bytearray | None:
         """The next message in order; None after the other end finished. UnavailableError if it was cancelled or cut."""
         ...
 

@@ -13,13 +13,14 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from daitn.base.errors import BugError, DaitnError, InputError, UnavailableError
 from daitn.base.ids import NodeId
-from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, FabricCounters, StreamHandler
+from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, FabricCounters, StreamHandler
 
 TAG_CHARS: Final = 200
 """Longest tag: a job, a visit and a name."""
@@ -43,7 +44,7 @@ class StreamEnd(ABC):
     def __init__(self, peer: NodeId, name: str) -> None:
         self._peer = peer
         self._name = name
-        self._arrived: deque[tuple[int, bytes]] = deque()
+        self._arrived: deque[tuple[int, bytes | bytearray]] = deque()
         self._changed = asyncio.Event()
         self._peer_finished = False
         self._finished = False
@@ -55,7 +56,7 @@ class StreamEnd(ABC):
         """The other end, proven by its certificate."""
         return self._peer
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: Buffer, *, on_sent: Callable[[], None] | None = None) -> None:
         """See `Stream.send`."""
         if len(message) > STREAM_MESSAGE_BYTES:
             raise InputError(f"stream message of {len(message)} bytes is larger than {STREAM_MESSAGE_BYTES}")
@@ -65,9 +66,9 @@ class StreamEnd(ABC):
         if self._fault is not None:
             self._credit.release()  # for the next one who waits
             raise self._fault
-        self._carry(message)
+        self._carry(message, on_sent)
 
-    async def receive(self) -> bytes | None:
+    async def receive(self) -> bytes | bytearray | None:
         """See `Stream.receive`."""
         while True:
             self._check()
@@ -115,7 +116,7 @@ class StreamEnd(ABC):
         """Whether both ends finished and everything was read."""
         return self._finished and self._peer_finished and not self._arrived
 
-    def arrive(self, number: int, message: bytes) -> None:
+    def arrive(self, number: int, message: bytes | bytearray) -> None:
         """A message came, in order; called by the carrier on the loop."""
         if self._fault is None:
             self._arrived.append((number, message))
@@ -127,10 +128,12 @@ class StreamEnd(ABC):
         self._changed.set()
         self._release_if_over()
 
-    def give_credit(self) -> None:
-        """One more message may be sent; called by the carrier on the loop."""
+    def give_credit(self, on_sent: Callable[[], None] | None) -> None:
+        """A message is sent and one more may be; called by the carrier on the loop."""
         if self._fault is None:
             self._credit.release()
+            if on_sent is not None:
+                on_sent()
 
     def _check(self) -> None:
         if self._fault is not None:
@@ -145,8 +148,8 @@ class StreamEnd(ABC):
             self._release()
 
     @abstractmethod
-    def _carry(self, message: bytes) -> None:
-        """Move a message towards the other end without blocking; credit was taken."""
+    def _carry(self, message: Buffer, on_sent: Callable[[], None] | None) -> None:
+        """Move a message towards the other end without blocking, then `give_credit(on_sent)`; credit was taken."""
 
     @abstractmethod
     def _carry_finish(self) -> None:

@@ -26,7 +26,7 @@ from daitn.base.ids import NodeId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import REFUSED, STREAM, BulkClient
 from daitn.node.fabric.chunks import Refusal, decode_refusal
-from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Holder
+from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, Holder
 from daitn.node.fabric.handoff import LoopMailbox, Workers
 from daitn.node.fabric.streams import TAG_CHARS, StreamEnd, StreamRegister
 from daitn.node.fabric.tls import Link
@@ -59,7 +59,7 @@ class DirectStream(StreamEnd):
         self._outgoing = outgoing
         self._incoming = incoming
         self._register = register
-        self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[tuple[Buffer, Callable[[], None] | None] | None] = queue.SimpleQueue()
         self._taken = threading.Semaphore(0)
         self._stopped = False
         self._events: LoopMailbox[Callable[[], None]]
@@ -83,7 +83,8 @@ class DirectStream(StreamEnd):
     def _send_all(self) -> None:
         link, credit = self._outgoing, STREAM_CREDITS
         link.patience(NO_LIMIT_S)
-        while (message := self._to_send.get()) is not None:
+        while (entry := self._to_send.get()) is not None:
+            message, on_sent = entry
             while credit == 0:
                 kind, length = link.receive_header()
                 if kind != CREDIT or length != 2:
@@ -91,7 +92,7 @@ class DirectStream(StreamEnd):
                 credit = int.from_bytes(link.receive_body(length, 2), "big")
             link.send_frame(DATA, message)
             credit -= 1
-            self._events.put(self.give_credit)
+            self._events.put(lambda on_sent=on_sent: self.give_credit(on_sent))  # type: ignore[misc]
         if self._stopped:
             return
         link.send_frame(FINISH)
@@ -113,7 +114,10 @@ class DirectStream(StreamEnd):
                 return
             if kind != DATA:
                 raise PeerError(f"{link.peer} sent a frame of unknown kind {kind} in a stream")
-            message = link.receive_body(length, STREAM_MESSAGE_BYTES)
+            if length > STREAM_MESSAGE_BYTES:
+                raise PeerError(f"{link.peer} sent a stream message of {length} bytes")
+            message = bytearray(length)
+            link.receive_into(memoryview(message))
             unread += 1
             self._events.put(lambda message=message: self.arrive(0, message))  # type: ignore[misc]
 
@@ -127,8 +131,8 @@ class DirectStream(StreamEnd):
             raise ConnectionAbortedError("cancelled")
         return count
 
-    def _carry(self, message: bytes) -> None:
-        self._to_send.put(message)
+    def _carry(self, message: Buffer, on_sent: Callable[[], None] | None) -> None:
+        self._to_send.put((message, on_sent))
 
     def _carry_finish(self) -> None:
         self._to_send.put(None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from daitn.node.fabric.chunks import Refusal
 from daitn.node.fabric.contract import (
     STREAM_CREDITS,
     STREAM_MESSAGE_BYTES,
+    Buffer,
     FabricConfig,
     FabricCounters,
 )
@@ -112,25 +113,25 @@ class RoutedStream(StreamEnd):
             self._unanswered[frame.number] = question
             self.arrive(frame.number, frame.body)
 
-    def _carry(self, message: bytes) -> None:
-        frame = StreamFrame(self.name, DATA, self._next_out, message)
+    def _carry(self, message: Buffer, on_sent: Callable[[], None] | None) -> None:
+        frame = StreamFrame(self.name, DATA, self._next_out, bytes(message))
         self._next_out += 1
-        self._spawn(self._deliver(frame))
+        self._spawn(self._deliver(frame, on_sent))
 
     def _carry_finish(self) -> None:
-        self._spawn(self._deliver(StreamFrame(self.name, FINISH, self._next_out)))
+        self._spawn(self._deliver(StreamFrame(self.name, FINISH, self._next_out), None))
 
     def _acknowledge(self, number: int) -> None:
         self._streams.answer(self._unanswered.pop(number))
 
-    async def _deliver(self, frame: StreamFrame) -> None:
+    async def _deliver(self, frame: StreamFrame, on_sent: Callable[[], None] | None) -> None:
         try:
             await self._streams.ask(self._peer, frame, STALL_S, self._cancel)
         except DaitnError as fault:
             self.fail(f"was cut: {fault.what}")
         else:
             if frame.kind == DATA:
-                self.give_credit()
+                self.give_credit(on_sent)
 
     async def _watch(self) -> None:
         while True:

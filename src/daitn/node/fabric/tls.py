@@ -25,6 +25,9 @@ from daitn.node.pki import common_name_of, expiry_of, slot_host
 
 HEADER: Final = struct.Struct(">BI")
 
+WHOLE_BYTES: Final = 64 * 1024
+"""Frames up to here are put together before they are sent: the copy costs less than a record and a call of its own."""
+
 HANDSHAKE_S: Final = 2.0
 """Longest wait for a connection with handshake; a firewall that drops packets costs this once (see `bulk.SHUN_S`)."""
 
@@ -136,9 +139,14 @@ class Link:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._patience_s = seconds
 
-    def send_frame(self, kind: int, body: bytes = b"") -> None:
-        """Send one small frame."""
-        self._socket.sendall(HEADER.pack(kind, len(body)) + body)
+    def send_frame(self, kind: int, body: bytes | bytearray | memoryview = b"") -> None:
+        """Send one frame; a large body is not copied."""
+        header = HEADER.pack(kind, len(body))
+        if len(body) > WHOLE_BYTES:
+            self._socket.sendall(header)
+            self._socket.sendall(body)
+        else:
+            self._socket.sendall(header + body)
 
     def send_prepared(self, frame: memoryview) -> None:
         """Send a frame whose header already stands in front of its body: one TLS write for both."""

@@ -74,7 +74,8 @@ def answer_fault(run: Run, finished: Finished) -> str:
         after = [cursor.dataset for cursor in finished.state.cursors]
         if finished.state.optimizer != expected or not before <= set(after) or len(after) != len(set(after)):
             return "the child's travelling state does not follow from the one it was given"
-        return "" if len(after) <= len(before) + 1 else "the child added cursors of data sets it did not see"
+        seen = {work.dataset} if work.group is None else {member.dataset for member in work.group.members}
+        return "" if set(after) <= before | seen else "the child added cursors of data sets it did not see"
     if not isinstance(numbers, EvaluateNumbers):
         return "the child reports training where it was asked to evaluate"
     if tuple(measurement.name for measurement in numbers.measurements) != work.measurements:

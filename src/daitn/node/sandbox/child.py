@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
@@ -21,16 +21,20 @@ from daitn.node.sandbox.protocol import (
     Cancel,
     ChildChannel,
     Close,
-    ExchangeFrame,
     Failed,
     FailReason,
+    PartIn,
+    PartnerGone,
+    PartOut,
+    PartSent,
+    PartTaken,
     Ready,
     Run,
     Setup,
-    WireTensor,
 )
 
 if TYPE_CHECKING:
+    from daitn.node.sandbox.exchanging import ChildExchange
     from daitn.node.sandbox.work import Worker
 
 _MEMORY: Final = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|Cannot allocate memory")
@@ -44,6 +48,8 @@ class Dialogue:
         self.number = 0
         self.cancelled = False
         self.closed = False
+        self.exchange: ChildExchange | None = None
+        """The run's exchange with its partners, where it has one."""
 
     def should_stop(self) -> bool:
         """Take in what the node said, if anything; whether to stop."""
@@ -51,15 +57,19 @@ class Dialogue:
             self._take(*self._channel.receive())
         return self.cancelled
 
-    def exchange(self, tag: str, tensors: Mapping[str, WireTensor]) -> Mapping[str, WireTensor]:
-        """Send tensors and wait for those of the others under the same tag; UnavailableError if told to stop."""
-        self._channel.send(ExchangeFrame(number=self.number, tag=tag, tensors=dict(tensors)))
-        while not self.cancelled:
-            message, descriptors = self._channel.receive()
-            if isinstance(message, ExchangeFrame) and (message.number, message.tag) == (self.number, tag):
-                return message.tensors
-            self._take(message, descriptors)
-        raise UnavailableError(f"exchange {tag!r} was cancelled")
+    def say(self, message: PartOut | PartTaken) -> None:
+        """See `exchanging.Talk`."""
+        self._channel.send(message)
+
+    def listen(self, *, wait: bool) -> bool:
+        """See `exchanging.Talk`. UnavailableError once told to stop."""
+        heard = False
+        while (wait and not heard) or self._channel.waiting():
+            self._take(*self._channel.receive())
+            heard = True
+            if self.cancelled:
+                raise UnavailableError("the exchange was cancelled")
+        return heard
 
     def _take(self, message: object, descriptors: Sequence[int]) -> None:
         for fd in descriptors:
@@ -67,6 +77,9 @@ class Dialogue:
         if isinstance(message, Close) or (isinstance(message, Cancel) and message.number == self.number):
             self.cancelled = True
             self.closed = isinstance(message, Close)
+        elif isinstance(message, PartSent | PartIn | PartnerGone):
+            if self.exchange is not None and message.number == self.number:
+                self.exchange.take(message)
         elif not isinstance(message, Cancel):
             raise BugError(f"the node said {type(message).__name__} during a run")
 
@@ -107,31 +120,35 @@ def _serve(channel: ChildChannel, worker: Worker) -> int:
         if isinstance(message, Close):
             return 0
         if not isinstance(message, Run):
-            if isinstance(message, Cancel):
+            if isinstance(message, Cancel | PartSent | PartIn | PartnerGone):
                 continue  # the run it speaks of has ended meanwhile
             raise BugError(f"the node said {type(message).__name__} between runs")
         dialogue = Dialogue(channel)
         dialogue.number = message.number
         try:
-            finished = worker.run(message, descriptors, channel.send, dialogue.should_stop)
+            finished = worker.run(message, descriptors, channel.send, dialogue)
         except Exception as error:  # noqa: BLE001  # as above; the child stays warm
-            channel.send(explain(error, message.number))
+            channel.send(explain(error, message.number, cancelled=dialogue.cancelled))
         else:
             channel.send(finished)
         if dialogue.closed:
             return 0
 
 
-def explain(error: Exception, number: int) -> Failed:
+def explain(error: Exception, number: int, *, cancelled: bool = False) -> Failed:
     """Reason, sentence and next step for whatever was raised."""
+    from daitn.learning.numerics.exchange import PartnerError
     from daitn.learning.numerics.train import NotFiniteError
     from daitn.node.sandbox.work import Cancelled
 
     reason, what, todo = FailReason.INPUT, str(error), ""
     if isinstance(error, DaitnError):
         what, todo = error.what, error.todo
-    if isinstance(error, Cancelled):
+    partner = error.rank if isinstance(error, PartnerError) else None
+    if isinstance(error, Cancelled) or cancelled:
         reason, what = FailReason.CANCELLED, "the run was cancelled"
+    elif partner is not None:
+        reason = FailReason.PARTNER
     elif isinstance(error, NotFiniteError):
         reason = FailReason.NOT_FINITE
     elif isinstance(error, MemoryError) or _MEMORY.search(str(error)):
@@ -148,4 +165,4 @@ def explain(error: Exception, number: int) -> Failed:
         text = re.sub(r"\d", "#", what) if isinstance(error, IndexError) else what
         what = f"the model failed with {type(error).__name__}: {text.strip().splitlines()[0] if text.strip() else ''}"
         todo = "run the same batch size with the package's contract on your side"
-    return Failed(number=number, reason=reason, what=what[:WHAT_CHARS], todo=todo[:WHAT_CHARS])
+    return Failed(number=number, reason=reason, what=what[:WHAT_CHARS], todo=todo[:WHAT_CHARS], partner=partner)

@@ -1,9 +1,11 @@
 """What node and child say to each other: length-prefixed msgpack frames over a pair of Unix sockets.
 
 Models never pass through frames: a payload travels as a file descriptor (SCM_RIGHTS) and is mapped, a result is
-written into a descriptor that the node laid out beforehand. The child is not trusted, since a foreign model computes in
-it: its frames are decoded under limits, descriptors from it are refused, and what does not decode ends it. The node is
-trusted by the child. A child serves one job, one `Run` is under way at a time, and every answer bears its number.
+written into a descriptor that the node laid out beforehand, and tensors that are exchanged within a step lie in memory
+that both map (`ExchangeRoom`), of which frames only say which part is whose. The child is not trusted, since a foreign
+model computes in it: its frames are decoded under limits, descriptors from it are refused, and what does not decode
+ends it. The node is trusted by the child. A child serves one job, one `Run` is under way at a time, and every answer
+bears its number.
 
 Frame: body length (4 bytes, little-endian), number of descriptors (1 byte), body. Descriptors come with the header.
 """
@@ -21,7 +23,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from daitn.artifacts.manifest import DType, TensorEntry, TravellingState
+from daitn.artifacts.manifest import TensorEntry, TravellingState
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, PeerError, UnavailableError
@@ -32,8 +34,15 @@ from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TrainW
 
 FRAME_BYTES: Final = 96 * MIB
 """Largest frame: a graph of 32 MiB with a tokenizer of 32 MiB and 100,000 entries of a manifest."""
-ANSWER_BYTES: Final = 64 * MIB
-"""Largest frame taken from a child; only `ExchangeFrame` comes near it, everything else is below 1 MiB."""
+ANSWER_BYTES: Final = 32 * MIB
+"""Largest frame taken from a child: a state with 100,000 cursors; everything else is below 1 MiB."""
+PART_BYTES: Final = 1 * MIB
+"""Largest part of an exchange, and the size of a slot: halves of a stream's largest message, so that writing, sending
+and reading go on at the same time within one tensor of some megabytes."""
+OUT_SLOTS: Final = 8
+"""Parts a child may have on their way out at once: the credit it has towards its node."""
+IN_SLOTS: Final = 8
+"""Parts of one partner that may wait in the room for the child to take them."""
 DESCRIPTORS: Final = 250
 """File descriptors in one frame; Linux passes at most 253."""
 HEADER: Final = struct.Struct("<IB")
@@ -62,6 +71,8 @@ class FailReason(StrEnum):
     """The process died of a fault of its own (segmentation fault, abort)."""
     GARBAGE = "garbage"
     """The process broke the protocol."""
+    PARTNER = "partner"
+    """Another member of the visit's group was lost, or sent what cannot be used."""
     UNAVAILABLE = "unavailable"
     """Something this site lacks: a device, a library, the process itself."""
     BUG = "bug"
@@ -77,6 +88,7 @@ BLAME: Final[dict[FailReason, str]] = {
     FailReason.KILLED: "unavailable",
     FailReason.CRASHED: "input",
     FailReason.GARBAGE: "input",
+    FailReason.PARTNER: "partner",
     FailReason.UNAVAILABLE: "unavailable",
     FailReason.BUG: "bug",
 }
@@ -121,11 +133,36 @@ class Setup(_Frame, frozen=True, kw_only=True, tag="setup"):
     """The job's seed: the order of records follows from it."""
 
 
+class ExchangeRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """Shared memory of a run that exchanges tensors: its last descriptor, made and sealed by the node.
+
+    It holds `OUT_SLOTS` slots of `PART_BYTES` that the child writes, then `IN_SLOTS` for each partner in the order of
+    their ranks. A slot belongs to one side at a time, and frames hand it over.
+    """
+
+    rank: Annotated[int, msgspec.Meta(ge=0, lt=limits.GROUP_MEMBERS)]
+    members: Annotated[int, msgspec.Meta(ge=2, le=limits.GROUP_MEMBERS)]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the memory."""
+        return PART_BYTES * (OUT_SLOTS + IN_SLOTS * (self.members - 1))
+
+    def ranks(self) -> tuple[int, ...]:
+        """The partners."""
+        return tuple(rank for rank in range(self.members) if rank != self.rank)
+
+    def slots_of(self, rank: int) -> range:
+        """Where parts of a partner arrive."""
+        first = OUT_SLOTS + IN_SLOTS * (rank - (rank > self.rank))
+        return range(first, first + IN_SLOTS)
+
+
 class Run(_Frame, frozen=True, kw_only=True, tag="run"):
     """Node → child: do this, on the model in the first descriptor. Answered by `Finished` or `Failed`.
 
     A training run has a second descriptor, writable and `output_bytes` long, into which the result is written as
-    `output` says (`learning.numerics.slots.plan_result`).
+    `output` says (`learning.numerics.slots.plan_result`); one that exchanges has a third, its `room`.
     """
 
     number: Count
@@ -135,6 +172,7 @@ class Run(_Frame, frozen=True, kw_only=True, tag="run"):
     state: TravellingState = TravellingState()
     output: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)] = ()
     output_bytes: Bytes = 0
+    room: ExchangeRoom | None = None
 
 
 class Cancel(_Frame, frozen=True, kw_only=True, tag="cancel"):
@@ -147,20 +185,48 @@ class Close(_Frame, frozen=True, kw_only=True, tag="close"):
     """Node → child: nothing more will come; end."""
 
 
-class WireTensor(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor inside a frame: row-major, little-endian."""
-
-    dtype: DType
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=2**32)], ...], msgspec.Meta(max_length=16)]
-    data: bytes
+Slot = Annotated[int, msgspec.Meta(ge=0, lt=OUT_SLOTS + IN_SLOTS * limits.GROUP_MEMBERS)]
+Rank = Annotated[int, msgspec.Meta(ge=0, lt=limits.GROUP_MEMBERS)]
+PartSize = Annotated[int, msgspec.Meta(ge=1, le=PART_BYTES)]
 
 
-class ExchangeFrame(_Frame, frozen=True, kw_only=True, tag="exchange"):
-    """Either way, during a run: tensors of a method that exchanges within a step. The node carries them as a stream."""
+class PartOut(_Frame, frozen=True, kw_only=True, tag="part_out"):
+    """Child → node: the slot holds so many bytes for every partner; it is the node's until `PartSent`."""
 
     number: Count
-    tag: Name
-    tensors: Annotated[dict[str, WireTensor], msgspec.Meta(max_length=limits.TENSORS)]
+    slot: Slot
+    size: PartSize
+
+
+class PartSent(_Frame, frozen=True, kw_only=True, tag="part_sent"):
+    """Node → child: the slot may be written again."""
+
+    number: Count
+    slot: Slot
+
+
+class PartIn(_Frame, frozen=True, kw_only=True, tag="part_in"):
+    """Node → child: the slot holds the next bytes from a partner; it is the child's until `PartTaken`."""
+
+    number: Count
+    rank: Rank
+    slot: Slot
+    size: PartSize
+
+
+class PartTaken(_Frame, frozen=True, kw_only=True, tag="part_taken"):
+    """Child → node: the slot may be filled again."""
+
+    number: Count
+    slot: Slot
+
+
+class PartnerGone(_Frame, frozen=True, kw_only=True, tag="partner_gone"):
+    """Node → child: nothing more will come from that partner, because of this."""
+
+    number: Count
+    rank: Rank
+    why: Annotated[str, msgspec.Meta(max_length=WHAT_CHARS)]
 
 
 class Ready(_Frame, frozen=True, kw_only=True, tag="ready"):
@@ -228,10 +294,12 @@ class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
     reason: FailReason
     what: Annotated[str, msgspec.Meta(max_length=WHAT_CHARS)]
     todo: Annotated[str, msgspec.Meta(max_length=WHAT_CHARS)] = ""
+    partner: Rank | None = None
+    """Which partner, where `reason` is `PARTNER`."""
 
 
-ToChild = Setup | Run | Cancel | Close | ExchangeFrame
-FromChild = Ready | Started | Progressed | Finished | Failed | ExchangeFrame
+ToChild = Setup | Run | Cancel | Close | PartSent | PartIn | PartnerGone
+FromChild = Ready | Started | Progressed | Finished | Failed | PartOut | PartTaken
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_child: Final = msgspec.msgpack.Decoder(ToChild)
@@ -260,16 +328,7 @@ def decode_answer(body: bytes | bytearray) -> FromChild:
         numbers = message.numbers
         if not all(map(math.isfinite, (numbers.loss_first, numbers.loss_last, numbers.update_norm))):
             raise PeerError("the child reports losses or an update that are not finite")
-    if isinstance(message, ExchangeFrame):
-        for name, tensor in message.tensors.items():
-            if len(name) > limits.NAME_CHARS or len(tensor.data) != wire_bytes(tensor):
-                raise PeerError(f"exchanged tensor {name[:80]!r} has not the size that its shape says")
     return message
-
-
-def wire_bytes(tensor: WireTensor) -> int:
-    """Size that a tensor's shape and type say."""
-    return TensorEntry(name="x", dtype=tensor.dtype, shape=tensor.shape, role="record", offset=0).nbytes
 
 
 def answer_length(header: bytes | bytearray) -> int:

@@ -13,7 +13,7 @@ import array
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,17 +22,19 @@ import msgspec
 
 from daitn.base.errors import BugError, DaitnError, PeerError
 from daitn.node.sandbox.answers import TODO, answer_fault, dead, explain_exit, plan_run
+from daitn.node.sandbox.exchange_port import ExchangePort, ToRoom
 from daitn.node.sandbox.launcher import Sandbox, Started
 from daitn.node.sandbox.protocol import (
     BLAME,
     HEADER,
     Cancel,
     Close,
-    ExchangeFrame,
     Failed,
     FailReason,
     Finished,
     FromChild,
+    PartOut,
+    PartTaken,
     Progressed,
     Ready,
     Run,
@@ -57,7 +59,8 @@ STOPPED_LOOKS: Final = 8
 """Looks in a row that may find the child stopped by a signal (2 s): the node renews the lease of a visit meanwhile, so
 nobody else would ever end one that stays so."""
 FRAMES_PER_WATCH: Final = 2000
-"""Frames taken between two looks; an honest child sends five reports a second, and exchanges hundreds."""
+"""Frames taken between two looks; an honest child sends five reports a second. Parts of an exchange are not counted:
+a child can hand over no more than the slots it has, and gets them back as fast as its partners take them."""
 FRAMES_PER_TURN: Final = 32
 RECEIVE_BYTES: Final = 1 << 18
 
@@ -122,6 +125,8 @@ class ChildHandle:
         self._cause: Failed | None = None
         self._frames = 0
         self._stopped_looks = 0
+        self._frames_in_turn = 0
+        self._saying = asyncio.Lock()
         self._timers: list[asyncio.TimerHandle] = []
 
     @property
@@ -156,23 +161,29 @@ class ChildHandle:
         wall_s: float | None = None,
         on_progress: Callable[[Progressed], None] | None = None,
         on_started: Callable[[StepStarted], None] | None = None,
-        on_exchange: Callable[[ExchangeFrame], Awaitable[ExchangeFrame]] | None = None,
+        exchange: ExchangePort | None = None,
     ) -> Finished:
         """Do one run (`plan_run`) on the model in descriptor `payload`; a training result goes into `output`.
 
-        The descriptors stay the caller's. `wall_s`: less than the limits' if given. VisitError says why there is no
-        result; the child may then still be `alive` and warm. Cancelling the awaiting task kills the child.
+        `exchange`: the streams of its partners, where the method exchanges within a step. The descriptors and the
+        exchange stay the caller's. `wall_s`: less than the limits' if given. VisitError says why there is no result;
+        the child may then still be `alive` and warm. Cancelling the awaiting task kills the child.
         """
         if self._busy or not self.alive:
             raise BugError("a run was asked of a child that is " + ("busy" if self._busy else "dead"))
         self._busy = True
         self._number += 1
-        run = msgspec.structs.replace(run, number=self._number)
+        room = None if exchange is None else exchange.room
+        run = msgspec.structs.replace(run, number=self._number, room=room)
+        descriptors = [payload] if output is None else [payload, output]
+        if exchange is not None:
+            exchange.attach(self._number, self._say)
+            descriptors.append(exchange.area)
         self._watch(min(self._limits.wall_s, self._limits.wall_s if wall_s is None else wall_s))
         try:
-            message = await self._ask(run, [payload] if output is None else [payload, output])
+            message = await self._ask(run, descriptors)
             while not isinstance(message, (Finished, Failed)):
-                await self._pass_on(message, on_progress, on_started, on_exchange)
+                await self._pass_on(message, on_progress, on_started, exchange)
                 message = await self._receive()
         except BaseException as error:
             if not isinstance(error, VisitError):
@@ -194,7 +205,7 @@ class ChildHandle:
         message: FromChild,
         on_progress: Callable[[Progressed], None] | None,
         on_started: Callable[[StepStarted], None] | None,
-        on_exchange: Callable[[ExchangeFrame], Awaitable[ExchangeFrame]] | None,
+        exchange: ExchangePort | None,
     ) -> None:
         if isinstance(message, Ready) or message.number != self._number:
             raise await self._garbage(f"the child said {type(message).__name__} out of turn")
@@ -204,11 +215,13 @@ class ChildHandle:
         elif isinstance(message, StepStarted):
             if on_started is not None:
                 on_started(message)
-        elif isinstance(message, ExchangeFrame):
-            if on_exchange is None:
+        elif isinstance(message, PartOut | PartTaken):
+            if exchange is None:
                 raise await self._garbage("the child wants to exchange tensors, the method does not")
-            reply = await on_exchange(message)
-            await self._send(msgspec.structs.replace(reply, number=self._number, tag=message.tag), ())
+            try:
+                exchange.take(message)
+            except PeerError as error:
+                raise await self._garbage(error.what) from None
 
     def cancel(self) -> None:
         """Ask the run under way to stop; it ends as `Failed(cancelled)` within half a second, if need be by force."""
@@ -323,7 +336,15 @@ class ChildHandle:
             raise await self._death() from None
         return await self._receive()
 
+    async def _say(self, message: ToRoom) -> None:
+        """A frame of an exchange."""
+        await self._send(message, ())
+
     async def _send(self, message: ToChild, descriptors: Sequence[int]) -> None:
+        async with self._saying:  # a run's exchange speaks beside the run
+            await self._send_frame(message, descriptors)
+
+    async def _send_frame(self, message: ToChild, descriptors: Sequence[int]) -> None:
         frame = memoryview(encode_frame(message, len(descriptors)))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         while True:
@@ -342,12 +363,14 @@ class ChildHandle:
             await self._fill(HEADER.size + length)
             body = self._buffer[HEADER.size : HEADER.size + length]
             del self._buffer[: HEADER.size + length]
-            self._frames += 1
+            self._frames_in_turn += 1
+            if self._frames_in_turn % FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)  # data that is already here is received without giving others a turn
+            message = decode_answer(body)
+            self._frames += not isinstance(message, PartOut | PartTaken)
             if self._frames > FRAMES_PER_WATCH:
                 raise PeerError(f"the child sent more than {FRAMES_PER_WATCH} frames in {WATCH_S} s")
-            if self._frames % FRAMES_PER_TURN == 0:
-                await asyncio.sleep(0)  # data that is already here is received without giving others a turn
-            return decode_answer(body)
+            return message
         except EOFError:
             raise await self._death() from None
         except PeerError as error:

@@ -25,16 +25,19 @@ from daitn.base.errors import BugError, InputError, PeerError
 from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
-from daitn.descriptors.work import CurvePoint, EvaluateWork, Training, TrainWork
+from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, Training, TrainWork
 from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
 from daitn.learning.numerics.evaluate import evaluate, preflight
+from daitn.learning.numerics.lockstep import Lockstep
 from daitn.learning.numerics.modules import BoundModule, build_structure
 from daitn.learning.numerics.sources import MemorySlice, TableSource
 from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
 from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSource, TaskNumerics
+from daitn.node.sandbox.child import Dialogue
+from daitn.node.sandbox.exchanging import ChildExchange
 from daitn.node.sandbox.protocol import (
     EvaluateNumbers,
     Finished,
@@ -124,21 +127,37 @@ class Worker:
         run: Run,
         descriptors: Sequence[int],
         say: Callable[[Started | Progressed], None],
-        should_stop: Callable[[], bool],
+        dialogue: Dialogue,
     ) -> Finished:
         """Do what `run` says; closes the descriptors. Cancelled if told to stop; errors as the numerics raise them."""
         try:
-            if isinstance(run.work, TrainWork):
-                if len(descriptors) != 2:
-                    raise BugError(f"a training run takes 2 descriptors, not {len(descriptors)}")
-                return self._train(run, run.work, descriptors[0], descriptors[1], say, should_stop)
-            if len(descriptors) != 1:
-                raise BugError(f"an evaluation takes 1 descriptor, not {len(descriptors)}")
-            return self._evaluate(run, run.work, descriptors[0], say, should_stop)
+            expected = 1 + isinstance(run.work, TrainWork) + (run.room is not None)
+            if len(descriptors) != expected:
+                raise BugError(f"the run takes {expected} descriptors, not {len(descriptors)}")
+            if not isinstance(run.work, TrainWork):
+                return self._evaluate(run, run.work, descriptors[0], say, dialogue.should_stop)
+            if run.room is None or run.work.group is None:
+                return self._train(run, run.work, descriptors[0], descriptors[1], say, dialogue.should_stop)
+            dialogue.exchange = ChildExchange(run.room, descriptors[2], run.number, dialogue)
+            try:
+                group = self._join(run, run.work.group, dialogue.exchange)
+                return self._train(run, run.work, descriptors[0], descriptors[1], say, dialogue.should_stop, group)
+            finally:
+                dialogue.exchange.close()
+                dialogue.exchange = None
         finally:
             self._model.release()
             for fd in descriptors:
                 os.close(fd)
+
+    def _join(self, run: Run, group: Group, exchange: ChildExchange) -> Lockstep:
+        """This run's place in its group."""
+
+        def buffers() -> dict[str, Tensor]:
+            names = [entry.name for entry in run.entries if entry.role == "buffer"]
+            return {name: tensor for name in names if (tensor := self._model.tensor(name)) is not None}
+
+        return Lockstep(exchange, self.records, buffers, [member.dataset for member in group.members])
 
     def _train(
         self,
@@ -148,6 +167,7 @@ class Worker:
         output: int,
         say: Callable[[Started | Progressed], None],
         should_stop: Callable[[], bool],
+        group: Lockstep | None = None,
     ) -> Finished:
         began = time.perf_counter()
         self._model.bind(run.entries, map_payload(payload, run.payload_bytes, keep=True), changing=True)
@@ -167,6 +187,7 @@ class Worker:
             on_start=lambda: say(Started(number=run.number, first_step_unix_ns=time.time_ns())),
             on_progress=on_progress,
             should_stop=should_stop,
+            group=group,
         )
         if result.stopped:
             raise Cancelled
