@@ -12,14 +12,15 @@ from daitn.decision.routes import RULES
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.work import UpdateRef
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, Choosers, Method, Run, Train, Verify
+from daitn.learning.methods.contract import Aggregate, Choosers, Method, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 STOPS = tuple(Stop(dataset=DataSetId(f"s{n}/records"), compute_node=NodeId(f"s{n}"), why="") for n in range(3))
-CHOOSERS = Choosers(next_stop=lambda _: STOPS[0], all_stops=lambda: STOPS)
-NOWHERE = Choosers(next_stop=lambda _: None, all_stops=tuple)
+CHOOSERS = Choosers(next_stop=lambda _: STOPS[0], all_stops=lambda: STOPS, group_stops=lambda: STOPS)
+NOWHERE = Choosers(next_stop=lambda _: None, all_stops=tuple, group_stops=tuple)
 
 
 def make_run(**changes) -> Run:
@@ -64,10 +65,17 @@ class Player:
                     assert model == self.run.head
                     assert model in self.accepted
                     self.run = changed(self.run, round_begun=True)
-                    if not lost and self.method.parallel:
+                    if not lost and self.method.aggregates:
                         update = UpdateRef(model=self.model(), weight=1.0)
                         self.run = changed(self.run, updates=(*self.run.updates, update))
                     elif not lost:
+                        self._advance(self.model())
+                case TrainGroup(model=model, stops=stops):
+                    assert self.method.exchanges
+                    assert model == self.run.head
+                    assert model in self.accepted
+                    assert len({stop.compute_node for stop in stops}) == len(stops) > 1
+                    if not lost:
                         self._advance(self.model())
                 case Aggregate(updates=updates):
                     assert updates
@@ -98,8 +106,10 @@ def test_method_keeps_its_laws_over_runs_with_losses_and_rollbacks(method, verif
     for seed in range(25):
         player = Player(method, seed, verify_every)
         kinds = {type(step) for _ in range(60) for step in player.turn()}
-        assert {Train, Verify} <= kinds
-        assert (Aggregate in kinds) == method.parallel
+        assert Verify in kinds
+        assert (TrainGroup if method.exchanges else Train) in kinds
+        assert (TrainGroup in kinds) == method.exchanges
+        assert (Aggregate in kinds) == method.aggregates
 
 
 @every_method
@@ -117,8 +127,20 @@ def test_method_never_verifies_what_was_verified(method):
 @every_method
 def test_sequential_methods_move_one_copy_and_parallel_ones_use_every_site(method):
     steps = method.next_steps(make_run(), CHOOSERS)
+    stops = [stop for step in steps for stop in (step.stops if isinstance(step, TrainGroup) else (step.stop,))]
 
-    assert len(steps) == (len(STOPS) if method.parallel else 1)
+    assert len(stops) == (len(STOPS) if method.parallel else 1)
+
+
+@every_method
+def test_methods_that_aggregate_or_exchange_are_parallel(method):
+    assert method.parallel == (method.aggregates or method.exchanges)
+
+
+def test_group_of_one_site_trains_alone():
+    alone = Choosers(next_stop=lambda _: None, all_stops=tuple, group_stops=lambda: STOPS[:1])
+
+    assert DataParallel().next_steps(make_run(), alone) == (Train(model=PACKAGE, stop=STOPS[0]),)
 
 
 def test_sequential_methods_ask_a_rule_that_exists():

@@ -15,6 +15,8 @@ from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitI
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JOB_RECORDS,
+    GroupAgreed,
+    GroupLost,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -173,6 +175,10 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
         score=-0.04,
         measurements=(FIGURE,),
         why="better",
+    ),
+    GroupAgreed: GroupAgreed(job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), model=MODEL),
+    GroupLost: GroupLost(
+        job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), why="gone", left_out=DataSetId("st-mary/lesions")
     ),
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),

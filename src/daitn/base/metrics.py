@@ -18,8 +18,8 @@ import msgspec
 
 from daitn.base.errors import BugError
 
-BLAMES: Final = ("input", "peer", "unavailable", "policy", "bug")
-"""Who must act: the kinds of `base.errors`."""
+BLAMES: Final = ("input", "peer", "unavailable", "policy", "bug", "partner")
+"""Who must act: the kinds of `base.errors`, and `partner`: another member of a visit's group."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ _TERMINAL: Final = (
         label="reason",
         values=(
             *("input", "not-finite", "memory", "cpu-time", "wall-time", "cancelled", "killed", "crashed", "garbage"),
-            *("unavailable", "bug"),
+            *("unavailable", "bug", "partner"),
         ),
     ),
 )

@@ -290,9 +290,9 @@ class ControlCenter:
         match message:
             case VisitResult():
                 self._take_result(turn, machine, sender, message)
-            case VisitFailed(reason=reason, blame=blame):
+            case VisitFailed(reason=reason, blame=blame, partner=partner):
                 turn.send(sender, ResultFenced(visit=visit, fence=fence))
-                machine.lose(turn, visit, reason, blame)
+                machine.lose(turn, visit, reason, blame, partner)
             case VisitRefused(faults=faults, reason=reason):
                 text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
                 machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")

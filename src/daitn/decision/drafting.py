@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daitn.base import limits
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_training
 from daitn.decision.label_mix import label_skew
@@ -18,10 +19,14 @@ from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import Candidate, TrainingView
 from daitn.learning.methods import FIRST_CHOICE, METHODS
+from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
 
 HOP_S: Final = 0.05
 """Seconds a hop costs besides moving bytes and training: what the benchmark `hop` has to stay below."""
+
+EXCHANGE_S: Final = 0.005
+"""Seconds the exchange of a batch's gradients costs besides moving them; see the benchmark `streams`."""
 
 WARM_S: Final = 2.5
 """Seconds to start a sandboxed child, once per site and job: nearly all of it is importing torch."""
@@ -54,6 +59,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     else:
         rejected.append("fedavg: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
+    rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
 
@@ -79,7 +85,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     method_choice = choose_method(view, request)
     method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
     training, training_choice = propose_training(
-        view, request.hyperparameters, parallel=method.parallel, steady=method.steady
+        view, request.hyperparameters, parallel=method.aggregates, steady=method.steady
     )
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
@@ -99,14 +105,20 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     visits_low = max(1, len(need))
     visits = rounds * (max(1, len(sites)) if method.parallel else 1)
     low = sum(sorted(seconds.values())[:visits_low]) if not method.parallel else max(seconds.values(), default=0.0)
-    moves = 2 if method.parallel else 1
+    moves = 2 if method.aggregates else 1
+    exchanged = _exchanged_bytes(package, training.batches, min(len(sites), limits.GROUP_MEMBERS), method)
+    if exchanged:
+        seconds = {
+            name: spent + training.batches * EXCHANGE_S + exchanged / computes[name].bytes_per_s
+            for name, spent in seconds.items()
+        }
     checks = -(-rounds // verify_every)
     round_s = max(seconds.values(), default=0.0) if method.parallel else typical
     least = WARM_S + low + check_s
     expected = Expectation(
         seconds_low=least,
         seconds=max(least, WARM_S * (1 + len(sites)) + rounds * round_s + checks * check_s),
-        transfer_bytes=package.total_bytes * (visits * moves + checks),
+        transfer_bytes=package.total_bytes * (visits * moves + checks) + round(exchanged * visits),
         visits=visits,
     )
     how_often = Choice(
@@ -125,6 +137,11 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         choices=(method_choice, training_choice, how_often),
         view_version=view.version,
     )
+
+
+def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:
+    """What one member of a group sends and takes in a visit: gradients, which are as large as the model."""
+    return float(2 * batches * package.payload_bytes * max(0, members - 1)) if method.exchanges else 0.0
 
 
 def verification_seconds(package: PackageFacts, preflight: Preflight | None, bytes_per_s: float | None) -> float:

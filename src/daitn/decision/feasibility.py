@@ -131,7 +131,11 @@ def _method(view: TrainingView, request: Request) -> list[Condition]:
     if method is None:
         known = ", ".join(sorted(METHODS))
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", f"one of {known}", "unknown", met=False)]
-    if method.parallel:
+    if method.exchanges:
+        nodes = {candidate.compute_node for candidate in view.candidates}
+        wanted, said = "two sites that compute", f"{len(nodes)}"
+        return [_said(ReasonCode.METHOD, f"method {request.method!r}", wanted, said, met=len(nodes) > 1)]
+    if method.aggregates:
         there = bool(view.aggregators)
         available = view.aggregators[0].node if there else "none reachable"
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", "an aggregator", available, met=there)]
@@ -154,7 +158,7 @@ def _resources(view: TrainingView, request: Request, package: PackageFacts, plan
         said = "; ".join(f"{one.dataset}: {one.why}" for one in full[:5])
         need_text = f"{show_bytes(package.total_bytes)} at one site at least"
         conditions.append(_said(ReasonCode.STORAGE, "room for the model in a site's store", need_text, said, met=False))
-    low_visits = float(max(1, len({stop.dataset for stop in plan.route}))) if METHODS[plan.method].parallel else 1.0
+    low_visits = float(max(1, len({stop.dataset for stop in plan.route}))) if METHODS[plan.method].aggregates else 1.0
     if request.budget.visits is not None:
         bound = float(request.budget.visits)
         conditions.append(

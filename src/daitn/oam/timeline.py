@@ -22,6 +22,8 @@ from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
+    GroupAgreed,
+    GroupLost,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -78,6 +80,8 @@ class EntryKind(StrEnum):
     RECORDS = "records"
     KEPT = "kept"
     ROLLED_BACK = "rolled-back"
+    AGREED = "agreed"
+    ROUND_LOST = "round-lost"
     MODEL_GONE = "model-gone"
     REPLANNED = "replanned"
     SITE_BARRED = "site-barred"
@@ -183,6 +187,14 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _say_accepted(state, record, names)
         case VisitLost():
             return _say_lost(state, record, names)
+        case GroupAgreed(visits=visits, model=model):
+            numbers = ", ".join(_number(visit) for visit in visits)
+            text = f"visits {numbers} made the same model in lock step, bit for bit: {wording.short(model)}"
+            return _Said(EntryKind.AGREED, text)
+        case GroupLost(visits=visits, why=why, left_out=left_out):
+            numbers = ", ".join(_number(visit) for visit in visits)
+            without = f"; {left_out} is left out of the next round" if left_out is not None else ""
+            return _Said(EntryKind.ROUND_LOST, f"the round of visits {numbers} came to nothing: {why}{without}")
         case SampleGiven(unit=unit, sample=sample):
             text = (
                 f"{sample.dataset} gives {sample.records} held-out records to the verification unit {names(unit)}; "
@@ -233,8 +245,11 @@ def _say_assessed(record: JobAssessed) -> _Said:
 def _say_work(work: Work, where: str, names: Names) -> str:
     """What is to be done, in words."""
     match work:
-        case TrainWork(model=model, dataset=dataset, training=training, records=records):
+        case TrainWork(model=model, dataset=dataset, training=training, records=records, group=group):
             streamed = ", whose records stream there" if records is not None else ""
+            if group is not None:
+                others = ", ".join(names(member.node) for _, member in group.others())
+                streamed += f", in lock step with {others}"
             return (
                 f"train {wording.short(model)} at {where} on {dataset}{streamed}: {training.batches} batches of "
                 f"{training.batch_size} ({training.optimizer}, learning rate {training.learning_rate:g})"

@@ -28,6 +28,7 @@ _BLAME: Final = {
     "no-room": "the site had no room",
     "policy": "the site's policy refuses",
     "bug": "a fault of the software",
+    "partner": "another member of its group was lost",
 }
 
 

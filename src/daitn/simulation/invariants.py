@@ -12,6 +12,8 @@ from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.training.records import (
+    GroupAgreed,
+    GroupLost,
     JobAssessed,
     JobPhased,
     JobSubmitted,
@@ -47,7 +49,9 @@ class Invariants:
         self._head: dict[JobId, ArtifactId] = {}
         self._kept: dict[JobId, ArtifactId] = {}
         self._refused_with: dict[JobId, int] = {}
-        self._parallel: set[JobId] = set()
+        self._aggregated: set[JobId] = set()
+        self._grouped: dict[VisitId, ArtifactId] = {}
+        """Models of accepted members of groups whose round has not ended."""
 
     def __call__(self, world: World) -> None:
         """BugError if anything that must not be is."""
@@ -75,13 +79,19 @@ class Invariants:
             case JobAssessed(job=job, verdict=verdict, plan=plan):
                 if verdict.outcome == "refused" and not verdict.failed():
                     raise BugError(f"job {job} was refused for no reason")
-                (self._parallel.add if METHODS[plan.method].parallel else self._parallel.discard)(job)
+                (self._aggregated.add if METHODS[plan.method].aggregates else self._aggregated.discard)(job)
             case VisitOrdered(visit=visit):
                 if visit in self._ordered:
                     raise BugError(f"visit {visit} was ordered twice")
                 self._ordered[visit] = record
             case VisitAccepted(visit=visit):
                 self._check_accepted(record)
+            case GroupAgreed(job=job, visits=visits, model=model):
+                self._check_agreed(visits, model)
+                self._head[job] = model
+            case GroupLost(visits=visits):
+                for visit in visits:
+                    self._grouped.pop(visit, None)
             case ModelJudged(job=job, model=model, keep=keep):
                 if keep:
                     self._kept[job] = model
@@ -108,10 +118,23 @@ class Invariants:
         if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
             if work.model != self._head[record.job]:
                 raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
-            if record.job not in self._parallel:
+            if work.group is not None:
+                self._grouped[record.visit] = record.outcome.model
+            elif record.job not in self._aggregated:
                 self._head[record.job] = record.outcome.model
         elif isinstance(record.outcome, AggregateOutcome):
             self._head[record.job] = record.outcome.model
+
+    def _check_agreed(self, visits: tuple[VisitId, ...], model: ArtifactId) -> None:
+        """A group's model becomes the head once, and only if every member of the round made it."""
+        work = self._ordered[visits[0]].work
+        members = work.group.members if isinstance(work, TrainWork) and work.group is not None else ()
+        if tuple(member.visit for member in members) != visits:
+            raise BugError(f"a round of {visits} was agreed on that is not a group's")
+        for visit in visits:
+            made = self._grouped.pop(visit, None)
+            if made != model:
+                raise BugError(f"visit {visit} made {made}, its group is said to have agreed on {model[:12]}")
 
     def _check_consent(self, world: World, ordered: VisitOrdered) -> None:
         """No order touches data whose policy was not confirmed within its bound."""

@@ -43,6 +43,18 @@ class Learner:
         self.parents[trained] = (model,)
         return trained
 
+    def train_together(
+        self, model: ArtifactId, parts: Sequence[tuple[DataSetId, Mapping[str, int], int]], odd: str
+    ) -> ArtifactId:
+        """The model after a round in lock step: what each site teaches, added up. `odd` sets one member's apart."""
+        made = model
+        for dataset, labels, records in parts:
+            made = self.train(made, dataset, labels, records)
+        together = ArtifactId(blake3(f"together {made} {odd}".encode()).hexdigest())
+        self._skill[together] = dict(self._skill[made])
+        self.parents[together] = (model,)
+        return together
+
     def average(self, updates: Sequence[UpdateRef]) -> ArtifactId:
         """The weighted mean of models."""
         text = " ".join(f"{update.model}:{update.weight:.6f}" for update in updates)

@@ -14,6 +14,7 @@ from daitn.descriptors.work import (
     CurvePoint,
     EvaluateOutcome,
     EvaluateWork,
+    Group,
     Outcome,
     ShareOutcome,
     ShareWork,
@@ -89,6 +90,28 @@ class SimulatedWork:
             figures = self._learner.measure(tried, held_out, work.trial_measurements)
             points.append(CurvePoint(records=records, measurements=figures))
         return tuple(points)
+
+    def group_outcome(
+        self, node: NodeId, order: VisitOrder, group: Group, seconds: float, *, differs: bool
+    ) -> TrainOutcome:
+        """The outcome of a member of a group; `differs`: it makes another model than the rest."""
+        work = order.work
+        assert isinstance(work, TrainWork)
+        records = work.training.batches * work.training.batch_size
+        parts = [(member.dataset, self.labels_of(member.dataset), records) for member in group.members]
+        trained = self._learner.train_together(work.model, parts, odd=order.visit if differs else "")
+        self._artifacts[node].add(trained)
+        return TrainOutcome(
+            model=trained,
+            batches=work.training.batches,
+            records=sum(self.labels_of(work.dataset).values()),
+            loss_first=1.0,
+            loss_last=0.5,
+            update_norm=1.0,
+            data_version="1",
+            seconds=seconds,
+            exchanged_bytes=1000,
+        )
 
     def labels_of(self, dataset: DataSetId) -> dict[str, int]:
         """True records per label of a data set."""

@@ -45,6 +45,7 @@ from daitn.descriptors.grant import Holder
 from daitn.descriptors.work import TrainWork
 from daitn.scenario.spec import CENTER_NAME, Scenario
 from daitn.simulation.faults import Crashes
+from daitn.simulation.groups import SimulatedGroups
 from daitn.simulation.kept import Kept
 from daitn.simulation.learner import Learner
 from daitn.simulation.network import SimulatedNetwork
@@ -124,7 +125,8 @@ class World:
         self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
         self.kept = Kept(self.artifacts)
-        self._work = SimulatedWork(scenario, self.learner, self.artifacts)
+        self.work = SimulatedWork(scenario, self.learner, self.artifacts)
+        self._groups = SimulatedGroups(self, self._key.public_key())
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
         tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify, member=self._member)
         self.processes: dict[NodeId, Process] = {
@@ -416,6 +418,8 @@ class World:
         site = self._site(process)
         site.working.add(order.visit)
         self.watcher.begun.append((process.node, order))
+        if self._groups.began(process, order):
+            return
         seconds = 0.05 + self.rng.random() * (1.5 if isinstance(order.work, TrainWork) else 0.2)
         fails = self.network.faulty and self.rng.random() < self.faults.crash * 2
         self._later(process, seconds / 2, lambda: WorkProgressed(visit=order.visit, done=1, of=2))
@@ -426,7 +430,7 @@ class World:
             site.working.discard(order.visit)
             if fails:
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
-            outcome = self._work.outcome(process.node, order, seconds)
+            outcome = self.work.outcome(process.node, order, seconds)
             self.kept.pin(process.node, order.job, made_by(outcome))
             return WorkFinished(visit=order.visit, outcome=outcome)
 

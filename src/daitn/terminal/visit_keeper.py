@@ -175,10 +175,9 @@ class VisitKeeper:
                 return self._timer(name, now_ns)
             case InputsArrived():
                 return self._arrived(event, now_ns)
-            case InputsFailed(visit=name, what=what, blame=blame):
-                return self._failed(name, what, blame, now_ns)
-            case WorkFailed(visit=name, what=what, blame=blame, partner=partner):
-                return self._failed(name, what, blame, now_ns, partner)
+            case InputsFailed() | WorkFailed():
+                partner = event.partner if isinstance(event, WorkFailed) else None
+                return self._failed(event.visit, event.what, event.blame, now_ns, partner)
             case WorkProgressed(visit=name, done=done, of=of, loss=loss):
                 visit = self._open.get(name)
                 if visit is not None and visit.state is State.WORKING:

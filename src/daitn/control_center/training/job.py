@@ -24,6 +24,7 @@ from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.assessing import Assessing
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import REST_PATIENCES, JobDesk
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.open_visits import ENDED_S, REPEAT_FIRST_S, REPEATS, next_check_ns, on_node
@@ -70,6 +71,7 @@ class JobMachine:
         self._ending = Ending(self._desk)
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)
+        self._groups = Groups(self._desk)
 
     # --- what others call -------------------------------------------------------------------------------------------
 
@@ -126,7 +128,10 @@ class JobMachine:
             case "aggregate" if isinstance(outcome, AggregateOutcome):
                 self._refuse_updates(turn, outcome.left_out)
                 self._running.release(turn)
-            case "train" if not state.parallel:
+            case "train" if isinstance(ordered.work, TrainWork) and ordered.work.group is not None:
+                if self._groups.accepted(turn, ordered.work.group):
+                    self._running.release(turn)
+            case "train" if not state.aggregates:
                 self._running.release(turn)
             case "verify" if isinstance(outcome, EvaluateOutcome):
                 self._running.judge(turn, outcome)
@@ -146,8 +151,8 @@ class JobMachine:
                         dataset = ordered.work.dataset
                         turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
 
-    def lose(self, turn: Turn, visit: VisitId, why: str, blame: str) -> None:
-        """A visit will not be waited for any more."""
+    def lose(self, turn: Turn, visit: VisitId, why: str, blame: str, partner: NodeId | None = None) -> None:
+        """A visit will not be waited for any more. `partner`: the node because of which, where it blames one."""
         state = self.state
         ordered = state.open[visit].ordered
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
@@ -164,6 +169,7 @@ class JobMachine:
         unfit = ordered.purpose == "verify" and blame == "input"
         if unfit and isinstance(ordered.work, EvaluateWork) and ordered.work.model != state.kept:
             self._running.judge_unfit(turn, ordered.work.model, f"it cannot be measured: {why}")
+        self._groups.lost(turn, ordered, why, blame, partner)
 
     def check(self, turn: Turn, visit: VisitId) -> bool:
         """The timer of a visit fired: repeat its order, wait on, or give it up (True)."""
@@ -231,7 +237,7 @@ class JobMachine:
         if plan is not None:
             request = msgspec.structs.replace(request, method=state.request.method)
             if request.hyperparameters != state.request.hyperparameters:
-                parallel = METHODS[plan.method].parallel
+                parallel = METHODS[plan.method].aggregates
                 training, choice = propose_training(
                     self._desk.view(turn, request), request.hyperparameters, parallel=parallel
                 )

@@ -12,6 +12,8 @@ from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import (
+    GroupAgreed,
+    GroupLost,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -113,6 +115,10 @@ class JobState:
         self.sample_tries: dict[tuple[NodeId, DataSetId], int] = {}
         self.harm: dict[DataSetId, int] = {}
         """Visits at a data set that broke the model or returned what could not be accepted."""
+        self.group: dict[VisitId, tuple[TrainWork, TrainOutcome]] = {}
+        """Accepted results of a group of which others are still to come: the head stays until all agree."""
+        self.left_out: set[DataSetId] = set()
+        """Data sets because of which a group's round was lost since the last one that was not."""
         self.preflight_fault = ""
         self.log: list[JobRecord] = [submitted]
         self.ordered: dict[VisitId, VisitOrdered] = {}
@@ -143,6 +149,10 @@ class JobState:
                 self._accepted(record)
             case VisitLost():
                 self._lost(record)
+            case GroupAgreed():
+                self._agreed(record)
+            case GroupLost():
+                self._round_lost(record)
             case SampleGiven(unit=unit, sample=sample):
                 self.samples[(unit, sample.dataset)] = sample
             case RecordsGiven():
@@ -180,18 +190,21 @@ class JobState:
             raise BugError(f"visit {record.visit} accepted twice")
         ordered = self.open.pop(record.visit).ordered
         self.accepted.add(record.visit)
-        self.lost_in_row = 0
         match record.outcome:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 self.visits += 1
-                self.transfer_bytes += outcome.fetched_bytes
-                self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
+                self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
                 self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
                 self._hold(outcome.model, ordered.node)
                 self._hold(ordered.work.model, ordered.node)
-                if self.parallel:
+                if ordered.work.group is not None:
+                    self.group[record.visit] = (ordered.work, outcome)
+                    return
+                self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
+                if self.aggregates:
                     self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
                 else:
+                    self.left_out.clear()
                     self._advance_head(outcome.model)
             case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
                 self.transfer_bytes += fetched
@@ -203,6 +216,25 @@ class JobState:
                 self._hold(model, ordered.node)
             case _:
                 pass
+        self.lost_in_row = 0
+
+    def _agreed(self, record: GroupAgreed) -> None:
+        for work, outcome in self.group.values():
+            self.seen.append((work.dataset, outcome.batches * work.training.batch_size))
+        self.group.clear()
+        self.left_out.clear()
+        self.lost_in_row = 0
+        self._advance_head(record.model)
+
+    def _round_lost(self, record: GroupLost) -> None:
+        self.group.clear()
+        self.lost_in_row += 1
+        self.lost_ns = record.at_ns
+        self.last_loss = record.why
+        if record.left_out is not None:
+            self.left_out.add(record.left_out)
+            if record.differs:
+                self.harm[record.left_out] = self.harm.get(record.left_out, 0) + 1
 
     def has_sample(self, unit: NodeId, dataset: DataSetId, *, without: bool) -> bool:
         """Whether a data set is not asked for its sample (again): given, refused, or done `without` after tries."""
@@ -211,9 +243,9 @@ class JobState:
         return wanted in self.samples or wanted in self.sample_faults or tired
 
     @property
-    def parallel(self) -> bool:
+    def aggregates(self) -> bool:
         """Whether updates are averaged before they become the head."""
-        return self.plan is not None and METHODS[self.plan.method].parallel
+        return self.plan is not None and METHODS[self.plan.method].aggregates
 
     def _advance_head(self, model: ArtifactId) -> None:
         self.head = model
@@ -287,7 +319,8 @@ class JobState:
         if record.blame == "over":
             return
         self.lost += 1
-        self.lost_in_row += 1
+        grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
+        self.lost_in_row += not grouped  # the round is counted, once
         self.last_loss = record.why
         if record.blame != "policy":
             self.lost_ns = record.at_ns

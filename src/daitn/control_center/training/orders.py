@@ -16,7 +16,7 @@ from daitn.control_center.training.records import VisitOrdered
 from daitn.descriptors.grant import Grant, Holder
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
 from daitn.topology.knowledge_map import KnowledgeMap
-from daitn.wire.center_tools import InputRef, VisitOrder, Warrant
+from daitn.wire.center_tools import InputRef, PartnerRef, VisitOrder, Warrant
 
 GRANT_S: Final = 3600
 """How long a grant is good for; a site whose clock is off by more than this cannot take part."""
@@ -103,6 +103,7 @@ class OrderDesk:
                 inputs += [self.input_ref(state, update.model, node, now_ns) for update in updates]
             case ShareWork(contract=contract):
                 inputs.append(self.input_ref(state, contract, node, now_ns, parts_only=True))
+        partners = self._partners(state, ordered, now_ns)
         expected = state.plan.expected.seconds if state.plan is not None else 0.0
         return VisitOrder(
             visit=ordered.visit,
@@ -114,4 +115,28 @@ class OrderDesk:
             work=ordered.work,
             inputs=tuple(inputs),
             warrant=self.warrant(state),
+            partners=partners,
         )
+
+    def _partners(self, state: JobState, ordered: VisitOrdered, now_ns: int) -> tuple[PartnerRef, ...]:
+        """Where a visit finds the other members of its group, each under a grant for exactly that exchange."""
+        group = ordered.work.group if isinstance(ordered.work, TrainWork) else None
+        if group is None:
+            return ()
+        found: list[PartnerRef] = []
+        for _, member in group.others():
+            facts = self._knowledge.node(member.node)
+            grant = Grant(
+                id=GrantId(f"{ordered.visit}:{member.visit}"),
+                domain=self._config.domain,
+                artifact=ArtifactId(""),
+                requester=ordered.node,
+                job=state.job,
+                expires_unix_s=now_ns // NS_PER_S + GRANT_S,
+                visit=member.visit,
+                by=ordered.visit,
+            )
+            direct = facts.descriptor.direct if facts is not None else ()
+            holder = Holder(node=member.node, direct=direct)
+            found.append(PartnerRef(visit=member.visit, holder=holder, grant=self._tools.issue(grant)))
+        return tuple(found)

@@ -77,6 +77,24 @@ class VisitLost(JobRecord, frozen=True, kw_only=True, tag="visit_lost"):
     blame: str
 
 
+class GroupAgreed(JobRecord, frozen=True, kw_only=True, tag="group_agreed"):
+    """Every member of a group has made the same model: it is the head."""
+
+    visits: tuple[VisitId, ...]
+    model: ArtifactId
+
+
+class GroupLost(JobRecord, frozen=True, kw_only=True, tag="group_lost"):
+    """A group's round came to nothing: a member was lost, or their models differ. The head stays where it was."""
+
+    visits: tuple[VisitId, ...]
+    why: str
+    left_out: DataSetId | None = None
+    """Whose member it was, where that can be said: it is left out of the next round."""
+    differs: bool = False
+    """Whether that member made another model than the others."""
+
+
 class SampleGiven(JobRecord, frozen=True, kw_only=True, tag="sample_given"):
     """A data set's sample is ready for a verification unit."""
 
@@ -149,6 +167,8 @@ JOB_RECORDS = (
     VisitOrdered,
     VisitAccepted,
     VisitLost,
+    GroupAgreed,
+    GroupLost,
     SampleGiven,
     RecordsGiven,
     ModelJudged,

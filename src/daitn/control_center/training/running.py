@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId
+from daitn.base.ids import ArtifactId, NodeId
 from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
 from daitn.control_center.training.records import (
     ModelGone,
@@ -39,7 +40,7 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, Choosers, Run, Train, Verify
+from daitn.learning.methods.contract import Aggregate, Choosers, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.sequential import Sequential
 from daitn.wire.center_tools import ReleaseArtifacts, VisitPrepare
 
@@ -55,6 +56,7 @@ class Running:
         self.state = desk.state
         self._desk = desk
         self._ending = ending
+        self._groups = Groups(desk)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -91,6 +93,8 @@ class Running:
             match step:
                 case Train(model=model, stop=stop):
                     self._train(turn, view(), model, stop)
+                case TrainGroup(model=model, stops=stops):
+                    self._train_group(turn, view(), model, stops)
                 case Aggregate(updates=updates):
                     self._average(turn, view(), updates)
                 case Verify():
@@ -180,9 +184,36 @@ class Running:
                 for name in turned[:most]
             )
 
-        return Choosers(next_stop=next_stop, all_stops=all_stops)
+        def group_stops() -> tuple[Stop, ...]:
+            """As many sites as a group may have, each at a node of its own, beginning with another one each round;
+            without those because of which the last round was lost, while there are others."""
+            names = datasets(view())
+            names = tuple(name for name in names if name not in state.left_out) or names
+            most = (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits
+            first = state.rounds % max(1, len(names)) if len(names) > limits.GROUP_MEMBERS else 0
+            stops: dict[NodeId, Stop] = {}
+            for name in names[first:] + names[:first]:
+                node = best_compute(view(), name).compute_node
+                stops.setdefault(node, Stop(dataset=name, compute_node=node, why=f"round {state.rounds + 1}"))
+            return tuple(stops.values())[: max(1, min(most, limits.GROUP_MEMBERS))]
+
+        return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops)
+
+    def _train_group(self, turn: Turn, view: TrainingView, model: ArtifactId, stops: tuple[Stop, ...]) -> None:
+        """Order a group; where records have to stream first, those, and the group when they are there."""
+        works = [(stop.compute_node, self._work(turn, view, model, stop)) for stop in stops]
+        ready = [(node, work) for node, work in works if work is not None]
+        if len(ready) == len(works):
+            self._groups.order(turn, ready, stops[0].why)
 
     def _train(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> None:
+        train = self._work(turn, view, model, stop)
+        if train is not None:
+            self._desk.order(turn, "train", stop.compute_node, train, stop.why)
+            self._warm_next(turn, view, stop)
+
+    def _work(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> TrainWork | None:
+        """What is to be done at a stop; None where its records have to stream there first, which is then ordered."""
         state = self.state
         assert state.plan is not None
         candidate = next(
@@ -202,17 +233,15 @@ class Running:
                 )
                 why = f"{stop.why}; its site has no compute, records stream to {self._desk.name_of(stop.compute_node)}"
                 self._desk.order(turn, "records", candidate.data_node, work, why)
-                return
+                return None
             records = given[0]
-        train = TrainWork(
+        return TrainWork(
             model=model,
             dataset=stop.dataset,
             training=state.plan.training,
             seed=state.request.seed,
             records=records,
         )
-        self._desk.order(turn, "train", stop.compute_node, train, stop.why)
-        self._warm_next(turn, view, stop)
 
     def _warm_next(self, turn: Turn, view: TrainingView, stop: Stop) -> None:
         """Tell the likely next site to get ready; it costs nothing if it is not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from daitn.learning.methods.contract import Method
+from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
 
@@ -19,6 +20,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="tram-fl", rule="tram-fl"),
         Sequential(name="random", rule="random"),
         FederatedAveraging(),
+        DataParallel(),
     )
 }
 """Every method the network knows, by name."""

@@ -27,6 +27,13 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
     stop: Stop
 
 
+class TrainGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Train `model` at all stops in lock step, as one group: its visits begin together, and end with one model."""
+
+    model: ArtifactId
+    stops: tuple[Stop, ...]
+
+
 class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
     """Average these updates."""
 
@@ -39,7 +46,7 @@ class Verify(msgspec.Struct, frozen=True, kw_only=True):
     model: ArtifactId
 
 
-Step = Train | Aggregate | Verify
+Step = Train | TrainGroup | Aggregate | Verify
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +66,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Choosers(msgspec.Struct, frozen=True, kw_only=True):
-    """Decisions the method asks for: the next stop by a named rule, and all stops of a round."""
+    """Decisions the method asks for: the next stop by a named rule, all stops of a round, and those of one group, each
+    at a node of its own."""
 
     next_stop: Callable[[str], Stop | None]
     all_stops: Callable[[], tuple[Stop, ...]]
+    group_stops: Callable[[], tuple[Stop, ...]]
 
 
 class Method(Protocol):
@@ -75,7 +84,17 @@ class Method(Protocol):
 
     @property
     def parallel(self) -> bool:
-        """Whether several sites train at the same time, and an aggregator is needed."""
+        """Whether several sites train at the same time."""
+        ...
+
+    @property
+    def aggregates(self) -> bool:
+        """Whether an aggregator averages what the sites have trained."""
+        ...
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether sites exchange tensors with one another within each step, as members of a group."""
         ...
 
     @property

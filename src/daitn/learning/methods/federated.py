@@ -17,6 +17,8 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "fedavg"
     parallel: bool = True
     steady: bool = False
+    aggregates: bool = True
+    exchanges: bool = False
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """All sites of a round at once, then one average, then a verification when due."""

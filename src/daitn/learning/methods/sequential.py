@@ -18,6 +18,8 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
     parallel: bool = False
     steady: bool = False
+    aggregates: bool = False
+    exchanges: bool = False
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """One step at a time: verify when due, else train at the next stop."""

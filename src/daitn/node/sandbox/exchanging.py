@@ -131,7 +131,7 @@ class ChildExchange:
 
     def exchange(self, tag: str, tensors: Tensors, *, alike: bool = False) -> tuple[Tensors, ...]:
         """See `Exchange.exchange`. InputError and BugError for tensors of ours that cannot be sent."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         for inbox in self._inboxes.values():
             inbox.begin(tag, _heads(arrays) if alike else None)
         self._send(_pieces(tag, arrays))
