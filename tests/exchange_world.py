@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,6 +27,7 @@ class MemoryStream:
         self.peer = NodeId("n0002")
         self.other: MemoryStream = self
         self.arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._on_taken: deque[Callable[[], None] | None] = deque()
         self.cancelled = asyncio.Event()
         self.most_waiting = 0
 
@@ -38,8 +40,7 @@ class MemoryStream:
                 raise UnavailableError("the stream is gone")
         self.other.arrived.put_nowait(bytes(message))
         self.other.most_waiting = max(self.other.most_waiting, self.other.arrived.qsize())
-        if on_sent is not None:
-            asyncio.get_running_loop().call_soon(on_sent)
+        self.other._on_taken.append(on_sent)  # as a carrier may: only what was taken counts as sent
 
     async def receive(self) -> bytes | None:
         getting = asyncio.ensure_future(self.arrived.get())
@@ -47,6 +48,8 @@ class MemoryStream:
         try:
             await asyncio.wait({getting, gone}, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
+                if self._on_taken and (on_sent := self._on_taken.popleft()) is not None:
+                    asyncio.get_running_loop().call_soon(on_sent)
                 return getting.result()
             raise UnavailableError("the stream was cut")
         finally:

@@ -124,6 +124,28 @@ def test_partner_that_takes_nothing_stops_the_sender_within_the_credits():
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_sender_whose_partner_vanishes_after_giving_its_own_share_does_not_wait_for_slots():
+    async def main() -> None:
+        mine, theirs = stream_pair()
+        port = ExchangePort(0, {1: mine})
+        child = ThreadChild(port)
+
+        def work(exchange: ChildExchange) -> None:
+            exchange.exchange("t", {"x": np.zeros(64 * PART_BYTES, dtype=np.uint8)})
+            exchange.exchange("u", {})
+
+        sending = asyncio.ensure_future(child.run(work))
+        await theirs.send(part_of(ExchangeHead("t", ())))
+        while theirs.arrived.qsize() < 8:
+            await asyncio.sleep(0.001)
+        await theirs.cancel()
+        with pytest.raises(PartnerError, match="is gone"):
+            await sending
+        await port.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
 def test_parts_beyond_the_room_wait_in_the_stream_until_the_child_takes_some():
     async def main() -> None:
         mine, theirs = stream_pair()

@@ -61,7 +61,8 @@ class ExchangePort:
         self._map = mmap.mmap(self.area, self.room.nbytes)
         self._view = memoryview(self._map)
         self._with_child = set(range(OUT_SLOTS))
-        self._sending: dict[int, int] = {}
+        self._sending: dict[int, set[int]] = {}
+        """Slots on their way out, and the partners that have not taken them yet."""
         self._queues: dict[int, asyncio.Queue[tuple[int, int] | None]] = {rank: asyncio.Queue() for rank in streams}
         self._free: dict[int, asyncio.Queue[int]] = {}
         self._given: dict[int, int] = {}
@@ -88,7 +89,7 @@ class ExchangePort:
             if message.slot not in self._with_child:
                 raise PeerError(f"the child handed over slot {message.slot}, which is not its own to write")
             self._with_child.remove(message.slot)
-            self._sending[message.slot] = len(self._queues)
+            self._sending[message.slot] = set(self._queues)
             for queue in self._queues.values():
                 queue.put_nowait((message.slot, message.size))
         else:
@@ -131,23 +132,25 @@ class ExchangePort:
         queue = self._queues[rank]
         while (part := await queue.get()) is not None:
             slot, size = part
-            if rank in self._gone:
-                self._sent(slot)
-                continue
             start = slot * PART_BYTES
             try:
                 await stream.send(
                     self._view[start : start + size],
-                    on_sent=lambda slot=slot: self._sent(slot),  # type: ignore[misc]
+                    on_sent=lambda slot=slot: self._sent(rank, slot),  # type: ignore[misc]
                 )
                 self.moved_bytes += size
             except DaitnError as error:
                 self._lose(rank, f"is gone: {error.what}")
-                self._sent(slot)
+            if rank in self._gone:
+                self._sent(rank, slot)
 
-    def _sent(self, slot: int) -> None:
-        self._sending[slot] -= 1
-        if not self._sending[slot]:
+    def _sent(self, rank: int, slot: int) -> None:
+        """A partner has a part, or will never take it; once that holds for all, the child may write the slot again."""
+        waiting = self._sending.get(slot)
+        if waiting is None or rank not in waiting:
+            return
+        waiting.remove(rank)
+        if not waiting:
             del self._sending[slot]
             self._with_child.add(slot)
             self._frames.put_nowait(PartSent(number=self._number, slot=slot))
@@ -173,6 +176,8 @@ class ExchangePort:
     def _lose(self, rank: int, why: str) -> None:
         if rank not in self._gone:
             self._gone.add(rank)
+            for slot in list(self._sending):
+                self._sent(rank, slot)  # what was on its way there is on its way no more
             self._frames.put_nowait(PartnerGone(number=self._number, rank=rank, why=why[:WHAT_CHARS]))
 
     async def _say_all(self, say: Callable[[ToRoom], Awaitable[None]]) -> None:

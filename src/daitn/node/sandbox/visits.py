@@ -186,6 +186,8 @@ class ChildHandle:
                 await self._pass_on(message, on_progress, on_started, exchange)
                 message = await self._receive()
         except BaseException as error:
+            if exchange is not None:
+                await exchange.cancel()  # before the child has ended, which takes longer than partners should wait
             if not isinstance(error, VisitError):
                 await self.kill()
             raise
