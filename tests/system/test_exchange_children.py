@@ -194,8 +194,8 @@ def test_exchange_ends_when_its_run_is_cancelled(table: Path) -> None:
                 child.cancel()
                 with pytest.raises(VisitError) as caught:
                     await running
+                await port.cancel()
             assert caught.value.failed.reason is FailReason.CANCELLED
             assert child.alive
-            await theirs.cancelled.wait()
 
     run_clean(main)
