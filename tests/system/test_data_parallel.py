@@ -102,6 +102,7 @@ def test_kill_of_a_member_in_mid_round_loses_the_round_and_the_others_go_on(doma
         domain,
         "killed",
         targets=["loss <= 0.0000001"],
+        chance_floor=0.0,
         budget=Budget(visits=24),
         hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=150, learning_rate=1e-3),
     )
