@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from hypothesis import reject
 from hypothesis import strategies as st
 from msgspec import inspect as mi
 
@@ -21,7 +23,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
 def _of(info: mi.Type) -> st.SearchStrategy[Any]:
     match info:
         case mi.StructType(cls=cls, fields=fields):
-            return st.deferred(lambda: st.builds(cls, **{field.name: _of(field.type) for field in fields}))
+            return st.deferred(lambda: st.builds(_builder(cls), **{field.name: _of(field.type) for field in fields}))
         case mi.UnionType(types=types):
             return st.one_of([_of(one) for one in types])
         case mi.VarTupleType(item_type=item, min_length=least):
@@ -61,6 +63,18 @@ def _of(info: mi.Type) -> st.SearchStrategy[Any]:
             return _of(inner)
         case _:
             raise TypeError(f"no values of {info} are known")
+
+
+def _builder(cls: type) -> Callable[..., Any]:
+    """Makes a value, but for those that the type's own check refuses, as decoding does."""
+
+    def build(**fields: Any) -> Any:
+        try:
+            return cls(**fields)
+        except ValueError:
+            reject()
+
+    return build
 
 
 def same(one: Any, other: Any) -> bool:

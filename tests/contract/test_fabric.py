@@ -620,6 +620,30 @@ def test_stream_carries_messages_both_ways_in_order(domain: LoopbackDomain, bulk
     streamed(domain, bulk_host, handler, body)
 
 
+def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(
+    domain: LoopbackDomain, bulk_host: str | None
+) -> None:
+    async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
+        while (message := await stream.receive()) is not None:
+            await stream.send(message)
+
+    async def body(a: Fabric, receiver: Holder) -> None:
+        stream = await a.open_stream(receiver, "reused", timeout_s=5)
+        memory = memoryview(bytearray(500_000))
+        for number in range(20):
+            memory[:] = bytes([number]) * len(memory)
+            sent = asyncio.Event()
+            await stream.send(memory, on_sent=sent.set)
+            async with asyncio.timeout(10):
+                await sent.wait()
+            memory[:] = bytes(len(memory))
+            assert await stream.receive() == bytes([number]) * len(memory)
+        await stream.finish()
+        assert await stream.receive() is None
+
+    streamed(domain, bulk_host, handler, body)
+
+
 def test_stream_sender_waits_for_a_reader_that_does_not_read(domain: LoopbackDomain, bulk_host: str | None) -> None:
     read = asyncio.Event()
 

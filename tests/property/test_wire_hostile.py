@@ -34,7 +34,16 @@ from daitn.descriptors.policy import PolicySummary
 from daitn.descriptors.terminals import ComputeDescriptor, Count, Histogram
 from daitn.wire.center_tools import VisitFailed, VisitProgress, VisitRefused, VisitReport, VisitResult
 from daitn.wire.codec import AnyMessage, decode, encode
-from daitn.wire.data_plane import ManifestPage, ManifestWanted, decode_page, decode_wanted, encode_data_plane
+from daitn.wire.data_plane import (
+    ExchangeHello,
+    ExchangeRefused,
+    ManifestPage,
+    ManifestWanted,
+    decode_hello,
+    decode_page,
+    decode_wanted,
+    encode_data_plane,
+)
 from daitn.wire.topology_tools import Describe
 
 hostile = settings(deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -106,9 +115,17 @@ def test_round_trip_of_every_message(kind: type) -> None:
     round_trip()
 
 
-@pytest.mark.parametrize(("kind", "decoder"), [(ManifestWanted, decode_wanted), (ManifestPage, decode_page)])
+@pytest.mark.parametrize(
+    ("kind", "decoder"),
+    [
+        (ManifestWanted, decode_wanted),
+        (ManifestPage, decode_page),
+        (ExchangeHello, decode_hello),
+        (ExchangeRefused, decode_hello),
+    ],
+)
 def test_round_trip_and_noise_on_the_data_plane(kind, decoder) -> None:
-    """The two messages of the data plane."""
+    """The messages of the data plane."""
 
     @few
     @given(values_of(kind), st.binary(max_size=60))
