@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.sandbox.child import Dialogue
 from daitn.node.sandbox.exchange_port import ExchangePort
@@ -55,6 +55,15 @@ class MemoryStream:
         finally:
             getting.cancel()
             gone.cancel()
+
+    async def receive_into(self, target: memoryview) -> int | None:
+        message = await self.receive()
+        if message is None:
+            return None
+        if len(message) > len(target):
+            raise PeerError(f"a message of {len(message)} bytes")
+        target[: len(message)] = message
+        return len(message)
 
     async def finish(self) -> None:
         self.other.arrived.put_nowait(None)

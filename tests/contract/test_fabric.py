@@ -629,7 +629,7 @@ def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(
 
     async def body(a: Fabric, receiver: Holder) -> None:
         stream = await a.open_stream(receiver, "reused", timeout_s=5)
-        memory = memoryview(bytearray(500_000))
+        memory, target = memoryview(bytearray(500_000)), memoryview(bytearray(600_000))
         for number in range(20):
             memory[:] = bytes([number]) * len(memory)
             sent = asyncio.Event()
@@ -637,9 +637,13 @@ def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(
             async with asyncio.timeout(10):
                 await sent.wait()
             memory[:] = bytes(len(memory))
-            assert await stream.receive() == bytes([number]) * len(memory)
+            size = await stream.receive_into(target)
+            assert (size, bytes(target[:size])) == (len(memory), bytes([number]) * len(memory))
+        await stream.send(b"large")
+        with pytest.raises(PeerError, match="5 bytes"):
+            await stream.receive_into(target[:4])
         await stream.finish()
-        assert await stream.receive() is None
+        assert await stream.receive_into(target) is None
 
     streamed(domain, bulk_host, handler, body)
 

@@ -148,7 +148,11 @@ class Stream(Protocol):
         """
         ...
 
-    async def receive(self) -> bytes | bytearray | None:
+    async def receive_into(self, target: memoryview) -> int | None:
+        """As `receive`, into memory of the caller's; how many bytes. PeerError for a message larger than `target`."""
+        ...
+
+    async def receive(self) -> bytes | None:
         """The next message in order; None after the other end finished. UnavailableError if it was cancelled or cut."""
         ...
 

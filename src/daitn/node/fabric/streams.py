@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from daitn.base.errors import BugError, DaitnError, InputError, UnavailableError
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, FabricCounters, StreamHandler
 
@@ -44,7 +44,7 @@ class StreamEnd(ABC):
     def __init__(self, peer: NodeId, name: str) -> None:
         self._peer = peer
         self._name = name
-        self._arrived: deque[tuple[int, bytes | bytearray]] = deque()
+        self._arrived: deque[tuple[int, Buffer]] = deque()
         self._changed = asyncio.Event()
         self._peer_finished = False
         self._finished = False
@@ -68,16 +68,35 @@ class StreamEnd(ABC):
             raise self._fault
         self._carry(message, on_sent)
 
-    async def receive(self) -> bytes | bytearray | None:
+    async def receive(self) -> bytes | None:
         """See `Stream.receive`."""
+        if not await self._any():
+            return None
+        number, message = self._arrived.popleft()
+        found = bytes(message)
+        self._taken(number, message)
+        return found
+
+    async def receive_into(self, target: memoryview) -> int | None:
+        """See `Stream.receive_into`."""
+        if not await self._any():
+            return None
+        number, message = self._arrived.popleft()
+        size = len(message)
+        if size > len(target):
+            raise PeerError(f"{self._peer} sent a message of {size} bytes, at most {len(target)} were expected")
+        target[:size] = message
+        self._taken(number, message)
+        return size
+
+    async def _any(self) -> bool:
+        """Wait until a message is there; False if there will be none."""
         while True:
             self._check()
             if self._arrived:
-                number, message = self._arrived.popleft()
-                self._consumed(number)
-                return message
+                return True
             if self._peer_finished:
-                return None
+                return False
             self._changed.clear()
             await self._changed.wait()
 
@@ -116,7 +135,7 @@ class StreamEnd(ABC):
         """Whether both ends finished and everything was read."""
         return self._finished and self._peer_finished and not self._arrived
 
-    def arrive(self, number: int, message: bytes | bytearray) -> None:
+    def arrive(self, number: int, message: Buffer) -> None:
         """A message came, in order; called by the carrier on the loop."""
         if self._fault is None:
             self._arrived.append((number, message))
@@ -139,9 +158,13 @@ class StreamEnd(ABC):
         if self._fault is not None:
             raise self._fault
 
-    def _consumed(self, number: int) -> None:
+    def _taken(self, number: int, message: Buffer) -> None:
+        self._recycle(message)
         self._acknowledge(number)
         self._release_if_over()
+
+    def _recycle(self, message: Buffer) -> None:  # noqa: B027  # a carrier that keeps no memory has nothing to do
+        """The message was copied: its memory may serve again."""
 
     def _release_if_over(self) -> None:
         if self.over and self._fault is None:

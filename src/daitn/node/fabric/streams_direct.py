@@ -39,6 +39,10 @@ CREDIT: Final = 9
 PAIRING_S: Final = 5.0
 """Longest wait for the second link of a stream after the first."""
 
+SPARE_LEAST_BYTES: Final = 64 * 1024
+"""Memory of messages from this size on is used again. Left to the allocator, messages that one thread takes in and
+another lets go of grew the arenas of both to three times what credits allow, 80 MB for one stream."""
+
 NO_LIMIT_S: Final = 0.0
 """A stream may be silent for long; a dead host is noticed by TCP keep-alive, see `tls.Link`."""
 
@@ -60,7 +64,8 @@ class DirectStream(StreamEnd):
         self._incoming = incoming
         self._register = register
         self._to_send: queue.SimpleQueue[tuple[Buffer, Callable[[], None] | None] | None] = queue.SimpleQueue()
-        self._taken = threading.Semaphore(0)
+        self._read = threading.Semaphore(0)
+        self._spare: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         self._stopped = False
         self._events: LoopMailbox[Callable[[], None]]
         self._events = LoopMailbox(asyncio.get_running_loop(), lambda event: event())
@@ -116,16 +121,30 @@ class DirectStream(StreamEnd):
                 raise PeerError(f"{link.peer} sent a frame of unknown kind {kind} in a stream")
             if length > STREAM_MESSAGE_BYTES:
                 raise PeerError(f"{link.peer} sent a stream message of {length} bytes")
-            message = bytearray(length)
-            link.receive_into(memoryview(message))
+            message = self._room(length)
+            link.receive_into(message)
             unread += 1
             self._events.put(lambda message=message: self.arrive(0, message))  # type: ignore[misc]
 
+    def _room(self, length: int) -> memoryview:
+        """Memory for a message: what one before it has left, if that is large enough."""
+        if length >= SPARE_LEAST_BYTES:
+            with contextlib.suppress(queue.Empty):
+                spare = self._spare.get_nowait()
+                if len(spare) >= length:
+                    return memoryview(spare)[:length]
+        return memoryview(bytearray(length))
+
+    def _recycle(self, message: Buffer) -> None:
+        memory = message.obj if isinstance(message, memoryview) else message
+        if isinstance(memory, bytearray) and len(memory) >= SPARE_LEAST_BYTES:
+            self._spare.put(memory)
+
     def _await_reader(self) -> int:
         """Wait until the reader took a message; how many it has taken since."""
-        self._taken.acquire()
+        self._read.acquire()
         count = 1
-        while count < STREAM_CREDITS and self._taken.acquire(blocking=False):
+        while count < STREAM_CREDITS and self._read.acquire(blocking=False):
             count += 1
         if self._stopped:
             raise ConnectionAbortedError("cancelled")
@@ -138,14 +157,14 @@ class DirectStream(StreamEnd):
         self._to_send.put(None)
 
     def _acknowledge(self, number: int) -> None:  # noqa: ARG002 - credit of a link is a count
-        self._taken.release()
+        self._read.release()
 
     def _abort(self) -> None:
         self._stopped = True
         self._outgoing.interrupt()
         self._incoming.interrupt()
         self._to_send.put(None)
-        self._taken.release()
+        self._read.release()
 
     def _release(self) -> None:
         # The links themselves are closed by the threads that use them, when they have written everything.

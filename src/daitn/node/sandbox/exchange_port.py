@@ -43,7 +43,7 @@ class PartStream(Protocol):
         self, message: bytes | bytearray | memoryview, *, on_sent: Callable[[], None] | None = None
     ) -> None: ...
 
-    async def receive(self) -> bytes | bytearray | None: ...
+    async def receive_into(self, target: memoryview) -> int | None: ...
 
     async def finish(self) -> None: ...
 
@@ -157,12 +157,13 @@ class ExchangePort:
 
     async def _take_parts(self, rank: int, stream: PartStream) -> None:
         try:
-            while (part := await stream.receive()) is not None:
-                size = len(part)
-                if not 1 <= size <= PART_BYTES:
-                    raise PeerError(f"sent a part of {size} bytes")
+            while True:
                 slot = await self._free[rank].get()
-                self._view[slot * PART_BYTES : slot * PART_BYTES + size] = part
+                size = await stream.receive_into(self._view[slot * PART_BYTES : (slot + 1) * PART_BYTES])
+                if size is None:
+                    break
+                if not size:
+                    raise PeerError("sent a part of no bytes")
                 self.moved_bytes += size
                 self._given[slot] = rank
                 self._frames.put_nowait(PartIn(number=self._number, rank=rank, slot=slot, size=size))
