@@ -159,7 +159,8 @@ class ExchangePort:
         try:
             while True:
                 slot = await self._free[rank].get()
-                size = await stream.receive_into(self._view[slot * PART_BYTES : (slot + 1) * PART_BYTES])
+                with self._view[slot * PART_BYTES : (slot + 1) * PART_BYTES] as target:
+                    size = await stream.receive_into(target)
                 if size is None:
                     break
                 if not size:
