@@ -316,7 +316,10 @@ def main() -> None:
                     trips.append(found[0][0]["seconds"])
                     peaks += [side[0] for side in found]
                     floors.append(measure_floor(folder / f"floor-{label}-{block + 1}", shape, rounds // 2))
-                trip, floor = summary([one for block in trips for one in block]), summary(sum(floors, []))
+                trip, floor = (
+                    summary([one for block in trips for one in block]),
+                    summary([one for block in floors for one in block]),
+                )
                 share = summary(
                     [
                         statistics.median(before + after) / statistics.median(block)

@@ -421,9 +421,8 @@ ANSWERS = (
     TRAINED,
     protocol.Failed(number=1, reason=protocol.FailReason.INPUT, what="w"),
     protocol.Ready(warm_s=1.0, device="cpu", records=3),
-    protocol.ExchangeFrame(
-        number=1, tag="t", tensors={"x": protocol.WireTensor(dtype="float32", shape=(2,), data=bytes(8))}
-    ),
+    protocol.PartOut(number=1, slot=2, size=3),
+    protocol.PartTaken(number=1, slot=9),
 )
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
 BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))

@@ -176,8 +176,7 @@ class VisitKeeper:
             case InputsArrived():
                 return self._arrived(event, now_ns)
             case InputsFailed() | WorkFailed():
-                partner = event.partner if isinstance(event, WorkFailed) else None
-                return self._failed(event.visit, event.what, event.blame, now_ns, partner)
+                return self._failed(event.visit, event.what, event.blame, now_ns, getattr(event, "partner", None))
             case WorkProgressed(visit=name, done=done, of=of, loss=loss):
                 visit = self._open.get(name)
                 if visit is not None and visit.state is State.WORKING:

@@ -85,6 +85,6 @@ def decode_hello(data: bytes | bytearray) -> ExchangeHello | ExchangeRefused:
     """The first message of an exchange; PeerError where it does not decode."""
     try:
         hello: ExchangeHello | ExchangeRefused = _hello.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise PeerError(f"opening of an exchange does not decode: {error}") from None
     return hello

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from daitn.artifacts.manifest import DType
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError
 from daitn.base.units import GIB, KIB
 from daitn.descriptors.contract import Name
@@ -220,7 +221,7 @@ class _Inbox:
             raise self._fault(f"announces a head of {length} bytes in a part of {len(part)}")
         try:
             head = _decoder.decode(part[PREFIX : PREFIX + length])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise self._fault(f"sent a head that does not decode: {str(error)[:200]}") from None
         size = sum(_padded(_size(tensor)) for tensor in head.tensors)
         if head.tag != self._tag:
