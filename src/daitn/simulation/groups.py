@@ -111,6 +111,7 @@ class SimulatedGroups:
                 outcome = world.work.group_outcome(
                     present.process.node, present.order, group, seconds, differs=visit == odd
                 )
+                world.kept.pin(present.process.node, present.order.job, outcome.model)
                 self._later(present, 0.0, lambda v=visit, o=outcome: WorkFinished(visit=v, outcome=o))  # type: ignore[misc]
 
     def _give_up(self, order: VisitOrder, group: Group, life: int) -> None:
