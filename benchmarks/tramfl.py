@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import random
 import statistics
 import time
@@ -80,21 +81,23 @@ def source_hash() -> str:
 
 @contextmanager
 def stored() -> Iterator[dict[str, Any]]:
-    """The cells on disk, written back at the end; several processes may do so."""
+    """The cells on disk, replaced at the end where they have changed; several processes may do so at once."""
     RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        text = file.read()
-        document = json.loads(text) if text else {}
+    folder = os.open(RESULTS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         cells: dict[str, Any] = document.setdefault("cells", {})
         before = json.dumps(cells, sort_keys=True)
         yield cells
         if json.dumps(cells, sort_keys=True) != before:
-            report = make_report(cells)
-            report["cells"] = dict(sorted(cells.items()))
-            file.truncate(0)
-            file.write(json.dumps(report, indent=1) + "\n")
+            report = make_report(cells) | {"cells": dict(sorted(cells.items()))}
+            # Replaced as a whole, so that neither a reader nor a crash finds half of it.
+            written = RESULTS.with_suffix(".new")
+            written.write_text(json.dumps(report, indent=1) + "\n")
+            written.replace(RESULTS)
+    finally:
+        os.close(folder)
 
 
 def make_report(cells: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +193,7 @@ def run_quick(folder: Path, *, only_json: bool) -> None:
         raise SystemExit(f"{RESULTS} has no cell of at most {QUICK_UPDATES} updates: run some with --cells first")
     name = random.SystemRandom().choice(sorted(short))
     method, nodes, _, accuracy = name.split("/")
-    found = run_cells(folder, [name], 1.0, store=False, quiet=True)[name]
+    found = run_cells(folder, [name], float("inf"), store=False, quiet=True)[name]
     spread = [known[one]["updates"] for seed in SEEDS if (one := f"{method}/{nodes}/{seed}/{accuracy}") in known]
     report = make_report(known)
     said = (
