@@ -34,6 +34,7 @@ from daitn.node.enrolment import MEMBERSHIP_FILE, load_membership
 from daitn.node.journal import Journal
 from daitn.node.processes import DataFiles, LocalDomain
 from daitn.node.supervisor import descendants
+from daitn.oam.outbox import OUTBOX_RECORDS
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
@@ -259,7 +260,7 @@ class World:
 
         def closed() -> str:
             with contextlib.suppress(DaitnError, sqlite3.Error):
-                journal = Journal(database, KEEPER_RECORDS)
+                journal = Journal(database, (*KEEPER_RECORDS, *OUTBOX_RECORDS))
                 try:
                     facts = [r for r in journal.read("terminal") if isinstance(r, VisitClosed) and r.visit == visit]
                 finally:

@@ -60,6 +60,7 @@ _TERMINAL: Final = (
         prepares_refused="the centre prepared a visit that policy or roles forbid: it changed, or the centre errs",
         data_sets_changed="data files changed after they were added and their visits fail: `daitn data add` again",
         data_sets_not_described="data sets on the shelf cannot be described (budget spent, damage) and are not offered",
+        alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
         certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
         updates_left_out="sites' updates cannot be averaged (not finite, other tensors): see the job's log",
         grants_refused="somebody asked for an artifact without a grant that covers it: look at who, in the log",

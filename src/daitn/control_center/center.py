@@ -28,6 +28,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
+from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.presence import Presence
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -74,6 +75,7 @@ from daitn.wire.center_tools import (
     VisitResult,
     encode_report,
 )
+from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
 
@@ -93,6 +95,7 @@ class ControlCenter:
         self.knowledge = KnowledgeMap()
         self.jobs: dict[JobId, JobMachine] = {}
         self.counters = Counters()
+        self.records = NodeRecords()
         self.forgeries: dict[NodeId, str] = {}
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
@@ -151,6 +154,8 @@ class ControlCenter:
         match record:
             case NodeDescribed() | NodeRemoved() | EvidenceFound():
                 self.knowledge.apply(record) if self._replaying else None
+            case NodeRecorded():
+                self.records.apply(record)
             case JobSubmitted(job=job):
                 self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, self._desk)
             case JobRecord(job=job):
@@ -202,6 +207,11 @@ class ControlCenter:
                 return
             case VisitProgress(visit=visit, fence=fence):
                 self._progressed(turn, sender, message)
+                return
+            case RecordsReported(since_ns=since_ns):
+                self.knowledge.spoke(sender, turn.now_ns)
+                turn.record_if(self.records.take(sender, message, turn.now_ns))
+                turn.send(sender, RecordsKept(since_ns=since_ns, up_to=self.records.held(sender, since_ns)))
                 return
             case VisitResult(report=report):
                 visit, fence = report.visit, report.fence

@@ -22,6 +22,7 @@ from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
+from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.commands import (
     FetchModel,
     JobChanged,
@@ -54,7 +55,7 @@ from daitn.wire.oam import Counted
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
-CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound)
+CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded)
 
 _log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, Un
 from daitn.base.ids import ArtifactId, ChunkId, JobId, NodeId, OwnerId
 from daitn.base.metrics import Counters
 from daitn.control_center.center import ControlCenter
+from daitn.control_center.node_records import ShownRecord
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -296,6 +297,10 @@ class CenterService:
         if unknown:
             raise InputError(f"no such role: {', '.join(unknown)}", todo=f"roles are {', '.join(sorted(known))}")
         return await self._make_token(operator, roles, valid_s)
+
+    def records(self, after: int) -> tuple[ShownRecord, ...]:
+        """What nodes reported beyond a number."""
+        return self._core.records.shown(after)
 
     async def expel(self, node: NodeId, reason: str) -> None:
         """Burn a node's slot and take it off the map."""

@@ -39,9 +39,13 @@ from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.journal import Journal
 from daitn.wire.codec import decode, encode
+from daitn.wire.oam_records import RecordsKept, RecordsReported
 
 SEND_S: Final = 2.0
 """How long a message may take to be handed over; the cores repeat what matters sooner than that."""
+
+RECORD_PLANE: Final = (RecordsReported, RecordsKept)
+"""Messages of the record plane; all others are control."""
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +86,7 @@ class CoreRunner:
         """Take up what was in flight, then listen to the fabric."""
         self.post(Started())
         await self._fabric.serve(self._receive, plane=Plane.CP)
+        await self._fabric.serve(self._receive, plane=Plane.RECORD)
         self.spawn(self._watch_presence())
 
     async def stop(self) -> None:
@@ -149,7 +154,8 @@ class CoreRunner:
 
     async def _send(self, receiver: NodeId, message: Message) -> None:
         try:
-            await self._fabric.call(receiver, encode(message), plane=Plane.CP, timeout_s=SEND_S)
+            plane = Plane.RECORD if isinstance(message, RECORD_PLANE) else Plane.CP
+            await self._fabric.call(receiver, encode(message), plane=plane, timeout_s=SEND_S)
         except UnavailableError:
             self.counters.count("messages_not_sent")
             self.post(SendFailed(receiver=receiver, message=message))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
+from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters
@@ -82,6 +83,10 @@ class OwnerService(Protocol):
 
     def nodes(self) -> tuple[NodeOnMap, ...]:
         """The map for people: each node, whether it is reachable, and the age in seconds of what it said."""
+        ...
+
+    def records(self, after: int) -> tuple[ShownRecord, ...]:
+        """For operators of the domain: what nodes reported on the record plane beyond a number, oldest first."""
         ...
 
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:

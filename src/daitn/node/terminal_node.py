@@ -48,6 +48,7 @@ from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
+from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
@@ -101,7 +102,7 @@ class TerminalNode:
             self.folder.tls, bulk_host=config.direct_host, bulk_port=config.direct_port
         )
         store = await asyncio.to_thread(ChunkStore, self.folder.store, config.store_bytes)
-        journal = Journal(self.folder.journal, KEEPER_RECORDS)
+        journal = Journal(self.folder.journal, (*KEEPER_RECORDS, *OUTBOX_RECORDS))
         try:
             async with open_fabric(fabric_config) as fabric:
                 await self._serve(fabric, store, journal, stop, leave or asyncio.Event())
@@ -145,7 +146,7 @@ class TerminalNode:
         runner.spawn(_name_jobs(store, runner))
         runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
-        runner.spawn(keep_renewed(self.folder.tls, self._not_renewed))
+        runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
         collection = self._collection(fabric, store, core, runner, moving, worker)
         runner.spawn(keep_told(collection, fabric, self.folder.folder))
         if self._computes:
@@ -157,9 +158,9 @@ class TerminalNode:
             await exchanges.stop()
             await runner.stop()
 
-    def _not_renewed(self, fault: DaitnError) -> None:
+    def _not_renewed(self, runner: CoreRunner, fault: DaitnError) -> None:
         self._counters.count("certificates_not_renewed")
-        _log.warning("certificate not renewed: %s", fault)
+        _alarm(runner, "certificate", f"it is not renewed: {fault}")
 
     def _collection(
         self,
@@ -170,7 +171,8 @@ class TerminalNode:
         moving: Moving,
         worker: VisitWorker,
     ) -> Collection:
-        books = (self._counters, core.keeper.counters, runner.counters, moving.counters, worker.counters)
+        kept = (core.keeper.counters, core.outbox.counters)
+        books = (self._counters, *kept, runner.counters, moving.counters, worker.counters)
         collection = Collection(time.time(), *books)
         collection.add(lambda: fabric_counts(fabric.counters))
         collection.add(lambda: prefixed("store", store.snapshot().counts))
@@ -245,19 +247,22 @@ class TerminalNode:
         if stamp == self._shelf_stamp:
             return False
         self._shelf_stamp = stamp
-        self._data = await asyncio.to_thread(self._describe_shelf)
+        self._data, faults = await asyncio.to_thread(self._describe_shelf)
+        for name, fault in faults.items():
+            _alarm(runner, f"data set {name}"[:64], f"it is not described, and so not offered: {fault}")
         runner.post(PoliciesChanged(policies=self._policies()))
         return True
 
-    def _describe_shelf(self) -> dict[str, DataDescriptor]:
+    def _describe_shelf(self) -> tuple[dict[str, DataDescriptor], dict[str, str]]:
         described: dict[str, DataDescriptor] = {}
+        faults: dict[str, str] = {}
         for entry in self._shelf.list():
             try:
                 described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
             except DaitnError as error:
                 self._counters.count("data_sets_not_described")
-                _log.warning("data set %s is not described: %s", entry.name, error)
-        return described
+                faults[entry.name] = error.render()
+        return described, faults
 
     async def _watch_shelf(self, runner: CoreRunner, fabric: Fabric) -> None:
         while True:
@@ -296,6 +301,12 @@ async def _name_jobs(store: ChunkStore, runner: CoreRunner) -> None:
             jobs = random.sample(jobs, limits.JOBS_HELD)  # others the next time
         runner.post(JobsPinned(jobs=tuple(jobs)))
         await asyncio.sleep(JOBS_PINNED_S)
+
+
+def _alarm(runner: CoreRunner, name: str, text: str) -> None:
+    """Say it here and, by the record plane, to the domain's operator."""
+    _log.warning("%s: %s", name, text)
+    runner.post(AlarmNoticed(name=name, text=text))
 
 
 async def _sync_often(moving: Moving) -> None:

@@ -27,6 +27,7 @@ import msgspec
 
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId
+from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.contract import DataContract, Task
 from daitn.descriptors.job import JobStatus
 from daitn.descriptors.request import Budget, Hyperparameters, Request, Selection
@@ -250,6 +251,16 @@ class Network:
         """For operators: burn a node's slot and take it off the map."""
         body = msgspec.json.encode(bodies.ExpelAsked(reason=reason))
         self._transport.call_bytes("POST", f"/v1/nodes/{quoted(node)}/expel", body)
+
+    def records(self, after: int = 0) -> tuple[ShownRecord, ...]:
+        """For operators: what nodes reported, beyond a number: how each visit ended at its site, and alarms."""
+        found: list[ShownRecord] = []
+        while True:
+            last = found[-1].number if found else after
+            page = self._transport.call("GET", f"/v1/records?after={last}", tuple[ShownRecord, ...])
+            found += page
+            if len(page) < bodies.PAGE:
+                return tuple(found)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from daitn.base.effects import Message, Record
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S
+from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.records import (
     GroupAgreed,
     GroupLost,
@@ -32,6 +33,7 @@ from daitn.simulation.world import World
 from daitn.terminal.visit_records import VisitClosed, VisitEnded
 from daitn.topology.knowledge_map import CONSENT_AGE_S
 from daitn.wire.center_tools import ResultAccepted, VisitFailed, VisitOrder, VisitResult
+from daitn.wire.oam_records import VisitOver
 
 
 class Invariants:
@@ -197,6 +199,18 @@ class Invariants:
                 state = machine.state
                 waiting = ", ".join(f"{name} at {visit.ordered.node}" for name, visit in state.open.items())
                 raise BugError(f"job {job} has not ended: {state.phase}, waits for {waiting or 'nothing'}")
+        self._check_records(world)
+
+    def _check_records(self, world: World) -> None:
+        """How each visit ended at its site has come to the centre, once and in order."""
+        told: dict[NodeId, list[VisitId]] = {}
+        for record in world.processes[CENTER].journal:
+            if isinstance(record, NodeRecorded):
+                told.setdefault(record.node, []).extend(e.visit for e in record.entries if isinstance(e, VisitOver))
+        for node, process in world.processes.items():
+            closed = [record.visit for record in process.journal if isinstance(record, VisitClosed)]
+            if closed != told.get(node, []):
+                raise BugError(f"{node} closed {len(closed)} visits, the centre was told of {len(told.get(node, []))}")
 
 
 class _Facts:

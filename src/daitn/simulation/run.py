@@ -127,4 +127,4 @@ def _all_ended(world: World) -> bool:
     jobs = world.center.jobs
     if len(jobs) < len(world.scenario.jobs) or not all(machine.state.ended for machine in jobs.values()):
         return False
-    return not any(world.kept.jobs(node) for node in world.processes)
+    return not world.records_waiting() and not any(world.kept.jobs(node) for node in world.processes)

@@ -450,5 +450,10 @@ class World:
             raise BugError(f"the owner of {job} saw {before} and now sees {now}")
         self.watcher.seen_by_owner[job] = now
 
+    def records_waiting(self) -> bool:
+        """Whether some site still owes the centre a record, or is down and may."""
+        sites = [process for node, process in self.processes.items() if node != CENTER]
+        return any(not site.alive or self._site(site).outbox.waiting for site in sites)
+
     def _trace(self, node: NodeId, text: str) -> None:
         self.trace.append(f"{self.seconds():9.3f} {node} {text}")

@@ -233,7 +233,7 @@ class VisitKeeper:
                     return []
                 return [self._lease(name, lease_s, now_ns)]
             case ResultAccepted(visit=name, fence=fence):
-                return self._acknowledged(name, fence)
+                return self._acknowledged(name, fence, now_ns)
             case ResultFenced(visit=name, fence=fence):
                 return self._drop(name, fence, "fenced", now_ns)
             case VisitCancel(visit=name, fence=fence):
@@ -287,11 +287,11 @@ class VisitKeeper:
             return self._count("prepares_refused")
         return [WarmChild(prepare=prepare)]
 
-    def _acknowledged(self, name: VisitId, fence: int) -> list[Effect]:
+    def _acknowledged(self, name: VisitId, fence: int, now_ns: int) -> list[Effect]:
         visit = self._open.get(name)
         if visit is None or visit.fence != fence or visit.state is not State.DONE:
             return []
-        return self._close(name, "acknowledged")
+        return self._close(name, "acknowledged", now_ns)
 
     def _drop(self, name: VisitId, fence: int, why: str, now_ns: int) -> list[Effect]:
         """The centre does not want this visit (any more)."""
@@ -299,7 +299,7 @@ class VisitKeeper:
         if visit is None or visit.fence != fence:
             return []
         abandoned = AbandonVisit(visit=name)
-        return [*self._close(name, why), abandoned, *self._fill_slots(now_ns)]
+        return [*self._close(name, why, now_ns), abandoned, *self._fill_slots(now_ns)]
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -414,8 +414,8 @@ class VisitKeeper:
             *self._fill_slots(now_ns),
         ]
 
-    def _close(self, name: VisitId, why: str) -> list[Effect]:
-        record = VisitClosed(visit=name, why=why)
+    def _close(self, name: VisitId, why: str, now_ns: int) -> list[Effect]:
+        record = VisitClosed(visit=name, why=why, at_ns=now_ns)
         self.apply(record)
         timers: list[Effect] = [CancelTimer(name=f"{kind} {name}") for kind in ("lease", "progress", "report")]
         return [Append(records=(record,)), *timers]

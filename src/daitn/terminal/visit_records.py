@@ -32,6 +32,7 @@ class VisitClosed(Record, frozen=True, kw_only=True, tag="visit_closed"):
 
     visit: VisitId
     why: str
+    at_ns: int = 0
 
 
 class EvaluationCounted(Record, frozen=True, kw_only=True, tag="evaluation_counted"):

@@ -29,6 +29,7 @@ from daitn.wire.center_tools import (
     VisitRefused,
     VisitResult,
 )
+from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
 
@@ -52,6 +53,8 @@ AnyMessage = (
     | DescribeAgain
     | Leaving
     | Left
+    | RecordsReported
+    | RecordsKept
 )
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -23,6 +23,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, NodeId, check_name
 from daitn.base.metrics import Counters
+from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.node.http import bodies
@@ -257,6 +258,13 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
     async def counters(request: Request) -> Response:
         _caller(request, Scope.OPERATE)
         return _json(service.counters_of_all())
+
+    manual.note("get", "/v1/records", gives=tuple[ShownRecord, ...])
+
+    @app.get("/v1/records", summary="What nodes reported: ends of visits, alarms; beyond a number, a thousand at once")
+    async def records(request: Request, after: int = 0) -> Response:
+        _caller(request, Scope.OPERATE)
+        return _json(service.records(max(0, after))[: bodies.PAGE])
 
     @app.post("/v1/tokens/join", summary="A one-time token for `daitn join`", status_code=201)
     async def join_token(request: Request) -> Response:
