@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tests.builders import changed
 from tests.simulation.worlds import FILES, first_training, load, play, records, with_faults
@@ -10,6 +12,7 @@ from daitn.base.ids import CENTER
 from daitn.control_center.training.records import ModelGone, VisitAccepted, VisitLost
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.scenario.spec import CrashSpec, CutSpec
+from daitn.simulation.mishaps import missing
 from daitn.simulation.run import run_seed
 from daitn.terminal.visit_records import VisitClosed
 
@@ -23,6 +26,15 @@ def test_seed_holds_every_invariant(seed, faulty):
 
     assert report.fault == "", "\n".join(report.trace[-20:])
     assert set(report.phases) <= FINAL_PHASES
+
+
+def test_every_point_and_kind_of_the_matrix_can_be_drawn():
+    """Which cells a few seeds come by is chance; that 1,000 come by all is for `--cover` to say."""
+    hit: Counter[tuple[str, str]] = Counter()
+    for seed in range(60):
+        hit.update({(point, kind): times for point, kind, times in run_seed(seed).hit})
+
+    assert len(missing(hit)) <= 2, missing(hit)
 
 
 def test_seed_replays_exactly():

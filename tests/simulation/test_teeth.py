@@ -9,14 +9,17 @@ import pytest
 from tests.builders import changed
 from tests.simulation.worlds import load, play, records, with_faults
 
-from daitn.base.effects import Append, Effect
+from daitn.base.effects import Append, Effect, Started, TimerFired
 from daitn.control_center.center import ControlCenter
+from daitn.control_center.node_records import NodeRecords
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import VisitLost
 from daitn.control_center.turn import Turn
+from daitn.oam.outbox import RecordOutbox
 from daitn.scenario.spec import CrashSpec, CutSpec, Scenario
 from daitn.simulation import sites, world
 from daitn.simulation.generate import generate
@@ -144,6 +147,37 @@ def test_consent_taken_for_granted_is_found(monkeypatch):
     monkeypatch.setattr(KnowledgeMap, "trust", lambda *given: 0.8)  # which would keep away from a silent site by itself
 
     assert "ordered on consent" in faults_of(silent_site())
+
+
+def test_record_that_is_never_repeated_is_found(monkeypatch):
+    handle = RecordOutbox.handle
+
+    def lazy(self, event, now_ns):
+        return [] if isinstance(event, TimerFired | Linked | Started) else handle(self, event, now_ns)
+
+    monkeypatch.setattr(RecordOutbox, "handle", lazy)
+
+    assert any("the centre was told of" in report.fault for report in map(run_scenario, generated(count=10)))
+
+
+def test_record_that_is_kept_twice_is_found(monkeypatch):
+    monkeypatch.setattr(NodeRecords, "held", lambda self, node, since_ns: 0)
+
+    assert "the centre was told of" in faults_of(*generated(count=10))
+
+
+def test_result_of_a_visit_that_was_given_up_is_found(monkeypatch):
+    lose = JobMachine.lose
+
+    def keep_open(self, turn, visit, *given):
+        opened = self.state.open[visit]
+        lose(self, turn, visit, *given)
+        self.state.open[visit] = opened
+
+    monkeypatch.setattr(JobMachine, "lose", keep_open)
+
+    faults = [report.fault for report in map(run_scenario, generated())]
+    assert any("from a site that came back late" in fault for fault in faults)
 
 
 def test_refusal_without_a_reason_is_found(monkeypatch):

@@ -137,6 +137,7 @@ class CenterNode:
 
             service = CenterService(core, runner, store, self._clock, make_token, expel, counted)
             restored = runner.restore()
+            self._clock.not_before(runner.written_ns)
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()

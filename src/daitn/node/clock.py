@@ -14,6 +14,12 @@ class NodeClock:
     def __init__(self) -> None:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
+    def not_before(self, moment_ns: int) -> None:
+        """Never show less than this: what was written at a moment lies in the past, however the machine's clock was
+        set between two starts. Without it, waits counted from what was written would last as long as the clock was set
+        back."""
+        self._offset_ns = max(self._offset_ns, moment_ns - time.monotonic_ns())
+
     def now_ns(self) -> int:
         """Nanoseconds, never going back within a process."""
         return time.monotonic_ns() + self._offset_ns

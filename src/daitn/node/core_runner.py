@@ -66,6 +66,8 @@ class CoreRunner:
         self.counters = Counters()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Ends with the error that stopped this core: a lost journal or a bug. The node must stop then."""
+        self.written_ns = 0
+        """When the last record was written that `restore` read, by the clock of then."""
         self._journal = journal
         self._stream = stream
         self._fabric = fabric
@@ -78,7 +80,10 @@ class CoreRunner:
 
     def restore(self) -> int:
         """Rebuild the core from its journal; returns how many records that took."""
-        records: list[Record] = list(self._journal.read(self._stream))
+        records: list[Record] = []
+        for entry in self._journal.entries(self._stream):
+            records.append(entry.record)
+            self.written_ns = entry.time_ns
         replay(self.core, records)
         return len(records)
 

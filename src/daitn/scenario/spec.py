@@ -90,6 +90,12 @@ class FaultSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cuts_per_minute: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """How often some node's link is cut, in one direction or both."""
     cut_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    mishaps_per_minute: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How often something else goes wrong: a process is stopped, the router dies or stops, a disk fills, a link is
+    slow, an owner looks away."""
+    mishap_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+    clock_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How far a machine's clock may be off when a process starts."""
     crashes: tuple[CrashSpec, ...] = ()
     cuts: tuple[CutSpec, ...] = ()
     stop_after_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0

@@ -21,6 +21,7 @@ from daitn.control_center.training.records import (
     ModelGone,
     ModelJudged,
     VisitAccepted,
+    VisitLost,
     VisitOrdered,
 )
 from daitn.descriptors.job import FINAL_PHASES, Phase
@@ -46,6 +47,7 @@ class Invariants:
         self._spoken = 0
         self._facts: dict[NodeId, _Facts] = {}
         self._accepted: set[VisitId] = set()
+        self._lost: set[VisitId] = set()
         self._ordered: dict[VisitId, VisitOrdered] = {}
         self._ended: dict[JobId, Phase] = {}
         self._head: dict[JobId, ArtifactId] = {}
@@ -94,6 +96,8 @@ class Invariants:
             case GroupLost(visits=visits):
                 for visit in visits:
                     self._grouped.pop(visit, None)
+            case VisitLost(visit=visit):
+                self._lost.add(visit)
             case ModelJudged(job=job, model=model, keep=keep):
                 if keep:
                     self._kept[job] = model
@@ -113,6 +117,8 @@ class Invariants:
     def _check_accepted(self, record: VisitAccepted) -> None:
         if record.visit in self._accepted:
             raise BugError(f"visit {record.visit} was accepted twice")
+        if record.visit in self._lost:
+            raise BugError(f"visit {record.visit} was accepted from a site that came back late")
         self._accepted.add(record.visit)
         work = self._ordered[record.visit].work
         if record.job in self._ended:
@@ -142,7 +148,7 @@ class Invariants:
         """No order touches data whose policy was not confirmed within its bound."""
         if isinstance(ordered.work, EvaluateWork | AggregateWork):
             return
-        age_s = (ordered.at_ns - world.watcher.confirmed_ns.get(ordered.node, 0)) / NS_PER_S
+        age_s = (world.now_ns - world.watcher.confirmed_ns.get(ordered.node, 0)) / NS_PER_S
         if age_s > CONSENT_AGE_S:
             raise BugError(f"visit {ordered.visit} was ordered on consent of {ordered.node} that is {age_s:.0f} s old")
 

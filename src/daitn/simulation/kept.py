@@ -6,7 +6,7 @@ kept survives a crash, like the files it stands for.
 
 from __future__ import annotations
 
-from daitn.base.ids import ArtifactId, JobId, NodeId
+from daitn.base.ids import CENTER, ArtifactId, JobId, NodeId
 
 
 class Kept:
@@ -36,4 +36,6 @@ class Kept:
         return tuple(sorted(self._pins.get(node, {})))
 
     def _evict(self, node: NodeId) -> None:
+        if node == CENTER:
+            return  # packages and delivered models are their owners'
         self._artifacts[node] &= set().union(*self._pins.get(node, {}).values())

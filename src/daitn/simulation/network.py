@@ -25,12 +25,23 @@ class SimulatedNetwork:
         """Nodes whose messages do not reach the router."""
         self.cut_down: set[NodeId] = set()
         """Nodes that the router's messages do not reach."""
+        self.router_down = False
+        self.slow: dict[NodeId, float] = {}
+        """Nodes whose link is slow, and how many times as slow."""
         self.faulty = True
         self.sent = self.lost = self.doubled = 0
 
     def linked(self, sender: NodeId, receiver: NodeId) -> bool:
         """Whether a message could pass from one to the other now."""
-        return sender not in self.cut_up and receiver not in self.cut_down
+        return not self.router_down and sender not in self.cut_up and receiver not in self.cut_down
+
+    def slowness(self, *nodes: NodeId) -> float:
+        """How many times as slow as usual something is that passes these nodes' links."""
+        return max((self.slow.get(node, 1.0) for node in nodes), default=1.0)
+
+    def restore_speed(self, node: NodeId) -> None:
+        """A node's link is as fast as usual again."""
+        self.slow.pop(node, None)
 
     def send(self, sender: NodeId, receiver: NodeId, message: Message, deliver: Callable[[int, Message], None]) -> None:
         """Call `deliver(delay in ns, message)` for each copy that will arrive: none, one or two."""
@@ -44,7 +55,7 @@ class SimulatedNetwork:
             copies = 2
         data = encode(message)
         for _ in range(copies):
-            deliver(self.delay_ns(), decode(data))
+            deliver(round(self.delay_ns() * self.slowness(sender, receiver)), decode(data))
 
     def delay_ns(self) -> int:
         """One way through the router, at least a microsecond."""

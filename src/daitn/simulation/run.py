@@ -32,6 +32,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     phases: tuple[Phase, ...]
     seconds: float
     fault: str = ""
+    hit: tuple[tuple[str, str, int], ...] = ()
+    """How often a fault of a kind came at a point: (point, kind, times)."""
     trace: tuple[str, ...] = ()
 
 
@@ -53,6 +55,7 @@ def run_scenario(scenario: Scenario) -> RunReport:
     for number, job in enumerate(scenario.jobs):
         _submit_later(world, number, job)
     plan_cuts(world)
+    world.mishaps.plan()
     world.after(scenario.faults.stop_after_s, lambda: _calm(world))
     last = max((job.at_s + job.deadline_s for job in scenario.jobs), default=0.0)
     fault = ""
@@ -69,6 +72,7 @@ def run_scenario(scenario: Scenario) -> RunReport:
         phases=tuple(machine.state.phase for machine in world.center.jobs.values()),
         seconds=world.seconds(),
         fault=fault,
+        hit=tuple((point, kind, times) for (point, kind), times in sorted(world.watcher.hit.items())),
         trace=tuple(world.trace),
     )
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from daitn.artifacts.grants import check_grant, issue_grant
+from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.signatures import public_hex, sign_report, verify_report
 from daitn.base.effects import (
     Append,
@@ -27,7 +26,6 @@ from daitn.base.effects import (
     Message,
     PeerAppeared,
     PeerVanished,
-    Record,
     Send,
     SendFailed,
     SetTimer,
@@ -40,15 +38,17 @@ from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
-from daitn.control_center.training.commands import FetchModel, JobChanged, ModelFetched, ModelNotFetched, RetireSlot
-from daitn.descriptors.grant import Holder
+from daitn.control_center.training.commands import FetchModel, JobChanged, RetireSlot
 from daitn.descriptors.work import TrainWork
 from daitn.scenario.spec import CENTER_NAME, Scenario
 from daitn.simulation.faults import Crashes
 from daitn.simulation.groups import SimulatedGroups
 from daitn.simulation.kept import Kept
 from daitn.simulation.learner import Learner
+from daitn.simulation.mishaps import Mishaps
+from daitn.simulation.moving import SimulatedMoving
 from daitn.simulation.network import SimulatedNetwork
+from daitn.simulation.process import Process, Watcher
 from daitn.simulation.sites import SimulatedSite
 from daitn.simulation.work import SimulatedWork, made_by
 from daitn.terminal.reporter import DescriptorChanged, Linked, NodeLeft
@@ -57,50 +57,23 @@ from daitn.terminal.work import (
     BeginWork,
     DropArtifacts,
     FetchInputs,
-    InputsArrived,
-    InputsFailed,
     JobsPinned,
     WarmChild,
     WorkFailed,
     WorkFinished,
     WorkProgressed,
 )
-from daitn.wire.center_tools import InputRef, VisitOrder
+from daitn.wire.center_tools import VisitOrder
 from daitn.wire.topology_tools import Describe, Heartbeat
 
 EPOCH_NS: Final = 1_700_000_000 * NS_PER_S
 """Virtual time starts here, so that clocks look like clocks."""
 
+LONG_S: Final = 2.0
+"""How long a node looks on at a child that is stopped."""
+
 EVENTS_MOST: Final = 400_000
 """Events of one run; more means that something goes round in circles."""
-
-
-class Process:
-    """A node's process: one core, its journal, its timers. `life` counts restarts, so that what was meant for an
-    earlier life does not reach a later one."""
-
-    def __init__(self, node: NodeId, name: str, make_core: Callable[[], ControlCenter | SimulatedSite]) -> None:
-        self.node = node
-        self.name = name
-        self.make_core = make_core
-        self.core = make_core()
-        self.journal: list[Record] = []
-        self.timers: dict[str, int] = {}
-        self.alive = False
-        self.life = 0
-
-
-class Watcher(msgspec.Struct, kw_only=True):
-    """What invariants may look at besides the cores: everything that was done, as it was done."""
-
-    begun: list[tuple[NodeId, VisitOrder]] = []
-    spoken: list[tuple[NodeId, Message, int]] = []
-    """Who said what, and how many records its journal had then."""
-    confirmed_ns: dict[NodeId, int] = {}
-    """When the centre last heard from a node that its description holds."""
-    transfers: list[tuple[NodeId, NodeId, ArtifactId]] = []
-    ungranted: list[str] = []
-    seen_by_owner: dict[JobId, tuple[int, int]] = {}
 
 
 class World:
@@ -118,15 +91,18 @@ class World:
         self.crashes = 0
         self.trace: list[str] = []
         self._check = check
+        self.mishaps = Mishaps(self)
         self._crash_plan = Crashes(scenario.faults, self.rng)
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
         self._key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+        self.center_key = self._key.public_key()
         self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
         self.kept = Kept(self.artifacts)
         self.work = SimulatedWork(scenario, self.learner, self.artifacts)
         self._groups = SimulatedGroups(self, self._key.public_key())
+        self._moving = SimulatedMoving(self)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
         tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify, member=self._member)
         self.processes: dict[NodeId, Process] = {
@@ -200,6 +176,7 @@ class World:
         process.core = process.make_core()
         replay(process.core, process.journal)
         process.alive = True
+        process.skew_ns = self.mishaps.clock_skew_ns(process)
         process.life += 1
         process.timers = {}
         self._trace(process.node, "boot")
@@ -229,6 +206,7 @@ class World:
         if not process.alive:
             return
         self.crashes += 1
+        self.mishaps.note(process.node, "kill")
         process.alive = False
         process.life += 1
         self._trace(process.node, f"crash {why}")
@@ -239,20 +217,26 @@ class World:
     def cut(self, node: NodeId, seconds: float, *, up: bool, down: bool) -> None:
         """Cut a node's link in one or both directions for a while."""
         self._trace(node, f"cut up={up} down={down} {seconds:.1f} s")
+        way = "both ways" if up and down else "towards the router" if up else "from the router"
+        self.mishaps.hit("link", f"cut {way}")
         if up:
             self.network.cut_up.add(node)
-            self.tell_center(lambda: PeerVanished(node=node), 1.0)
+            self.tell_center(lambda: PeerVanished(node=node), 1.0 + 2.0 * self.rng.random())
         if down:
             self.network.cut_down.add(node)
         self.after(seconds, lambda: self._mend(node))
 
-    def _mend(self, node: NodeId) -> None:
-        self.network.cut_up.discard(node)
-        self.network.cut_down.discard(node)
+    def linked_again(self, node: NodeId) -> None:
+        """A node's link, or its process, is there again."""
         process = self.processes[node]
         if process.alive and node != CENTER:
             self.tell_center(lambda: PeerAppeared(node=node))
             self.give(process, Linked())
+
+    def _mend(self, node: NodeId) -> None:
+        self.network.cut_up.discard(node)
+        self.network.cut_down.discard(node)
+        self.linked_again(node)
 
     # --- events and effects -----------------------------------------------------------------------------------------
 
@@ -260,13 +244,16 @@ class World:
         """Hand an event to a core, check, and perform what it wants, in order, with crashes between."""
         if not process.alive:
             return
+        if process.frozen_until_ns > self.now_ns:
+            self.at(process.frozen_until_ns, partial(self._give_late, process, process.life, event))
+            return
         self.events += 1
         match event:
             case Delivered(sender=sender, message=Describe() | Heartbeat()) if process.node == CENTER:
                 self.watcher.confirmed_ns[sender] = self.now_ns
             case _:
                 pass
-        effects = process.core.handle(event, self.now_ns)
+        effects = process.core.handle(event, process.clock_ns(self.now_ns))
         process.core.check_invariants()
         life = process.life
         for effect in effects:
@@ -277,22 +264,38 @@ class World:
                 return
         self._check(self)
 
+    def _give_late(self, process: Process, life: int, event: Event) -> None:
+        """What reached a process while it was stopped."""
+        if process.life == life:
+            self.give(process, event)
+
     def _crashes(self, process: Process, when: str, effect: Effect) -> bool:
+        if when == "before" and isinstance(effect, Append) and process.disk_full_until_ns > self.now_ns:
+            self.crash(process, "its disk is full", self.faults.restart_s)
+            return True
         down_s = self._crash_plan.down_s(process.name, when, effect, by_chance=self.network.faulty)
         if down_s is None:
             return False
         self.crash(process, f"{when} {type(effect).__name__}", down_s)
         return True
 
-    def _later(self, process: Process, seconds: float, event: Callable[[], Event | None]) -> None:
-        """An event for this life of a process, some time from now."""
+    def later(
+        self,
+        process: Process,
+        seconds: float,
+        event: Callable[[], Event | None],
+        otherwise: Callable[[], None] = lambda: None,
+    ) -> None:
+        """An event for this life of a process, some time from now; `otherwise` where it is another life by then."""
         life = process.life
 
         def arrive() -> None:
-            if process.life == life:
-                made = event()
-                if made is not None:
-                    self.give(process, made)
+            if process.life != life:
+                otherwise()
+                return
+            made = event()
+            if made is not None:
+                self.give(process, made)
 
         self.after(seconds, arrive)
 
@@ -300,23 +303,24 @@ class World:
         match effect:
             case Append(records=records):
                 process.journal.extend(records)
+                process.written_ns = process.clock_ns(self.now_ns)
             case Send(receiver=receiver, message=message):
                 self.watcher.spoken.append((process.node, message, len(process.journal)))
                 self._send(process, receiver, message)
             case SetTimer(name=name, at_ns=at_ns):
                 process.timers[name] = at_ns
                 life = process.life
-                self.at(at_ns, lambda: self._fire(process, life, name, at_ns))
+                self.at(at_ns - process.skew_ns, lambda: self._fire(process, life, name, at_ns))
             case CancelTimer(name=name):
                 process.timers.pop(name, None)
             case FetchInputs(order=order):
-                self._fetch_inputs(process, order)
+                self._moving.fetch_inputs(process, order)
             case BeginWork(order=order):
                 self._begin(process, order)
             case AbandonVisit(visit=visit):
                 self._site(process).working.discard(visit)
             case FetchModel(job=job, model=model):
-                self._fetch_model(process, job, model)
+                self._moving.fetch_model(process, job, model)
             case JobChanged(job=job):
                 self._owner_looks(job)
             case DropArtifacts(job=job, artifacts=artifacts, job_ended=ended):
@@ -333,8 +337,8 @@ class World:
 
     def _send(self, process: Process, receiver: NodeId, message: Message) -> None:
         target = self.processes.get(receiver)
-        if target is None or not target.alive:
-            self._later(process, 0.002, lambda: SendFailed(receiver=receiver, message=message))
+        if target is None or not target.alive or self.network.router_down:
+            self.later(process, 0.002, lambda: SendFailed(receiver=receiver, message=message))
             return
         sender = process.node
 
@@ -347,70 +351,11 @@ class World:
         assert isinstance(process.core, SimulatedSite)
         return process.core
 
-    # --- moving -----------------------------------------------------------------------------------------------------
-
-    def _fetch(self, requester: NodeId, wanted: InputRef) -> str:
-        """Move one artifact; empty, or why it could not be had."""
-        if wanted.artifact in self.artifacts[requester]:
-            return ""
-        reasons: list[str] = []
-        for holder in wanted.holders or (Holder(node=CENTER),):
-            reason = self._fetch_from(requester, wanted, holder.node)
-            if not reason:
-                return ""
-            reasons.append(f"{holder.node}: {reason}")
-        return "; ".join(reasons)
-
-    def _fetch_from(self, requester: NodeId, wanted: InputRef, holder: NodeId) -> str:
-        if not self.processes[holder].alive:
-            return "is down"
-        if not (self.network.linked(requester, holder) and self.network.linked(holder, requester)):
-            return "cannot be reached"
-        if wanted.artifact not in self.artifacts[holder]:
-            return "does not hold it"
-        try:
-            check_grant(
-                wanted.grant,
-                self._key.public_key(),
-                requester=requester,
-                artifact=wanted.artifact,
-                now_unix_s=self.now_ns / NS_PER_S,
-                revoked=(),
-            )
-        except (PolicyError, PeerError) as error:
-            self.watcher.ungranted.append(str(error))
-            return str(error)
-        self.watcher.transfers.append((holder, requester, wanted.artifact))
-        self.artifacts[requester].add(wanted.artifact)
-        return ""
-
     def _name_jobs(self, process: Process, life: int) -> None:
         """A site's store tells its core for which jobs it keeps something, now and every while."""
         if process.life == life:
             self.give(process, JobsPinned(jobs=self.kept.jobs(process.node)))
             self.after(self.scenario.patience_s, lambda: self._name_jobs(process, life))
-
-    def _fetch_inputs(self, process: Process, order: VisitOrder) -> None:
-        seconds = 0.01 + 0.2 * self.rng.random()
-
-        def arrive() -> Event:
-            for wanted in order.inputs:
-                if reason := self._fetch(process.node, wanted):
-                    what = f"artifact {wanted.artifact[:12]} cannot be fetched: {reason}"
-                    return InputsFailed(visit=order.visit, what=what, blame="unavailable")
-                if not wanted.parts_only:
-                    self.kept.pin(process.node, order.job, wanted.artifact)
-            return InputsArrived(visit=order.visit, fetched_bytes=1000 * len(order.inputs), seconds=seconds)
-
-        self._later(process, seconds, arrive)
-
-    def _fetch_model(self, process: Process, job: JobId, model: InputRef) -> None:
-        def arrive() -> Event:
-            if reason := self._fetch(CENTER, model):
-                return ModelNotFetched(job=job, artifact=model.artifact, what=reason)
-            return ModelFetched(job=job, artifact=model.artifact)
-
-        self._later(process, 0.05, arrive)
 
     # --- working ----------------------------------------------------------------------------------------------------
 
@@ -422,24 +367,29 @@ class World:
             return
         seconds = 0.05 + self.rng.random() * (1.5 if isinstance(order.work, TrainWork) else 0.2)
         fails = self.network.faulty and self.rng.random() < self.faults.crash * 2
-        self._later(process, seconds / 2, lambda: WorkProgressed(visit=order.visit, done=1, of=2))
+        if fails and self.rng.random() < 0.5:
+            seconds += LONG_S  # stopped, and ended by its node when that has been so for a while
+        self.later(process, seconds / 2, lambda: WorkProgressed(visit=order.visit, done=1, of=2))
 
         def finish() -> Event | None:
             if order.visit not in site.working:
                 return None
             site.working.discard(order.visit)
             if fails:
+                self.watcher.hit[("child", "kill" if seconds < LONG_S else "stop")] += 1
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
             outcome = self.work.outcome(process.node, order, seconds)
             self.kept.pin(process.node, order.job, made_by(outcome))
             return WorkFinished(visit=order.visit, outcome=outcome)
 
-        self._later(process, seconds, finish)
+        self.later(process, seconds, finish)
 
     # --- owners -----------------------------------------------------------------------------------------------------
 
     def _owner_looks(self, job: JobId) -> None:
-        """What an owner who watches sees: it must never go back, over any crash of the centre."""
+        """What an owner who watches sees: it must never go back, over any crash of the centre or absence of his."""
+        if self.mishaps.owners_away_until_ns > self.now_ns:
+            return
         machine = self.center.jobs.get(job)
         if machine is None:
             raise BugError(f"the owner of {job} saw it and now it is gone")
@@ -454,6 +404,14 @@ class World:
         """Whether some site still owes the centre a record, or is down and may."""
         sites = [process for node, process in self.processes.items() if node != CENTER]
         return any(not site.alive or self._site(site).outbox.waiting for site in sites)
+
+    def owners_look(self) -> None:
+        """All owners look at all their jobs, once the centre answers."""
+        if not self.processes[CENTER].alive:
+            self.after(0.5, self.owners_look)
+            return
+        for job in list(self.watcher.seen_by_owner):
+            self._owner_looks(job)
 
     def _trace(self, node: NodeId, text: str) -> None:
         self.trace.append(f"{self.seconds():9.3f} {node} {text}")
