@@ -57,9 +57,13 @@ def write_site(folder: Path, seed: int, records: int = 240) -> DataFiles:
 
 
 @contextmanager
-def small_domain(folder: Path, *, patience_s: float = 2.0) -> Iterator[LocalDomain]:
-    """Router, centre, two sites, a verification unit and an aggregator; every process gone at the end."""
+def small_domain(folder: Path, *, patience_s: float = 2.0, database: str = "") -> Iterator[LocalDomain]:
+    """Router, centre, two sites, a verification unit and an aggregator; every process gone at the end. `database`: URL
+    of the centre's journal; empty: SQLite."""
     with LocalDomain(folder / "domain", "small", patience_s=patience_s) as domain:
+        if database:
+            knobs = ("--patience", f"{patience_s:g}", "--database", database)
+            domain.run("init", str(domain.home), "--domain", "small", *knobs)
         domain.start()
         specs = [
             NodeSpec(name="north", operator="north", roles=(Role.DATA, Role.COMPUTE)),

@@ -1,4 +1,4 @@
-"""The journal: facts in the order they happened, durable before anyone acts on them; and the outbox beside it.
+"""The journal: facts in the order they happened, durable before anyone acts on them.
 
 A core's state is what its records say, so a killed process is rebuilt by replaying its stream. Records are appended in
 one transaction that is on the disk when `append` returns (SQLite: WAL with `synchronous=FULL`; PostgreSQL: by URL, with
@@ -23,7 +23,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Engine,
-    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -50,9 +49,6 @@ STREAM_CHARS: Final = 200
 PAGE_ROWS: Final = 1000
 """Rows read at once when replaying: constant memory, and no reader holds a transaction open for long."""
 
-OUTBOX_MESSAGES: Final = 100_000
-"""Messages waiting for acknowledgement: a day of a node's records at one a second; beyond it the peer is lost."""
-
 BUSY_MS: Final = 10_000
 """How long SQLite waits for another process that is writing."""
 
@@ -69,15 +65,6 @@ _journal = Table(
     Column("body", LargeBinary, nullable=False),
     Column("checksum", LargeBinary(_CHECK_BYTES), nullable=False),
 )
-_outbox = Table(
-    "outbox",
-    _metadata,
-    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("id", String(200), nullable=False, unique=True),
-    Column("receiver", String(limits.NAME_CHARS), nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("attempts", Integer, nullable=False),
-)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,15 +73,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     time_ns: int
     record: Record
-
-
-class OutboxItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that was not acknowledged yet; `attempts` counts how often it was sent."""
-
-    id: str
-    receiver: str
-    body: bytes
-    attempts: int
 
 
 def open_database(where: str | Path) -> Engine:
@@ -132,11 +110,6 @@ class Journal:
         self._encoder = msgspec.msgpack.Encoder()
         self._lock = threading.Lock()
         self._last: dict[str, int] = {}
-
-    @property
-    def engine(self) -> Engine:
-        """The database, for an `Outbox` beside the journal."""
-        return self._engine
 
     def append(self, stream: str, records: Sequence[Record], *, time_ns: int | None = None) -> int:
         """Add records in order, all or none; durable when it returns. Returns the sequence of the last one.
@@ -237,58 +210,6 @@ class Journal:
         except UNDECODABLE as error:
             raise _damaged(stream, sequence, f"does not decode as {tag!r}: {error}") from None
         return record
-
-
-class Outbox:
-    """Messages that must arrive: kept until acknowledged, in the order they were put. Thread-safe.
-
-    A message is put under an id of its maker's choice; putting it again changes nothing, so a replay does no harm.
-    """
-
-    def __init__(self, where: str | Path | Engine) -> None:
-        self._engine = where if isinstance(where, Engine) else open_database(where)
-        self._lock = threading.Lock()
-        with _database_errors(self._engine), self._engine.connect() as connection:
-            self._waiting = connection.scalar(select(func.count()).select_from(_outbox)) or 0
-
-    def put(self, message_id: str, receiver: str, body: bytes) -> bool:
-        """Keep a message, durable when it returns; False if the id is known. UnavailableError when full."""
-        if len(body) > limits.MESSAGE_BYTES:
-            raise BugError(f"message {message_id!r} has {len(body)} bytes, the limit is {limits.MESSAGE_BYTES}")
-        row = {"id": message_id, "receiver": receiver, "body": body, "attempts": 0}
-        with self._lock, _database_errors(self._engine), self._engine.begin() as connection:
-            if connection.scalar(select(_outbox.c.number).where(_outbox.c.id == message_id)) is not None:
-                return False
-            if self._waiting >= OUTBOX_MESSAGES:
-                raise UnavailableError(
-                    f"{self._waiting} messages wait in the outbox, the limit is {OUTBOX_MESSAGES}",
-                    todo="see why their receivers do not acknowledge",
-                )
-            connection.execute(_outbox.insert(), row)
-            self._waiting += 1
-        return True
-
-    def acknowledge(self, message_id: str) -> bool:
-        """Forget a message that arrived; False if it was not waiting."""
-        with self._lock, _database_errors(self._engine), self._engine.begin() as connection:
-            gone = connection.execute(_outbox.delete().where(_outbox.c.id == message_id)).rowcount
-            self._waiting -= gone
-        return gone > 0
-
-    def attempted(self, message_ids: Iterable[str]) -> None:
-        """Count one more attempt for each message."""
-        ids = list(message_ids)
-        with _database_errors(self._engine), self._engine.begin() as connection:
-            connection.execute(_outbox.update().where(_outbox.c.id.in_(ids)).values(attempts=_outbox.c.attempts + 1))
-
-    def pending(self, limit: int = PAGE_ROWS, receiver: str | None = None) -> tuple[OutboxItem, ...]:
-        """The oldest messages that wait, to `receiver` or to all."""
-        query = select(_outbox.c.id, _outbox.c.receiver, _outbox.c.body, _outbox.c.attempts)
-        if receiver is not None:
-            query = query.where(_outbox.c.receiver == receiver)
-        with _database_errors(self._engine), self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_outbox.c.number).limit(limit)).all()
-        return tuple(OutboxItem(id=row[0], receiver=row[1], body=bytes(row[2]), attempts=row[3]) for row in rows)
 
 
 def _tag(kind: type[Record]) -> str:
