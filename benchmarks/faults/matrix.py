@@ -8,11 +8,12 @@ unfenced is looked at for all alike (`play`).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -374,14 +375,20 @@ KNOBS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }
 
 
-def run_cases(world: World, cases: tuple[Case, ...], told: Callable[[Row], None] = lambda _: None) -> list[Row]:
-    """All cases in order, those of one job together; a job is ended, and its end seen, before the next begins."""
+def run_cases(
+    world: World,
+    cases: Sequence[Case],
+    told: Callable[[Row], None] = lambda _: None,
+    until: float = math.inf,
+) -> list[Row]:
+    """All cases in order, those of one job together; a job is ended, and its end seen, before the next begins. No case
+    is begun after `until` on the monotonic clock."""
     rows: list[Row] = []
     for kind in dict.fromkeys(case.job for case in cases):
         size, knobs = KNOBS[kind]
         job = world.submit(size, **knobs)
         for case in cases:
-            if case.job != kind:
+            if case.job != kind or time.monotonic() > until:
                 continue
             try:
                 row = play(case, world, job)

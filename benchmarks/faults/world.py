@@ -38,6 +38,7 @@ from daitn.oam.outbox import OUTBOX_RECORDS
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
+from daitn.wire.oam import VisitOver
 
 PATIENCE_S: Final = 2.0
 """The domain's patience, which is the lease."""
@@ -120,6 +121,7 @@ class World:
         asked: dict[str, Any] = {
             "contract": decode_contract(json.dumps(CONTRACT).encode()),
             "targets": ["loss <= 0.0000001"],
+            "chance_floor": 0.0,
             "deadline": 3600,
             "purpose": "research",
             "name": f"{size}-{self._jobs}",
@@ -256,17 +258,9 @@ class World:
 
     def fenced(self, job: Job, node: str, visit: str) -> str:
         """How a node closed a visit it lost, once it has; AssertionError where the job has accepted it."""
-        database = self.domain.node_folder(node) / "journal.sqlite"
 
         def closed() -> str:
-            with contextlib.suppress(DaitnError, sqlite3.Error):
-                journal = Journal(database, (*KEEPER_RECORDS, *OUTBOX_RECORDS))
-                try:
-                    facts = [r for r in journal.read("terminal") if isinstance(r, VisitClosed) and r.visit == visit]
-                finally:
-                    journal.close()
-                return facts[0].why if facts else ""
-            return ""
+            return next((record.why for record in self._closed(node) if record.visit == visit), "")
 
         why = wait_for(closed, f"visit {visit} closed at {node}")
         assert visit not in {entry.visit for entry in job.log() if entry.kind in ACCEPTED}, f"{visit} was accepted"
@@ -288,6 +282,30 @@ class World:
         job.cancel()
         assert job.wait(20).phase in FINAL_PHASES
         self.check(job)
+        for node in (spec.name for spec in SPECS):
+            wait_for(lambda node=node: self._all_told(node), f"the ends of all visits at {node}")  # type: ignore[misc]
+
+    def _all_told(self, node: str) -> bool:
+        """Whether the centre was told, once each and in order, how every visit at a node ended there."""
+        slot = self.slot(node)
+        try:
+            records = daitn.connect(self.domain.operator_token()).records()
+        except UnavailableError:
+            return False
+        told = [one.entry.visit for one in records if one.node == slot and isinstance(one.entry, VisitOver)]
+        closed = [record.visit for record in self._closed(node)]
+        assert len(told) == len(set(told)), f"an end of a visit at {node} was kept twice"
+        return told == closed
+
+    def _closed(self, node: str) -> list[VisitClosed]:
+        """The ends of visits in a node's journal."""
+        with contextlib.suppress(DaitnError, sqlite3.Error):
+            journal = Journal(self.domain.node_folder(node) / "journal.sqlite", (*KEEPER_RECORDS, *OUTBOX_RECORDS))
+            try:
+                return [record for record in journal.read("terminal") if isinstance(record, VisitClosed)]
+            finally:
+                journal.close()
+        return []
 
 
 class LogTail:

@@ -28,6 +28,7 @@ def test_centre_on_postgresql_is_killed_and_replays_every_accepted_visit(tmp_pat
             make_model(),
             contract=contract(),
             targets=["loss <= 0.0000001"],
+            chance_floor=0.0,
             deadline=180,
             purpose="research",
             name="postgres",
