@@ -66,6 +66,8 @@ class Presence:
     def link_lost(self, turn: Turn) -> None:
         """The centre's own link is lost: of those who vanished just before, nobody is known to have ended."""
         self._link_lost_ns = turn.now_ns
+        for facts in self._knowledge.nodes():
+            facts.ended = False
         for machine in self._jobs.values():
             machine.node_lives(turn, None)
 
