@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.builders import Bench, running, the_order
 
 from daitn.base.effects import LinkBroken, PeerAppeared, PeerVanished
 from daitn.base.ids import NodeId
+from daitn.control_center.training.job_desk import RESTART_S, WAIT_S
 from daitn.control_center.training.open_visits import ENDED_S, MARGIN_S
-from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress
+from daitn.control_center.training.records import ModelGone
+from daitn.wire.center_tools import VisitFailed, VisitOrder, VisitPhase, VisitProgress
 
 
 def speaking() -> tuple[Bench, NodeId, VisitOrder]:
@@ -66,3 +69,26 @@ def test_site_that_vanished_just_before_the_centre_lost_its_own_link_keeps_its_v
     made.wait(ENDED_S + 0.5)
 
     assert order.visit in made.state().open
+
+
+@pytest.mark.parametrize("cut_off", [False, True], ids=["ended", "cut off"])
+def test_model_that_only_one_site_held_is_waited_for_as_long_as_that_site_may_be_back(cut_off: bool) -> None:
+    made = running()
+    holder, order = the_order(made)
+    made.answer(holder, order)
+    head = made.state().head
+    assert made.state().holders[head] == [holder]
+    made.silence(holder)
+    if cut_off:
+        made.wait(2.5)
+    made.give(PeerVanished(node=holder))
+    for node, lost in made.orders():
+        made.say(node, VisitFailed(visit=lost.visit, fence=lost.fence, reason="not to be had", blame="unavailable"))
+    wait_s = RESTART_S + (made.config.patience_s if cut_off else 0.0)
+
+    made.wait(wait_s - 2 * WAIT_S)
+    assert not [record for record in made.journal if isinstance(record, ModelGone)]
+
+    made.wait(4 * WAIT_S)
+    (gone,) = (record for record in made.journal if isinstance(record, ModelGone))
+    assert gone.model == head
