@@ -338,7 +338,6 @@ CASES: Final = (
         "small",
         CUT_BOUND_S,
         cut("north", at_training("north"), "down"),
-        late="north",
     ),
     Case("link of the site", "delayed by 200 ms", "small", CUT_BOUND_S, slow("north", delay_s=0.2)),
     Case("clock of the site", "moved forward 2 h", "small", KILL_BOUND_S, clock_moves("north", 7200.0)),

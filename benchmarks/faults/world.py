@@ -38,7 +38,7 @@ from daitn.oam.outbox import OUTBOX_RECORDS
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
-from daitn.wire.oam import VisitOver
+from daitn.wire.oam_records import VisitOver
 
 PATIENCE_S: Final = 2.0
 """The domain's patience, which is the lease."""
@@ -131,6 +131,7 @@ class World:
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
         job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
+        job.assessed()
         threading.Thread(target=self._watch, args=(job,), daemon=True, name="owner").start()
         return job
 

@@ -109,7 +109,7 @@ def test_alarms_beyond_the_bound_are_counted_and_dropped():
         box.handle(AlarmNoticed(name="disk", text=str(number)), NOW_NS)
 
     assert box.waiting == ALARMS_MOST
-    assert box.counters["alarms_dropped"] == 2
+    assert box.counters.of("alarms_dropped") == 2
 
 
 @pytest.mark.parametrize("again", [1, 3])

@@ -84,7 +84,7 @@ def test_model_that_only_one_site_held_is_waited_for_as_long_as_that_site_may_be
     made.give(PeerVanished(node=holder))
     for node, lost in made.orders():
         made.say(node, VisitFailed(visit=lost.visit, fence=lost.fence, reason="not to be had", blame="unavailable"))
-    wait_s = RESTART_S + (made.config.patience_s if cut_off else 0.0)
+    wait_s = RESTART_S + (made.config.patience_s - 2.5 if cut_off else 0.0)
 
     made.wait(wait_s - 2 * WAIT_S)
     assert not [record for record in made.journal if isinstance(record, ModelGone)]

@@ -94,6 +94,7 @@ class JobMachine:
 
     def resume(self, turn: Turn) -> None:
         """After a restart of the centre: everything under way is asked for again, with the same fences."""
+        self._desk.resumed_ns = turn.now_ns
         for visit in self.state.open.values():
             self._desk.speak(turn, visit)
         self._desk.watch_deadline(turn)

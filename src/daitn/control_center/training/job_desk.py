@@ -62,6 +62,8 @@ class JobDesk:
         self.config = config
         self.knowledge = knowledge
         self.orders = orders
+        self.resumed_ns = 0
+        """When the centre took this job up again after its last start; 0: it has not."""
 
     @property
     def deadline_ns(self) -> int:
@@ -165,11 +167,13 @@ class JobDesk:
     def gone(self, turn: Turn, artifact: ArtifactId) -> bool:
         """Whether an artifact that nobody reachable holds is waited for no longer: a lease and a little, since a cut
         may end; less where the processes that held it have ended, which are started again at once or not soon."""
-        facts = [self.knowledge.node(node) for node in self.state.holders.get(artifact, [])]
-        ended = all(one is None or one.ended for one in facts)
+        facts = [one for node in self.state.holders.get(artifact, []) if (one := self.knowledge.node(node)) is not None]
         patience_s = self.config.patience_s
+        ended = all(one.ended for one in facts)
         wait_s = min(REST_PATIENCES * patience_s, RESTART_S if ended else patience_s + RESTART_S)
-        return self.waited(turn) * patience_s > wait_s
+        silent_s = min((self.knowledge.silent_s(one, turn.now_ns) for one in facts), default=wait_s + 1)
+        # After a restart of the centre nobody has been heard yet, which says nothing of them.
+        return min(silent_s, (turn.now_ns - self.resumed_ns) / 1e9) > wait_s
 
     def order(self, turn: Turn, purpose: Purpose, node: NodeId, work: Work, why: str) -> None:
         """Record a new visit and send its order."""
