@@ -100,15 +100,14 @@ def test_order_before_it_is_durable_is_found(monkeypatch):
     assert "VisitOrder of visit" in faults_of(load())
 
 
-@pytest.mark.parametrize("number", [11, 13, 15])
-def test_progress_shown_before_it_is_durable_goes_back_and_is_found(monkeypatch, number):
-    """The centre dies exactly between showing an accepted visit and writing it."""
+def test_progress_shown_before_it_is_durable_goes_back_and_is_found(monkeypatch):
+    """The centre dies before each of its writes in turn; where one held an accepted visit, it had been shown."""
     monkeypatch.setattr("daitn.control_center.center.Turn", ShowyTurn)
 
-    fault = faults_of(with_faults(load(), CrashSpec(node="center", when="before", number=number)))
+    crashes = [CrashSpec(node="center", when="before", number=number) for number in range(8, 33)]
+    faults = [faults_of(with_faults(load(), crash)) for crash in crashes]
 
-    assert "the owner of j1 saw" in fault
-    assert "and now sees" in fault
+    assert sum("the owner of j1 saw" in fault and "and now sees" in fault for fault in faults) >= 3
 
 
 def test_transfer_without_a_grant_is_found(monkeypatch):

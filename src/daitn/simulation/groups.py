@@ -25,7 +25,8 @@ from daitn.terminal.work import WorkFailed, WorkFinished, WorkProgressed
 from daitn.wire.center_tools import VisitOrder
 
 if TYPE_CHECKING:
-    from daitn.simulation.world import Process, World
+    from daitn.simulation.process import Process
+    from daitn.simulation.world import World
 
 GATHER_S: Final = 10.0
 """How long a member waits for its partners to begin."""
