@@ -105,7 +105,8 @@ class CenterService:
         self._store.put_bytes(data)
 
     def put_manifest(self, data: bytes) -> ArtifactId:
-        """Check a package and keep it. Nothing stays of one that is refused but its chunks, loose."""
+        """Check a package and keep it. Nothing stays of a complete one that is refused; of one that lacks chunks, those
+        that came stay loose."""
         with self._refusals("manifest"):
             manifest = decode_manifest(data)
             if encode_manifest(manifest) != data:
