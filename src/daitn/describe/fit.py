@@ -44,6 +44,7 @@ from daitn.descriptors.contract import (
     Classification,
     Column,
     DataContract,
+    EmbeddedInput,
     IdentifierColumn,
     ImageColumn,
     LanguageModelling,
@@ -147,7 +148,7 @@ def _checked(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _indispensable(contract: DataContract) -> dict[str, str]:
     """Columns without which a record is dropped, and the reason to give."""
     needed: dict[str, str] = {}
-    texts = {spec.name: spec.column for spec in contract.inputs if isinstance(spec, TokensInput)}
+    texts = {spec.name: spec.column for spec in contract.inputs if isinstance(spec, TokensInput | EmbeddedInput)}
     match contract.task:
         case Classification(label=label) | Regression(label=label):
             needed[label] = "no usable label"

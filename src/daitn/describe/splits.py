@@ -51,8 +51,23 @@ def split_positions(table: MappedTable, contract: DataContract) -> NDArray[np.ui
 
 
 def held_out_mask(table: MappedTable, contract: DataContract) -> NDArray[np.bool_]:
-    """True (N,) for records that never train: those whose group lies below `test_frac`."""
-    return np.asarray(split_positions(table, contract) < np.uint64(int(contract.test_frac * 2.0**64)))
+    """True (N,) for records that never train: those whose group lies below its share, `test_frac` or a larger or
+    smaller one of `held_out_shares` (held out at a fifth is held out at a half, too, since positions are the same)."""
+    positions = split_positions(table, contract)
+    held = np.asarray(positions < _bound(contract.test_frac))
+    for share in sorted(contract.held_out_shares, key=lambda one: one.frac):
+        column = contract.column(share.column)
+        vocabulary = column.values if isinstance(column, CategoryColumn) else ()
+        codes = table.categories(share.column, None, vocabulary)
+        named = np.isin(codes, [vocabulary.index(value) for value in share.values])
+        # By group and not by record, so that a group never straddles.
+        named = np.isin(positions, np.unique(positions[named]))
+        held[named] = positions[named] < _bound(share.frac)
+    return held
+
+
+def _bound(frac: float) -> np.uint64:
+    return np.uint64(int(frac * 2.0**64))
 
 
 def training_rows(table: MappedTable, contract: DataContract) -> Rows:

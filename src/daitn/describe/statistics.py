@@ -93,7 +93,10 @@ def release_key(table: MappedTable, contract: DataContract, policy: Policy) -> s
     """Names everything a release depends on: equal keys are answered with the same noise."""
     bound = _group_bound(contract, policy)
     names = sorted(column.name for column in contract.columns)
-    parts = (table.version, names, contract.labels(), contract.fields, contract.group, contract.test_frac, bound)
+    parts: tuple[object, ...] = (table.version, names, contract.labels(), contract.fields, contract.group)
+    parts += (contract.test_frac, bound)
+    if contract.held_out_shares:
+        parts += (contract.held_out_shares,)
     return str(blake3(msgspec.json.encode(parts)).hexdigest())
 
 

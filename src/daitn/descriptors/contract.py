@@ -127,7 +127,22 @@ class TokensInput(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
     mask: str = ""
 
 
-ModelInput = NumbersInput | VectorInput | CategoryInput | ImageInput | TokensInput
+class EmbeddedInput(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    """float32 tensor of shape (width,): a text as a frozen base encodes it, kept in float16 at the site.
+
+    The base lies at the site already (`daitn base add`) and never travels: `base` is its digest. A text is cut to
+    `length` tokens; the vectors of the base's last layer are averaged over the tokens (`mean`) or the first is taken.
+    """
+
+    name: Name
+    column: Name
+    base: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    width: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    length: Annotated[int, msgspec.Meta(ge=1, le=1_048_576)] = 128
+    pooling: Literal["mean", "first"] = "mean"
+
+
+ModelInput = NumbersInput | VectorInput | CategoryInput | ImageInput | TokensInput | EmbeddedInput
 
 
 class FieldByColumn(msgspec.Struct, frozen=True, kw_only=True, tag="by_column"):
@@ -145,6 +160,26 @@ class FieldByValues(msgspec.Struct, frozen=True, kw_only=True, tag="by_values"):
 
 
 FieldRule = FieldByColumn | FieldByValues
+
+
+class FieldMean(msgspec.Struct, frozen=True, kw_only=True):
+    """A target may speak of `name`: the mean of a metric over `fields`, each counting the same whatever its size."""
+
+    name: Name
+    fields: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=limits.FIELDS)]
+
+
+class HeldOutShare(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the groups with a record whose category `column` is one of `values`, `frac` are held out.
+
+    The column should say something of the whole group: a group without such a record at one site and with one at
+    another may train at the first and be held out at the second. Where several shares speak of a group the largest
+    holds.
+    """
+
+    column: Name
+    values: Annotated[tuple[Label, ...], msgspec.Meta(min_length=1, max_length=limits.CLASSES)]
+    frac: Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Classification(msgspec.Struct, frozen=True, kw_only=True, tag="classification"):
@@ -181,13 +216,16 @@ class Retrieval(msgspec.Struct, frozen=True, kw_only=True, tag="retrieval"):
     """The right answer among others: the model maps either side to a vector of shape (B, D).
 
     `query` and `answer` name two inputs of like kind; the model is called once with each, under the name `query`.
-    Loss: in-batch contrast at `temperature`. Metrics: accuracy (top 1 among `candidates` of the same data set), mrr.
+    Loss: in-batch contrast at `temperature`; an answer equal to the right one is no rival. With `batches` "groups" the
+    records of a group come in one batch, so that a question's rivals are the answers nearest to it. Metrics: accuracy
+    (top 1 among `candidates` of the same data set), mrr.
     """
 
     query: Name
     answer: Name
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     candidates: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 20
+    batches: Literal["mixed", "groups"] = "mixed"
 
 
 class Reinforcement(msgspec.Struct, frozen=True, kw_only=True, tag="reinforcement"):
@@ -215,6 +253,9 @@ class DataContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     fields: Annotated[tuple[FieldRule, ...], msgspec.Meta(max_length=limits.FIELDS)] = ()
     test_frac: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.2
     """Share of groups, chosen by hash, that never train: they are what a site may give to a verification unit."""
+    held_out_shares: Annotated[tuple[HeldOutShare, ...], msgspec.Meta(max_length=limits.FIELDS)] = ()
+    """Other shares for some groups: a field with few records needs more of them to be measured at all."""
+    means: Annotated[tuple[FieldMean, ...], msgspec.Meta(max_length=limits.FIELDS)] = ()
 
     def column(self, name: str) -> Column:
         """The column of that name; InputError listing the known ones."""
@@ -237,7 +278,7 @@ class DataContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return ()
 
     def field_names(self) -> tuple[str, ...]:
-        """All fields a target may speak of, in the order of the rules."""
+        """All fields that records belong to, in the order of the rules."""
         names: list[str] = []
         for rule in self.fields:
             if isinstance(rule, FieldByValues):
@@ -246,6 +287,18 @@ class DataContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 column = self.column(rule.column)
                 names.extend(column.values if isinstance(column, CategoryColumn) else ())
         return tuple(names)
+
+    def target_fields(self) -> tuple[str, ...]:
+        """All fields a target may speak of: those of records, and their means."""
+        return self.field_names() + tuple(one.name for one in self.means)
+
+    def parts_of_field(self, name: str) -> tuple[str, ...]:
+        """The fields of records that a target's field is made of: itself, or those of a mean."""
+        return next((one.fields for one in self.means if one.name == name), (name,))
+
+    def bases(self) -> tuple[str, ...]:
+        """Digests of the frozen bases that must lie at a site."""
+        return tuple(dict.fromkeys(spec.base for spec in self.inputs if isinstance(spec, EmbeddedInput)))
 
 
 def check_contract(contract: DataContract) -> None:
@@ -285,7 +338,7 @@ def check_contract(contract: DataContract) -> None:
                 expect(spec.column, CategoryColumn, what)
             case ImageInput():
                 expect(spec.column, ImageColumn, what)
-            case TokensInput():
+            case TokensInput() | EmbeddedInput():
                 expect(spec.column, TextColumn, what)
     match contract.task:
         case Classification(label=label):
@@ -301,6 +354,15 @@ def check_contract(contract: DataContract) -> None:
             pass
     if contract.group:
         expect(contract.group, IdentifierColumn, "the group")
+    elif isinstance(contract.task, Retrieval) and contract.task.batches == "groups":
+        faults.append("the task asks for batches of groups, and the contract has no group")
+    for share in contract.held_out_shares:
+        what = f"held-out share for {share.column!r}"
+        expect(share.column, CategoryColumn, what)
+        split = kinds.get(share.column)
+        unknown = [one for one in share.values if isinstance(split, CategoryColumn) and one not in split.values]
+        if unknown:
+            faults.append(f"{what} lists values outside the vocabulary: {', '.join(unknown[:5])}")
     for rule in contract.fields:
         what = f"field rule for {rule.name if isinstance(rule, FieldByValues) else rule.column!r}"
         expect(rule.column, CategoryColumn, what)
@@ -310,9 +372,13 @@ def check_contract(contract: DataContract) -> None:
             if unknown:
                 faults.append(f"{what} lists values outside the vocabulary: {', '.join(unknown[:5])}")
     if not faults:
-        names = contract.field_names()
+        names, known = contract.target_fields(), contract.field_names()
         if len(set(names)) != len(names):
             faults.append("two fields have the same name")
+        for one in contract.means:
+            missing = [name for name in one.fields if name not in known]
+            if missing:
+                faults.append(f"mean {one.name!r} names fields the contract does not have: {', '.join(missing[:5])}")
     if faults:
         raise InputError(f"contract {contract.name!r} is not consistent: " + "; ".join(faults))
 

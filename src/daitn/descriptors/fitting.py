@@ -14,6 +14,7 @@ from daitn.descriptors.contract import (
     Classification,
     Column,
     DataContract,
+    EmbeddedInput,
     FieldByColumn,
     FieldByValues,
     FieldRule,
@@ -40,7 +41,7 @@ def fits(
     """
     faults: list[str] = []
     held = {column.name: column for column in columns}
-    closed = {rule.column for rule in contract.fields}
+    closed = {rule.column for rule in contract.fields} | {share.column for share in contract.held_out_shares}
     if isinstance(contract.task, Classification | Regression):
         closed.add(contract.task.label)
     for wanted in contract.columns:
@@ -137,6 +138,8 @@ def input_specs(contract: DataContract) -> tuple[InputSpec, ...]:
                 specs.append(InputSpec(name=name, dtype="int64", shape=(length,), low=0, high=most))
                 if spec.mask:
                     specs.append(InputSpec(name=spec.mask, dtype="int64", shape=(length,), low=0, high=1))
+            case EmbeddedInput(name=name, width=width):
+                specs.append(InputSpec(name=name, dtype="float32", shape=(width,)))
     return tuple(specs)
 
 

@@ -1,7 +1,7 @@
 """What a model owner asks for: targets, deadline, budgets, privacy, and what is pinned.
 
 A target reads `metric[label]@field >= value`, label and field optional: `accuracy >= 0.8`, `accuracy@cardiology >=
-0.95`, `recall[malignant] >= 0.93`, `loss <= 0.4`.
+0.95`, `recall[malignant] >= 0.93`, `loss <= 0.4`. A field is one of the contract's, or a mean of fields it declares.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def check_request(request: Request, contract: DataContract) -> None:
     """InputError listing every fault: unknown metric, label or field, values out of range, targets that contradict."""
     faults: list[str] = []
     metrics = METRICS[type(contract.task)]
-    labels, fields = contract.labels(), contract.field_names()
+    labels, fields = contract.labels(), contract.target_fields()
     bounds: dict[str, dict[str, float]] = {}
     for target in request.targets:
         direction = metrics.get(target.metric)
@@ -196,8 +196,9 @@ def check_request(request: Request, contract: DataContract) -> None:
     overlap = set(request.data.include) & set(request.data.exclude)
     if overlap:
         faults.append(f"data sets both included and excluded: {', '.join(sorted(overlap))}")
+    held = contract.field_names()
     for name in request.data.min_records_field:
-        if name not in fields:
-            faults.append(f"min_records_field speaks of {name!r}, the contract has {', '.join(fields[:20]) or 'none'}")
+        if name not in held:
+            faults.append(f"min_records_field speaks of {name!r}, the contract has {', '.join(held[:20]) or 'none'}")
     if faults:
         raise InputError(f"request {request.name!r} is not consistent: " + "; ".join(faults))

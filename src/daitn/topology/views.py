@@ -59,7 +59,19 @@ def field_counts(contract: DataContract, data: DataDescriptor) -> dict[str, floa
         elif isinstance(rule, FieldByColumn):
             source = labels if rule.column == label else published
             counts.update({name: source.get(name, 0.0) for name in contract.field_names() if name in source})
-    return counts
+    # A mean can be taught as far as its fields can: what counts is that any of them is there.
+    return counts | {one.name: sum(counts.get(name, 0.0) for name in one.fields) for one in contract.means}
+
+
+def _test_frac(contract: DataContract, field: str) -> float:
+    """Share of a field's groups that is held out, as far as the contract's rules tell."""
+    rule = next((one for one in contract.fields if isinstance(one, FieldByValues) and one.name == field), None)
+    shares = [
+        share.frac
+        for share in contract.held_out_shares
+        if rule is not None and rule.column == share.column and set(rule.values) <= set(share.values)
+    ]
+    return max(shares, default=contract.test_frac)
 
 
 def _exclude(data: DataDescriptor, code: ReasonCode, why: str) -> Exclusion:
@@ -269,6 +281,11 @@ def _with_relevance(candidates: list[Candidate]) -> list[Candidate]:
     ]
 
 
+def _given(data: DataDescriptor, held_out_frac: float) -> float:
+    """Records given to a unit for each one that trains."""
+    return min(data.policy.sample_frac, held_out_frac) / (1 - held_out_frac)
+
+
 def _verifiers(
     knowledge: KnowledgeMap,
     usable: list[tuple[NodeFacts, DataDescriptor]],
@@ -299,12 +316,11 @@ def _verifiers(
             )
             if not check_use(data.policy, use):
                 givers.append(data)
-        records, fields = 0.0, dict.fromkeys(contract.field_names(), 0.0)
+        records, fields = 0.0, dict.fromkeys(contract.target_fields(), 0.0)
         for data in givers:
-            share = min(data.policy.sample_frac, contract.test_frac) / (1 - contract.test_frac)
-            records += data.records * share
+            records += data.records * _given(data, contract.test_frac)
             for name, count in field_counts(contract, data).items():
-                fields[name] = fields.get(name, 0.0) + count * share
+                fields[name] = fields.get(name, 0.0) + count * _given(data, _test_frac(contract, name))
         machine = unit.descriptor.compute
         verifiers.append(
             Verifier(

@@ -29,13 +29,26 @@ def permutation(seed: int, dataset: str, epoch: int, count: int) -> Rows:
     return generator.permutation(count)
 
 
+def grouped(order: Rows, groups: NDArray[np.uint64]) -> Rows:
+    """An order with the records of each group one after another; groups and their records stay in the order's order."""
+    _, first, inverse = np.unique(groups[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[inverse], kind="stable")]
+
+
 class Sampler:
     """Batches of row numbers. The cursor says how far it is; `position` counts records of the current epoch."""
 
     def __init__(
-        self, dataset: DataSetId, count: int, batch_size: int, seed: int, cursor: Cursor | None = None
+        self,
+        dataset: DataSetId,
+        count: int,
+        batch_size: int,
+        seed: int,
+        cursor: Cursor | None = None,
+        groups: NDArray[np.uint64] | None = None,
     ) -> None:
         """`cursor`: where an earlier visit stopped; beyond the end (the data set has shrunk) means a new epoch.
+        `groups`: of each record, where the records of a group shall come in one batch, as far as they fit.
 
         InputError where there are no records.
         """
@@ -48,6 +61,7 @@ class Sampler:
         self._position = 0 if cursor is None else cursor.position
         if self._position >= count:
             self._epoch, self._position = self._epoch + 1, 0
+        self._groups = groups
         self._order: Rows | None = None
 
     def next_rows(self) -> Rows:
@@ -60,6 +74,8 @@ class Sampler:
         while missing:
             if self._order is None:
                 self._order = permutation(self._seed, self._dataset, self._epoch, self._count)
+                if self._groups is not None:
+                    self._order = grouped(self._order, self._groups)
             part = self._order[self._position : self._position + missing]
             parts.append(part)
             missing -= len(part)

@@ -19,7 +19,7 @@ from daitn.describe.splits import training_rows
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import DataContract
 from daitn.learning.records import Tokenizers, encode_inputs, encode_labels
-from daitn.learning.tasks.contract import RecordSlice, RecordsLike, count_records, take_rows
+from daitn.learning.tasks.contract import RecordSlice, RecordsLike, count_records, groups_of, take_rows
 
 CACHE_BYTES: Final = 256 * MIB
 """Encoded records kept at most: 80,000 images of 28 × 28, or 260,000 texts of 128 tokens."""
@@ -33,6 +33,7 @@ class MemorySlice:
     def __init__(self, dataset: DataSetId, records: RecordsLike) -> None:
         self._records = records
         self.dataset = dataset
+        self.groups = groups_of(records)
 
     def __len__(self) -> int:
         return count_records(self._records)
@@ -56,6 +57,7 @@ class TableSource:
         self.dataset = dataset
         self._table, self._contract, self._tokenizers = table, contract, tokenizers
         self._rows: Rows = training_rows(table, contract).astype(np.int64)
+        self.groups = np.asarray(table.groups)[self._rows]
         self._cache: dict[str, NDArray[Any]] = {}
         self._labels: NDArray[Any] | None = None
         self._known: NDArray[np.bool_] | None = None

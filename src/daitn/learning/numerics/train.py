@@ -33,8 +33,9 @@ from daitn.learning.numerics.averaging import Averaging
 from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.sampler import Sampler
-from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics
+from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics, groups_of
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
+from daitn.learning.tasks.retrieval import RetrievalNumerics
 
 PROGRESS_S: Final = 0.2
 """Least time between two reports of progress: an owner's screen shows no more than five a second."""
@@ -284,7 +285,8 @@ def _make_feed(
     if source is None:
         raise InputError("this task needs records and none were given", todo="name a data set")
     cursor = _cursor_of(state.travelling, source.dataset)
-    sampler = Sampler(source.dataset, len(source), training.batch_size, seeds.job, cursor)
+    groups = groups_of(source) if isinstance(task, RetrievalNumerics) and task.by_group else None
+    sampler = Sampler(source.dataset, len(source), training.batch_size, seeds.job, cursor, groups)
     return _Feed(lambda: task.prepare(source.take(sampler.next_rows())), sampler.cursor)
 
 

@@ -23,7 +23,7 @@ from daitn.base.ids import DataSetId
 from daitn.descriptors.contract import DataContract, TokensInput
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.work import Measurement
-from daitn.learning.tasks.intervals import NOTHING, Estimate
+from daitn.learning.tasks.intervals import NOTHING, Estimate, mean_of
 
 EVALUATION_BATCH: Final = 256
 """Records of one forward pass when measuring: large enough to fill two cores, small enough for images of 1 MB."""
@@ -173,7 +173,7 @@ def take_rows(records: RecordsLike, rows: slice | NDArray[np.int64]) -> RecordSl
     )
 
 
-def groups_of(records: RecordsLike) -> Array | None:
+def groups_of(records: RecordsLike | RecordSource) -> Array | None:
     """Group of each record (patient, document) where the records carry it; None: each is its own group."""
     groups = getattr(records, "groups", None)
     return groups if isinstance(groups, np.ndarray) and groups.ndim == 1 else None
@@ -218,15 +218,22 @@ def measure(
     compute: Callable[[str, str, NDArray[np.int64]], Estimate],
 ) -> tuple[Measurement, ...]:
     """Each name over the rows of its field: `compute(metric, label, rows)`. InputError for an unknown field."""
-    known = contract.field_names()
+    known, asked = contract.field_names(), contract.target_fields()
     measurements = []
-    for name in names:
-        metric, label, field = split_name(name)
-        if field and field not in known:
-            raise InputError(f"{name}: no field {field!r}, the contract has {', '.join(known[:20]) or 'none'}")
+
+    def within(metric: str, label: str, field: str) -> Estimate:
         mask = fields_NF[:, known.index(field)] if field else np.ones(len(fields_NF), dtype=np.bool_)
         rows = np.flatnonzero(mask)
-        estimate = compute(metric, label, rows) if len(rows) else NOTHING
+        return compute(metric, label, rows) if len(rows) else NOTHING
+
+    for name in names:
+        metric, label, field = split_name(name)
+        if field and field not in asked:
+            raise InputError(f"{name}: no field {field!r}, the contract has {', '.join(asked[:20]) or 'none'}")
+        if not field or field in known:
+            estimate = within(metric, label, field)
+        else:
+            estimate = mean_of([within(metric, label, part) for part in contract.parts_of_field(field)])
         measurements.append(
             Measurement(
                 name=name,

@@ -7,8 +7,8 @@ a bare transformer, is averaged over its mask. Vectors are compared by cosine.
 Measuring: a record's answer stands among `candidates` answers of the same data set, drawn by hash: the answers of a
 data set are ordered by the digest of their content and each record takes its neighbours in that ring, so every site
 and every evaluation sees the same candidates, and each answer is a rival equally often. An answer that equals the
-right one is no rival; a tie counts as lost, so a model that answers everything alike scores 0 and not 1. A record
-without any rival is left out.
+right one is no rival, here or in training; a tie counts as lost, so a model that answers everything alike scores 0 and
+not 1. A record without any rival is left out.
 
 Legend: B records in a batch, N records of a data set, D length of a vector, K candidates.
 """
@@ -54,6 +54,7 @@ class RetrievalNumerics:
 
     def __init__(self, task: Retrieval, contract: DataContract, device: torch.device) -> None:
         self._task = task
+        self.by_group = task.batches == "groups"
         self._contract = contract
         self._device = device
         self._names = {
@@ -88,10 +89,14 @@ class RetrievalNumerics:
             )
         return functional.normalize(vectors, dim=1)
 
-    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:  # noqa: ARG002  # the contract's signature
-        """Cross-entropy of each query's own answer among all answers of the batch."""
+    def loss(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Cross-entropy of each query's own answer among the batch's other answers, those equal to it left out."""
         queries, answers = outputs
         scores = queries @ answers.T / self._task.temperature
+        given = batch.inputs[self._task.answer]
+        same = torch.unique(given, dim=0, return_inverse=True)[1]
+        equal = (same[:, None] == same[None, :]).fill_diagonal_(False)
+        scores = scores.masked_fill(equal, -torch.inf)
         return functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
     def evaluate(self, model: nn.Module, sets: Sequence[RecordsLike], names: Sequence[str]) -> tuple[Measurement, ...]:
