@@ -303,7 +303,7 @@ def test_predict_file(shell: Shell, tmp_path: Path) -> None:
 
 def test_every_command_has_json_and_a_sentence_of_help() -> None:
     runner = CliRunner()
-    groups = {"": app, "train": None, "data": None, "token": None, "demo": None}
+    groups = {"": app, "train": None, "data": None, "base": None, "token": None, "demo": None}
     for group in groups:
         listed = runner.invoke(app, [*filter(None, [group]), "--help"]).output
         names = [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()]

@@ -94,6 +94,65 @@ def remove(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
         answer(json, {"removed": name}, lambda where: where.print(f"{name} is off the shelf"))
 
 
+@app.command()
+def embed(
+    name: DataName,
+    contract: Annotated[Path, typer.Option(help="The contract that names base and columns (JSON).")],
+    threads: Annotated[int, typer.Option(help="Threads to compute with.")] = 1,
+    folder: Folder = NODE,
+    json: Json = False,
+) -> None:
+    """Compute now what a contract asks of a frozen base; without this the first visit does, and its owner waits."""
+    with errors(json):
+        import asyncio
+
+        from daitn.node.sandbox.launcher import Sandbox
+        from daitn.node.site_files import load_contract
+
+        cache, wanted = _activations(folder), load_contract(contract)
+        asyncio.run(cache.make(name, wanted, Sandbox(), threads=threads))
+        _show_cached(json, cache.cached())
+
+
+@app.command()
+def cached(
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all of it.")] = False,
+    folder: Folder = NODE,
+    json: Json = False,
+) -> None:
+    """What is kept here of the activations of frozen bases; they never leave this site."""
+    with errors(json):
+        cache = _activations(folder)
+        _show_cached(json, cache.wipe() if wipe else cache.cached(), "wiped" if wipe else "cached")
+
+
+def _show_cached(json: bool, found: Any, heading: str = "cached") -> None:
+    def show(where: Any) -> None:
+        from rich.table import Table
+
+        from daitn.base.units import show_bytes
+
+        table = Table(title=heading, title_justify="left")
+        for column in ("data set", "column", "base", "texts", "numbers", "size", "took", "stays"):
+            table.add_column(column)
+        for one in found:
+            sizes = (str(one.records), f"{one.width} × float16", show_bytes(one.size_bytes), f"{one.seconds:.1f} s")
+            table.add_row(one.dataset, f"{one.column}, {one.length} tokens", one.base[:16], *sizes, one.stays)
+        where.print(table)
+
+    answer(json, {heading: found}, show)
+
+
+def _activations(folder: Path) -> Any:
+    from daitn.node.activations import ActivationCache
+    from daitn.node.bases import BaseShelf
+    from daitn.node.node_config import NodeConfig, NodeFolder
+
+    here = NodeFolder(folder)
+    most = here.load().activation_bytes if here.config_file.exists() else NodeConfig(name="", roles=()).activation_bytes
+    return ActivationCache(here.activations, _shelf(folder), BaseShelf(here.bases), most)
+
+
 def _shelf(folder: Path) -> Any:
     from daitn.node.datasets import DataShelf
     from daitn.node.node_config import NodeFolder

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import counters, data, nodes, predict, token, train
+from daitn.cli import base, counters, data, nodes, predict, token, train
 from daitn.cli.output import EXIT_CODES, fail
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.add_typer(base.app, name="base")
 app.add_typer(token.app, name="token")
 app.command("predict")(predict.predict_file)
 app.command("map")(token.show_map)

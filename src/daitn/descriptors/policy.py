@@ -45,6 +45,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where a contract groups records (by patient, say), one group counts at most this often in published statistics:
     the noise then hides a whole group, and grows with this number."""
     visits_per_day: Annotated[int, msgspec.Meta(ge=0)] = 10_000
+    cache_activations: Literal["job", "keep", "no"] = "job"
+    """How long the activations of a frozen base stay at this site: until the last job that used them has ended, as
+    long as the data is here, or not at all (then models that need a base cannot train here)."""
 
 
 class PolicySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,7 @@ class PolicySummary(msgspec.Struct, frozen=True, kw_only=True):
     sample_frac: Frac
     verification_operators: tuple[str, ...]
     signers: tuple[str, ...]
+    cache_activations: Literal["job", "keep", "no"] = "job"
 
 
 class PolicyFault(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,4 +106,6 @@ class NodeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[DataDescriptor, ...] = ()
     compute: ComputeDescriptor | None = None
     verification: VerificationDescriptor | None = None
+    bases: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    """Digests of the frozen bases that lie here, for contracts with embedded inputs."""
     version: str = ""

@@ -63,12 +63,19 @@ class ChildPool:
     # --- which child ------------------------------------------------------------------------------------------------
 
     async def warm_training(
-        self, job: JobId, manifest: Manifest, parts: dict[str, bytes], dataset: DataSetId, table: Path, seed: int
+        self,
+        job: JobId,
+        manifest: Manifest,
+        parts: dict[str, bytes],
+        dataset: DataSetId,
+        table: Path,
+        seed: int,
+        vectors: Path | None = None,
     ) -> None:
         """Have the child for this job and data set ready, before its model arrives."""
         slot = self._slot(ChildKey(job, "train", dataset))
         async with slot.lock:
-            await self._ensure(slot, self._table_setup(manifest, parts, dataset, seed), table, ())
+            await self._ensure(slot, self._table_setup(manifest, parts, dataset, seed), table, (), vectors)
         await self._trim()
 
     async def train(
@@ -82,8 +89,9 @@ class ChildPool:
         on_progress: Callable[[Progressed], None],
         on_started: Callable[[Started], None],
         exchange: ExchangePort | None = None,
+        vectors: Path | None = None,
     ) -> Finished:
-        """One training run, on a mapped table, or on the streamed records the work names."""
+        """One training run, on a mapped table, with the activations its contract asks for, or on streamed records."""
         key = ChildKey(job, "train", work.dataset if work.records is None else f"{work.dataset} {work.records}")
         slot = self._slot(key)
         async with slot.lock:
@@ -93,7 +101,7 @@ class ChildPool:
             else:
                 setup, descriptors = self._table_setup(manifest, parts, work.dataset, work.seed), []
             try:
-                child = await self._ensure(slot, setup, table, descriptors)
+                child = await self._ensure(slot, setup, table, descriptors, vectors)
             finally:
                 _close(descriptors)
             finished = await self._run(slot, child, manifest, work, output, on_progress, on_started, exchange)
@@ -169,12 +177,21 @@ class ChildPool:
             if not child.alive:
                 slot.handle = None
 
-    async def _ensure(self, slot: _Slot, setup: Setup, table: Path | None, descriptors: Sequence[int]) -> ChildHandle:
+    async def _ensure(
+        self,
+        slot: _Slot,
+        setup: Setup,
+        table: Path | None,
+        descriptors: Sequence[int],
+        vectors: Path | None = None,
+    ) -> ChildHandle:
         self._uses += 1
         slot.used = self._uses
         if slot.handle is None or not slot.handle.alive:
             slot.handle = None
-            slot.handle = await launch(setup, sandbox=self._sandbox, data=table, descriptors=descriptors)
+            slot.handle = await launch(
+                setup, sandbox=self._sandbox, data=table, vectors=vectors, descriptors=descriptors
+            )
             _log.info("a child is warm after %.2f s on %s", slot.handle.ready.warm_s, slot.handle.ready.device)
         return slot.handle
 

@@ -6,6 +6,8 @@ signing.key        Ed25519, signs visit reports
 site.secret        keys data versions; never leaves
 data/              the data shelf
 store/             artifacts
+bases/             frozen encoders that the operator put here
+activations/       what they made of the data, as its policy allows
 journal.sqlite     visits taken and owed
 """
 
@@ -44,6 +46,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Where others reach this node for direct transfers; None: through the router only (outbound-only site)."""
     direct_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     evaluations_per_job: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
+    activation_bytes: Annotated[int, msgspec.Meta(ge=0)] = 4 * GIB
+    """Most that the activations of frozen bases may take here: 2.8 million texts of 768 numbers."""
 
 
 class NodeFolder:
@@ -55,6 +59,8 @@ class NodeFolder:
         self.tls = folder / "tls"
         self.data = folder / "data"
         self.store = folder / "store"
+        self.bases = folder / "bases"
+        self.activations = folder / "activations"
         self.journal = folder / "journal.sqlite"
 
     def make(self) -> None:

@@ -145,6 +145,10 @@ class LocalDomain:
             *("--folder", str(self.node_folder(node))),
         )
 
+    def add_base(self, node: str, source: Path) -> dict[str, Any]:
+        """Put a frozen base at a node, whether it runs or not; returns what it is."""
+        return self.run("base", "add", str(source), "--folder", str(self.node_folder(node)))
+
     def _data_of(self, spec: NodeSpec) -> tuple[DataFiles, ...]:
         """A spec's data as files; its policies are written beside the node's folder."""
         from daitn.scenario.files import policy_toml

@@ -32,6 +32,8 @@ from daitn.descriptors.terminals import (
     VerificationDescriptor,
 )
 from daitn.node import measures
+from daitn.node.activations import ActivationCache, SiteActivations
+from daitn.node.bases import BaseShelf
 from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
@@ -84,6 +86,8 @@ class TerminalNode:
         self._signing = self.folder.signing_key()
         self._computes = Role.COMPUTE in self.config.roles or Role.VERIFICATION in self.config.roles
         self._shelf = DataShelf(self.folder.data, self.folder.site_secret())
+        self._bases = BaseShelf(self.folder.bases)
+        self._known_bases: tuple[str, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = 0.0
@@ -120,7 +124,11 @@ class TerminalNode:
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
-        worker = VisitWorker(store, moving, exchanges, self._shelf, children, lambda event: runner.post(event))
+        cache = ActivationCache(self.folder.activations, self._shelf, self._bases, config.activation_bytes)
+        activations = SiteActivations(cache, sandbox, config.threads)
+        worker = VisitWorker(
+            store, moving, exchanges, self._shelf, children, activations, lambda event: runner.post(event)
+        )
 
         def perform(effect: Effect) -> None:
             if isinstance(effect, NodeLeft):
@@ -229,6 +237,7 @@ class TerminalNode:
             verification=VerificationDescriptor(evaluations_per_job=config.evaluations_per_job, public_key=key)
             if Role.VERIFICATION in config.roles
             else None,
+            bases=self._known_bases,
             version=__version__,
         )
         runner.post(DescriptorChanged(descriptor=descriptor))
@@ -240,12 +249,14 @@ class TerminalNode:
         """
         if Role.DATA not in self.config.roles:
             return False
+        bases, known = self._bases.digests(), self._known_bases
+        self._known_bases = bases
         try:
             stamp = self._shelf.index_file.stat().st_mtime_ns
         except FileNotFoundError:
-            return False
+            return bases != known
         if stamp == self._shelf_stamp:
-            return False
+            return bases != known
         self._shelf_stamp = stamp
         self._data, faults = await asyncio.to_thread(self._describe_shelf)
         for name, fault in faults.items():

@@ -47,6 +47,7 @@ from daitn.learning.numerics.aggregate import (
 )
 from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
+from daitn.node.activations import SiteActivations
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
@@ -85,6 +86,7 @@ class VisitWorker:
         exchanges: Exchanges,
         shelf: DataShelf,
         children: ChildPool,
+        activations: SiteActivations,
         post: Callable[[Event], None],
     ) -> None:
         self._store = store
@@ -92,6 +94,7 @@ class VisitWorker:
         self._exchanges = exchanges
         self._shelf = shelf
         self._children = children
+        self._activations = activations
         self._post = post
         self.counters = Counters()
         self._tasks: dict[VisitId, asyncio.Task[None]] = {}
@@ -152,6 +155,7 @@ class VisitWorker:
         for artifact in dict.fromkeys((*artifacts, *self._store.unpin_all(job))):
             self._store.release(artifact)
         self._store.end_job(job)
+        self._activations.end_job(job)
         self._spawn(self._children.close_job(job))
 
     # --- fetching ---------------------------------------------------------------------------------------------------
@@ -177,8 +181,12 @@ class VisitWorker:
         try:
             manifest, parts = await self._moving.fetch_parts(prepare.package)
             if prepare.dataset is not None and self._holds(prepare.dataset):
-                table = self._shelf.path(prepare.dataset.partition("/")[2])
-                await self._children.warm_training(prepare.job, manifest, parts, prepare.dataset, table, prepare.seed)
+                name = prepare.dataset.partition("/")[2]
+                vectors = await self._activations.ensure(name, parts["contract"], prepare.job)
+                table = self._shelf.path(name)
+                await self._children.warm_training(
+                    prepare.job, manifest, parts, prepare.dataset, table, prepare.seed, vectors
+                )
         except DaitnError as error:
             _log.info("could not get ready for job %s: %s", prepare.job, error)
 
@@ -223,6 +231,8 @@ class VisitWorker:
             case AggregateWork() as work:
                 return await asyncio.to_thread(self._aggregate, order, work)
             case ShareWork() as work:
+                _, parts = self._moving.parts_of(work.contract)
+                await self._activations.ensure(work.dataset.partition("/")[2], parts["contract"], order.job)
                 return await asyncio.to_thread(self._share, order, work)
 
     def _model(self, order: VisitOrder, model: ArtifactId) -> tuple[Manifest, dict[str, bytes]]:
@@ -244,10 +254,12 @@ class VisitWorker:
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
         manifest, parts = self._model(order, work.model)
         table: Path | None = None
+        vectors: Path | None = None
         if work.records is None:
             name = work.dataset.partition("/")[2]
             self._check_source(name)
             version, table = self._shelf.entry(name).version, self._shelf.path(name)
+            vectors = await self._activations.ensure(name, parts["contract"], order.job)
         else:
             version = self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
@@ -257,7 +269,15 @@ class VisitWorker:
             tells = (self._progressed(order), self._started(order))
             async with self._exchanges.meet(order) as port:
                 finished = await self._children.train(
-                    order.job, manifest, parts, work, table, output.fileno(), *tells, exchange=port
+                    order.job,
+                    manifest,
+                    parts,
+                    work,
+                    table,
+                    output.fileno(),
+                    *tells,
+                    exchange=port,
+                    vectors=vectors,
                 )
             exchanged = port.moved_bytes if port is not None else 0
             _log.info("visit %s last step at %d", order.visit, finished.last_step_unix_ns)
@@ -406,7 +426,8 @@ class VisitWorker:
             raise InputError(f"data set {name!r} has no records to give", todo="raise sample_frac in its policy")
         tokenizer = parts.get("tokenizer")
         tokenizers = None if tokenizer is None else {digest_of(tokenizer): tokenizer}
-        records = encode_records(table, contract, rows, work.dataset, tokenizers)
+        vectors = self._activations.vectors(name, contract)
+        records = encode_records(table, contract, rows, work.dataset, tokenizers, vectors)
         arrays = {key: np.ascontiguousarray(array) for key, array in records_to_tensors(records).items()}
         specs = [
             TensorSpec(name=key, dtype=str(array.dtype), shape=array.shape, role="record")  # type: ignore[arg-type]

@@ -97,6 +97,11 @@ def _judge(
         return _exclude(data, ReasonCode.NO_DATA, "excluded by the request")
     if data.dataset in asker.barred:
         return _exclude(data, ReasonCode.POLICY, "its site refused a visit of this job")
+    lacking = [base for base in contract.bases() if base not in facts.descriptor.bases]
+    if lacking:
+        return _exclude(data, ReasonCode.NO_DATA, f"the base {lacking[0][:16]} is not at its site")
+    if contract.bases() and data.policy.cache_activations == "no":
+        return _exclude(data, ReasonCode.POLICY, "cache_activations: asked for a frozen base's, allowed no")
     use = Use(owner=asker.owner, purpose=request.purpose, method=asker.method, signer=asker.signer, kind="train")
     refusals = check_use(data.policy, use)
     if refusals:

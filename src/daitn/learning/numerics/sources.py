@@ -20,6 +20,7 @@ from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import DataContract
 from daitn.learning.records import Tokenizers, encode_inputs, encode_labels
 from daitn.learning.tasks.contract import RecordSlice, RecordsLike, count_records, groups_of, take_rows
+from daitn.learning.vectors import Vectors
 
 CACHE_BYTES: Final = 256 * MIB
 """Encoded records kept at most: 80,000 images of 28 × 28, or 260,000 texts of 128 tokens."""
@@ -52,10 +53,12 @@ class TableSource:
         contract: DataContract,
         dataset: DataSetId,
         tokenizers: Tokenizers,
+        vectors: Vectors | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.dataset = dataset
         self._table, self._contract, self._tokenizers = table, contract, tokenizers
+        self._vectors = vectors
         self._rows: Rows = training_rows(table, contract).astype(np.int64)
         self.groups = np.asarray(table.groups)[self._rows]
         self._cache: dict[str, NDArray[Any]] = {}
@@ -94,7 +97,7 @@ class TableSource:
         self._known = np.zeros(len(self._rows), dtype=np.bool_)
 
     def _encode(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
-        inputs = encode_inputs(self._table, self._contract, rows, self._tokenizers)
+        inputs = encode_inputs(self._table, self._contract, rows, self._tokenizers, self._vectors)
         return inputs, encode_labels(self._table, self._contract, rows)
 
     def _slice(self, inputs: dict[str, NDArray[Any]], labels: NDArray[Any] | None) -> RecordSlice:

@@ -21,6 +21,7 @@ from daitn.node.sandbox.protocol import (
     Cancel,
     ChildChannel,
     Close,
+    Embed,
     Failed,
     FailReason,
     PartIn,
@@ -103,6 +104,12 @@ def _warm_up(channel: ChildChannel) -> Worker | None:
         from daitn.node.sandbox.work import Worker
 
         setup, descriptors = channel.receive()
+        if isinstance(setup, Embed):
+            from daitn.node.sandbox.embedding import embed_column
+
+            records = embed_column(setup, descriptors)
+            channel.send(Ready(warm_s=time.perf_counter() - began, device="cpu", records=records))
+            return None
         if not isinstance(setup, Setup):
             raise BugError(f"the first frame is {type(setup).__name__}, not Setup")
         worker = Worker(setup, descriptors)

@@ -24,7 +24,7 @@ import sys
 import sysconfig
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final
@@ -38,6 +38,10 @@ from daitn.base.units import GIB, MIB
 
 DATA_PATH: Final = "/data"
 """Where the data set appears inside."""
+BASE_PATH: Final = "/base"
+"""Where a frozen base appears inside."""
+VECTORS_PATH: Final = "/vectors"
+"""Where the activations of a frozen base appear inside."""
 PROBE_MEMORY_BYTES: Final = 96 * MIB
 PROBE_S: Final = 10.0
 """A probe that has not answered by then counts as not enforcing anything."""
@@ -49,6 +53,8 @@ ALLOCATOR: Final = {
     "MALLOC_ARENA_MAX": "2",
 }
 """glibc gives back large blocks at once by default, so that each step pays for its gradients' page faults again."""
+
+NOTHING_BESIDE: Final[Mapping[str, Path]] = {}
 
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from daitn.node.sandbox.{module} import main; "
@@ -134,12 +140,21 @@ class Sandbox:
         self._enforced: tuple[str, ...] | None = None
 
     async def start(
-        self, data: Path | None = None, *, threads: int = 1, device: str = "cpu", module: str = "child"
+        self,
+        data: Path | None = None,
+        *,
+        beside: Mapping[str, Path] | None = None,
+        threads: int = 1,
+        device: str = "cpu",
+        module: str = "child",
     ) -> Started:
-        """Start a child with `data` (a folder) read-only. UnavailableError where no process can be started."""
+        """Start a child with `data` and the folders `beside` it (place inside → folder) read-only.
+
+        UnavailableError where no process can be started.
+        """
         if not self._checked:
             await self._check()
-        return await self._start(data, threads, device, module)
+        return await self._start(data, threads, device, module, beside or {})
 
     async def _check(self) -> None:
         """Whether bubblewrap can do what it is asked for here; if not, go on without."""
@@ -151,13 +166,15 @@ class Sandbox:
         else:
             await started.end()
 
-    async def _start(self, data: Path | None, threads: int, device: str, module: str) -> Started:
+    async def _start(
+        self, data: Path | None, threads: int, device: str, module: str, beside: Mapping[str, Path] = NOTHING_BESIDE
+    ) -> Started:
         ours, theirs = socket.socketpair()
         line, tether = socket.socketpair()
         try:
             arguments = [str(theirs.fileno()), msgspec.json.encode(self.limits).decode()]
             kind = "bubblewrap" if self._bubblewrap else "plain"
-            command = self._command(module, arguments, data, threads, device)
+            command = self._command(module, arguments, data, threads, device, beside)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-B", _TETHER, str(tether.fileno()), kind),
                 *command,
@@ -191,12 +208,20 @@ class Sandbox:
 
     def data_path(self, data: Path | None) -> str:
         """Where a child finds `data`."""
-        if data is None:
-            return ""
-        return DATA_PATH if self._bubblewrap else str(data.resolve())
+        return "" if data is None else self.place(DATA_PATH, data)
+
+    def place(self, inside: str, folder: Path) -> str:
+        """Where a child finds a folder that is bound at `inside`: there, or without bubblewrap where it is."""
+        return inside if self._bubblewrap else str(folder.resolve())
 
     def _command(
-        self, module: str, arguments: Sequence[str], data: Path | None, threads: int, device: str
+        self,
+        module: str,
+        arguments: Sequence[str],
+        data: Path | None,
+        threads: int,
+        device: str,
+        beside: Mapping[str, Path],
     ) -> list[str]:
         source = str(Path(daitn.__file__).resolve().parent.parent)
         command = [sys.executable, "-I", "-B", "-c", _BOOT.format(module=module), source, *arguments]
@@ -220,6 +245,8 @@ class Sandbox:
                 wrapping += ["--dev-bind", str(node), str(node)]
         if data is not None:
             wrapping += ["--ro-bind", str(data.resolve()), DATA_PATH]
+        for inside, folder in beside.items():
+            wrapping += ["--ro-bind", str(folder.resolve()), inside]
         return [*wrapping, "--remount-ro", "/", "--chdir", "/tmp", "--", *command]
 
     async def enforced(self) -> tuple[str, ...]:

@@ -104,6 +104,8 @@ class TableData(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: DataSetId
     path: str
+    vectors: str = ""
+    """Folder of the activations of a frozen base, where the contract asks for any."""
 
 
 class TensorData(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,22 @@ class ExchangeRoom(msgspec.Struct, frozen=True, kw_only=True):
         """Where parts of a partner arrive."""
         first = OUT_SLOTS + IN_SLOTS * (rank - (rank > self.rank))
         return range(first, first + IN_SLOTS)
+
+
+class Embed(_Frame, frozen=True, kw_only=True, tag="embed"):
+    """Node → child, instead of `Setup`: encode a text column of the data with the site's base, and end.
+
+    The vectors go into the one descriptor, float16, row by row. Answered by `Ready`, whose `records` says how many.
+    """
+
+    base: str = ""
+    """Folder of the base inside; filled in where the child is started, as `table` is."""
+    table: str = ""
+    column: Name
+    length: Annotated[int, msgspec.Meta(ge=1, le=1_048_576)]
+    pooling: Literal["mean", "first"]
+    width: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
 
 
 class Run(_Frame, frozen=True, kw_only=True, tag="run"):
@@ -298,7 +316,7 @@ class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
     """Which partner, where `reason` is `PARTNER`."""
 
 
-ToChild = Setup | Run | Cancel | Close | PartSent | PartIn | PartnerGone
+ToChild = Setup | Embed | Run | Cancel | Close | PartSent | PartIn | PartnerGone
 FromChild = Ready | Started | Progressed | Finished | Failed | PartOut | PartTaken
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -23,12 +23,13 @@ import msgspec
 from daitn.base.errors import BugError, DaitnError, PeerError
 from daitn.node.sandbox.answers import TODO, answer_fault, dead, explain_exit, plan_run
 from daitn.node.sandbox.exchange_port import ExchangePort, ToRoom
-from daitn.node.sandbox.launcher import Sandbox, Started
+from daitn.node.sandbox.launcher import BASE_PATH, VECTORS_PATH, Sandbox, Started
 from daitn.node.sandbox.protocol import (
     BLAME,
     HEADER,
     Cancel,
     Close,
+    Embed,
     Failed,
     FailReason,
     Finished,
@@ -46,13 +47,15 @@ from daitn.node.sandbox.protocol import (
 )
 from daitn.node.sandbox.protocol import Started as StepStarted
 
-__all__ = ["ChildHandle", "VisitError", "Vital", "launch", "plan_run"]
+__all__ = ["ChildHandle", "VisitError", "Vital", "embed", "launch", "plan_run"]
 
 CANCEL_S: Final = 0.4
 """A child that has not stopped by then is killed, so that a cancel takes at most half a second."""
 CLOSE_S: Final = 1.0
 WARM_S: Final = 300.0
 """Longest a child may take to warm up: importing torch from a cold network disk has been seen to take a minute."""
+EMBED_S: Final = 6 * 3600.0
+"""Longest a column may take to encode: a million texts at 50 a second, which one core manages with a small encoder."""
 WATCH_S: Final = 0.25
 """How often memory is looked at; a process fills 2 GB in that time."""
 STOPPED_LOOKS: Final = 8
@@ -85,27 +88,51 @@ class Vital(NamedTuple):
 
 
 async def launch(
-    setup: Setup, *, sandbox: Sandbox, data: Path | None = None, descriptors: Sequence[int] = ()
+    setup: Setup,
+    *,
+    sandbox: Sandbox,
+    data: Path | None = None,
+    vectors: Path | None = None,
+    descriptors: Sequence[int] = (),
 ) -> ChildHandle:
     """Start a child and wait until it is warm.
 
     Args:
         setup: the path of its table is filled in here.
         data: folder of the mapped table, if there is one.
+        vectors: folder of the activations that its contract asks for, if it does.
         descriptors: payloads of `setup.records`; they stay the caller's to close.
 
     VisitError where package or records are unfit or the child dies; UnavailableError where none can be started.
     """
-    started = await sandbox.start(data, threads=setup.threads, device=setup.device or "any")
+    beside = {} if vectors is None else {VECTORS_PATH: vectors}
+    started = await sandbox.start(data, beside=beside, threads=setup.threads, device=setup.device or "any")
     handle = ChildHandle(started, sandbox)
     if setup.table is not None:
-        setup = msgspec.structs.replace(setup, table=msgspec.structs.replace(setup.table, path=started.data_path))
+        place = "" if vectors is None else sandbox.place(VECTORS_PATH, vectors)
+        table = msgspec.structs.replace(setup.table, path=started.data_path, vectors=place)
+        setup = msgspec.structs.replace(setup, table=table)
     try:
         handle.ready = await handle.warm_up(setup, descriptors)
     except BaseException:
         await handle.kill()
         raise
     return handle
+
+
+async def embed(ask: Embed, output: int, *, sandbox: Sandbox, data: Path, base: Path) -> int:
+    """Have a child encode a text column of the table at `data` into descriptor `output`; returns how many records.
+
+    VisitError where base or table are unfit or the child dies; UnavailableError where none can be started.
+    """
+    started = await sandbox.start(data, beside={BASE_PATH: base}, threads=ask.threads)
+    handle = ChildHandle(started, sandbox)
+    ask = msgspec.structs.replace(ask, table=started.data_path, base=sandbox.place(BASE_PATH, base))
+    try:
+        ready = await handle.warm_up(ask, [output], EMBED_S)
+    finally:
+        await handle.kill()
+    return ready.records
 
 
 class ChildHandle:
@@ -139,9 +166,9 @@ class ChildHandle:
         """The first process inside, as the host numbers it."""
         return self._started.leader
 
-    async def warm_up(self, setup: Setup, descriptors: Sequence[int]) -> Ready:
-        """Used by `launch`."""
-        self._watch(WARM_S)
+    async def warm_up(self, setup: Setup | Embed, descriptors: Sequence[int], wall_s: float = WARM_S) -> Ready:
+        """Used by `launch` and `embed`."""
+        self._watch(wall_s)
         try:
             message = await self._ask(setup, descriptors)
         finally:

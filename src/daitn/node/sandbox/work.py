@@ -36,6 +36,7 @@ from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
 from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSource, TaskNumerics
+from daitn.learning.vectors import map_vectors
 from daitn.node.sandbox.child import Dialogue
 from daitn.node.sandbox.exchanging import ChildExchange
 from daitn.node.sandbox.protocol import (
@@ -98,7 +99,8 @@ class Worker:
                 blake3(data).hexdigest(): data for name, data in setup.parts.items() if name.startswith("tokenizer")
             }
             table = MappedTable.open(Path(setup.table.path))
-            return TableSource(table, self._contract, setup.table.dataset, tokenizers)
+            vectors = map_vectors(Path(setup.table.vectors), self._contract)
+            return TableSource(table, self._contract, setup.table.dataset, tokenizers, vectors)
         if not self._sets:
             return None
         first = self._sets[0]
