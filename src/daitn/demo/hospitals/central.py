@@ -20,8 +20,8 @@ from daitn.base.ids import DataSetId
 from daitn.decision.keeping import score
 from daitn.demo.hospitals.data import SiteFiles, contract_of
 from daitn.demo.hospitals.models import make_model
-from daitn.demo.hospitals.recording import Baseline
 from daitn.demo.hospitals.sites import Kind
+from daitn.demo.recording import Baseline
 from daitn.describe.fit import fit
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import DataContract

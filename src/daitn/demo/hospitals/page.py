@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
 from daitn.base.units import show_bytes, show_seconds
-from daitn.demo.hospitals.drawing import SERIES, Work, draw_curves, draw_map, draw_timeline
-from daitn.demo.hospitals.recording import Compared, Recording, Refusal, curve, hops, local_batches, value_of
+from daitn.demo.drawing import SERIES, Work, draw_curves, draw_map, draw_timeline
+from daitn.demo.hospitals.sites import PLACES
+from daitn.demo.html import document, number, table, yes_no
+from daitn.demo.recording import Compared, Recording, Refusal, curve, hops, local_batches, value_of
 from daitn.descriptors.job import TargetState
 from daitn.oam import wording
 
 OTHERS: Final = ("cycle", "fedavg", "central")
-
-_STYLE: Final = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f24; --soft: #5d6671; --grid: #e3e7eb; --panel: #f6f8fa;
-  --a: #2163b5; --b: #b4560b; --c: #2a7d4f; --d: #8a3f9e; --good: #1d7a43; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e4e8ec; --soft: #9aa4af; --grid: #2c3238;
-  --panel: #1b2026; --a: #74aef5; --b: #f2a55c; --c: #6fcf97; --d: #d59be6; --good: #6fcf97; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1040px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; line-height: 1.2; margin: 0 0 6px; } h2 { font-size: 20px; margin: 40px 0 8px; }
-h3 { font-size: 16px; margin: 22px 0 6px; } p { margin: 6px 0; max-width: 75ch; } .soft { color: var(--soft); }
-.figures { display: flex; flex-wrap: wrap; gap: 10px; margin: 18px 0; padding: 0; list-style: none; }
-.figures li { background: var(--panel); border-radius: 8px; padding: 8px 14px; }
-.figures b { display: block; font-size: 20px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
-th { font-weight: 600; color: var(--soft); font-size: 13px; } td.n, th.n { text-align: right; }
-td.n { white-space: nowrap; }
-.yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
-figure { margin: 12px 0; } figcaption { color: var(--soft); font-size: 13px; }
-svg { width: 100%; height: auto; display: block; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 8px 28px; }
-@media (max-width: 520px) { .pair { grid-template-columns: 1fr; } }
-svg text { fill: var(--ink); font: 13px system-ui, sans-serif; paint-order: stroke; stroke: var(--paper);
-  stroke-width: 3px; stroke-linejoin: round; } svg text.soft { fill: var(--soft); font-size: 12px; }
-svg text.number { font-size: 11px; font-weight: 600; }
-.site { fill: var(--panel); stroke: var(--soft); stroke-width: 1.5; }
-.site.visited { fill: var(--grid); stroke: var(--ink); }
-"""
 
 
 def page(recording: Recording) -> str:
@@ -59,12 +31,7 @@ def page(recording: Recording) -> str:
         "<h2>How to read this</h2>",
         *_notes(recording),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>daitn: the hospitals</title><style>{_STYLE}</style></head><body><main>"
-        f"{''.join(parts)}</main></body></html>\n"
-    )
+    return document("daitn: the hospitals", parts)
 
 
 def _head(recording: Recording) -> list[str]:
@@ -88,37 +55,26 @@ def _head(recording: Recording) -> list[str]:
     ]
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; `numbers`: columns aligned to the right."""
-
-    def cell(tag: str, place: int, content: str) -> str:
-        return f"<{tag}{' class=n' if place in numbers else ''}>{content}</{tag}>"
-
-    head = "".join(cell("th", place, heading) for place, heading in enumerate(headings))
-    body = "".join("<tr>" + "".join(cell("td", place, one) for place, one in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _results(recording: Recording) -> str:
     rows: list[list[str]] = []
     for one in recording.jobs:
         others = {each.name: each for each in one.baselines}
         for target in one.job.status.targets:
             values = [value_of(others[name].measurements, target.name) if name in others else None for name in OTHERS]
-            rows.append([escape(one.job.title), *_target(target), *map(_number, values)])
+            rows.append([escape(one.job.title), *_target(target), *map(number, values)])
         spent = [str(others[name].batches) if name in others else "" for name in OTHERS]
         batches = str(local_batches(one.job.status))
         rows.append(["", '<span class="soft">local batches</span>', "", batches, "", "", "", "0", *spent])
     headings = ("job", "target", "wanted", "reached", "95 % interval", "met", "sure", "untrained", "naive cycle",
                 "federated averaging", "central, outside")  # fmt: skip
-    return _table(headings, rows, (2, 3, 4, 7, 8, 9, 10))
+    return table(headings, rows, (2, 3, 4, 7, 8, 9, 10))
 
 
 def _target(one: TargetState) -> list[str]:
     interval = "" if one.low is None or one.high is None else f"{wording.number(one.low)} – {wording.number(one.high)}"
     wanted = one.wanted.replace(">=", "≥").replace("<=", "≤")
-    flags = [_yes_no(one.met), _yes_no(one.sure)]
-    return [escape(one.name), escape(wanted), _number(one.reached), interval, *flags, _number(one.untrained)]
+    flags = [yes_no(one.met), yes_no(one.sure)]
+    return [escape(one.name), escape(wanted), number(one.reached), interval, *flags, number(one.untrained)]
 
 
 def _job(compared: Compared, names: dict[str, str], place: int) -> list[str]:
@@ -129,7 +85,7 @@ def _job(compared: Compared, names: dict[str, str], place: int) -> list[str]:
         for one in (status.plan.choices if status.plan is not None else ())
     ]
     curves = draw_curves(curve(record), status.targets, f"{record.title}: what was measured over the visits")
-    drawn = draw_map(route, f"{record.title}: the route of the model", SERIES[place % 2], f"head-{record.key}")
+    drawn = draw_map(PLACES, route, f"{record.title}: the route of the model", SERIES[place % 2], f"head-{record.key}")
     hop_rows = [
         [str(hop.number), escape(hop.site), escape(hop.dataset), escape(hop.why), "" if hop.kept else "rolled back"]
         for hop in route
@@ -143,9 +99,9 @@ def _job(compared: Compared, names: dict[str, str], place: int) -> list[str]:
         f"rolled back.</figcaption></figure><figure>{drawn}<figcaption>Numbers: order of visits. Point at an arrow to "
         "see why. Dotted: records that streamed.</figcaption></figure></div>",
         "<h3>What the network chose, and why</h3>",
-        _table(("what", "chosen", "why", "not chosen"), choices),
+        table(("what", "chosen", "why", "not chosen"), choices),
         "<h3>Why each hop</h3>",
-        _table(("", "trained at", "data", "why", ""), hop_rows, (0,)),
+        table(("", "trained at", "data", "why", ""), hop_rows, (0,)),
     ]
 
 
@@ -166,8 +122,8 @@ def _refusal(one: Refusal) -> list[str]:
         end = "<span class=no>Not admitted.</span>"
     return [
         f"<h3>{escape(one.title)}</h3>",
-        _table(("refused because of", "what", "required", "found"), failed),
-        _table(("offered instead", "asked", "offered", "because of"), changes) if changes else "",
+        table(("refused because of", "what", "required", "found"), failed),
+        table(("offered instead", "asked", "offered", "because of"), changes) if changes else "",
         f"<p>{end}</p>",
     ]
 
@@ -184,7 +140,7 @@ def _timeline(recording: Recording) -> str:
                 site = recording.names.get(entry.node or "", "")
                 works.append(Work(site, place, order.unix_s - begin, entry.unix_s - begin, entry.text))
     jobs = [one.job.title for one in recording.jobs]
-    drawn = draw_timeline(works, jobs, "who worked when, for which job")
+    drawn = draw_timeline(PLACES, works, jobs, "who worked when, for which job")
     return (
         f"<figure>{drawn}<figcaption>From the order of a visit to its result, the start of its sandbox included. Point "
         "at a bar to see what was done.</figcaption></figure>"
@@ -204,11 +160,3 @@ def _notes(recording: Recording) -> list[str]:
     if recording.predicted:
         notes.append(f"<b>daitn predict</b> with the trained package: {escape(recording.predicted)}.")
     return [f"<p>{note}</p>" for note in notes]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else wording.number(value)
-
-
-def _yes_no(value: bool) -> str:
-    return '<span class="yes">yes</span>' if value else '<span class="no">no</span>'

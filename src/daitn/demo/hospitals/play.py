@@ -9,20 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
-from daitn.demo.hospitals.board import Board
+from daitn.demo.board import Board
 from daitn.demo.hospitals.central import train_centrally
 from daitn.demo.hospitals.contracts import breast_contract, digits_contract
 from daitn.demo.hospitals.data import SiteFiles, new_samples_file, write_all
 from daitn.demo.hospitals.models import make_model
-from daitn.demo.hospitals.recording import Baseline, Compared, JobRecord, Recording, Refusal, local_batches
 from daitn.demo.hospitals.sites import BREAST_OWNER, DIGITS_OWNER, DOMAIN, PURPOSE, SITES, Kind
+from daitn.demo.recording import Baseline, Compared, JobRecord, Recording, Refusal, local_batches
+from daitn.demo.together import begin, results
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, Phase
 from daitn.descriptors.plan import Plan
@@ -143,7 +143,7 @@ class Play:
         for site in SITES:
             self._board.say(f"{site.name} ({site.what}) joined as {', '.join(site.roles)}")
         owners = [ask.owner for ask in ASKS]
-        tokens = _results([_begin(domain.owner_token, owner) for owner in owners])
+        tokens = results([begin(domain.owner_token, owner) for owner in owners])
         self._owners = {owner: daitn.connect(token) for owner, token in zip(owners, tokens, strict=True)}
         self._wait_for_data(len(files))
 
@@ -158,7 +158,7 @@ class Play:
 
     def _train(self, models: Path) -> dict[str, Followed]:
         """Both jobs at once, from submission to the fetched package."""
-        followed = _results([_begin(self._train_one, ask, models / ask.key) for ask in ASKS])
+        followed = results([begin(self._train_one, ask, models / ask.key) for ask in ASKS])
         return {ask.key: one for ask, one in zip(ASKS, followed, strict=True)}
 
     def _train_one(self, ask: Ask, package: Path) -> Followed:
@@ -210,12 +210,12 @@ class Play:
     ) -> tuple[list[Refusal], dict[str, list[Baseline]]]:
         """Three refusals with their counter-offers, then the baselines."""
         self._board.say("three more requests, which cannot be met as asked")
-        refusals = _results([_begin(self._refuse, title, make) for title, make in self._impossible()])
+        refusals = results([begin(self._refuse, title, make) for title, make in self._impossible()])
         inside: list[Baseline] = []
         if not self._quick:
             self._board.say("the same number of local batches in a naive cycle, and in federated averaging")
             ways = (self._cycle, self._average)
-            inside = _results([_begin(way, ask, followed[ask.key]) for ask in ASKS for way in ways])
+            inside = results([begin(way, ask, followed[ask.key]) for ask in ASKS for way in ways])
         each = len(inside) // len(ASKS)
         baselines: dict[str, list[Baseline]] = {
             ask.key: [*inside[place * each : (place + 1) * each], self._central(ask, followed[ask.key], files)]
@@ -338,31 +338,6 @@ class Play:
         said = f"{found['right']} of {found['with_truth']} new samples, which no site had, are diagnosed right"
         self._board.say(f"daitn predict: {said}")
         return said
-
-
-T = TypeVar("T")
-
-
-def _begin(work: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Do something beside. Its thread is a daemon: when the play is broken off, nobody waits for its watchers."""
-    future: Future[T] = Future()
-
-    def body() -> None:
-        try:
-            future.set_result(work(*arguments))
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=body, daemon=True).start()
-    return future
-
-
-def _results(futures: Sequence[Future[T]]) -> list[T]:
-    """All results, or the first error as soon as it happens."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-    return [future.result() for future in futures]
 
 
 _PACKING = threading.Lock()

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from daitn.demo.hospitals.recording import Baseline, Compared, Recording, Refusal, hops, local_batches
+from daitn.demo.recording import Baseline, Compared, Recording, Refusal, hops, local_batches
 from daitn.oam import wording
 
 

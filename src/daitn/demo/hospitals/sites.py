@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from daitn.demo.places import Place
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import Role
 
@@ -183,8 +184,8 @@ SITES: Final[tuple[Site, ...]] = (
 )
 """Everything that joins. Columns of `shares` sum to 1 over the sites, so each record of the source has one place."""
 
-CENTER_AT: Final = (50.0, 4.0)
-"""Where the control centre is drawn."""
+PLACES: Final = tuple(Place(site.name, site.what, site.x, site.y) for site in SITES)
+"""Them as board and pictures show them."""
 
 
 def site_named(name: str) -> Site:

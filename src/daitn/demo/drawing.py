@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
-from daitn.demo.hospitals.recording import Hop, Point, value_of, wanted_value
-from daitn.demo.hospitals.sites import CENTER_AT, SITES, Site
+from daitn.demo.places import CENTER_AT, Place
+from daitn.demo.recording import Hop, Point, value_of, wanted_value
 from daitn.descriptors.job import TargetState
 from daitn.oam import wording
 
@@ -122,26 +122,26 @@ def _spread(ends: list[tuple[float, str, str]], gap: float = 16.0) -> list[tuple
 # --- map ------------------------------------------------------------------------------------------------------------
 
 
-def draw_map(hops: Sequence[Hop], title: str, colour: str, mark: str) -> str:
+def draw_map(places: Sequence[Place], hops: Sequence[Hop], title: str, colour: str, mark: str) -> str:
     """The sites, and the model's way from the control centre through its visits, numbered in order.
 
     `mark`: names the arrow's head; different for each map of a page.
     """
     body = [_arrow_head(colour, mark)]
-    body += [_streams(hops)]
+    body += [_streams(places, hops)]
     at = _place(*CENTER_AT)
     times: dict[tuple[str, str], int] = {}
     numbers: list[str] = []
     before = "center"
     for hop in hops:
-        to = _at(hop.site)
+        to = _at(places, hop.site)
         pair = (before, hop.site)
         times[pair] = times.get(pair, 0) + 1
         leg, number = _leg(at, to, hop, times[pair], colour, mark)
         body.append(leg)
         numbers.append(number)
         at, before = to, hop.site
-    body += [_site(site, any(hop.site == site.name for hop in hops)) for site in SITES]
+    body += [_site(site, any(hop.site == site.name for hop in hops)) for site in places]
     x, y = _place(*CENTER_AT)
     body.append(f'<rect x="{x - 8}" y="{y - 8}" width="16" height="16" rx="3" class="site"/>')
     body.append(_text(x + 14, y + 4, "control centre", css="soft"))
@@ -152,8 +152,8 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return 50 + x / 100 * (_MAP_WIDTH - 130), 14 + y / 100 * (_MAP_HEIGHT - 50)
 
 
-def _at(name: str) -> tuple[float, float]:
-    return next((_place(site.x, site.y) for site in SITES if site.name == name), _place(*CENTER_AT))
+def _at(places: Sequence[Place], name: str) -> tuple[float, float]:
+    return next((_place(site.x, site.y) for site in places if site.name == name), _place(*CENTER_AT))
 
 
 def _arrow_head(colour: str, mark: str) -> str:
@@ -189,11 +189,11 @@ def _leg(
     return leg, number
 
 
-def _streams(hops: Sequence[Hop]) -> str:
+def _streams(places: Sequence[Place], hops: Sequence[Hop]) -> str:
     """Where records went from a site without compute: dotted."""
     drawn = []
     for source, target in sorted({(hop.dataset.partition("/")[0], hop.site) for hop in hops if hop.streamed}):
-        (x1, y1), (x2, y2) = _at(source), _at(target)
+        (x1, y1), (x2, y2) = _at(places, source), _at(places, target)
         said = f"records of {source} stream to {target}, as its policy agrees"
         drawn.append(
             f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="var(--soft)" stroke-width="2" '
@@ -203,7 +203,7 @@ def _streams(hops: Sequence[Hop]) -> str:
     return "".join(drawn)
 
 
-def _site(site: Site, visited: bool) -> str:
+def _site(site: Place, visited: bool) -> str:
     x, y = _place(site.x, site.y)
     css = "site visited" if visited else "site"
     return (
@@ -215,12 +215,12 @@ def _site(site: Site, visited: bool) -> str:
 # --- timeline -------------------------------------------------------------------------------------------------------
 
 
-def draw_timeline(works: Sequence[Work], jobs: Sequence[str], title: str) -> str:
+def draw_timeline(places: Sequence[Place], works: Sequence[Work], jobs: Sequence[str], title: str) -> str:
     """Who worked when, for which job: one lane per site, one bar per visit or measurement."""
     left, right, top = 78.0, 12.0, 26.0
     width = 960.0 - left - right
     most = max([1.0, *(work.ended_s for work in works)])
-    lanes = {site.name: place for place, site in enumerate(SITES)}
+    lanes = {site.name: place for place, site in enumerate(places)}
     height = top + _LANE * len(lanes) + 30
     body: list[str] = []
     for place, job in enumerate(jobs):

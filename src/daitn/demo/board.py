@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from daitn.demo.hospitals.sites import SITES
+from daitn.demo.places import Place
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Whereabouts
 from daitn.oam import wording
 
@@ -32,11 +33,12 @@ _STYLE: Final = {"kept": "green", "rolled-back": "yellow", "refused": "red", "lo
 class Board:
     """See the module's docstring. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Sequence[Place]) -> None:
         from rich.console import Console
 
         tty = sys.stdout.isatty()
         self.console: Console = Console(file=sys.stdout, highlight=False, width=None if tty else 200, soft_wrap=not tty)
+        self._places = tuple(places)
         self._lock = threading.Lock()
         self._status: dict[str, JobStatus] = {}
         self._visited: dict[str, int] = {}
@@ -108,10 +110,10 @@ class Board:
             visited, lines = dict(self._visited), list(self._lines)
         width = max(20, self.console.width - 1)
         told = [Text(text[:width], style=style, no_wrap=True) for text, style in lines]
-        return Group(_sites(running, visited), _jobs(running), *told)
+        return Group(_sites(self._places, running, visited), _jobs(running), *told)
 
 
-def _sites(running: dict[str, JobStatus], visited: dict[str, int]) -> RenderableType:
+def _sites(places: Sequence[Place], running: dict[str, JobStatus], visited: dict[str, int]) -> RenderableType:
     """One line for each site: what it is, and which models are there now."""
     from rich.table import Table
 
@@ -122,7 +124,7 @@ def _sites(running: dict[str, JobStatus], visited: dict[str, int]) -> Renderable
     table = Table(title="where each model is", title_justify="left", expand=True)
     for heading, ratio in (("site", 2), ("what", 4), ("now", 9), ("visits", 1)):
         table.add_column(heading, ratio=ratio, no_wrap=True)
-    for site in SITES:
+    for site in places:
         now = ", ".join(f"{name}: {_doing(one)}" for name, one in here.get(site.name, []))
         table.add_row(site.name, site.what, now, str(visited.get(site.name, "")))
     return table
