@@ -119,7 +119,7 @@ def test_adapter_on_a_transformers_model_trains_over_several_sites(tmp_path: Pat
         job = train(domain, adapted, contract, tokenizer=tokenizer)
         status = job.wait()
         assert status.phase in (Phase.DELIVERED, Phase.EXHAUSTED), status.reason
-        assert len(visited(job)) == 3
+        assert len(visited(job)) == 3, [entry.text for entry in job.log()]
         changed = dict(job.result(tmp_path / "model").model().named_parameters())
         assert any("lora_B" in name and bool(tensor.abs().sum() > 0) for name, tensor in changed.items())
         before = dict(model.named_parameters())

@@ -157,7 +157,8 @@ def keep_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore_state(model: nn.Module, kept: dict[str, Tensor]) -> None:
-    """Put back what `keep_state` kept."""
+    """Put back what `keep_state` kept. What has not changed is not written: it may be a view of a read-only file."""
     with torch.no_grad():
         for name, tensor in _state(model).items():
-            tensor.copy_(kept[name])
+            if not torch.equal(tensor, kept[name]):
+                tensor.copy_(kept[name])
