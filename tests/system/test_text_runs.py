@@ -128,6 +128,6 @@ def test_adapter_on_a_transformers_model_trains_over_several_sites(tmp_path: Pat
 
 
 def base_of(folder: Path) -> str:
-    from daitn.learning.bases import base_digest
+    from daitn.learning.base_files import base_digest
 
     return base_digest(folder)

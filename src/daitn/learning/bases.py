@@ -19,14 +19,12 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 import torch
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.units import MIB
-from daitn.learning.pretrained import CONFIG_BYTES, PretrainedConfig, build_pretrained
+from daitn.learning.base_files import read_config
+from daitn.learning.pretrained import PretrainedConfig, build_pretrained
 
-BASE_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 TOKENS_AT_ONCE: Final = 4096
 """Tokens of one forward pass, padding included: 15 MB of activations for a layer of 384, and two cores are busy."""
 TEXT_CHARS: Final = 64
@@ -34,30 +32,6 @@ TEXT_CHARS: Final = 64
 
 _NOT_OF_THE_MODEL: Final = ("position_ids",)
 """Buffers that older checkpoints saved and models now make by themselves."""
-
-
-def base_digest(folder: Path) -> str:
-    """BLAKE3 (hex) over the names and bytes of a base's files; InputError where one is missing. O(bytes)."""
-    whole = blake3()
-    for name in BASE_FILES:
-        file = blake3()
-        try:
-            file.update_mmap(folder / name)
-        except OSError as error:
-            raise InputError(
-                f"{folder} is no base: {name} cannot be read ({error.strerror})",
-                todo=f"a base is a folder with {', '.join(BASE_FILES)}, as transformers saves it",
-            ) from None
-        whole.update(f"{name}\x00{file.hexdigest()}\n".encode())
-    return str(whole.hexdigest())
-
-
-def base_width(folder: Path) -> int:
-    """D as the configuration says; InputError where it does not."""
-    width = _config(folder).get("hidden_size")
-    if not isinstance(width, int) or not 1 <= width <= 65_536:
-        raise InputError(f"{folder / 'config.json'} says no hidden_size", todo="take an encoder, such as a BERT")
-    return width
 
 
 class FrozenBase:
@@ -68,7 +42,7 @@ class FrozenBase:
         from safetensors.torch import load_file
 
         self._tokenizer = _tokenizer(folder / "tokenizer.json")
-        config = _config(folder)
+        config = read_config(folder)
         kind = str(config.pop("model_type", ""))
         described = PretrainedConfig(auto_class="AutoModel", model_type=kind, values=_known_values(kind, config))
         tensors = {
@@ -146,18 +120,6 @@ def _known_values(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{kind[:80]!r} is no architecture that transformers has") from None
     left_out = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
     return {name: value for name, value in config.items() if name in known and name not in left_out}
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise InputError(f"{path} has more than {CONFIG_BYTES // MIB} MiB")
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
-        raise InputError(f"{path} is no configuration: {error}") from None
 
 
 def _tokenizer(path: Path) -> Any:

@@ -17,6 +17,7 @@ import msgspec
 
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
+from daitn.learning.base_files import BASE_FILES, base_digest, base_width
 
 BASES: Final = 64
 """Bases of one node: it tells the network of each."""
@@ -40,8 +41,6 @@ class BaseShelf:
 
     def add(self, source: Path) -> Base:
         """Copy a base's files here; returns what it is. InputError where `source` is no base, or there are too many."""
-        from daitn.learning.bases import BASE_FILES, base_digest, base_width
-
         digest = base_digest(source)
         base_width(source)
         size = sum((source / name).stat().st_size for name in BASE_FILES)
@@ -87,8 +86,6 @@ class BaseShelf:
         shutil.rmtree(self._folder / found[0])
 
     def _read(self, digest: str) -> Base:
-        from daitn.learning.bases import BASE_FILES, base_width
-
         folder = self._folder / digest
         size = sum((folder / name).stat().st_size for name in BASE_FILES)
         return Base(digest=digest, width=base_width(folder), size_bytes=size)

@@ -157,6 +157,11 @@ class BoundModule:
                 parameter.data = self._own[name]
                 parameter.grad = None
 
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that a visit trains, by their names in the package."""
+        found = {name: owner._parameters.get(leaf) for name, (owner, leaf) in self._places.items()}
+        return {name: one for name, one in found.items() if one is not None and one.requires_grad}
+
     def __contains__(self, name: str) -> bool:
         return name in self._places
 

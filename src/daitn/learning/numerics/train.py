@@ -166,6 +166,7 @@ def train(
     state: ModelState,
     *,
     seeds: Seeds = NO_SEEDS,
+    parameters: Mapping[str, nn.Parameter] | None = None,
     arrived: Mapping[str, Tensor] | None = None,
     on_start: Callable[[], None] = lambda: None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -177,6 +178,8 @@ def train(
     Args:
         source: training records; None for a task that plays in an environment.
         state: as it arrived; its slots are changed in place and handed on if `training.carry_optimizer`.
+        parameters: those to train, under the names that slots and `arrived` have; the module's own names otherwise. An
+            adapter's tensors are called differently in the package and in the module that wraps them.
         arrived: parameters as they arrived, unchanged by training, if the caller has them anyway (a mapped file);
             otherwise they are copied first.
         on_start: called once, right before the first step.
@@ -186,7 +189,8 @@ def train(
     do not fit. Memory: parameters, gradients, slots, one batch.
     """
     began = time.perf_counter()
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if parameters is None:
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
         raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
     device = next(iter(parameters.values())).device

@@ -185,6 +185,7 @@ class Worker:
             work.training,
             ModelState(travelling=run.state, slots=self._model.slots),
             seeds=Seeds(job=self._seed, visit=work.seed),
+            parameters=self._model.trainable(),
             arrived=self._model.arrived,
             on_start=lambda: say(Started(number=run.number, first_step_unix_ns=time.time_ns())),
             on_progress=on_progress,
