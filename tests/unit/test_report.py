@@ -13,8 +13,8 @@ import pytest
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.demo.hospitals.closing import fulfilled, write_reports
 from daitn.demo.hospitals.page import page
-from daitn.demo.hospitals.report import report
 from daitn.demo.recording import Baseline, Compared, JobRecord, Recording, Refusal, curve, hops
+from daitn.demo.report import report
 from daitn.descriptors.job import JobStatus, LogEntry, Phase, TargetState
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectation, ReasonCode, Verdict
 from daitn.descriptors.plan import Choice, Plan

@@ -164,5 +164,26 @@ def hospitals(
         raise typer.Exit(run(out, keep=keep, quick=quick))
 
 
+@demo.command()
+def medquad(
+    data: Annotated[Path, typer.Option(help="The folder of MedQuAD: one gzipped JSON Lines file per institute.")],
+    base: Annotated[
+        Path | None, typer.Option(help="An encoder as transformers saves it; default: a small one from nothing.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for reports and models.")] = Path("demo-out"),
+    records: Annotated[int, typer.Option(help="Pairs of each institute at most; 0: all.", min=0)] = 0,
+    keep: Annotated[bool, typer.Option(help="Keep the network's own folders too.")] = False,
+    json: Json = False,
+) -> None:
+    """Nine health institutes train two departments' models on their own text, which stays where it is."""
+    with errors(json):
+        try:
+            from daitn.demo.medquad import run
+        except ImportError as error:
+            raise UnavailableError(f"the demonstration cannot start: {error}", todo="install daitn[demo]") from None
+
+        raise typer.Exit(run(data, out, base=base, records=records, keep=keep))
+
+
 def _ready(json: bool, said: dict[str, Any]) -> None:
     answer(json, said, lambda where: where.print(", ".join(f"{name} {value}" for name, value in said.items())))

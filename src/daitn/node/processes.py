@@ -187,7 +187,7 @@ class LocalDomain:
 
     # --- processes --------------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str, token: str = "") -> dict[str, Any]:
+    def run(self, *arguments: str, token: str = "", timeout_s: float = COMMAND_S) -> dict[str, Any]:
         """A `daitn` command that ends by itself; its JSON answer. InputError or UnavailableError with what it said."""
         environment = self.processes.environment | ({"DAITN_TOKEN": token} if token else {})
         try:
@@ -196,11 +196,11 @@ class LocalDomain:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 env=environment,
-                timeout=COMMAND_S,
+                timeout=timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise UnavailableError(f"`daitn {' '.join(arguments[:3])}` did not end within {COMMAND_S:g} s") from None
+            raise UnavailableError(f"`daitn {' '.join(arguments[:3])}` did not end within {timeout_s:g} s") from None
         lines = done.stdout.decode("utf-8", "replace").strip().splitlines()
         try:
             said: Any = json.loads(lines[-1]) if lines else {}

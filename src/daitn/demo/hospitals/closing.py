@@ -9,8 +9,8 @@ import msgspec
 
 from daitn.base.units import show_bytes
 from daitn.demo.hospitals.page import page
-from daitn.demo.hospitals.report import encode_report
 from daitn.demo.recording import Recording, local_batches, value_of
+from daitn.demo.report import encode_report
 from daitn.oam import wording
 
 if TYPE_CHECKING:
