@@ -28,7 +28,7 @@ MODEL = ArtifactId("a" * 64)
 def worker_with(manifest: Manifest) -> VisitWorker:
     """A worker whose store holds this model; nothing else of it is used."""
     moving = SimpleNamespace(parts_of=lambda _artifact: (manifest, {}))
-    return VisitWorker(None, moving, None, None, None, lambda _event: None)
+    return VisitWorker(None, moving, None, None, None, None, lambda _event: None)
 
 
 def make_manifest() -> Manifest:
@@ -93,7 +93,7 @@ def test_average_leaves_out_updates_that_cannot_be_averaged_and_names_them(
     with closing(ChunkStore(tmp_path, quota_bytes=1 << 20)) as store:
         models = [put_model(store, values) for values in weights]
         odd = next(model for model, w in zip(models, weights, strict=True) if not np.isfinite(w).all() or len(w) != 2)
-        worker = VisitWorker(store, None, None, None, None, lambda _event: None)
+        worker = VisitWorker(store, None, None, None, None, None, lambda _event: None)
         work = AggregateWork(updates=tuple(UpdateRef(model=model, weight=1.0) for model in models))
 
         outcome = worker._aggregate(make_order(work=work), work)
@@ -121,7 +121,7 @@ def test_changed_data_file_fails_the_visit_with_words_for_each_side(
     source.write_text("x,y\n1,0\n2,1\n")
     shelf = DataShelf(tmp_path / "shelf", b"s" * 32)
     shelf.add("ward", source, make_contract(), make_policy(), ColumnMap())
-    worker = VisitWorker(None, None, None, shelf, None, lambda _event: None)
+    worker = VisitWorker(None, None, None, shelf, None, None, lambda _event: None)
     worker._check_source("ward")
 
     source.write_text("x,y\n1,0\n2,1\n3,1\n")
