@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import MIB
 
@@ -49,5 +50,5 @@ def read_config(folder: Path) -> dict[str, Any]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise InputError(f"{path} is no configuration: {error}") from None

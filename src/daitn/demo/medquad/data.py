@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.demo.medquad.sites import INSTITUTES, POLICY, Institute
 from daitn.descriptors.contract import (
@@ -93,7 +94,7 @@ def read_institute(data: Path, institute: Institute, core: frozenset[str], most:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in file]
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise InputError(f"{path} cannot be read: {error}", todo="give MedQuAD's folder: --data") from None
     foci: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
