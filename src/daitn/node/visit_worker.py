@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,6 @@ from daitn.base.metrics import Counters
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.work import (
-    AggregateOutcome,
     AggregateWork,
     EvaluateOutcome,
     EvaluateWork,
@@ -38,16 +36,10 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
-from daitn.learning.numerics.aggregate import (
-    Update,
-    average_sound,
-    merge_states,
-    most_alike,
-    plan_average,
-)
 from daitn.learning.numerics.slots import plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.activations import SiteActivations
+from daitn.node.averaging import aggregate
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
@@ -229,7 +221,7 @@ class VisitWorker:
             case EvaluateWork() as work:
                 return await self._evaluate(order, work)
             case AggregateWork() as work:
-                return await asyncio.to_thread(self._aggregate, order, work)
+                return await asyncio.to_thread(aggregate, self._store, self.counters, order, work)
             case ShareWork() as work:
                 _, parts = self._moving.parts_of(work.contract)
                 await self._activations.ensure(work.dataset.partition("/")[2], parts["contract"], order.job)
@@ -367,51 +359,6 @@ class VisitWorker:
             _log.info("visit %s first step at %d", order.visit, said.first_step_unix_ns)
 
         return tell
-
-    def _aggregate(self, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
-        """The mean of the updates that can be averaged; those that cannot are named, and cost nobody else the round."""
-        began = time.monotonic()
-        maps = [self._store.read_tensor_map(update.model) for update in work.updates]
-        try:
-            manifests = [self._store.manifest(update.model) for update in work.updates]
-            updates = most_alike(
-                [
-                    Update(
-                        name=update.model,
-                        weight=update.weight,
-                        entries=manifest.tensors,
-                        payload=area.payload,
-                        state=manifest.state,
-                    )
-                    for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
-                ]
-            )
-            layout = plan_average(updates)
-            with self._store.new_output(layout.payload_bytes, job=order.job) as output:
-                if layout.payload_bytes:
-                    with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
-                        updates = average_sound(updates, layout, view)
-                kept = {update.name for update in updates}
-                left_out = tuple(one.model for one in work.updates if one.model not in kept)
-                parents = tuple(one.model for one in work.updates if one.model in kept)
-                manifests = [self._store.manifest(model) for model in parents]
-                draft = msgspec.structs.replace(
-                    manifests[0],
-                    tensors=layout.entries,
-                    payload_bytes=layout.payload_bytes,
-                    chunks=(),
-                    state=merge_states([manifest.state for manifest in manifests]),
-                    lineage=Lineage(job=order.job, visit=order.visit, parents=parents),
-                )
-                adopted = self._store.adopt(output, draft, pin=order.job)
-            del updates
-        finally:
-            for area in maps:
-                area.close()
-        if left_out:
-            _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
-            self.counters.count("updates_left_out", by=len(left_out))
-        return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, left_out=left_out)
 
     def _share(self, order: VisitOrder, work: ShareWork) -> ShareOutcome:
         """Records as tensors, for one receiver: an artifact that only a grant to that receiver opens."""

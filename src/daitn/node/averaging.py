@@ -1,0 +1,68 @@
+"""The aggregator's numbers: the mean of updates that lie in the store, written where the next artifact will be.
+
+Runs in a thread of the node: no foreign code takes part. Streaming over mapped files, so memory does not grow with the
+model.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import time
+
+import msgspec
+
+from daitn.artifacts.manifest import Lineage
+from daitn.base.metrics import Counters
+from daitn.descriptors.work import AggregateOutcome, AggregateWork
+from daitn.learning.numerics.aggregate import Update, average_sound, merge_states, most_alike, plan_average
+from daitn.node.store import ChunkStore
+from daitn.wire.center_tools import VisitOrder
+
+_log = logging.getLogger(__name__)
+
+
+def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
+    """The mean of the updates that can be averaged; those that cannot are named, and cost nobody else the round."""
+    began = time.monotonic()
+    maps = [store.read_tensor_map(update.model) for update in work.updates]
+    try:
+        manifests = [store.manifest(update.model) for update in work.updates]
+        updates = most_alike(
+            [
+                Update(
+                    name=update.model,
+                    weight=update.weight,
+                    entries=manifest.tensors,
+                    payload=area.payload,
+                    state=manifest.state,
+                )
+                for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
+            ]
+        )
+        layout = plan_average(updates)
+        with store.new_output(layout.payload_bytes, job=order.job) as output:
+            if layout.payload_bytes:
+                with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
+                    updates = average_sound(updates, layout, view)
+            kept = {update.name for update in updates}
+            left_out = tuple(one.model for one in work.updates if one.model not in kept)
+            parents = tuple(one.model for one in work.updates if one.model in kept)
+            manifests = [store.manifest(model) for model in parents]
+            draft = msgspec.structs.replace(
+                manifests[0],
+                tensors=layout.entries,
+                payload_bytes=layout.payload_bytes,
+                chunks=(),
+                state=merge_states([manifest.state for manifest in manifests]),
+                lineage=Lineage(job=order.job, visit=order.visit, parents=parents),
+            )
+            adopted = store.adopt(output, draft, pin=order.job)
+        del updates
+    finally:
+        for area in maps:
+            area.close()
+    if left_out:
+        _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
+        counters.count("updates_left_out", by=len(left_out))
+    return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, left_out=left_out)
