@@ -49,8 +49,10 @@ from daitn.descriptors.job import LogEntry
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.terminals import Role
 from daitn.learning import pretrained
+from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
 from daitn.node import enrolment, pki
+from daitn.node.activations import Cached, read_about
 from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
@@ -97,6 +99,22 @@ def plain(value: Any) -> bytes:
 
 def as_text(data: bytes) -> str:
     return data.decode("latin-1")
+
+
+CACHED = Cached(
+    dataset="d",
+    version="1",
+    base="b" * 64,
+    column="text",
+    length=64,
+    pooling="mean",
+    records=2,
+    width=4,
+    size_bytes=16,
+    seconds=0.1,
+    made_unix_s=1.0,
+    stays="job",
+)
 
 
 def in_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes, Path], Any]:
@@ -635,6 +653,13 @@ CASES = [
         "json",
     ),
     # what people write and what lies in our own folders
+    Case(
+        "learning.base_files.read_config",
+        in_file("config.json", lambda path: read_config(path.parent)),
+        [plain({"hidden_size": 384, "model_type": "bert"})],
+        "json",
+    ),
+    Case("node.activations.read_about", in_file("a.json", read_about), [plain(CACHED)], "json"),
     Case("descriptors.contract.decode_contract", lambda data, _: decode_contract(data), [plain(CONTRACT)], "json"),
     Case("node.site_files.load_contract", in_file("contract.json", load_contract), [plain(CONTRACT)], "json"),
     Case("node.site_files.load_policy", in_file("policy.toml", load_policy), [policy_toml(make_policy()).encode()]),

@@ -16,8 +16,10 @@ from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.signatures import load_or_create_key, public_hex, sign_parts
 from daitn.base.errors import DaitnError, InputError, PolicyError
 from daitn.base.ids import ArtifactId
+from daitn.base.metrics import Counters
 from daitn.describe.column_map import ColumnMap
 from daitn.descriptors.work import AggregateWork, UpdateRef
+from daitn.node.averaging import aggregate
 from daitn.node.datasets import DataShelf
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
@@ -93,16 +95,16 @@ def test_average_leaves_out_updates_that_cannot_be_averaged_and_names_them(
     with closing(ChunkStore(tmp_path, quota_bytes=1 << 20)) as store:
         models = [put_model(store, values) for values in weights]
         odd = next(model for model, w in zip(models, weights, strict=True) if not np.isfinite(w).all() or len(w) != 2)
-        worker = VisitWorker(store, None, None, None, None, None, lambda _event: None)
+        counters = Counters()
         work = AggregateWork(updates=tuple(UpdateRef(model=model, weight=1.0) for model in models))
 
-        outcome = worker._aggregate(make_order(work=work), work)
+        outcome = aggregate(store, counters, make_order(work=work), work)
 
         assert outcome.left_out == (odd,)
         good = [np.array(w) for model, w in zip(models, weights, strict=True) if model != odd]
         assert store.read_tensor_map(outcome.model).array("w").tolist() == np.mean(good, axis=0).tolist()
         assert store.manifest(outcome.model).lineage.parents == tuple(model for model in models if model != odd)
-        assert worker.counters.shown() == {"updates_left_out": 1}
+        assert counters.shown() == {"updates_left_out": 1}
 
 
 def put_model(store: ChunkStore, values: list[float]) -> ArtifactId:

@@ -14,7 +14,6 @@ read-only. `cache_activations` of the policy says how long it stays: `job` until
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import os
@@ -28,6 +27,7 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PolicyError
 from daitn.base.ids import JobId
 from daitn.descriptors.contract import DataContract, EmbeddedInput, decode_contract
@@ -96,7 +96,7 @@ class ActivationCache:
         for spec in wanted:
             path = folder / vector_file(spec)
             async with self._locks.setdefault(path, asyncio.Lock()):
-                if not path.with_suffix(".json").exists():
+                if read_about(path.with_suffix(".json")) is None:
                     await self._make(entry, spec, path, sandbox, threads, tell)
         return folder
 
@@ -163,10 +163,7 @@ class ActivationCache:
 
     def cached(self) -> tuple[Cached, ...]:
         """All that is cached here, by data set and column."""
-        found: list[Cached] = []
-        for path in sorted(self._folder.glob("*/*.json")):
-            with contextlib.suppress(FileNotFoundError):
-                found.append(msgspec.json.decode(path.read_bytes(), type=Cached))
+        found = [about for path in sorted(self._folder.glob("*/*.json")) if (about := read_about(path)) is not None]
         return tuple(sorted(found, key=lambda one: (one.dataset, one.column, one.base)))
 
     def end_job(self, job: JobId) -> tuple[Cached, ...]:
@@ -199,14 +196,27 @@ class ActivationCache:
     def _wipe(self, folder: Path, *, only_of_jobs: bool) -> list[Cached]:
         gone: list[Cached] = []
         for path in folder.glob("*.json"):
-            about = msgspec.json.decode(path.read_bytes(), type=Cached)
-            if only_of_jobs and about.stays == "keep":
+            about = read_about(path)
+            if only_of_jobs and about is not None and about.stays == "keep":
                 continue
-            path.unlink()
+            path.unlink(missing_ok=True)
             path.with_suffix(".f16").unlink(missing_ok=True)
+            if about is None:
+                continue
             gone.append(about)
             _log.info("activations of %r, column %r: %d bytes wiped", about.dataset, about.column, about.size_bytes)
         return gone
+
+
+def read_about(path: Path) -> Cached | None:
+    """What a file of activations is; None where the note beside it is gone or damaged, so that nothing rests on it."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Cached)
+    except FileNotFoundError:
+        return None
+    except UNDECODABLE as error:
+        _log.warning("%s is damaged, what it speaks of is made anew: %s", path.name, error)
+        return None
 
 
 class SiteActivations:
@@ -227,6 +237,10 @@ class SiteActivations:
     def end_job(self, job: JobId) -> None:
         """A job is over."""
         self._cache.end_job(job)
+
+    def sweep(self) -> None:
+        """Data sets have changed: what belongs to none of them goes."""
+        self._cache.sweep()
 
 
 def _file_name(job: JobId) -> str:

@@ -148,7 +148,7 @@ class TerminalNode:
         await self._look_at_shelf(runner)
         self._describe(runner, fabric)
         runner.spawn(self._watch_links(runner, fabric))
-        runner.spawn(self._watch_shelf(runner, fabric))
+        runner.spawn(self._watch_shelf(runner, fabric, activations))
         runner.spawn(self._watch_described(core.reporter))
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
@@ -275,10 +275,11 @@ class TerminalNode:
                 faults[entry.name] = error.render()
         return described, faults
 
-    async def _watch_shelf(self, runner: CoreRunner, fabric: Fabric) -> None:
+    async def _watch_shelf(self, runner: CoreRunner, fabric: Fabric, activations: SiteActivations) -> None:
         while True:
             await asyncio.sleep(SHELF_S)
             if await self._look_at_shelf(runner):
+                await asyncio.to_thread(activations.sweep)
                 self._describe(runner, fabric)
 
     async def _watch_room(self, store: ChunkStore, runner: CoreRunner, fabric: Fabric) -> None:
