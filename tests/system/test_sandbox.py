@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tests.builders import make_training
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -147,15 +148,20 @@ def test_evaluation_and_preflight_on_a_sample_leave_the_model_alone() -> None:
                     size, entries = package.layout.payload_bytes, package.layout.entries
                     plain = plan_run(evaluate_work("accuracy", "recall[yes]"), entries, size, TravellingState())
                     first = await child.run(plain, model)
-                    tried = await child.run(
-                        plan_run(evaluate_work("accuracy", preflight=True), entries, size, TravellingState()), model
+                    asked = msgspec.structs.replace(
+                        evaluate_work("accuracy", preflight=True),
+                        trial=make_training(),
+                        trial_measurements=("accuracy",),
                     )
+                    tried = await child.run(plan_run(asked, entries, size, TravellingState()), model)
                     last = await child.run(plain, model)
                 assert isinstance(tried.numbers, EvaluateNumbers)
                 assert isinstance(first.numbers, EvaluateNumbers)
+                assert isinstance(last.numbers, EvaluateNumbers)
                 assert tried.numbers.overfits is True
                 assert tried.numbers.batch_seconds > 0
-                assert first.numbers == last.numbers
+                assert [point.records for point in tried.numbers.curve] == [0, 16, 32]
+                assert first.numbers.measurements == last.numbers.measurements
                 assert first.numbers.measurements[0].records == 64
 
     run_clean(main)
