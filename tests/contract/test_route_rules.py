@@ -196,7 +196,7 @@ def worth_after(view: TrainingView, visits: list[tuple[DataSetId, int]], dataset
     read: Counter[str] = Counter()
     total = 0.0
     for name, length in [*visits, (dataset, records)]:
-        keep = 0.8 ** (length / records)
+        keep = 0.9 ** (length / records)
         exposure = Counter({label: keep * exposure[label] for label in labels})
         read = Counter({one: keep * read[one] for one in mixes})
         total = keep * total + 1 - keep
