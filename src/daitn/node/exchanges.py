@@ -8,7 +8,7 @@ so that nothing foreign waits at a node that knows nothing of it. After that the
 How long a visit waits for its partners is bounded, and differs from group to group: where two groups hold the slots
 that each other wants, one gives way first and the other goes on.
 
-docs/decisions/0014 tells the whole way of a datum.
+docs/decisions/0015 tells the whole way of a datum.
 """
 
 from __future__ import annotations

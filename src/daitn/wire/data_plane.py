@@ -2,7 +2,7 @@
 
 A manifest may be larger than one answer, so it comes in pages; its digest is the artifact's id, checked by who asks.
 Chunks are the fabric's; this is what names them. An exchange is a stream of the fabric: its first message each way is
-here, what follows are parts of tensors, opaque to both nodes (docs/decisions/0014).
+here, what follows are parts of tensors, opaque to both nodes (docs/decisions/0015).
 """
 
 from __future__ import annotations
