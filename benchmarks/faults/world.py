@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -50,7 +50,12 @@ ACCEPTED: Final = ("trained", "averaged", "measured")
 """Log entries that are steps of a job."""
 
 WIDTH: Final = {"small": 16, "big": 285_000}
-"""Hidden units: 0.3 kB, and 8 MB of weights that all change in every step."""
+"""Hidden units: 0.3 kB, and 8 MB of weights."""
+
+RATE: Final = {"small": 1e-4, "big": 1e-7}
+"""Learning rates at which the loss falls slowly for as long as a job is watched: a job whose models are worse ten times
+in a row is over. A logit of the big model moves by the rate times its hidden units. The 4.6 MB of its last layer change
+in every step; the steps of the first are lost in rounding."""
 
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
@@ -127,7 +132,7 @@ class World:
             "name": f"{size}-{self._jobs}",
             "method": "cyclic",
             "budget": Budget(visits=5000),
-            "hyperparameters": Hyperparameters(batch_size=8, batches_per_visit=batches, learning_rate=1e-4),
+            "hyperparameters": Hyperparameters(batch_size=8, batches_per_visit=batches, learning_rate=RATE[size]),
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
         job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
@@ -246,12 +251,12 @@ class World:
 
     # --- afterwards -------------------------------------------------------------------------------------------------
 
-    def recovered(self, job: Job, fault: Fault, timeout_s: float = 60.0) -> Recovery:
-        """Wait for the first step accepted after a fault."""
+    def recovered(self, job: Job, fault: Fault, kinds: Sequence[str] = ACCEPTED, timeout_s: float = 60.0) -> Recovery:
+        """Wait for the first step of these kinds accepted after a fault."""
         known = 0
 
         def accepted() -> LogEntry | None:
-            return next((e for e in self.log(job)[known:] if e.kind in ACCEPTED and e.unix_s > fault.unix_s), None)
+            return next((e for e in self.log(job)[known:] if e.kind in kinds and e.unix_s > fault.unix_s), None)
 
         entry = wait_for(accepted, "a step accepted after the fault", timeout_s)
         assert entry is not None
