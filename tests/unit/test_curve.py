@@ -9,7 +9,14 @@ from tests.builders import make_training
 from torch import nn
 
 from daitn.base.ids import DataSetId
-from daitn.descriptors.contract import CategoryColumn, Classification, DataContract, NumberColumn, NumbersInput
+from daitn.descriptors.contract import (
+    CategoryColumn,
+    Classification,
+    DataContract,
+    NumberColumn,
+    NumbersInput,
+    Retrieval,
+)
 from daitn.learning.numerics.curve import RECORDS_LEAST, learning_curve
 from daitn.learning.records import Records
 from daitn.learning.tasks import numerics_for
@@ -120,3 +127,31 @@ def test_training_that_diverges_gives_no_curve_and_no_error():
         model.layers[0].weight.fill_(float("inf"))
 
     assert curve(samples(120), model) == ()
+
+
+def test_retrieval_is_tried_among_the_answers_of_both_halves():
+    contract = DataContract(
+        name="pairs",
+        columns=(NumberColumn(name="a"), NumberColumn(name="b")),
+        inputs=(NumbersInput(name="x", columns=("a", "b")), NumbersInput(name="y", columns=("a", "b"))),
+        task=Retrieval(query="x", answer="y", candidates=200),
+    )
+    size = 60
+    values = np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)
+    pairs = Records(
+        inputs={"x": values, "y": values},
+        labels=None,
+        fields=np.zeros((size, 0), dtype=np.bool_),
+        groups=np.arange(size),
+        dataset=DataSetId("s1/d"),
+    )
+
+    class Alike(Reader):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(x), 2) + 0 * self.layers(x)
+
+    training = make_training(batch_size=8, batches=4, learning_rate=0.0)
+    points = learning_curve(Alike(), numerics_for(contract.task, contract), (pairs,), ("mrr",), training)
+
+    assert points[0].measurements[0].value == pytest.approx(1 / size)
+    assert points[0].measurements[0].records == size

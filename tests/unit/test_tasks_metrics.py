@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from daitn.descriptors.contract import (
 from daitn.descriptors.work import Measurement
 from daitn.learning.numerics.evaluate import evaluate
 from daitn.learning.tasks import numerics_for
-from daitn.learning.tasks.contract import RecordSlice
+from daitn.learning.tasks.contract import RecordSlice, take_rows
 from daitn.learning.tasks.intervals import bootstrap, mean, proportion, wilson
 from daitn.learning.tasks.reinforcement import make_environment, returns_to_go
 from daitn.learning.tasks.retrieval import candidates
@@ -253,6 +254,18 @@ def test_retrieval_ranks_the_right_answer_and_a_constant_model_scores_nothing() 
     assert wrong["mrr"].value == pytest.approx(1 / 5)
     doubled = by_name(evaluate(Encoder(), task, [pairs_of([1] * 10)], ["accuracy"]))
     assert doubled["accuracy"].records == 0
+
+
+def test_retrieval_with_uncounted_records_measures_the_others_among_all() -> None:
+    contract = retrieval()
+    task = numerics_for(contract.task, contract)
+    records = pairs_of([1, 2, 3, 4])
+    counted = np.array([True, False, False, True])
+    found = by_name(evaluate(Constant(), task, [replace(records, counted=counted)], ["accuracy", "mrr"]))
+    assert found["mrr"].records == 2
+    assert found["mrr"].value == pytest.approx(1 / 4)
+    few = by_name(evaluate(Constant(), task, [take_rows(records, np.array([0, 3]))], ["mrr"]))
+    assert few["mrr"].value == pytest.approx(1 / 2)
 
 
 def test_retrieval_candidates_do_not_depend_on_order_and_rival_equally_often() -> None:

@@ -8,7 +8,9 @@ that differences are not noise of other records. What is learnt is thrown away; 
 
 All data sets are trained on together: a few dozen records of one site with one label after another would show how
 little they are, not what all sites' records can teach. Retrieval is the exception: its batches are each other's wrong
-answers, so they come from one data set, as they will, and the data sets take turns.
+answers, so they come from one data set, as they will, and the data sets take turns. And it measures one half among the
+answers of both: in half the ring twice as many rivals are about the same thing, which is what training learns first to
+tell apart, so that the trial would promise too much.
 
 What it does not do: extrapolate (`decision.attainability`), or go on until a model gets there: steps and seconds are
 bounded.
@@ -18,6 +20,7 @@ Legend: N records of a data set.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -76,6 +79,8 @@ def learning_curve(
     if min(sum(len(half[side]) for half in halves) for side in (0, 1)) < RECORDS_LEAST:
         return ()
     folds = [_fold(sets, halves, side) for side in (0, 1)]
+    if isinstance(task, RetrievalNumerics):
+        folds = [fold._replace(test=_among_all(sets, halves, 1 - side)) for side, fold in enumerate(folds)]
     kept = keep_state(model)
     was_training = model.training
     ends = time.perf_counter() + seconds
@@ -187,6 +192,18 @@ def _fold(
         learn=[take_rows(records, half[side]) for records, half in zip(sets, halves, strict=True)],
         test=[take_rows(records, half[1 - side]) for records, half in zip(sets, halves, strict=True)],
     )
+
+
+def _among_all(
+    sets: Sequence[RecordsLike], halves: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], side: int
+) -> list[RecordSlice]:
+    """All records of each set, of which only this half counts; the other half are rivals."""
+    found: list[RecordSlice] = []
+    for records, half in zip(sets, halves, strict=True):
+        counted = np.zeros(count_records(records), dtype=np.bool_)
+        counted[half[side]] = True
+        found.append(dataclasses.replace(take_rows(records, slice(None)), counted=counted))
+    return found
 
 
 def _pooled(found: Sequence[Measurement]) -> Measurement:

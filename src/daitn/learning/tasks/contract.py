@@ -159,17 +159,20 @@ class RecordSlice:
     fields: Array
     dataset: str
     groups: Array | None = None
+    counted: Array | None = None
+    """Retrieval: which rows figures count (bool); the others are but their rivals. None: all."""
 
 
 def take_rows(records: RecordsLike, rows: slice | NDArray[np.int64]) -> RecordSlice:
     """Rows of `records`: a view for a slice, a copy for an index array."""
-    groups = groups_of(records)
+    groups, counted = groups_of(records), counted_of(records)
     return RecordSlice(
         inputs={name: array[rows] for name, array in records.inputs.items()},
         labels=None if records.labels is None else records.labels[rows],
         fields=records.fields[rows],
         dataset=records.dataset,
         groups=None if groups is None else groups[rows],
+        counted=None if counted is None else counted[rows],
     )
 
 
@@ -177,6 +180,11 @@ def groups_of(records: RecordsLike | RecordSource) -> Array | None:
     """Group of each record (patient, document) where the records carry it; None: each is its own group."""
     groups = getattr(records, "groups", None)
     return groups if isinstance(groups, np.ndarray) and groups.ndim == 1 else None
+
+
+def counted_of(records: RecordsLike) -> Array | None:
+    """Which records figures count, where the records say so; None: all."""
+    return getattr(records, "counted", None)
 
 
 def merged_groups(sets: Sequence[RecordsLike]) -> NDArray[np.int64] | None:

@@ -8,7 +8,7 @@ Measuring: a record's answer stands among `candidates` answers of the same data 
 data set are ordered by the digest of their content and each record takes its neighbours in that ring, so every site
 and every evaluation sees the same candidates, and each answer is a rival equally often. An answer that equals the
 right one is no rival, here or in training; a tie counts as lost, so a model that answers everything alike scores 0 and
-not 1. A record without any rival is left out.
+not 1. A record without any rival is left out, and so is one that its slice does not count: it is but a rival.
 
 Legend: B records in a batch, N records of a data set, D length of a vector, K candidates.
 """
@@ -33,6 +33,7 @@ from daitn.learning.tasks.contract import (
     Outputs,
     RecordsLike,
     count_records,
+    counted_of,
     evaluation_batches,
     input_tensors,
     mask_name,
@@ -113,6 +114,7 @@ class RetrievalNumerics:
         ]
         rank = np.concatenate(ranks) if ranks else np.zeros(0)
         loss = np.concatenate(losses) if losses else np.zeros(0)
+        rank[~_counted(ordered)] = 0
         fields = merged_fields(ordered) if ordered else np.zeros((0, len(self._contract.field_names())), np.bool_)
         groups = merged_groups(ordered)
 
@@ -159,6 +161,13 @@ class RetrievalNumerics:
         all_NK = torch.cat([right_N[:, None], scores_NK.masked_fill(~real_NK, -torch.inf)], dim=1)
         loss_N = -torch.log_softmax(all_NK.double() / self._task.temperature, dim=1)[:, 0]
         return rank_N, loss_N.numpy()
+
+
+def _counted(sets: Sequence[RecordsLike]) -> NDArray[np.bool_]:
+    """Which records of `sets` figures count: all, unless their slice says otherwise."""
+    parts = [(counted_of(records), count_records(records)) for records in sets]
+    rows = [np.ones(count, dtype=np.bool_) if counted is None else counted for counted, count in parts]
+    return np.concatenate(rows) if rows else np.zeros(0, dtype=np.bool_)
 
 
 def _masked(contract: DataContract, task: Retrieval) -> bool:
