@@ -84,6 +84,7 @@ def test_model_on_a_frozen_base_travels_without_it_and_leaves_no_activations(tmp
         status = job.wait()
         assert status.phase in (Phase.DELIVERED, Phase.EXHAUSTED), status.reason
         assert len(visited(job)) == 3
+        assert sum("of activations of the frozen base stay there" in entry.text for entry in job.log()) == 3
         assert status.transfer_bytes < 2 * MIB
         reached = {target.name: target for target in status.targets}
         assert (reached["accuracy@broad"].reached or 0) > (reached["accuracy@broad"].untrained or 0)

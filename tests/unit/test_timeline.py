@@ -257,8 +257,14 @@ def test_render_order_tells_site_work_and_reason() -> None:
         (EVALUATE, MEASURED, EntryKind.MEASURED, "accuracy 0.910 [0.860, 0.950] on 160"),
         (AVERAGE, AggregateOutcome(model=MODEL, seconds=0.3), EntryKind.AVERAGED, "average"),
         (SHARE, ShareOutcome(artifact=MODEL, records=80, data_version="v7"), EntryKind.SHARED, "80 records"),
+        (
+            SHARE,
+            ShareOutcome(artifact=MODEL, records=80, data_version="v7", activations_bytes=8_300_000),
+            EntryKind.SHARED,
+            "8.3 MB of activations of the frozen base stay there as long as a job uses them",
+        ),
     ],
-    ids=["train", "evaluate", "aggregate", "share"],
+    ids=["train", "evaluate", "aggregate", "share", "share with a base"],
 )
 def test_render_accepted_visit_tells_what_came_of_it(work: Work, outcome: Outcome, kind: EntryKind, part: str) -> None:
     entry = log_of(ordered(1, work, "train"), accepted(1, outcome))[-1]

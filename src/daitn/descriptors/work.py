@@ -210,11 +210,14 @@ class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate
 
 
 class ShareOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
-    """The artifact that holds the records."""
+    """The artifact that holds the records, and what the site keeps for it: activations of a frozen base."""
 
     artifact: ArtifactId
     records: Amount
     data_version: str
+    activations_bytes: Amount = 0
+    activations_stay: Literal["job", "keep"] = "job"
+    """Until the last job that uses them has ended, or as long as the data is there: the data owner's policy."""
 
 
 Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome

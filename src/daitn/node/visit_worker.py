@@ -396,7 +396,13 @@ class VisitWorker:
             {key: array.data for key, array in arrays.items()},
             pin=order.job,
         )
-        return ShareOutcome(artifact=adopted.artifact, records=len(rows), data_version=entry.version)
+        return ShareOutcome(
+            artifact=adopted.artifact,
+            records=len(rows),
+            data_version=entry.version,
+            activations_bytes=sum(one.nbytes for one in vectors.values()),
+            activations_stay="keep" if entry.policy.cache_activations == "keep" else "job",
+        )
 
 
 def _partner_of(order: VisitOrder, rank: int | None) -> NodeId | None:

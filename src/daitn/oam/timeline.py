@@ -291,9 +291,12 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
             text = f"{begin} made the average {wording.short(model)} in {wording.duration(seconds)}"
             if left_out:
                 text += f", without {', '.join(map(wording.short, left_out))}: not finite, or of other tensors"
-        case ShareOutcome(records=records):
+        case ShareOutcome(records=records, activations_bytes=kept):
             kind = EntryKind.SHARED
             text = f"{begin} made {records} records of {dataset_of(ordered.work)} ready"
+            if kept:
+                until = "the data is there" if outcome.activations_stay == "keep" else "a job uses them"
+                text += f"; {show_bytes(kept)} of activations of the frozen base stay there as long as {until}"
     return _Said(kind, text, record.visit, ordered.node, figures, _proof(state, record, ordered, where))
 
 
