@@ -95,6 +95,8 @@ def show_map(
             where.print(render.map_table(found))
             if trust:
                 where.print(render.trust_table(found))
+                if not any(one.trust_changes for one in found):
+                    where.print("no changes are shown: none was seen, or this is no operator's token")
 
         answer(json, found, show)
 
