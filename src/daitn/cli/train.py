@@ -46,7 +46,7 @@ def submit(
     raw_records: Annotated[str | None, typer.Option(help="'stay' (default) or 'trust-zone'.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     chance_floor: Annotated[
-        float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: try whatever is predicted.")
+        float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: go ahead without asking.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,

@@ -161,7 +161,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     accept_counter_offer: bool = False
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
-    """A target whose predicted chance is below this is refused with an offer; 0: try whatever is predicted."""
+    """A target whose predicted chance is below this is refused with an offer; 0: go ahead, without the trial that the
+    prediction rests on."""
 
 
 def check_request(request: Request, contract: DataContract) -> None:

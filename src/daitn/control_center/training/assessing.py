@@ -79,7 +79,8 @@ class Assessing:
             faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
             self._ending.end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
         else:
-            evaluate = self._desk.evaluation(state.head, samples, trial=plan.training)
+            trial = plan.training if state.request.chance_floor > 0 else None
+            evaluate = self._desk.evaluation(state.head, samples, preflight=True, trial=trial)
             self._desk.order(
                 turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
             )

@@ -140,10 +140,15 @@ class JobDesk:
         return tuple(sorted(found, key=lambda sample: sample.dataset))
 
     def evaluation(
-        self, model: ArtifactId, samples: tuple[SampleRef, ...], *, trial: Training | None = None
+        self,
+        model: ArtifactId,
+        samples: tuple[SampleRef, ...],
+        *,
+        preflight: bool = False,
+        trial: Training | None = None,
     ) -> EvaluateWork:
-        """Everything the targets speak of, and the task's first metric per field, so that forgetting shows. `trial`: a
-        preflight, with hyper-parameters to try how the model learns."""
+        """Everything the targets speak of, and the task's first metric per field, so that forgetting shows. `trial`:
+        the hyper-parameters with which a preflight tries how the model learns."""
         state = self.state
         contract = state.package.contract
         primary = next(iter(METRICS[type(contract.task)]))
@@ -155,7 +160,7 @@ class JobDesk:
             model=model,
             samples=samples,
             measurements=tuple(dict.fromkeys(names)),
-            preflight=trial is not None,
+            preflight=preflight,
             trial=trial,
             trial_measurements=targets if trial is not None else (),
         )
