@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from daitn.base.errors import InputError, UnavailableError
 from daitn.learning.base_files import read_config
 from daitn.learning.pretrained import PretrainedConfig, build_pretrained
+from daitn.learning.tokenizer_file import open_tokenizer
 
 TOKENS_AT_ONCE: Final = 4096
 """Tokens of one forward pass, padding included: 15 MB of activations for a layer of 384, and two cores are busy."""
@@ -41,7 +42,7 @@ class FrozenBase:
         """InputError where the files do not make a model of the closed lists. Cost: reading the tensors, once."""
         from safetensors.torch import load_file
 
-        self._tokenizer = _tokenizer(folder / "tokenizer.json")
+        self._tokenizer = open_tokenizer((folder / "tokenizer.json").read_bytes(), "tokenizer.json")
         config = read_config(folder)
         kind = str(config.pop("model_type", ""))
         described = PretrainedConfig(auto_class="AutoModel", model_type=kind, values=_known_values(kind, config))
@@ -120,16 +121,3 @@ def _known_values(kind: str, config: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{kind[:80]!r} is no architecture that transformers has") from None
     left_out = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
     return {name: value for name, value in config.items() if name in known and name not in left_out}
-
-
-def _tokenizer(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UnavailableError("a base needs the package tokenizers", todo="install daitn[transformers]") from None
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  # the library raises bare Exception for every fault of the file
-        raise InputError(f"{path.name} cannot be read: {error}") from None
-    tokenizer.no_padding()
-    return tokenizer

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from daitn.base import limits
 from daitn.base.errors import InputError, PeerError
 from daitn.base.ids import DataSetId
 from daitn.describe.splits import field_matrix
@@ -35,14 +34,13 @@ from daitn.descriptors.contract import (
     VectorInput,
 )
 from daitn.descriptors.fitting import input_specs
+from daitn.learning.tokenizer_file import open_tokenizer
 from daitn.learning.vectors import Vectors
 
 Arrays = dict[str, NDArray[Any]]
 Tokenizers = Mapping[str, bytes]
 """BLAKE3 (hex) → bytes of a `tokenizer.json`."""
 
-TOKENIZER_BYTES: Final = limits.GRAPH_BYTES
-"""Largest tokenizer file; a vocabulary of 250,000 pieces (XLM-R) is 17 MB."""
 
 _INPUT, _LABEL, _FIELDS, _GROUP = "input/", "label", "fields", "group"
 
@@ -197,24 +195,10 @@ def _load_tokenizer(digest: str, tokenizers: Tokenizers) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _parse_tokenizer(digest: str, data: bytes) -> Any:
-    if len(data) > TOKENIZER_BYTES:
-        raise InputError(f"tokenizer {digest[:16]}… has {len(data)} bytes, the limit is {TOKENIZER_BYTES}")
     found = str(blake3(data).hexdigest())
     if found != digest:
         raise InputError(f"tokenizer {digest[:16]}… has digest {found[:16]}…: it is another or damaged")
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise InputError(
-            f"tokenizer {digest[:16]}… needs the package tokenizers", todo="install daitn[transformers]"
-        ) from None
-    try:
-        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # noqa: BLE001  # the library raises bare Exception for every fault of the file
-        raise InputError(f"tokenizer {digest[:16]}… cannot be read: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    return open_tokenizer(data, f"tokenizer {digest[:16]}…")
 
 
 def records_to_tensors(records: Records) -> Arrays:
