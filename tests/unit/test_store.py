@@ -583,6 +583,26 @@ def test_many_threads_put_receive_read_and_evict(tmp_path: Path, source: ChunkSt
 # Room
 
 
+def test_spares_give_way_and_so_count_as_room(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "s", 60_000_000)
+    held = put(store, weight=values("1", 5_000_000))
+    wait_for_spares = store.release(held.artifact, job="one")
+    assert wait_for_spares
+    room = store.room_bytes()
+    assert room == store.capacity_bytes() == 60_000_000
+    store.new_output(room).discard()
+    store.close()
+
+
+def test_capacity_counts_what_is_pinned_and_room_does_not(tmp_path: Path) -> None:
+    store = ChunkStore(tmp_path / "s", 10_000_000)
+    kept = put(store, weight=values("1", FLOATS))
+    store.pin(kept.artifact, "job")
+    assert store.capacity_bytes() == 10_000_000
+    assert store.room_bytes() < 10_000_000
+    store.close()
+
+
 def test_room_is_what_a_new_artifact_may_take_and_no_more(tmp_path: Path) -> None:
     store = ChunkStore(tmp_path / "s", 10_000_000)
     kept = put(store, weight=values("1", FLOATS))

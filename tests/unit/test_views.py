@@ -208,6 +208,20 @@ def test_site_without_room_for_the_model_is_left_out_with_both_numbers():
     assert why == "the model takes 2.0 GB, its site has room for 1.0 GB"
 
 
+def test_room_that_others_hold_now_counts_until_visits_are_ordered():
+    full = make_site(1, compute=make_compute(storage_bytes=0.0, store_bytes=3e9))
+    small = make_site(2, compute=make_compute(storage_bytes=0.0, store_bytes=1e9))
+    asker = {"package_bytes": 2_000_000_000}
+
+    assessing = view_of(full, small, make_unit(), asker=asker | {"begun": False})
+    running = view_of(full, small, make_unit(), asker=asker)
+
+    assert [one.compute_node for one in assessing.candidates] == [full.node]
+    assert [one.why for one in assessing.excluded] == ["the model takes 2.0 GB, its site has room for 1.0 GB"]
+    assert running.candidates == ()
+    assert {one.code for one in running.excluded} == {ReasonCode.STORAGE}
+
+
 def test_site_without_room_that_holds_the_model_stays_in():
     full = make_site(1, compute=make_compute(storage_bytes=0.0))
     asker = {"package_bytes": 2_000_000_000, "holding": frozenset([full.node])}

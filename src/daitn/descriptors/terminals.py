@@ -76,7 +76,10 @@ class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     cores: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     memory_bytes: Count
     storage_bytes: Count
+    """Room for an artifact now, after evicting what may go."""
     flops: Count
+    store_bytes: Count = 0.0
+    """Room there would be if nothing in the store were in use; a smaller value than `storage_bytes` says nothing."""
     accelerators: tuple[str, ...] = ()
     sandbox: tuple[str, ...] = ()
     """What is enforced on a visit here: `no-network`, `read-only`, `memory`, `cpu`, `wall-time`, `namespaces`."""

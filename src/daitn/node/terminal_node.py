@@ -93,6 +93,7 @@ class TerminalNode:
         self._flops = 0.0
         self._shelf_stamp = 0
         self._room_bytes = 0
+        self._capacity_bytes = 0
         self._data: dict[str, DataDescriptor] = {}
         self._counters = Counters()
 
@@ -139,6 +140,7 @@ class TerminalNode:
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
         runner.restore()
         self._room_bytes = await asyncio.to_thread(store.room_bytes)
+        self._capacity_bytes = await asyncio.to_thread(store.capacity_bytes)
         self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
         await moving.start()
         await exchanges.start()
@@ -220,6 +222,7 @@ class TerminalNode:
             cores=os.cpu_count() or 1,
             memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
             storage_bytes=float(self._room_bytes),
+            store_bytes=float(self._capacity_bytes),
             flops=self._flops,
             sandbox=self._sandbox,
         )
@@ -287,8 +290,10 @@ class TerminalNode:
         while True:
             await asyncio.sleep(ROOM_S)
             room_bytes = await asyncio.to_thread(store.room_bytes)
-            if abs(room_bytes - self._room_bytes) > ROOM_FRAC * self.config.store_bytes:
-                self._room_bytes = room_bytes
+            capacity_bytes = await asyncio.to_thread(store.capacity_bytes)
+            change = max(abs(room_bytes - self._room_bytes), abs(capacity_bytes - self._capacity_bytes))
+            if change > ROOM_FRAC * self.config.store_bytes:
+                self._room_bytes, self._capacity_bytes = room_bytes, capacity_bytes
                 self._describe(runner, fabric)
 
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:

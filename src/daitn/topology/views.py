@@ -18,7 +18,7 @@ from daitn.descriptors.fitting import fits
 from daitn.descriptors.outcome import Exclusion, ReasonCode
 from daitn.descriptors.policy import Use, check_use
 from daitn.descriptors.request import Request
-from daitn.descriptors.terminals import DataDescriptor, Role
+from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
 
@@ -38,6 +38,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     evaluations_used: int = 0
     package_bytes: int = 0
     """What a site must have room for to fetch the model."""
+    begun: bool = True
+    """Whether visits are being ordered. Before that, room counts that other jobs hold now: they let go of it."""
     holding: frozenset[NodeId] = frozenset()
     """Nodes that hold models of this job: what they publish as room leaves those out."""
     barred: tuple[DataSetId, ...] = ()
@@ -196,11 +198,16 @@ def _has_room(compute: NodeFacts, asker: Asker) -> bool:
     """Whether the model fits into a node's store, by what the node says of it."""
     machine = compute.descriptor.compute
     assert machine is not None
-    return machine.storage_bytes >= asker.package_bytes or compute.descriptor.node in asker.holding
+    return _room_bytes(machine, asker) >= asker.package_bytes or compute.descriptor.node in asker.holding
+
+
+def _room_bytes(machine: ComputeDescriptor, asker: Asker) -> float:
+    return machine.storage_bytes if asker.begun else max(machine.storage_bytes, machine.store_bytes)
 
 
 def _without_room(data: DataDescriptor, computes: list[NodeFacts], asker: Asker) -> Exclusion:
-    most = max(one.descriptor.compute.storage_bytes for one in computes if one.descriptor.compute is not None)
+    machines = [one.descriptor.compute for one in computes if one.descriptor.compute is not None]
+    most = max(_room_bytes(machine, asker) for machine in machines)
     why = f"the model takes {show_bytes(asker.package_bytes)}, its site has room for {show_bytes(most)}"
     return _exclude(data, ReasonCode.STORAGE, why)
 

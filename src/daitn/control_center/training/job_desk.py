@@ -90,6 +90,7 @@ class JobDesk:
             domain=self.config.domain,
             evaluations_used=state.verifications,
             package_bytes=state.package.total_bytes,
+            begun=state.phase in (Phase.RUNNING, Phase.PAUSED),
             holding=frozenset(node for nodes in state.holders.values() for node in nodes),
             barred=tuple(state.barred),
         )

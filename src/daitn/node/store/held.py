@@ -209,6 +209,11 @@ class HeldArtifacts:
         with self._lock:
             return self._shelf.room_bytes()
 
+    def capacity_bytes(self) -> int:
+        """Largest artifact that would be taken in if nothing held here were in use."""
+        with self._lock:
+            return self._shelf.capacity_bytes()
+
     def release(self, artifact: ArtifactId, *, job: str = "") -> bool:
         """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone.
 

@@ -178,7 +178,12 @@ class Shelf:
     def room_bytes(self) -> int:
         """Largest artifact that would be taken in now, after evicting all that may go."""
         evictable = sum(self._size_of(one) for one in self._going())
-        return max(0, evictable - self._excess(0) - self._spares.held_bytes)
+        return max(0, evictable + self._spares.held_bytes - self._excess(0))
+
+    def capacity_bytes(self) -> int:
+        """Largest artifact that would be taken in if nothing held here were in use: the quota, or what the disk has."""
+        held = self.used_bytes + self._spares.held_bytes
+        return max(0, min(self.quota_bytes, held + files.free_bytes(self._folder) - self._headroom_bytes))
 
     def eviction_order(self) -> list[str]:
         """Names of what may go, in the order in which it would."""

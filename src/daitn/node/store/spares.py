@@ -46,7 +46,8 @@ class Spares:
         self._folder = folder
         self._lock = threading.Lock()
         self._ready: dict[Path, tuple[str, int]] = {}
-        self._wiping = 0
+        self._wiping: dict[Path, int] = {}
+        """Size of each file that is being wiped."""
         self._ended: set[str] = set()
         self._number = 0
         self._wiper = ThreadPoolExecutor(1, thread_name_prefix="wipe")
@@ -56,7 +57,7 @@ class Spares:
     def held_bytes(self) -> int:
         """Room that spares take on the disk."""
         with self._lock:
-            return sum(size for _, size in self._ready.values()) + self._wiping
+            return self._held()
 
     def drop(self, path: Path, job: str) -> None:
         """Delete a file, or keep it as a spare of `job` (empty: never); it is gone from `path` when this returns."""
@@ -65,18 +66,17 @@ class Spares:
         except FileNotFoundError:
             return
         with self._lock:
-            held = sum(size for _, size in self._ready.values()) + self._wiping
             keep = (
                 bool(job)
                 and self._open
                 and size >= LEAST_BYTES
                 and len(self._ready) < FILES
-                and held + size <= MOST_BYTES
+                and self._held() + size <= MOST_BYTES
             )
             self._number += 1
             spare = self._folder / str(self._number)
             if keep:
-                self._wiping += size
+                self._wiping[spare] = size
         if not keep:
             path.unlink(missing_ok=True)
             return
@@ -99,13 +99,17 @@ class Spares:
         spare.rename(path)
 
     def clear(self, job: str = "") -> None:
-        """Delete what is ready, of one job or of all: the job has ended, or the room is needed."""
+        """Delete what is ready, of one job or of all: the job has ended, or the room is needed; of all, also what is
+        being wiped."""
         with self._lock:
             gone = [spare for spare, (owner, _) in self._ready.items() if not job or owner == job]
             for spare in gone:
                 del self._ready[spare]
             if job:
                 self._ended.add(job)
+            else:
+                gone += self._wiping
+                self._wiping.clear()
         for spare in gone:
             spare.unlink(missing_ok=True)
 
@@ -120,11 +124,17 @@ class Spares:
         wiped = False
         with contextlib.suppress(OSError), spare.open("r+b", buffering=0) as file:
             for offset in range(0, size, len(_ZEROS)):
+                if spare not in self._wiping:
+                    break
                 os.pwrite(file.fileno(), _ZEROS[: size - offset], offset)
-            wiped = True
+            else:
+                wiped = True
         with self._lock:
-            self._wiping -= size
-            if wiped and self._open and job not in self._ended:
+            waited_for = self._wiping.pop(spare, None) is not None
+            if waited_for and wiped and self._open and job not in self._ended:
                 self._ready[spare] = (job, size)
                 return
         spare.unlink(missing_ok=True)
+
+    def _held(self) -> int:
+        return sum(size for _, size in self._ready.values()) + sum(self._wiping.values())
