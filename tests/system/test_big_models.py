@@ -13,7 +13,7 @@ from tests.system.small_domain import contract, wait_until, write_site
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
-from daitn.descriptors.job import Phase
+from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
@@ -115,7 +115,13 @@ def test_frozen_base_is_sent_to_a_site_once_and_a_site_without_room_is_gone_roun
 
 def test_what_was_kept_for_a_job_goes_though_its_site_was_away_when_it_ended(domain: LocalDomain) -> None:
     job = submit(domain, "away", visits=200)
-    wait_until(lambda: job.id in kept_for(domain, "north") and job.status().visits >= 2, "a model kept for the job")
+
+    def is_kept() -> bool:
+        status = job.status()
+        assert status.phase not in FINAL_PHASES, status.reason
+        return status.visits >= 2 and job.id in kept_for(domain, "north")
+
+    wait_until(is_kept, "a model kept for the job")
     shown = domain.run("store", str(domain.node_folder("north")))
     assert any(job.id in pack["pins"] and pack["goes"] is None for pack in shown["packs"])
 
