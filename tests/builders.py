@@ -342,8 +342,9 @@ def make_outcome(work: Work, tag: str = "1", *, accuracy: float = 0.5, **changes
                 "batch_seconds": 0.01,
             }
             return EvaluateOutcome(**(values | changes))
-        case AggregateWork():
-            return AggregateOutcome(**({"model": made, "seconds": 0.1} | changes))
+        case AggregateWork(server=server):
+            state = ArtifactId((tag + "-remembered-").ljust(64, "f")) if server is not None else None
+            return AggregateOutcome(**({"model": made, "state": state, "seconds": 0.1} | changes))
         case ShareWork():
             return ShareOutcome(artifact=made, records=20, data_version="1")
 

@@ -93,7 +93,7 @@ THROUGH = {
 
 NO_BYTES_OF_OTHERS = {
     "describe.statistics.load_opendp": "imports a library",
-    "learning.numerics.aggregate._view": "tensors whose sizes the manifest's check bounds, in a store that hashed them",
+    "learning.numerics.blocks.tensor_view": "tensors of a checked manifest, in a store that hashed them",
     "learning.pretrained._describe_adapter": "an object of the owner's own program",
     "learning.pretrained._describe_config": "an object of the owner's own program",
     "learning.tasks.retrieval._digests": "digests made here",

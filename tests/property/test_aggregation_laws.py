@@ -16,7 +16,6 @@ from daitn.artifacts.manifest import Cursor, TravellingState
 from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.learning.numerics.aggregate import (
-    BLOCK_ELEMENTS,
     Update,
     UpdateRefusedError,
     average,
@@ -24,6 +23,7 @@ from daitn.learning.numerics.aggregate import (
     most_alike,
     plan_average,
 )
+from daitn.learning.numerics.blocks import BLOCK_ELEMENTS
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 EPSILON = {"float64": 1e-12, "float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}

@@ -78,11 +78,16 @@ def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path:
     check_log(job)
 
 
-def test_federated_averaging_reaches_the_goal_too(domain: LocalDomain) -> None:
-    status = submit(domain, "averaged", method="fedavg").wait()
+@pytest.mark.parametrize("method", ["fedavg", "fedadam", "diloco"])
+def test_federated_methods_reach_the_goal_too(domain: LocalDomain, method: str) -> None:
+    job = submit(domain, f"averaged-{method}", method=method)
+    status = job.wait()
     assert status.phase is Phase.DELIVERED, status.reason
     assert status.plan is not None
-    assert status.plan.method == "fedavg"
+    assert status.plan.method == method
+    averaged = [entry.text for entry in job.log() if "average 2 models" in entry.text]
+    assert averaged
+    assert all("then a step of" in text for text in averaged) == (method != "fedavg")
 
 
 def test_purpose_that_no_policy_allows_is_refused_with_the_rule(domain: LocalDomain) -> None:

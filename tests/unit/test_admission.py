@@ -147,6 +147,17 @@ def test_parallel_method_needs_an_aggregator():
     assert verdict.counter_offer.request.method == ""
 
 
+def test_rate_of_a_step_that_the_method_does_not_take_is_refused_by_name():
+    view = make_view(make_candidate("s1"))
+    pinned = Hyperparameters(server_learning_rate=0.1)
+
+    verdict = assess(make_request(method="fedavg", hyperparameters=pinned), view)
+
+    (failed,) = [one for one in verdict.failed() if one.code is ReasonCode.METHOD]
+    assert failed.required == "one of diloco, fedadam, fedyogi"
+    assert failed.available == "method 'fedavg' has none"
+
+
 def test_failed_numbers_say_both_sides():
     (failed,) = assess(make_request(data=Selection(min_records=10_000))).failed()
 

@@ -10,6 +10,7 @@ from tests.builders import (
     Bench,
     all_effects,
     bench,
+    changed,
     make_compute,
     make_data,
     make_outcome,
@@ -36,6 +37,7 @@ from daitn.control_center.training.commands import (
     PauseAsked,
     ResumeAsked,
 )
+from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import JobSubmitted, ModelJudged, SiteBarred, VisitAccepted
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.job import Phase
@@ -545,9 +547,9 @@ def test_model_of_a_late_delivery_is_still_tried_after_a_restart():
 # --- federated --------------------------------------------------------------------------------------------------------
 
 
-def round_done(made: Bench) -> None:
+def round_done(made: Bench, method: str = "fedavg") -> None:
     """Every site of a round has answered; the average is ordered next."""
-    made.submit(make_request(method="fedavg"))
+    made.submit(make_request(method=method))
     made.answer_until(lambda state: any(isinstance(o.ordered.work, AggregateWork) for o in state.open.values()))
 
 
@@ -559,6 +561,37 @@ def test_round_trains_all_sites_from_one_model_then_averages():
     assert len({update.model for update in order.work.updates}) == 3
     trained = [m.work for _, m in made.sent if isinstance(m, VisitOrder) and isinstance(m.work, TrainWork)]
     assert {work.model for work in trained} == {made.state().head}
+
+
+def is_averaging(state: JobState) -> bool:
+    return any(isinstance(one.ordered.work, AggregateWork) for one in state.open.values())
+
+
+def test_server_steps_go_on_from_what_the_last_one_remembered():
+    made = bench(sites=3)
+    round_done(made, "fedadam")
+    mixer, first = the_order(made)
+    assert (first.work.server.optimizer, first.work.base, first.work.state) == ("adam", made.state().head, None)
+    made.answer(mixer, first)
+    made.answer_until(is_averaging)
+
+    head = made.state().head
+    _, second = the_order(made)
+    remembered = made.state().server_states[head]
+    assert head.startswith(f"{first.visit}-f")
+    assert remembered.startswith(f"{first.visit}-remembered")
+    assert (second.work.base, second.work.state) == (head, remembered)
+    assert [one.artifact for one in second.inputs][-2:] == [head, remembered]
+
+
+def test_change_of_hyperparameters_keeps_what_the_method_wants():
+    made = running()
+    planned = made.state().plan.training
+    assert planned.average_steps > 0
+
+    made.give(ChangeAsked(job=JOB, request=make_request(hyperparameters=Hyperparameters(learning_rate=0.123))))
+
+    assert made.state().plan.training == changed(planned, learning_rate=0.123)
 
 
 def test_round_goes_on_without_an_update_whose_site_is_gone_for_good():

@@ -39,6 +39,7 @@ NEEDED_PARTS: Final[dict[str, tuple[str, ...]]] = {
     "python": ("python", "contract"),
     "records": (),
     "sample": (),
+    "state": (),
 }
 """Parts without which a kind of artifact means nothing."""
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from daitn.base import limits
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.decision.hyperparameters import propose_training
+from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
@@ -43,6 +43,9 @@ ROUTE_AHEAD: Final = 32
 """Stops a plan shows ahead. It is chosen anew after every visit, and looking further costs O(sites) for each stop."""
 
 
+_AVERAGING: Final = ", ".join(name for name, method in METHODS.items() if method.aggregates)
+
+
 def choose_method(view: TrainingView, request: Request) -> Choice:
     """Which method, why, and why not the others."""
     if request.method:
@@ -55,9 +58,9 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         "random: a baseline",
     ]
     if view.aggregators:
-        rejected.append(f"fedavg: moves {2 * sites} models a round instead of one a visit")
+        rejected.append(f"{_AVERAGING}: move {2 * sites} models a round instead of one a visit")
     else:
-        rejected.append("fedavg: no aggregator is reachable")
+        rejected.append(f"{_AVERAGING}: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
     rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"
@@ -85,7 +88,11 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     method_choice = choose_method(view, request)
     method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
     training, training_choice = propose_training(
-        view, request.hyperparameters, parallel=method.aggregates, steady=method.steady
+        view,
+        request.hyperparameters,
+        parallel=method.aggregates,
+        steady=method.steady,
+        prefers=method.prefers,
     )
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
@@ -136,6 +143,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         expected=expected,
         choices=(method_choice, training_choice, how_often),
         view_version=view.version,
+        server=propose_server(method.prefers, request.hyperparameters),
     )
 
 

@@ -131,6 +131,10 @@ def _method(view: TrainingView, request: Request) -> list[Condition]:
     if method is None:
         known = ", ".join(sorted(METHODS))
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", f"one of {known}", "unknown", met=False)]
+    if request.hyperparameters.server_learning_rate is not None and method.prefers.server is None:
+        stepping = ", ".join(sorted(name for name, one in METHODS.items() if one.prefers.server is not None))
+        what = "server_learning_rate: a step that follows the mean"
+        return [_said(ReasonCode.METHOD, what, f"one of {stepping}", f"method {method.name!r} has none", met=False)]
     if method.exchanges:
         nodes = {candidate.compute_node for candidate in view.candidates}
         wanted, said = "two sites that compute", f"{len(nodes)}"

@@ -23,7 +23,11 @@ from daitn.decision.label_mix import label_skew
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.view import TrainingView
-from daitn.descriptors.work import Training
+from daitn.descriptors.work import ServerStep, Training
+from daitn.learning.methods.contract import Preferences
+
+USUAL: Final = Preferences()
+"""What a method wants that wants nothing in particular."""
 
 BATCH_MOST: Final = 32
 BATCH_LEAST: Final = 8
@@ -60,7 +64,12 @@ ROLLBACK_FACTOR: Final = 0.5
 
 
 def propose_training(
-    view: TrainingView, pinned: Hyperparameters, *, parallel: bool, steady: bool = False
+    view: TrainingView,
+    pinned: Hyperparameters,
+    *,
+    parallel: bool,
+    steady: bool = False,
+    prefers: Preferences = USUAL,
 ) -> tuple[Training, Choice]:
     """Hyper-parameters for each visit, and why. Works on an empty view too (then from the rules alone).
 
@@ -71,11 +80,11 @@ def propose_training(
     batch_size = pinned.batch_size or int(
         min(BATCH_MOST, max(BATCH_LEAST, 2 ** round(math.log2(max(1.0, typical) / 8))))
     )
-    epochs = PARALLEL_EPOCHS if parallel else SEQUENTIAL_EPOCHS
+    epochs = prefers.epochs or (PARALLEL_EPOCHS if parallel else SEQUENTIAL_EPOCHS)
     batches = pinned.batches_per_visit or int(
-        min(VISIT_BATCHES_MOST, max(VISIT_BATCHES_LEAST, round(epochs * typical / batch_size)))
+        min(prefers.batches_most or VISIT_BATCHES_MOST, max(VISIT_BATCHES_LEAST, round(epochs * typical / batch_size)))
     )
-    optimizer = pinned.optimizer or "momentum"
+    optimizer = pinned.optimizer or prefers.optimizer
     rate = pinned.learning_rate
     if rate is None:
         rate = PARALLEL_RATE if parallel else SEQUENTIAL_RATE
@@ -97,6 +106,7 @@ def propose_training(
         carry_optimizer=not parallel,
         average_steps=average_steps,
         label_correction=label_correction,
+        proximal=prefers.proximal if pinned.proximal is None else pinned.proximal,
     )
     set_by_owner = [name for name in Hyperparameters.__struct_fields__ if getattr(pinned, name) is not None]
     why = (
@@ -110,7 +120,16 @@ def propose_training(
         chosen += f", weights averaged over {training.average_steps} steps"
     if training.label_correction:
         chosen += f", loss corrected for a site's labels by {training.label_correction:.2f}"
+    if training.proximal:
+        chosen += f", held to the model as it arrived by {training.proximal:g}"
     return training, Choice(what="hyper-parameters", chosen=chosen, why=why)
+
+
+def propose_server(prefers: Preferences, pinned: Hyperparameters) -> ServerStep | None:
+    """The step that follows the mean of a round, at the owner's rate where that is pinned."""
+    if prefers.server is None or pinned.server_learning_rate is None:
+        return prefers.server
+    return msgspec.structs.replace(prefers.server, learning_rate=pinned.server_learning_rate)
 
 
 def correction(view: TrainingView, batches: int) -> float:

@@ -6,7 +6,7 @@ import msgspec
 
 from daitn.base.ids import DataSetId, NodeId
 from daitn.descriptors.outcome import Expectation
-from daitn.descriptors.work import Training
+from daitn.descriptors.work import ServerStep, Training
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,3 +39,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expectation
     choices: tuple[Choice, ...]
     view_version: int
+    server: ServerStep | None = None
+    """The step that follows the mean of a round; None: the mean is the next model."""

@@ -125,6 +125,9 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     gradient_clip: Annotated[float, msgspec.Meta(gt=0)] | None = None
     average_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] | None = None
     label_correction: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None = None
+    server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    """Of the step that follows the mean of a round, where the method has one."""
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -125,10 +125,36 @@ class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
     weight: Annotated[float, msgspec.Meta(gt=0)]
 
 
+class ServerStep(msgspec.Struct, frozen=True, kw_only=True):
+    """How an aggregator goes on from the mean of a round, all decided. See `learning.numerics.server_step`."""
+
+    optimizer: Literal["momentum", "nesterov", "adam", "yogi"]
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    second_moment: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    adaptivity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
+    """Change of a weight per round below which steps are no longer made larger (Adam, Yogi)."""
+
+
 class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
-    """Weighted mean of `updates`, in the order given, streaming tensor by tensor."""
+    """Weighted mean of `updates`, in the order given, streaming tensor by tensor; with `server`, the step that follows
+    from it, taken from `base`."""
 
     updates: Annotated[tuple[UpdateRef, ...], msgspec.Meta(min_length=1, max_length=100_000)]
+    server: ServerStep | None = None
+    base: ArtifactId | None = None
+    """The model that the round began from; with `server` only."""
+    state: ArtifactId | None = None
+    """What the optimizer remembers of earlier rounds; None: nothing yet."""
+
+    def __post_init__(self) -> None:
+        if (self.server is None) != (self.base is None) or (self.state is not None and self.server is None):
+            raise ValueError("a server's step needs the model that the round began from, and nothing else does")
+
+    def models_in(self) -> tuple[ArtifactId, ...]:
+        """All that it is made from, in order."""
+        others = (one for one in (self.base, self.state) if one is not None)
+        return (*(update.model for update in self.updates), *others)
 
 
 class ShareWork(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
@@ -204,6 +230,8 @@ class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate
 
     model: ArtifactId
     seconds: Seconds
+    state: ArtifactId | None = None
+    """What the server's optimizer remembers for the next round."""
     left_out: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
     """Updates that are not in the average: values that are not finite, or tensors that the others do not have."""
     fetched_bytes: Amount = 0

@@ -1,4 +1,5 @@
-"""The aggregator's numbers: the mean of updates that lie in the store, written where the next artifact will be.
+"""The aggregator's numbers: the mean of updates that lie in the store, written where the next artifact will be, and the
+step of a server optimizer that follows from it.
 
 Runs in a thread of the node: no foreign code takes part. Streaming over mapped files, so memory does not grow with the
 model.
@@ -12,10 +13,12 @@ import time
 
 import msgspec
 
-from daitn.artifacts.manifest import Lineage
+from daitn.artifacts.manifest import Lineage, Manifest
+from daitn.base.ids import ArtifactId
 from daitn.base.metrics import Counters
 from daitn.descriptors.work import AggregateOutcome, AggregateWork
 from daitn.learning.numerics.aggregate import Update, average_sound, merge_states, most_alike, plan_average
+from daitn.learning.numerics.server_step import Area, plan_state, take_step
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import VisitOrder
 
@@ -41,10 +44,12 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
             ]
         )
         layout = plan_average(updates)
+        state: ArtifactId | None = None
         with store.new_output(layout.payload_bytes, job=order.job) as output:
             if layout.payload_bytes:
                 with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
                     updates = average_sound(updates, layout, view)
+                    state = _step(store, order, work, Area(layout.entries, view))
             kept = {update.name for update in updates}
             left_out = tuple(one.model for one in work.updates if one.model not in kept)
             parents = tuple(one.model for one in work.updates if one.model in kept)
@@ -65,4 +70,35 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
     if left_out:
         _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
         counters.count("updates_left_out", by=len(left_out))
-    return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, left_out=left_out)
+    return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, state=state, left_out=left_out)
+
+
+def _step(store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area) -> ArtifactId | None:
+    """Turn the mean into the next model where the order says so; the artifact of what the optimizer remembers."""
+    if work.server is None or work.base is None:
+        return None
+    base = store.read_tensor_map(work.base)
+    before = store.read_tensor_map(work.state) if work.state is not None else None
+    try:
+        origin = Area(store.manifest(work.base).tensors, base.payload)
+        layout = plan_state(origin.entries, work.server)
+        with store.new_output(layout.payload_bytes, job=order.job) as output:
+            known = None
+            if before is not None and work.state is not None:
+                known = Area(store.manifest(work.state).tensors, before.payload)
+            with mmap.mmap(output.fileno(), layout.payload_bytes) as area, memoryview(area) as view:
+                take_step(work.server, origin, mean, known, Area(layout.entries, view))
+            draft = Manifest(
+                kind="state",
+                name=f"what {work.server.optimizer} remembers",
+                parts=(),
+                tensors=layout.entries,
+                payload_bytes=layout.payload_bytes,
+                chunks=(),
+                lineage=Lineage(job=order.job, visit=order.visit, parents=(work.base,)),
+            )
+            return store.adopt(output, draft, pin=order.job).artifact
+    finally:
+        for mapped in (base, before):
+            if mapped is not None:
+                mapped.close()

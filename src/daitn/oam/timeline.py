@@ -258,8 +258,12 @@ def _say_work(work: Work, where: str, names: Names) -> str:
             what = "try and measure" if preflight else "measure"
             count = sum(sample.records for sample in samples)
             return f"{what} {wording.short(model)} at {where} on {count} records of {len(samples)} data sets"
-        case AggregateWork(updates=updates):
-            return f"average {len(updates)} models at {where}"
+        case AggregateWork(updates=updates, server=server, state=remembered):
+            step = ""
+            if server is not None:
+                since = "" if remembered is not None else ", which begins anew"
+                step = f", then a step of {server.optimizer} at rate {server.learning_rate:g}{since}"
+            return f"average {len(updates)} models at {where}{step}"
         case ShareWork(dataset=dataset, kind="sample", receiver=receiver):
             return f"give a held-out sample of {dataset} from {where} to {names(receiver)}"
         case ShareWork(dataset=dataset, receiver=receiver):
@@ -307,8 +311,8 @@ def _proof(state: JobState, record: VisitAccepted, ordered: VisitOrdered, where:
     match work:
         case TrainWork(model=model) | EvaluateWork(model=model):
             models_in: tuple[ArtifactId, ...] = (model,)
-        case AggregateWork(updates=updates):
-            models_in = tuple(update.model for update in updates)
+        case AggregateWork():
+            models_in = work.models_in()
         case ShareWork():
             models_in = ()
     proof = Proof(

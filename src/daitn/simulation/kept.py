@@ -16,10 +16,8 @@ class Kept:
         self._artifacts = artifacts
         self._pins: dict[NodeId, dict[JobId, set[ArtifactId]]] = {}
 
-    def pin(self, node: NodeId, job: JobId, artifact: ArtifactId | None) -> None:
-        """A visit of this job fetched or made an artifact there; None: it made nothing."""
-        if artifact is None:
-            return
+    def pin(self, node: NodeId, job: JobId, artifact: ArtifactId) -> None:
+        """A visit of this job fetched or made an artifact there."""
         self._pins.setdefault(node, {}).setdefault(job, set()).add(artifact)
 
     def drop(self, node: NodeId, job: JobId, artifacts: tuple[ArtifactId, ...], *, job_ended: bool) -> None:

@@ -68,6 +68,13 @@ class Learner:
         self.parents[mean] = tuple(update.model for update in updates)
         return mean
 
+    def step(self, mean: ArtifactId, how: str) -> tuple[ArtifactId, ArtifactId]:
+        """The model that a server's step makes of a mean, as good as that, and what is remembered of it."""
+        stepped = ArtifactId(blake3(f"step {how} {mean}".encode()).hexdigest())
+        self._skill[stepped] = dict(self._skill[mean])
+        self.parents[stepped] = self.parents[mean]
+        return stepped, ArtifactId(blake3(f"state {how} {mean}".encode()).hexdigest())
+
     def measure(self, model: ArtifactId, labels: Mapping[str, int], names: Sequence[str]) -> tuple[Measurement, ...]:
         """Accuracy over the labels of a test set, and per label; every name gets a figure."""
         skill = self._skill[model]

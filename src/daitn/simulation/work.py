@@ -69,10 +69,14 @@ class SimulatedWork:
                     batch_seconds=0.01,
                     curve=self._curve(model, held_out, order.work),
                 )
-            case AggregateWork(updates=updates):
+            case AggregateWork(updates=updates, server=server, base=base, state=before):
                 mean = self._learner.average(updates)
-                self._artifacts[node].add(mean)
-                return AggregateOutcome(model=mean, seconds=seconds)
+                if server is None:
+                    self._artifacts[node].add(mean)
+                    return AggregateOutcome(model=mean, seconds=seconds)
+                stepped, state = self._learner.step(mean, f"{server.optimizer} {base} {before}")
+                self._artifacts[node] |= {stepped, state}
+                return AggregateOutcome(model=stepped, state=state, seconds=seconds)
             case ShareWork(dataset=dataset, kind=kind):
                 shared = ArtifactId(f"{self._learner.submit(f'{kind} {dataset} {order.work.contract}')}")
                 self._artifacts[node].add(shared)
@@ -124,10 +128,12 @@ class SimulatedWork:
         raise BugError(f"no data set {dataset} in scenario {self._scenario.name}")
 
 
-def made_by(outcome: Outcome) -> ArtifactId | None:
-    """The artifact that a work left at its site, if any."""
+def made_by(outcome: Outcome) -> tuple[ArtifactId, ...]:
+    """The artifacts that a work left at its site."""
     match outcome:
+        case AggregateOutcome(model=made, state=state) if state is not None:
+            return (made, state)
         case TrainOutcome(model=made) | AggregateOutcome(model=made) | ShareOutcome(artifact=made):
-            return made
+            return (made,)
         case _:
-            return None
+            return ()

@@ -379,7 +379,8 @@ class World:
                 self.watcher.hit[("child", "kill" if seconds < LONG_S else "stop")] += 1
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
             outcome = self.work.outcome(process.node, order, seconds)
-            self.kept.pin(process.node, order.job, made_by(outcome))
+            for made in made_by(outcome):
+                self.kept.pin(process.node, order.job, made)
             return WorkFinished(visit=order.visit, outcome=outcome)
 
         self.later(process, seconds, finish)

@@ -39,7 +39,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
-from daitn.decision.hyperparameters import propose_training
+from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
@@ -238,12 +238,17 @@ class JobMachine:
         if plan is not None:
             request = msgspec.structs.replace(request, method=state.request.method)
             if request.hyperparameters != state.request.hyperparameters:
-                parallel = METHODS[plan.method].aggregates
+                method, pinned = METHODS[plan.method], request.hyperparameters
                 training, choice = propose_training(
-                    self._desk.view(turn, request), request.hyperparameters, parallel=parallel
+                    self._desk.view(turn, request),
+                    pinned,
+                    parallel=method.aggregates,
+                    steady=method.steady,
+                    prefers=method.prefers,
                 )
+                server = propose_server(method.prefers, pinned)
                 kept = tuple(one for one in plan.choices if one.what != choice.what)
-                plan = msgspec.structs.replace(plan, training=training, choices=(*kept, choice))
+                plan = msgspec.structs.replace(plan, training=training, server=server, choices=(*kept, choice))
         turn.record(RequestChanged(job=state.job, at_ns=turn.now_ns, request=request, plan=plan))
         self._desk.watch_deadline(turn)
 

@@ -106,6 +106,8 @@ class JobState:
         """Data sets of visits rolled back since a model was last kept: asked again only when no other is there."""
         self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
         self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
+        self.server_states: dict[ArtifactId, ArtifactId] = {}
+        """What the server's optimizer remembers beside each model that it made."""
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
@@ -208,7 +210,11 @@ class JobState:
                     self._advance_head(outcome.model)
             case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
                 self.transfer_bytes += fetched
-                self._hold(model, ordered.node)
+                for held in (*ordered.work.models_in(), model):
+                    self._hold(held, ordered.node)
+                if record.outcome.state is not None:
+                    self._hold(record.outcome.state, ordered.node)
+                    self.server_states[model] = record.outcome.state
                 self._advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
@@ -299,6 +305,8 @@ class JobState:
 
     def _release(self) -> None:
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
+        self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
+        needed |= set(self.server_states.values())
         self.released = {}
         for artifact in [one for one in self.holders if one not in needed]:
             for node in self.holders.pop(artifact):

@@ -99,8 +99,8 @@ class OrderDesk:
                 inputs.append(self.input_ref(state, model, node, now_ns))
                 for sample in samples:
                     inputs.append(self.input_ref(state, sample.artifact, node, now_ns, holder=sample.holder))
-            case AggregateWork(updates=updates):
-                inputs += [self.input_ref(state, update.model, node, now_ns) for update in updates]
+            case AggregateWork() as work:
+                inputs += [self.input_ref(state, model, node, now_ns) for model in work.models_in()]
             case ShareWork(contract=contract):
                 inputs.append(self.input_ref(state, contract, node, now_ns, parts_only=True))
         partners = self._partners(state, ordered, now_ns)

@@ -131,7 +131,18 @@ class Running:
             return
         awake = [one.node for one in view.aggregators if not self._desk.cools(turn, one.node)]
         for node in awake[:1] or [one.node for one in view.aggregators[:1]]:
-            self._desk.order(turn, "aggregate", node, AggregateWork(updates=here), f"{len(here)} updates of a round")
+            self._desk.order(turn, "aggregate", node, self._averaging(here), f"{len(here)} updates of a round")
+
+    def _averaging(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
+        """The mean of these updates, and the step that follows it; what is remembered of earlier rounds comes along if
+        somebody who has it is there."""
+        state = self.state
+        if state.plan is None or state.plan.server is None:
+            return AggregateWork(updates=updates)
+        remembered = state.server_states.get(state.head)
+        if remembered is not None and not self._desk.reachable(remembered):
+            remembered = None
+        return AggregateWork(updates=updates, server=state.plan.server, base=state.head, state=remembered)
 
     def _spent(self) -> str:
         """Which budget is used up; empty while none is."""

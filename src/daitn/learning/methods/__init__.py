@@ -6,7 +6,7 @@ from typing import Final
 
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.data_parallel import DataParallel
-from daitn.learning.methods.federated import FederatedAveraging
+from daitn.learning.methods.federated import FEDERATED
 from daitn.learning.methods.sequential import Sequential
 
 FIRST_CHOICE: Final = "routed"
@@ -19,7 +19,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="cyclic", rule="cyclic"),
         Sequential(name="tram-fl", rule="tram-fl"),
         Sequential(name="random", rule="random"),
-        FederatedAveraging(),
+        *FEDERATED,
         DataParallel(),
     )
 }

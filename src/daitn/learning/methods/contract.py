@@ -11,13 +11,13 @@ accepted before; after `verify_every` rounds a verification comes before the nex
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.plan import Stop
-from daitn.descriptors.work import UpdateRef
+from daitn.descriptors.work import ServerStep, UpdateRef
 
 
 class Train(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +74,20 @@ class Choosers(msgspec.Struct, frozen=True, kw_only=True):
     group_stops: Callable[[], tuple[Stop, ...]]
 
 
+class Preferences(msgspec.Struct, frozen=True, kw_only=True):
+    """What a method wants of the hyper-parameters that the owner leaves open."""
+
+    server: ServerStep | None = None
+    """The step an aggregator takes along the mean of a round; None: the mean is the next model."""
+    proximal: float = 0.0
+    """How strongly local training is held to the model as it arrived."""
+    optimizer: Literal["momentum", "adamw"] = "momentum"
+    epochs: float = 0.0
+    """Passes over a typical site per visit; 0: as usual."""
+    batches_most: int = 0
+    """Batches of a visit at most; 0: as usual."""
+
+
 class Method(Protocol):
     """See the module's docstring."""
 
@@ -100,6 +114,11 @@ class Method(Protocol):
     @property
     def steady(self) -> bool:
         """Whether sites hand on averaged weights and correct their loss for their labels, where these lie apart."""
+        ...
+
+    @property
+    def prefers(self) -> Preferences:
+        """What it wants of the hyper-parameters."""
         ...
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:

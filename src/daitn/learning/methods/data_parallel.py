@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from daitn.learning.methods.contract import Choosers, Run, Step, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import Choosers, Preferences, Run, Step, Train, TrainGroup, Verify
 
 
 class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +21,7 @@ class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = False
     exchanges: bool = True
+    prefers: Preferences = Preferences()
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """One group at a time: verify when due, else train at as many sites as a group may have."""

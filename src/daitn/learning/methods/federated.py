@@ -1,20 +1,41 @@
-"""Federated averaging (McMahan et al., AISTATS 2017): all sites train from one model, an aggregator averages.
+"""Federated averaging (McMahan et al., AISTATS 2017) and its relatives: all sites train from one model, an aggregator
+makes the next one of what they hand in.
 
 Synchronous: a round ends when every site has answered or was given up (its lease ran out). Weights are the sites'
-training records. The aggregator is a terminal; the control centre sees no tensor.
+training records. The aggregator is a terminal; the control centre sees no tensor. The relatives differ in what a site
+does (FedProx: held to the model as it arrived; DiLoCo: hundreds of steps of AdamW) and in the step that follows the
+mean (`learning.numerics.server_step`), not in who does what when.
+
+A site's own optimizer begins anew each round: nothing but the model travels. DiLoCo's paper keeps each worker's
+AdamW state there; workers here may be other sites every round.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
-from daitn.learning.methods.contract import Aggregate, Choosers, Run, Step, Train, Verify
+from daitn.descriptors.work import ServerStep
+from daitn.learning.methods.contract import Aggregate, Choosers, Preferences, Run, Step, Train, Verify
+
+PROXIMAL: Final = 0.01
+"""FedProx (T. Li et al., MLSys 2020): the smallest of the weights that the paper tunes among (0.001 to 1) that is told
+from none on sites apart."""
+
+ADAPTIVE_RATE: Final = 10**-1.5
+"""FedAdam and FedYogi: the server's rate that S. Reddi et al. (ICLR 2021) find best most often, with b = 0.9, c = 0.99
+and t = 0.001."""
+
+OUTER_RATE: Final = 0.7
+"""DiLoCo (A. Douillard et al. 2023): rate of the outer Nesterov step, with momentum 0.9."""
 
 
 class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     """See the module's docstring."""
 
     name: str = "fedavg"
+    prefers: Preferences = Preferences()
     parallel: bool = True
     steady: bool = False
     aggregates: bool = True
@@ -29,3 +50,25 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
         if run.head != run.verified and run.rounds_since_verified >= run.verify_every:
             return (Verify(model=run.head),)
         return tuple(Train(model=run.head, stop=stop) for stop in choosers.all_stops())
+
+
+FEDERATED: Final = (
+    FederatedAveraging(),
+    FederatedAveraging(name="fedprox", prefers=Preferences(proximal=PROXIMAL)),
+    FederatedAveraging(
+        name="fedadam", prefers=Preferences(server=ServerStep(optimizer="adam", learning_rate=ADAPTIVE_RATE))
+    ),
+    FederatedAveraging(
+        name="fedyogi", prefers=Preferences(server=ServerStep(optimizer="yogi", learning_rate=ADAPTIVE_RATE))
+    ),
+    FederatedAveraging(
+        name="diloco",
+        prefers=Preferences(
+            server=ServerStep(optimizer="nesterov", learning_rate=OUTER_RATE),
+            optimizer="adamw",
+            epochs=8.0,
+            batches_most=500,
+        ),
+    ),
+)
+"""All members of the family."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from daitn.learning.methods.contract import Choosers, Run, Step, Train, Verify
+from daitn.learning.methods.contract import Choosers, Preferences, Run, Step, Train, Verify
 
 
 class Sequential(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +20,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = False
     exchanges: bool = False
+    prefers: Preferences = Preferences()
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """One step at a time: verify when due, else train at the next stop."""

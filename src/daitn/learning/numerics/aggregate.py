@@ -14,27 +14,23 @@ must not spoil the others' work.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from daitn.artifacts.layout import Layout, plan_layout
-from daitn.artifacts.manifest import ITEM_BYTES, Cursor, TensorEntry, TravellingState
+from daitn.artifacts.manifest import Cursor, TensorEntry, TravellingState
 from daitn.base.errors import InputError, PeerError
-
-BLOCK_ELEMENTS: Final = 1 << 15
-"""Elements summed at once: sum, scratch and one update's block (0.6 MB) stay in the second-level cache."""
-
-Array = NDArray[Any]
-
-_NUMPY: Final[dict[str, str]] = {
-    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2",
-    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "|i1", "uint8": "|u1", "bool": "|b1",
-}  # fmt: skip
+from daitn.learning.numerics.blocks import (
+    BLOCK_ELEMENTS,
+    Array,
+    blocks,
+    from_bfloat16,
+    tensor_view,
+    to_bfloat16,
+)
 
 
 class UpdateRefusedError(PeerError):
@@ -95,8 +91,8 @@ def average(updates: Sequence[Update], layout: Layout, output: memoryview) -> No
     places = [{entry.name: entry for entry in update.entries} for update in updates]
     weights = [update.weight / math.fsum(update.weight for update in updates) for update in updates]
     for entry in layout.entries:
-        views = [_view(update.payload, place[entry.name]) for update, place in zip(updates, places, strict=True)]
-        target = _view(output, entry)
+        views = [tensor_view(update.payload, place[entry.name]) for update, place in zip(updates, places, strict=True)]
+        target = tensor_view(output, entry)
         if entry.role in ("frozen", "random", "record"):
             target[...] = views[0]
         elif entry.dtype in ("float64", "float32", "float16", "bfloat16"):
@@ -151,26 +147,13 @@ def _kind(entry: TensorEntry) -> str:
     return f"{entry.role} {entry.dtype} {list(entry.shape)}"
 
 
-def _view(payload: memoryview, entry: TensorEntry) -> Array:
-    """A tensor's elements as a flat array over the payload; bfloat16 as its bits."""
-    data = payload[entry.offset : entry.offset + entry.nbytes]
-    if len(data) != entry.nbytes:
-        raise InputError(f"the payload ends at {len(payload)}, inside tensor {entry.name!r}")
-    return np.frombuffer(data, dtype=_NUMPY[entry.dtype], count=entry.nbytes // ITEM_BYTES[entry.dtype])
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, BLOCK_ELEMENTS):
-        yield slice(start, min(start + BLOCK_ELEMENTS, count))
-
-
 def _average_floats(
     entry: TensorEntry, views: Sequence[Array], weights: Sequence[float], target: Array, updates: Sequence[Update]
 ) -> None:
     wide = np.dtype(np.float64 if entry.dtype in ("float64", "float32") else np.float32)
     size = min(BLOCK_ELEMENTS, len(target))
     sums, scratch = np.empty(size, dtype=wide), np.empty(size, dtype=wide)
-    for block in _blocks(len(target)):
+    for block in blocks(len(target)):
         total, part = sums[: block.stop - block.start], scratch[: block.stop - block.start]
         total.fill(0)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -180,7 +163,7 @@ def _average_floats(
                     np.subtract(view[block], views[0][block], out=part)
                     part *= weight
                 else:
-                    values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
+                    values = from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
                     np.multiply(values, weight, out=part, dtype=wide)
                 total += part
             if entry.dtype == "float64":
@@ -188,14 +171,14 @@ def _average_floats(
         # One look at the sum instead of one at each update: what is not finite stays so.
         if not np.isfinite(total).all():
             raise _find_fault(entry, views, updates)
-        target[block] = _to_bfloat16(total) if entry.dtype == "bfloat16" else total
+        target[block] = to_bfloat16(total) if entry.dtype == "bfloat16" else total
 
 
 def _find_fault(entry: TensorEntry, views: Sequence[Array], updates: Sequence[Update]) -> PeerError:
     """Which update made a mean that is not finite."""
     for view, update in zip(views, updates, strict=True):
-        for block in _blocks(len(view)):
-            values = _from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
+        for block in blocks(len(view)):
+            values = from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
             if not np.isfinite(values).all():
                 return UpdateRefusedError(
                     update.name, entry.name, f"tensor {entry.name!r} has values that are not finite"
@@ -205,20 +188,9 @@ def _find_fault(entry: TensorEntry, views: Sequence[Array], updates: Sequence[Up
 
 def _average_integers(views: Sequence[Array], weights: Sequence[float], target: Array) -> None:
     """Mean of the differences to the first, so that equal values stay exact at any size."""
-    for block in _blocks(len(target)):
+    for block in blocks(len(target)):
         first = views[0][block].astype(np.int64)
         total = np.zeros(len(first), dtype=np.float64)
         for view, weight in zip(views, weights, strict=True):
             total += weight * (view[block].astype(np.int64) - first).astype(np.float64)
         target[block] = first + np.rint(total).astype(np.int64)
-
-
-def _from_bfloat16(bits: Array) -> NDArray[np.float32]:
-    """bfloat16 is the upper half of a float32."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-
-
-def _to_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Round to nearest, ties to even."""
-    bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)

@@ -1,0 +1,121 @@
+"""Server optimizers: the mean of a round is a direction, and the aggregator steps along it.
+
+Federated averaging takes the mean as the next model. S. Reddi et al. (Adaptive Federated Optimization, ICLR 2021) take
+its difference to the model that the round began from as a gradient of their own optimizer: FedAvgM with momentum,
+FedAdam and FedYogi with a step of its own for each weight. DiLoCo (A. Douillard et al. 2023) does the same with
+Nesterov's momentum after hundreds of local steps. With x the model of before, d = mean - x, all elementwise:
+
+    momentum   v = b v + d                      x + r v
+    nesterov   v = b v + d                      x + r (d + b v)
+    adam       m = b m + (1 - b) d              v = c v + (1 - c) d²                    x + r m / (√v + t)
+    yogi       m as adam                        v = v - (1 - c) d² sign(v - d²)         x + r m / (√v + t)
+
+r, b, c, t: `ServerStep.learning_rate`, `momentum`, `second_moment`, `adaptivity`; v begins at 0, for Adam and Yogi at
+t² (their Algorithm 2). Only trained parameters take the step: buffers, counters and frozen tensors are the mean's.
+
+What the optimizer remembers is an artifact of its own, kept where models are averaged: it never travels to a site.
+Without torch, in blocks, on mapped payloads: memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.artifacts.layout import Layout, TensorSpec, plan_layout
+from daitn.artifacts.manifest import TensorEntry
+from daitn.base.errors import PeerError
+from daitn.descriptors.work import ServerStep
+from daitn.learning.numerics.blocks import blocks, narrow, tensor_view, widen
+from daitn.learning.numerics.slots import is_trained, slot_name
+
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "momentum": ("momentum",),
+    "nesterov": ("momentum",),
+    "adam": ("mean", "variance"),
+    "yogi": ("mean", "variance"),
+}
+"""What each optimizer remembers of every trained parameter, as float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Tensors and the mapped payload that they lie in."""
+
+    entries: Sequence[TensorEntry]
+    payload: memoryview
+
+    def places(self) -> dict[str, TensorEntry]:
+        """Tensors by name."""
+        return {entry.name: entry for entry in self.entries}
+
+
+def plan_state(entries: Sequence[TensorEntry], step: ServerStep) -> Layout:
+    """Layout of what `step` remembers of a model of these tensors."""
+    return plan_layout(
+        TensorSpec(name=slot_name(kind, entry.name), dtype="float32", shape=entry.shape, role="optimizer")
+        for kind in KINDS[step.optimizer]
+        for entry in entries
+        if is_trained(entry)
+    )
+
+
+def take_step(step: ServerStep, base: Area, mean: Area, before: Area | None, after: Area) -> None:
+    """Turn `mean` (written in place) into the next model, and write what is remembered of it into `after`.
+
+    `before`: what was remembered, or None; a tensor that it lacks, or has in another shape, begins anew. PeerError
+    where `base` is another model, or the step leads beyond what the type can hold. Cost: one pass.
+    """
+    bases, befores = base.places(), before.places() if before is not None else {}
+    afters = after.places()
+    for entry in mean.entries:
+        if not is_trained(entry):
+            continue
+        origin = bases.get(entry.name)
+        if origin is None or (origin.shape, origin.dtype) != (entry.shape, entry.dtype):
+            raise PeerError(
+                f"the round began from another model: parameter {entry.name!r} is {entry.dtype} {list(entry.shape)} in "
+                "the mean and is not in the model before",
+                todo="average without a server optimizer",
+            )
+        kinds = KINDS[step.optimizer]
+        slots = [tensor_view(after.payload, afters[slot_name(kind, entry.name)]) for kind in kinds]
+        for kind, slot in zip(kinds, slots, strict=True):
+            known = befores.get(slot_name(kind, entry.name))
+            if before is not None and known is not None and known.shape == entry.shape and known.dtype == "float32":
+                slot[...] = tensor_view(before.payload, known)
+            else:
+                slot.fill(step.adaptivity**2 if kind == "variance" else 0.0)
+        target, start = tensor_view(mean.payload, entry), tensor_view(base.payload, origin)
+        for block in blocks(len(target)):
+            x = widen(start[block], entry.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                moved = x + _change(step, widen(target[block], entry.dtype) - x, [slot[block] for slot in slots])
+                stored = narrow(moved, entry.dtype)
+            if not np.isfinite(widen(stored, entry.dtype)).all():
+                raise PeerError(
+                    f"the server's step ({step.optimizer}, rate {step.learning_rate:g}) leads parameter "
+                    f"{entry.name!r} beyond its type",
+                    todo="lower the server's learning rate",
+                )
+            target[block] = stored
+
+
+def _change(step: ServerStep, d: NDArray[np.float64], slots: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """How far the weights of a block move; `slots` are brought up to date in place."""
+    rate, b, c = step.learning_rate, step.momentum, step.second_moment
+    if step.optimizer in ("momentum", "nesterov"):
+        (velocity,) = slots
+        v = b * velocity.astype(np.float64) + d
+        velocity[...] = v
+        return rate * (v if step.optimizer == "momentum" else d + b * v)
+    mean, variance = slots
+    m = b * mean.astype(np.float64) + (1 - b) * d
+    v, squared = variance.astype(np.float64), d * d
+    v = c * v + (1 - c) * squared if step.optimizer == "adam" else v - (1 - c) * squared * np.sign(v - squared)
+    mean[...], variance[...] = m, v
+    return np.asarray(rate * m / (np.sqrt(v) + step.adaptivity))
