@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 from daitn.base.errors import BugError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, GrantId, NodeId
 from daitn.node.fabric import calls, telemetry
-from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Stream
+from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Reports, Stream
 from daitn.node.fabric.loopback import LoopbackDomain, RouterProcess
 from daitn.node.fabric.zenoh_fabric import open_fabric
 
@@ -246,6 +247,42 @@ def test_late_overseer_hears_the_last_value(domain: LoopbackDomain, monkeypatch:
     run(test)
 
 
+async def hear(source: AsyncIterator[Reports], wanted: bytes) -> list[tuple[NodeId, bytes]]:
+    """Read reports until the wanted one; everything read."""
+    heard: list[tuple[NodeId, bytes]] = []
+    async for reports in source:
+        heard += zip(reports.senders, reports.payloads, strict=True)
+        if wanted in reports.payloads:
+            return heard
+    raise AssertionError("the fabric closed")
+
+
+def test_overseer_hears_each_report_once_and_in_order(domain: LoopbackDomain) -> None:
+    async def test() -> None:
+        async with fabrics(domain.node(CENTER), domain.node(A), domain.node(B)) as (center, a, b):
+            reports = center.subscribe_reports()
+            hearing = asyncio.ensure_future(hear(reports, b"last"))
+            while not hearing.done():  # until the subscription has reached the senders' routers, nothing is heard
+                await a.report([b"%d" % number for number in range(200)])
+                await b.report([b"other", b"last"])
+                await asyncio.wait([hearing], timeout=0.1)
+            from_a = [int(payload) for sender, payload in hearing.result() if sender == A]
+            assert all(later == (earlier + 1) % 200 for earlier, later in pairwise(from_a))
+            assert {payload for sender, payload in hearing.result() if sender == B} == {b"other", b"last"}
+            await reports.aclose()  # type: ignore[attr-defined]
+
+    run(test)
+
+
+def test_report_that_is_too_large_is_refused(domain: LoopbackDomain) -> None:
+    async def test() -> None:
+        async with fabrics(domain.node(A)) as (a,):
+            with pytest.raises(InputError, match="larger"):
+                await a.report([b"x", bytes(telemetry.TELEMETRY_BYTES + 1)])
+
+    run(test)
+
+
 def test_presence_tells_who_is_there_comes_and_goes(domain: LoopbackDomain) -> None:
     async def test() -> None:
         async with fabrics(domain.node(CENTER), domain.node(A)) as (center, _a):
@@ -339,6 +376,31 @@ def test_router_killed_and_back_everything_stands_again(tmp_path: Path, monkeypa
                 return took
 
         assert run(test) < 5
+
+
+def test_reports_are_heard_again_after_the_router_was_killed(tmp_path: Path) -> None:
+    async def test(domain: LoopbackDomain) -> None:
+        async with fabrics(domain.node(CENTER), domain.node(A)) as (center, a):
+            reports = center.subscribe_reports()
+
+            async def heard(payload: bytes) -> None:
+                hearing = asyncio.ensure_future(hear(reports, payload))
+                while not hearing.done():
+                    await a.report([payload])
+                    await asyncio.wait([hearing], timeout=0.1)
+
+            await heard(b"before")
+            links = a.links()
+            await follow(links, lambda up: up)
+            domain.router.kill()
+            await follow(links, lambda up: not up)
+            await asyncio.to_thread(domain.router.start)
+            await heard(b"after")
+            for source in (links, reports):
+                await source.aclose()  # type: ignore[attr-defined]
+
+    with LoopbackDomain(tmp_path) as domain:
+        run(lambda: test(domain))
 
 
 def test_two_linked_routers_carry_and_one_may_be_lost(tmp_path: Path) -> None:

@@ -301,11 +301,43 @@ def test_telemetry_is_forged_by_nobody_and_read_by_overseers_only(
     attacked(domain, attack)
 
 
+def test_reports_are_forged_by_nobody_and_read_by_overseers_only(domain: LoopbackDomain) -> None:
+    async def attack(eve: zenoh.Session, alice: Fabric, _bob: Fabric, _recorder: Recorder) -> None:
+        overheard = [
+            eve.declare_subscriber(expression, zenoh.handlers.RingChannel(64))
+            for expression in (keys.report(domain.domain, "*"), keys.report(domain.domain, ALICE))
+        ]
+        async with open_fabric(domain.node(CENTER)) as center:
+            seen: set[tuple[NodeId, bytes]] = set()
+            reports = center.subscribe_reports()
+
+            async def hear() -> None:
+                async for one in reports:
+                    seen.update(zip(one.senders, one.payloads, strict=True))
+                    if len(seen) >= 2:
+                        return
+
+            hearing = asyncio.ensure_future(hear())
+            while not hearing.done():
+                await alice.report([b"true"])
+                eve.put(keys.report(domain.domain, ALICE), b"forged")
+                eve.put(keys.report(domain.domain, EVE), b"own")
+                await asyncio.wait([hearing], timeout=0.1)
+            assert seen == {(ALICE, b"true"), (EVE, b"own")}
+            await reports.aclose()  # type: ignore[attr-defined]
+        heard = [sample.payload.to_bytes() for listener in overheard for sample in iter(listener.try_recv, None)]
+        assert b"true" not in heard
+
+    attacked(domain, attack)
+
+
 def test_node_that_is_no_overseer_is_told_so(domain: LoopbackDomain) -> None:
     async def test() -> None:
         async with open_fabric(domain.node(ALICE)) as alice:
             with pytest.raises(InputError, match="overseer"):
                 await anext(alice.subscribe_latest())
+            with pytest.raises(InputError, match="overseer"):
+                await anext(alice.subscribe_reports())
 
     run(test)
 

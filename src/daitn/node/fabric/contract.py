@@ -25,6 +25,9 @@ TELEMETRY_BYTES: Final = 64 * 1024
 TELEMETRY_TOPICS: Final = 256
 """Topics one node may publish; the newest value of each is kept and repeated."""
 
+REPORTS_AT_ONCE: Final = 8192
+"""Most reports that a reader is given together."""
+
 STREAM_MESSAGE_BYTES: Final = CHUNK_BYTES
 """Largest message of a stream; tensors above it are cut by whoever sends them."""
 
@@ -104,6 +107,14 @@ class Holder(msgspec.Struct, frozen=True):
     direct: tuple[str, ...] = ()
 
 
+class Reports(msgspec.Struct, frozen=True):
+    """Reports that arrived together, in the order in which they did; both lists are as long."""
+
+    senders: list[NodeId]
+    """Who sent each, proven by certificate."""
+    payloads: list[bytes]
+
+
 class ChunkWant(msgspec.Struct, frozen=True):
     """A chunk wanted: its digest, its size in bytes (1 to CHUNK_BYTES), and where it goes in the sink."""
 
@@ -175,6 +186,7 @@ class FabricCounters(msgspec.Struct):
     inbox_malformed: int = 0
     handlers_failed: int = 0
     telemetry_dropped: int = 0
+    reports_dropped: int = 0
     chunks_served: int = 0
     chunks_refused: int = 0
     chunks_direct: int = 0
@@ -250,6 +262,18 @@ class Fabric(Protocol):
 
     def subscribe_latest(self) -> AsyncIterator[tuple[NodeId, str, bytes]]:
         """(sender, topic, payload) of all nodes, overseers only; of each topic a slow reader sees the newest."""
+        ...
+
+    async def report(self, payloads: Sequence[bytes]) -> None:
+        """Tell overseers each of these, up to TELEMETRY_BYTES; never waits for the network.
+
+        What a node sends stays in order. Under congestion some are dropped, and nothing is repeated: they carry
+        sequences of their own, and who counts on them asks again. InputError if one is larger.
+        """
+        ...
+
+    def subscribe_reports(self) -> AsyncIterator[Reports]:
+        """What all nodes report, overseers only, as many together as have arrived; a slow reader loses the oldest."""
         ...
 
     def presence(self) -> AsyncIterator[tuple[NodeId, bool]]:

@@ -2,6 +2,7 @@
 
     daitn/<domain>/<lane>/to/<receiver>/from/<sender>      a message; lane: cp, dp, dp/chunk, dp/stream, oam/record
     daitn/<domain>/oam/telemetry/<sender>/<topic>          a latest value
+    daitn/<domain>/oam/report/<sender>                     a report: many, each once, may be dropped
     daitn/<domain>/live/<node>                             presence
 
 The router compares the sender segment with the certificate of the link (`access`), so who reads a key knows who wrote
@@ -40,6 +41,11 @@ def telemetry(domain: DomainId, sender: str, topic: str) -> str:
     return f"daitn/{domain}/oam/telemetry/{sender}/{topic}"
 
 
+def report(domain: DomainId, sender: str) -> str:
+    """The key of a node's reports; `*` for all nodes."""
+    return f"daitn/{domain}/oam/report/{sender}"
+
+
 def presence(domain: DomainId, node: str) -> str:
     """The key of a node's liveliness token; `*` for all nodes."""
     return f"daitn/{domain}/live/{node}"
@@ -60,6 +66,15 @@ def source_of_telemetry(key: str, domain: DomainId) -> tuple[NodeId, str]:
     if not key.startswith(prefix) or _SEGMENT.fullmatch(sender) is None or _SEGMENT.fullmatch(topic) is None:
         raise PeerError(f"key {key[:200]!r} is not a latest value of {domain}")
     return NodeId(sender), topic
+
+
+def source_of_report(key: str, domain: DomainId) -> NodeId:
+    """Who reported under this key; PeerError if the key is no report's."""
+    prefix = f"daitn/{domain}/oam/report/"
+    sender = key.removeprefix(prefix)
+    if not key.startswith(prefix) or _SEGMENT.fullmatch(sender) is None:
+        raise PeerError(f"key {key[:200]!r} is not a report of {domain}")
+    return NodeId(sender)
 
 
 def node_of_presence(key: str, domain: DomainId) -> NodeId:

@@ -18,7 +18,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -39,6 +39,9 @@ REPLIES: Final = 2
 
 TOKEN_EVENTS: Final = 8192
 """Presence changes waiting for their thread: all slots of a domain at once, after a router came back."""
+
+GATHER_S: Final = 0.002
+"""How long reports are gathered before they are handed on; they are facts about the world, not calls."""
 
 PROBE_S: Final = 1.0
 """Longest wait for the router to confirm a declaration; without a link there is none, and none is needed yet."""
@@ -148,6 +151,7 @@ class Session:
                 todo="check that the router runs, its address, and that it belongs to the same domain's authority",
             ) from fault
         self._tokens: list[zenoh.LivelinessToken] = []
+        self._report_keys: dict[str, zenoh.KeyExpr] = {}
         self._declarations: list[_Declaration] = []
         self._declaring = threading.Lock()
         self._chores: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -221,6 +225,46 @@ class Session:
                 congestion_control=zenoh.CongestionControl.DROP,
                 priority=zenoh.Priority.BACKGROUND,
             )
+
+    def put_reports(self, key: str, payloads: Sequence[bytes]) -> None:
+        """Publish values that may each be dropped, in order. The key is declared once: a long one on every message
+        costs the router a third of what it can carry."""
+        with contextlib.suppress(zenoh.ZError):
+            declared = self._report_keys.get(key)
+            if declared is None:
+                declared = self._report_keys[key] = self._session.declare_keyexpr(key)
+            for payload in payloads:
+                self._session.put(
+                    declared,
+                    payload,
+                    congestion_control=zenoh.CongestionControl.DROP,
+                    priority=zenoh.Priority.BACKGROUND,
+                )
+
+    def subscribe_reports(
+        self, keys: str, depth: int, most: int, on_values: Callable[[list[str], list[bytes]], None]
+    ) -> None:
+        """Give keys and payloads of what arrived under `keys` together, up to `most` at once, to `on_values`; beyond
+        `depth` waiting the oldest are lost."""
+
+        def declare() -> zenoh.Subscriber[zenoh.Handler[zenoh.Sample]]:
+            return self._session.declare_subscriber(keys, zenoh.handlers.RingChannel(depth))
+
+        def receive(subscriber: zenoh.Subscriber[zenoh.Handler[zenoh.Sample]]) -> None:
+            channel = subscriber.handler  # outlives the subscriber, which may be declared anew
+            while True:
+                sample: zenoh.Sample | None = channel.recv()
+                # Some more arrive meanwhile: without the pause there are ten in a batch and as many changes of thread.
+                time.sleep(GATHER_S)
+                names: list[str] = []
+                payloads: list[bytes] = []
+                while sample is not None:
+                    names.append(str(sample.key_expr))
+                    payloads.append(sample.payload.to_bytes())
+                    sample = channel.try_recv() if len(names) < most else None
+                on_values(names, payloads)
+
+        self._declare(_Declaration(declare, receive))
 
     def subscribe(self, keys: str, depth: int, on_value: Callable[[str, bytes], None]) -> None:
         """Give (key, payload) of each value under `keys` to `on_value`; beyond `depth` waiting the oldest is lost."""

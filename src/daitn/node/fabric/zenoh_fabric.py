@@ -25,6 +25,7 @@ from daitn.node.fabric.contract import (
     FabricCounters,
     Holder,
     Plane,
+    Reports,
     Sink,
     Stream,
     StreamHandler,
@@ -32,6 +33,7 @@ from daitn.node.fabric.contract import (
 from daitn.node.fabric.fetching import ChunkFetcher, ChunkService
 from daitn.node.fabric.handoff import LatestByKey, LoopMailbox, Workers, join_threads
 from daitn.node.fabric.presence import PresenceBook
+from daitn.node.fabric.reports import ReportLane
 from daitn.node.fabric.router import bracketed
 from daitn.node.fabric.session import Session
 from daitn.node.fabric.stream_book import StreamBook
@@ -106,6 +108,7 @@ class ZenohFabric:
         planes = {Plane.CP: control, Plane.RECORD: control, Plane.DP: data}
         self._calls = Calls(config, planes, workers, self._counters)
         self._telemetry = LatestValues(config, control, workers, self._counters)
+        self._reports = ReportLane(config, data, workers, self._counters)
         self._presence = PresenceBook(config, control, workers)
         self._chunks = ChunkService(config, data, self._bulk, self._counters)
         self._fetcher = ChunkFetcher(config, data, contexts, self._transfers, self._counters)
@@ -131,6 +134,7 @@ class ZenohFabric:
             await join_threads(self._bulk.close())
         self._presence.close()
         self._telemetry.close()
+        self._reports.close()
         for reader in self._link_readers:
             reader.close()
         await self._transfers.close()
@@ -183,6 +187,14 @@ class ZenohFabric:
     def subscribe_latest(self) -> AsyncIterator[tuple[NodeId, str, bytes]]:
         """See `Fabric.subscribe_latest`."""
         return self._telemetry.follow()
+
+    async def report(self, payloads: Sequence[bytes]) -> None:
+        """See `Fabric.report`."""
+        self._reports.send(payloads)
+
+    def subscribe_reports(self) -> AsyncIterator[Reports]:
+        """See `Fabric.subscribe_reports`."""
+        return self._reports.follow()
 
     def presence(self) -> AsyncIterator[tuple[NodeId, bool]]:
         """See `Fabric.presence`."""
