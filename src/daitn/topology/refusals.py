@@ -26,9 +26,11 @@ class Fault(IntEnum):
     OUT_OF_RANGE = 6
     REPLAYED = 7
     """Its sequence is not newer than what the map holds: replayed or reordered."""
-    CLOCK_SKEW = 8
+    UNDECODABLE = 8
+    """A message that is none: another version, a group that does not exist, a length that does not fit."""
+    CLOCK_SKEW = 9
     """Taken; its moment lies in the future, or further back than any delay: a moment in the future counts as now."""
-    CLAIM_BOUNDED = 9
+    CLAIM_BOUNDED = 10
     """Taken; it claims more than was measured, and counts as the most that is believed."""
 
     @property

@@ -1,0 +1,208 @@
+"""Intake: messages of packed facts, thousands at once, into the columns; what was wrong is counted by kind and named.
+
+Link terminal → topology (`wire.packed_facts`). Messages of one length and group are joined and read as one array, so a
+message costs what joining costs; senders come from the fabric, which has them from certificates. A source of whose
+messages some did not arrive is asked for all its facts again (`unsynced`), and so is one whose roster is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.base.errors import PeerError
+from daitn.base.ids import NodeId
+from daitn.descriptors.fact_kinds import Group, Kind
+from daitn.descriptors.facts import BY_NUMBER
+from daitn.topology.fact_book import FactBook
+from daitn.topology.refusals import Example, Fault, Taken
+from daitn.topology.rosters import Roster
+from daitn.topology.sources import SourceBook
+from daitn.topology.taking import Batch, take
+from daitn.wire.packed_facts import HEADER, PACKED_VERSION, Records, record_dtype
+
+AGAIN_NS: Final = 1_000_000_000
+"""A source is asked for its facts again at most this often."""
+
+
+class Intake(msgspec.Struct, kw_only=True):
+    """What became of many messages."""
+
+    taken: list[tuple[Group, Taken]] = []
+    counts: dict[Fault, int] = {}
+    examples: dict[Fault, Example] = {}
+    records: int = 0
+    """Records that were taken."""
+
+    def add(self, fault: Fault, count: int, example: Example | None = None) -> None:
+        """Count a fault."""
+        self.counts[fault] = self.counts.get(fault, 0) + count
+        if example is not None:
+            self.examples.setdefault(fault, example)
+
+
+class FactIntake:
+    """See the module's docstring."""
+
+    def __init__(self, book: FactBook) -> None:
+        self.book = book
+        self.sources = SourceBook()
+        self.rosters: dict[Kind, Roster] = {kind: Roster() for kind in Kind}
+        self.unsynced: dict[int, int] = {}
+        """Sources that are to be asked for all their facts, and when they were asked last (0: not yet)."""
+
+    # --- rosters ----------------------------------------------------------------------------------------------------
+
+    def begin(self, node: NodeId, incarnation: int) -> bool:
+        """A node's process has begun to report: its sequences and numbers begin anew. False for an earlier one."""
+        index = self.sources.add(node)
+        if not self.sources.begin(index, incarnation):
+            return bool(incarnation == self.sources.incarnation[index])
+        for roster in self.rosters.values():
+            roster.clear(index)
+        for table in self.book.tables.values():
+            for group in table.groups():
+                columns = table.group(group.name)
+                if columns is not None:
+                    columns.sequence[columns.source == index] = 0
+        return True
+
+    def announce(self, node: NodeId, kind: Kind, first: int, things: Sequence[str]) -> NDArray[np.int32]:
+        """A node numbers things that it speaks for; their rows. PeerError if one is another's: then none is taken."""
+        index = self.sources.add(node)
+        table = self.book[kind]
+        for thing in things:
+            row = table.row_of(thing)
+            if row is not None and table.owners()[row] != index:
+                raise PeerError(f"{node} announces {kind.value} {thing[:80]}, which another node speaks for")
+        before = len(table)
+        rows = table.add_many(things, index)
+        self.rosters[kind].place(index, first, rows)
+        self.sources.things[index] += len(table) - before
+        return rows
+
+    def withdraw(self, kind: Kind, rows: Sequence[int]) -> None:
+        """Things leave the map, and all that refers to them."""
+        table = self.book[kind]
+        owners = table.owners()[np.asarray(rows, np.intp)] if len(rows) else np.zeros(0, np.int32)
+        for index in np.unique(owners[owners >= 0]):
+            self.rosters[kind].forget(int(index), np.asarray(rows, np.int32))
+        self.book.remove(kind, rows)
+        self.recount()
+
+    def recount(self) -> None:
+        """Count what each source speaks for anew: O(rows)."""
+        self.sources.things[:] = 0
+        for table in self.book.tables.values():
+            owners = table.owners()
+            counted = np.bincount(owners[owners >= 0], minlength=1)
+            self.sources.things[: len(counted)] += counted
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def take_messages(self, senders: list[NodeId], payloads: list[bytes], now_ns: int) -> Intake:
+        """Check and apply messages in any mixture: O(bytes)."""
+        intake = Intake(taken=[], counts={}, examples={})
+        source = self.sources.find_many(senders)
+        lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
+        first = int(lengths[0]) if len(lengths) else 0
+        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        if (lengths == first).all():
+            counted += self._take_length(source, payloads, first, now_ns, intake)
+        else:
+            for length in np.unique(lengths):
+                at = np.flatnonzero(lengths == length)
+                counted += self._take_length(source[at], [payloads[i] for i in at], int(length), now_ns, intake)
+        if counted:
+            behind = self.sources.count_messages(*(np.concatenate(parts) for parts in zip(*counted, strict=True)))
+            for index in behind:
+                self.unsynced.setdefault(int(index), 0)
+        return intake
+
+    def to_ask(self, now_ns: int) -> tuple[NodeId, ...]:
+        """Sources to be asked now for all their facts."""
+        asked = [index for index, last_ns in self.unsynced.items() if now_ns - last_ns >= AGAIN_NS]
+        for index in asked:
+            self.unsynced[index] = now_ns
+        return tuple(self.sources.node(index) for index in asked)
+
+    def synced(self, node: NodeId) -> None:
+        """A node has sent all its facts."""
+        self.unsynced.pop(self.sources.find(node), None)
+
+    def _take_length(
+        self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
+        """Messages of one length; the sources and sequences of those that are messages and of a known process."""
+        if length <= HEADER.itemsize:
+            self._refuse(intake, Fault.UNDECODABLE, source)
+            return []
+        blob = b"".join(payloads)
+        headers: NDArray[Any] = np.ndarray((len(payloads),), HEADER, blob, 0, (length,))
+        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        numbers = headers["group"]
+        for number in np.unique(numbers):
+            group = BY_NUMBER.get(int(number))
+            at = np.flatnonzero(numbers == number)
+            size = record_dtype(group).itemsize if group is not None and group.packed else 0
+            held, rest = divmod(length - HEADER.itemsize, size) if size else (0, 1)
+            fits = (headers["version"][at] == PACKED_VERSION) & (headers["records"][at] == held) & (rest == 0)
+            if not fits.all():
+                self._refuse(intake, Fault.UNDECODABLE, source[at[~fits]])
+                at = at[fits]
+            current = self._current(source[at], headers["incarnation"][at], intake)
+            if not current.all():
+                at = at[current]
+            if not len(at) or group is None:
+                continue
+            counted.append((source[at], headers["sequence"][at]))
+            dtype = record_dtype(group)
+            shaped: Records = np.ndarray((len(payloads), held), dtype, blob, HEADER.itemsize, (length, dtype.itemsize))
+            records = shaped.reshape(-1) if len(at) == len(payloads) else shaped[at].reshape(-1)
+            self.take_records(group, np.repeat(source[at], held) if held > 1 else source[at], records, now_ns, intake)
+        return counted
+
+    def take_records(
+        self, group: Group, source: NDArray[np.int32], records: Records, now_ns: int, intake: Intake
+    ) -> None:
+        """Check and apply records of one group whose senders are known."""
+        rows = self.rosters[group.kind].resolve(source, records["number"])
+        self._take(Batch(group, source, rows, records, admitted=self.sources.admit(source, now_ns)), now_ns, intake)
+
+    def take_rows(
+        self, group: Group, source: int, rows: NDArray[np.int32], records: Records, now_ns: int, intake: Intake
+    ) -> None:
+        """As `take_records`, by rows instead of numbers: what the centre and the tools' services measured."""
+        self._take(Batch(group, np.full(len(rows), source, np.int32), rows, records), now_ns, intake)
+
+    def _take(self, batch: Batch, now_ns: int, intake: Intake) -> None:
+        taken = take(self.book[batch.group.kind], batch, now_ns)
+        intake.taken.append((batch.group, taken))
+        intake.records += len(taken.rows)
+        for fault, count in taken.counts.items():
+            intake.add(fault, count, taken.examples.get(fault))
+        if Fault.UNKNOWN in taken.counts:
+            for index in np.unique(batch.source[batch.rows < 0]):
+                self.unsynced.setdefault(int(index), 0)
+
+    def _current(self, source: NDArray[np.int32], incarnation: NDArray[np.uint32], intake: Intake) -> NDArray[np.bool_]:
+        """Which messages are of the process that reports now; unknown sources and earlier processes are counted."""
+        known = source >= 0
+        held = self.sources.incarnation[np.where(known, source, 0)]
+        current = known & (incarnation == held) & (held > 0)
+        if not current.all():
+            earlier = known & (incarnation < held)
+            self._refuse(intake, Fault.REPLAYED, source[earlier])
+            later = ~current & ~earlier
+            self._refuse(intake, Fault.UNKNOWN, source[later])
+            for index in np.unique(source[later & known]):
+                self.unsynced.setdefault(int(index), 0)
+        return np.asarray(current)
+
+    def _refuse(self, intake: Intake, fault: Fault, source: NDArray[np.int32]) -> None:
+        if len(source):
+            intake.add(fault, len(source), Example(source=int(source[0]), row=-1, group=""))
