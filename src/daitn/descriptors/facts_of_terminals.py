@@ -55,7 +55,6 @@ TERMINAL_GROUPS: Final = (
             flag("visible", "its operator lets it be shown to others"),
             flag("accessible", "some policy of its lets somebody use it"),
             frac("reachable_frac", "share of the last days in which it answered"),
-            moment("last_heard_unix_s", "when anything came from it last"),
             moment("rests_until_unix_s", "after a lost visit it is not asked before this"),
         ),
     ),

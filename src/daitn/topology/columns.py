@@ -214,7 +214,7 @@ class FactTable:
     ) -> None:
         """Set facts of one thing: what the map's own side knows or has checked. Facts not named stay as they are.
 
-        `sequence`: None for the next one. `deviations`: by name, 0 (exact) where not given. InputError for a fact that
+        `sequence`: None where it is none of the source's own reports. `deviations`: by name, 0 (exact) where not given. InputError for a fact that
         the group does not have, BugError for a value that cannot be kept.
         """
         columns = self.ensure(group)
@@ -227,7 +227,8 @@ class FactTable:
                 told = (deviations or {}).get(name, 0.0)
                 columns.deviations[name][row] = NOT_KNOWN if value is None else encode_deviation(told)
         columns.source[row] = source
-        columns.sequence[row] = columns.sequence[row] + 1 if sequence is None else sequence
+        if sequence is not None:
+            columns.sequence[row] = sequence
         columns.generated_ns[row] = generated_ns
         columns.received_ns[row] = received_ns
         self.version += 1
