@@ -49,7 +49,7 @@ DATA_GROUPS: Final = (
         facts=(
             number("records", "1", 1e15, "training records"),
             number("groups", "1", 1e15, "groups (patients, say) they belong to"),
-            number("record_bytes", "bytes", 1e12, "mean size of a record as tensors"),
+            number("record_bytes", "bytes", 1e15, "mean size of a record as tensors"),
             number("data_bytes", "bytes", 1e18, "size of all as tensors"),
         ),
     ),

@@ -214,8 +214,8 @@ class FactTable:
     ) -> None:
         """Set facts of one thing: what the map's own side knows or has checked. Facts not named stay as they are.
 
-        `sequence`: None where it is none of the source's own reports. `deviations`: by name, 0 (exact) where not given. InputError for a fact that
-        the group does not have, BugError for a value that cannot be kept.
+        `sequence`: None where it is none of the source's own reports. `deviations`: by name, 0 (exact) where not given.
+        InputError for a fact that the group does not have, BugError for a value that cannot be kept.
         """
         columns = self.ensure(group)
         for name, value in values.items():

@@ -4,6 +4,9 @@ Paper II-A, DRRT layer. Nodes describe themselves; what they can be measured by 
 whether they answer) is measured and kept beside what they say. Consent and identity have a hard age limit: a node not
 heard of for `CONSENT_AGE_S` is in no view at all. Every other fact only ages.
 
+What changes fast, and whatever can be asked for, is in columns (`facts`, `topology.columns`): of the nodes, of the
+terminals that they report for, of data sets, models, queries and links. `NodeFacts` reads a node's row.
+
 `version` grows with each change that a decision could depend on, so that plans can say what they were made from.
 """
 
@@ -12,20 +15,25 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-import msgspec
-
 from daitn.base.effects import Record
 from daitn.base.ids import DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
+from daitn.topology.describing import describe_node, forget_node
+from daitn.topology.fact_book import FactBook
+from daitn.topology.intake import FactIntake
+from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
 from daitn.topology.trust import EvidenceFound, TrustBook
+
+__all__ = [
+    "CONSENT_AGE_S", "DEFAULT_BYTES_PER_S", "EvidenceFound", "KnowledgeMap", "NodeDescribed", "NodeFacts",
+    "NodeRemoved",
+]  # fmt: skip
 
 CONSENT_AGE_S: Final = 60.0
 """No decision rests on a policy that was not confirmed for this long; a heartbeat confirms it about every second."""
-
-DEFAULT_BYTES_PER_S: Final = 50e6
-"""Assumed rate to a node nothing was moved to yet; half of what a 1 Gbit/s link gives."""
 
 SMOOTHING: Final = 0.3
 """Weight of a new measurement in the running mean."""
@@ -58,31 +66,16 @@ STRETCH_MOST: Final = 5.0
 """A slow site is waited for at most this many times as long as a usual one."""
 
 
-class NodeFacts(msgspec.Struct, kw_only=True):
-    """All that is known of one node."""
-
-    descriptor: NodeDescriptor
-    sequence: int
-    received_ns: int
-    reachable: bool = True
-    """False: its presence vanished and it has not been heard of since."""
-    ended: bool = False
-    """While not reachable: whether its process ended, as against a cut link."""
-    spoke_ns: int = 0
-    """When anything came from it."""
-    bytes_per_s: float = DEFAULT_BYTES_PER_S
-    cool_until_ns: int = 0
-    """After a failure a node rests a little, so that a job does not come back to it at once."""
-    gaps_s: list[float] = []
-    """Seconds between signs of life of its visits, the newest `GAPS` of them."""
-
-
 class KnowledgeMap:
     """See the module's docstring. All calls O(1) but `nodes`, which is O(nodes)."""
 
     def __init__(self) -> None:
         self.version = 0
         self.trust_book = TrustBook()
+        self.facts = FactBook()
+        """The columns of everything on the map."""
+        self.intake = FactIntake(self.facts)
+        """How reports get into them."""
         self._nodes: dict[NodeId, NodeFacts] = {}
         self._left: set[NodeId] = set()
         """Nodes that left: their ids are never given out again, and a late description must not bring them back. At
@@ -97,12 +90,15 @@ class KnowledgeMap:
         return NodeDescribed(descriptor=descriptor, sequence=sequence)
 
     def _put(self, descriptor: NodeDescriptor, sequence: int, now_ns: int) -> None:
+        row = describe_node(self.intake, descriptor, now_ns, now_ns)
         known = self._nodes.get(descriptor.node)
         if known is None:
-            self._nodes[descriptor.node] = NodeFacts(descriptor=descriptor, sequence=sequence, received_ns=now_ns)
-        else:
-            known.descriptor, known.sequence, known.received_ns = descriptor, sequence, now_ns
-            known.reachable, known.ended = True, False
+            known = NodeFacts(self.facts[Kind.TERMINAL], row, descriptor, sequence)
+            self._nodes[descriptor.node] = known
+        known.descriptor, known.sequence, known.ended = descriptor, sequence, False
+        known.set_confirmed(now_ns)
+        known.set_reachable(True, now_ns)
+        known.set_accessible(any(data.policy.owners for data in descriptor.data) or descriptor.compute is not None)
         self.version += 1
 
     def apply(self, record: Record) -> None:
@@ -110,12 +106,9 @@ class KnowledgeMap:
         match record:
             case NodeDescribed(descriptor=descriptor, sequence=sequence):
                 self._put(descriptor, sequence, 0)
-                self._nodes[descriptor.node].reachable = False
+                self._nodes[descriptor.node].set_reachable(False, 0)
             case NodeRemoved(node=node):
-                self._nodes.pop(node, None)
-                self._left.add(node)
-                self.trust_book.forget(node)
-                self.version += 1
+                self._take_off(node)
             case EvidenceFound():
                 self.trust_book.apply(record)
             case _:
@@ -123,12 +116,17 @@ class KnowledgeMap:
 
     def remove(self, node: NodeId, why: str) -> NodeRemoved | None:
         """Take a node off the map."""
-        if self._nodes.pop(node, None) is None:
+        if node not in self._nodes:
             return None
+        self._take_off(node)
+        return NodeRemoved(node=node, why=why)
+
+    def _take_off(self, node: NodeId) -> None:
+        self._nodes.pop(node, None)
         self._left.add(node)
+        forget_node(self.intake, node)
         self.trust_book.forget(node)
         self.version += 1
-        return NodeRemoved(node=node, why=why)
 
     def has_left(self, node: NodeId) -> bool:
         """Whether the node was taken off the map for good."""
@@ -139,7 +137,7 @@ class KnowledgeMap:
         known = self._nodes.get(node)
         if known is None or known.sequence != sequence:
             return False
-        known.received_ns = now_ns
+        known.set_confirmed(now_ns)
         self.spoke(node, now_ns)
         return True
 
@@ -147,7 +145,7 @@ class KnowledgeMap:
         """Something came from this node."""
         known = self._nodes.get(node)
         if known is not None:
-            known.spoke_ns = now_ns
+            known.set_spoke(now_ns)
         self.seen(node)
 
     def silent_s(self, facts: NodeFacts, now_ns: int) -> float:
@@ -158,7 +156,8 @@ class KnowledgeMap:
         """Something came from this node, or its presence was seen."""
         known = self._nodes.get(node)
         if known is not None and not known.reachable:
-            known.reachable, known.ended = True, False
+            known.set_reachable(True, known.spoke_ns)
+            known.ended = False
             self.version += 1
 
     def measured_gap(self, node: NodeId, seconds: float) -> None:
@@ -183,7 +182,7 @@ class KnowledgeMap:
         """The node's presence is gone."""
         known = self._nodes.get(node)
         if known is not None and known.reachable:
-            known.reachable = False
+            known.set_reachable(False, known.spoke_ns)
             self.version += 1
 
     def measured_transfer(self, node: NodeId, transfer_bytes: int, seconds: float) -> None:
@@ -191,7 +190,7 @@ class KnowledgeMap:
         known = self._nodes.get(node)
         if known is not None and transfer_bytes >= 1_000_000 and seconds > 0:
             rate = transfer_bytes / seconds
-            known.bytes_per_s += SMOOTHING * (rate - known.bytes_per_s)
+            known.set_bytes_per_s(known.bytes_per_s + SMOOTHING * (rate - known.bytes_per_s), known.spoke_ns)
 
     def found(
         self, node: NodeId, kind: Evidence, now_ns: int, *, share: float = 1.0, why: str = ""
@@ -202,13 +201,14 @@ class KnowledgeMap:
             return None
         evidence = self.trust_book.found(node, kind, now_ns, share=share, why=why)
         self.version += evidence is not None
+        self._nodes[node].set_trust(self.trust_book.score(node, now_ns), now_ns)
         return evidence
 
     def rest(self, node: NodeId, until_ns: int) -> None:
         """A visit at this node was lost: it is not asked again for a while."""
         known = self._nodes.get(node)
         if known is not None:
-            known.cool_until_ns = max(known.cool_until_ns, until_ns)
+            known.set_cool_until(max(known.cool_until_ns, until_ns))
             self.version += 1
 
     def node(self, node: NodeId) -> NodeFacts | None:

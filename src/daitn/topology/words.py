@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from daitn.base.errors import PeerError
-
 NO_WORD: Final = -1
 """What stands in a column where a word is not known."""
 
 WORDS_MOST: Final = 4_000_000
-"""Words of one map: a million names and three more words for each terminal; beyond it descriptions are refused."""
+"""Words of one map: a million names and three more words for each terminal; beyond it new ones are not known."""
 
 
 class Words:
@@ -25,13 +23,11 @@ class Words:
         return len(self._texts)
 
     def code(self, text: str) -> int:
-        """The number of a word, new or known; PeerError when the map has no room for another."""
+        """The number of a word, new or known; `NO_WORD` when the map has no room for another."""
         found = self._codes.get(text)
         if found is None:
             if len(self._texts) >= WORDS_MOST:
-                raise PeerError(
-                    f"the map holds {WORDS_MOST} words and takes no more", todo="restart the centre: unused words go"
-                )
+                return NO_WORD
             found = self._codes[text] = len(self._texts)
             self._texts.append(text)
         return found

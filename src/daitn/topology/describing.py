@@ -1,0 +1,182 @@
+"""Descriptions into columns: what a node said of itself, as rows of the terminal, its data sets, labels and fields.
+
+A description is whole: what it does not name any more leaves the map. The descriptor itself stays beside the columns,
+for what is no fact (contracts, policies in full, keys).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypedDict
+
+import numpy as np
+
+from daitn.base.ids import NodeId
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import fact_named
+from daitn.descriptors.terminals import DataDescriptor, Histogram, NodeDescriptor, Role
+from daitn.topology.columns import Value
+from daitn.topology.intake import FactIntake
+from daitn.topology.taking import CENTER_SOURCE, bound_claim
+
+_TYPES: Final = {"text": "text", "image": "image"}
+"""What records are, by the kinds of their columns; anything else is a table."""
+
+DATA_MOST: Final = 1024
+BARS_MOST: Final = 1024
+"""Data sets of one node, and bars of one histogram, that become rows (the largest first); a description may name more,
+but what can be asked for must not grow with what a hostile one invents."""
+
+_ROLES: Final = {
+    "holds_data": Role.DATA,
+    "computes": Role.COMPUTE,
+    "verifies": Role.VERIFICATION,
+    "aggregates": Role.AGGREGATOR,
+}
+
+
+class _Stamps(TypedDict):
+    generated_ns: int
+    received_ns: int
+
+
+def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: int, received_ns: int) -> int:
+    """Put a description into the columns; the terminal's row. O(data sets · (labels + fields))."""
+    book, node = intake.book, descriptor.node
+    owner = intake.sources.add(node)
+    terminals = book[Kind.TERMINAL]
+    known = len(terminals)
+    row = terminals.add(node, owner)
+    intake.sources.things[owner] += len(terminals) - known
+    identity: dict[str, Value] = {"name": descriptor.name, "operator": descriptor.operator}
+    identity |= {"region": descriptor.region or None}
+    identity |= {fact: role in descriptor.roles for fact, role in _ROLES.items()}
+    compute = descriptor.compute
+    if compute is not None:
+        identity |= {"accelerator": ", ".join(compute.accelerators) or None}
+    stamps = _Stamps(generated_ns=generated_ns, received_ns=received_ns)
+    terminals.note(row, "identity", identity, source=CENTER_SOURCE, **stamps)
+    if compute is not None:
+        capacity: dict[str, Value] = {
+            "cores": compute.cores,
+            "slots": compute.slots,
+            "memory_bytes": compute.memory_bytes,
+            "storage_bytes": compute.storage_bytes,
+            "accelerators": len(compute.accelerators),
+            "flops": compute.flops,
+        }
+        terminals.note(row, "capacity", _believed(Kind.TERMINAL, capacity), source=owner, **stamps)
+        bound_claim(terminals, row, "flops")
+    described = {data.dataset for data in descriptor.data}
+    gone = [
+        one
+        for one in np.flatnonzero(book[Kind.DATA].column("terminal") == row).tolist()
+        if book[Kind.DATA].id_of(one) not in described
+    ]
+    intake.withdraw(Kind.DATA, gone)
+    for data in descriptor.data[:DATA_MOST]:
+        _describe_data(intake, data, row, owner, generated_ns, received_ns)
+    return row
+
+
+def _describe_data(
+    intake: FactIntake, data: DataDescriptor, terminal: int, owner: int, generated_ns: int, received_ns: int
+) -> None:
+    table = intake.book[Kind.DATA]
+    before = table.row_of(data.dataset)
+    if before is not None and table.owners()[before] != owner:
+        intake.withdraw(Kind.DATA, [before])  # its site joined anew: enrolment gave it the name
+    row = table.add(data.dataset, owner)
+    stamps = _Stamps(generated_ns=generated_ns, received_ns=received_ns)
+    kinds = [str(column.__struct_config__.tag) for column in data.columns]
+    types = {_TYPES[kind] for kind in kinds if kind in _TYPES}
+    policy = data.policy
+    identity: dict[str, Value] = {
+        "terminal": terminal,
+        "schema": data.contract_name,
+        "data_type": "table" if not types else types.pop() if len(types) == 1 else "mixed",
+        "raw_may_move": policy.raw_records != "stay",
+        "sample_frac": policy.sample_frac,
+        "open_to_all": "*" in policy.owners and "*" in policy.purposes,
+    }
+    table.note(row, "data_identity", identity, source=CENTER_SOURCE, **stamps)
+    volume: dict[str, Value] = {
+        "records": data.records,
+        "groups": data.groups,
+        "record_bytes": data.record_bytes,
+        "data_bytes": data.records * data.record_bytes,
+    }
+    noise = data.labels.noise_std if data.labels is not None else 0.0
+    table.note(row, "volume", _believed(Kind.DATA, volume), source=owner, deviations={"records": noise}, **stamps)
+    quality: dict[str, Value] = {
+        name: getattr(data.quality, name)
+        for name in ("missing_frac", "duplicate_frac", "out_of_vocabulary_frac", "dropped_frac")
+    }
+    table.note(row, "quality", quality, source=owner, **stamps)
+    if data.newest_day:
+        table.note(row, "data_age", {"newest_unix_s": _day_unix_s(data.newest_day)}, source=owner, **stamps)
+    _describe_bars(intake, Kind.DATA_LABEL, "label", data, row, data.labels, received_ns)
+    _describe_bars(intake, Kind.DATA_FIELD, "field", data, row, data.field_counts, received_ns)
+
+
+def _describe_bars(
+    intake: FactIntake,
+    kind: Kind,
+    word: str,
+    data: DataDescriptor,
+    row: int,
+    histogram: Histogram | None,
+    received_ns: int,
+) -> None:
+    """A histogram as rows, one for each of its words."""
+    table = intake.book[kind]
+    counts = histogram.counts if histogram is not None else {}
+    if len(counts) > BARS_MOST:
+        counts = dict(sorted(counts.items(), key=lambda bar: -bar[1])[:BARS_MOST])
+    wanted = {f"{data.dataset}#{text}": (text, count) for text, count in counts.items()}
+    held = np.flatnonzero(table.column("data") == row).tolist()
+    intake.withdraw(kind, [one for one in held if table.id_of(one) not in wanted])
+    number = f"{word}_records"
+    stamps = _Stamps(generated_ns=received_ns, received_ns=received_ns)
+    for thing, (text, count) in wanted.items():
+        bar = table.add(thing, CENTER_SOURCE)
+        values: dict[str, Value] = {"data": row, word: text, number: count}
+        deviations = {number: histogram.noise_std if histogram is not None else 0.0}
+        table.note(bar, table.kind.value, values, source=CENTER_SOURCE, deviations=deviations, **stamps)
+
+
+def _day_unix_s(day: str) -> float | None:
+    """When a day began; None for what is no day since 1970."""
+    try:
+        return max(0.0, datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _believed(kind: Kind, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Values as far as they can be: a number outside its fact's range is not known."""
+    believed = dict(values)
+    for name, value in values.items():
+        fact = fact_named(kind, name)[1]
+        if fact.numeric and value is not None and not fact.least <= float(value) <= fact.most:
+            believed[name] = None
+    return believed
+
+
+def forget_node(intake: FactIntake, node: NodeId) -> None:
+    """A node leaves: its terminals, its data sets, and all that refers to them."""
+    owner = intake.sources.find(node)
+    if owner < 0:
+        return
+    for kind in Kind:
+        owned = np.flatnonzero(intake.book[kind].owners() == owner).tolist()
+        if owned:
+            intake.withdraw(kind, owned)
+
+
+def things_of(descriptor: NodeDescriptor) -> Iterable[tuple[Kind, str]]:
+    """What a node speaks for by its description."""
+    yield Kind.TERMINAL, descriptor.node
+    for data in descriptor.data:
+        yield Kind.DATA, data.dataset

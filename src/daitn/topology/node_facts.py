@@ -1,0 +1,104 @@
+"""What is known of one node: its descriptor, and its row of the columns read as attributes.
+
+What changes fast lives in the columns (`topology.columns`) and nowhere else; here it only has names. Each attribute
+costs two look-ups, which is nothing beside a decision and too much for a million terminals: those are read as columns.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.units import NS_PER_S, ns_to_seconds
+from daitn.descriptors.terminals import NodeDescriptor
+from daitn.topology.columns import FactTable
+from daitn.topology.taking import CENTER_SOURCE
+
+DEFAULT_BYTES_PER_S: Final = 50e6
+"""Assumed rate to a node nothing was moved to yet; half of what a 1 Gbit/s link gives."""
+
+
+class NodeFacts:
+    """See the module's docstring."""
+
+    def __init__(self, table: FactTable, row: int, descriptor: NodeDescriptor, sequence: int) -> None:
+        self._table = table
+        self.row = row
+        """Its row of the table of terminals."""
+        self.descriptor = descriptor
+        self.sequence = sequence
+        """Of the description that is held."""
+        self.ended = False
+        """While not reachable: whether its process ended, as against a cut link."""
+        self.gaps_s: list[float] = []
+        """Seconds between signs of life of its visits, the newest `GAPS` of them."""
+
+    @property
+    def reachable(self) -> bool:
+        """False: its presence vanished and it has not been heard of since."""
+        return self._table.value(self.row, "reachable") is True
+
+    @property
+    def received_ns(self) -> int:
+        """When its description was last confirmed; 0 while it comes from the journal."""
+        columns = self._table.group("identity")
+        return int(columns.received_ns[self.row]) if columns is not None else 0
+
+    @property
+    def spoke_ns(self) -> int:
+        """When anything came from it."""
+        columns = self._table.group("reach")
+        return int(columns.generated_ns[self.row]) if columns is not None else 0
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What transfers to it have reached, in the running mean."""
+        value = self._table.value(self.row, "bytes_per_s")
+        return DEFAULT_BYTES_PER_S if value is None else float(value)
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """Measured round trip; None: not measured."""
+        value = self._table.value(self.row, "round_trip_s")
+        return None if value is None else float(value)
+
+    @property
+    def cool_until_ns(self) -> int:
+        """After a failure a node rests a little, so that a job does not come back to it at once."""
+        value = self._table.value(self.row, "rests_until_unix_s")
+        return 0 if value is None else round(float(value) * NS_PER_S)
+
+    def set_reachable(self, reachable: bool, now_ns: int) -> None:
+        """It answers, or does not."""
+        self._note("reach", {"reachable": reachable}, self.spoke_ns, now_ns)
+
+    def set_spoke(self, now_ns: int) -> None:
+        """Something came from it now."""
+        self._note("reach", {}, now_ns, now_ns)
+
+    def set_confirmed(self, now_ns: int) -> None:
+        """Its description holds now."""
+        columns = self._table.ensure("identity")
+        columns.received_ns[self.row] = now_ns
+        if now_ns:
+            columns.generated_ns[self.row] = now_ns
+
+    def set_accessible(self, accessible: bool) -> None:
+        """Some policy of its lets somebody use it; and it is shown, since it described itself."""
+        self._note("reach", {"accessible": accessible, "visible": True}, self.spoke_ns, self.spoke_ns)
+
+    def set_trust(self, trust: float, now_ns: int) -> None:
+        """How far it is trusted now, as `topology.trust` has it."""
+        self._note("trust", {"trust": trust}, now_ns, now_ns)
+
+    def set_bytes_per_s(self, bytes_per_s: float, now_ns: int) -> None:
+        """A transfer reached this, in the running mean."""
+        self._note("path", {"bytes_per_s": bytes_per_s}, now_ns, now_ns)
+
+    def set_cool_until(self, until_ns: int) -> None:
+        """It rests until then."""
+        self._note("reach", {"rests_until_unix_s": ns_to_seconds(until_ns)}, self.spoke_ns, self.spoke_ns)
+
+    def _note(self, group: str, values: dict[str, float | bool], generated_ns: int, received_ns: int) -> None:
+        self._table.note(
+            self.row, group, values, source=CENTER_SOURCE, generated_ns=generated_ns, received_ns=received_ns
+        )

@@ -1,0 +1,90 @@
+"""Descriptions into columns: what a node says of itself can be asked for by fact, and leaves with it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from tests.builders import START_NS, make_site
+
+from daitn.base.ids import NodeId
+from daitn.descriptors.fact_kinds import Kind
+from daitn.topology.knowledge_map import KnowledgeMap
+
+NODE = NodeId("n0001")
+
+
+def made(*nodes) -> KnowledgeMap:
+    knowledge = KnowledgeMap()
+    for sequence, node in enumerate(nodes, start=1):
+        knowledge.describe(node, sequence, START_NS)
+    return knowledge
+
+
+def test_description_can_be_asked_for_by_fact():
+    site = make_site(1, region="north")
+    knowledge = made(site)
+    terminals, data = knowledge.facts[Kind.TERMINAL], knowledge.facts[Kind.DATA]
+
+    row = terminals.row_of(NODE)
+    assert row is not None
+    assert terminals.value(row, "region") == "north"
+    assert terminals.value(row, "reachable") is True
+    assert terminals.value(row, "computes") is (site.compute is not None)
+    held = data.row_of(site.data[0].dataset)
+    assert held is not None
+    assert data.value(held, "terminal") == row
+    assert data.value(held, "records") == pytest.approx(site.data[0].records)
+    labels = knowledge.facts[Kind.DATA_LABEL]
+    told = {labels.value(one, "label"): labels.value(one, "label_records") for one in range(labels.high)}
+    assert told == (site.data[0].labels.counts if site.data[0].labels is not None else {})
+
+
+def test_data_set_that_is_not_described_any_more_leaves():
+    site = make_site(1)
+    knowledge = made(site, msgspec.structs.replace(site, data=()))
+
+    assert len(knowledge.facts[Kind.DATA]) == 0
+    assert len(knowledge.facts[Kind.DATA_FIELD]) == len(knowledge.facts[Kind.DATA_LABEL]) == 0
+    assert len(knowledge.facts[Kind.TERMINAL]) == 1
+
+
+def test_node_that_leaves_takes_all_along():
+    knowledge = made(make_site(1), make_site(2))
+
+    knowledge.remove(NODE, "left")
+
+    assert {kind: len(knowledge.facts[kind]) for kind in (Kind.TERMINAL, Kind.DATA)} == {
+        Kind.TERMINAL: 1, Kind.DATA: 1,
+    }  # fmt: skip
+
+
+def test_site_that_joined_anew_under_its_name_has_its_data():
+    old = make_site(1)
+    new = msgspec.structs.replace(old, node=NodeId("n0009"))
+    knowledge = made(old, new)
+    data = knowledge.facts[Kind.DATA]
+
+    row = data.row_of(old.data[0].dataset)
+    assert row is not None
+    assert data.value(row, "terminal") == knowledge.facts[Kind.TERMINAL].row_of("n0009")
+
+
+@pytest.mark.parametrize(
+    "change", [{"newest_day": "not a day"}, {"newest_day": "9999-99-99"}, {"record_bytes": 1e15, "records": 1e15}]
+)
+def test_description_that_cannot_be_is_not_known_and_harms_nothing(change):
+    site = make_site(1)
+    data = msgspec.structs.replace(site.data[0], **change)
+    knowledge = made(msgspec.structs.replace(site, data=(data,)))
+
+    table = knowledge.facts[Kind.DATA]
+    assert table.value(0, "newest_unix_s" if "newest_day" in change else "data_bytes") is None
+
+
+def test_absurd_claim_in_a_description_is_bounded():
+    site = make_site(1)
+    assert site.compute is not None
+    compute = msgspec.structs.replace(site.compute, flops=1e15)
+    knowledge = made(msgspec.structs.replace(site, compute=compute))
+
+    assert knowledge.facts[Kind.TERMINAL].value(0, "flops") == pytest.approx(1e14)
