@@ -20,7 +20,7 @@ from daitn.topology.refusals import SKEW_AHEAD_NS, SKEW_BEHIND_NS, Fault
 from daitn.wire.packed_facts import HEADER, Records, encode_records, record_dtype
 
 NOW = 2_000_000_000 * NS_PER_S
-INCARNATION = 1_900_000_000
+INCARNATION = 1_900_000_000_000
 NODES = (NodeId("n0001"), NodeId("n0002"))
 THINGS = 3
 """Terminals of each node; number 3 is nobody's."""
@@ -210,8 +210,11 @@ def test_lost_messages_are_counted_and_the_source_is_asked_again():
     assert intake.sources.dropped[1] == 3
     assert intake.to_ask(NOW) == (NODES[0],)
     assert intake.to_ask(NOW) == ()
-    intake.synced(NODES[0])
+    intake.synced(NODES[0], 6, NOW)
     assert intake.to_ask(NOW + 10 * NS_PER_S) == ()
+    intake.synced(NODES[0], 7, NOW)
+    assert intake.to_ask(NOW) == ()
+    assert intake.to_ask(NOW + 10 * NS_PER_S) == (NODES[0],)
 
 
 def test_process_that_began_anew_begins_its_sequences_anew_and_no_recording_plays():

@@ -94,6 +94,22 @@ _CENTER: Final = (
         models_rolled_back="models got worse by a visit and were put back: look at that site's data",
         data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
     ),
+    *_plain(
+        facts_taken="records of facts were taken into the map; work, no fault",
+        facts_messages_lost="reports of facts did not arrive: links or this centre are congested; all is asked again",
+    ),
+    Metric(
+        name="facts_refused",
+        rise="reports of facts are refused: which node and why is in its alarm (`daitn records`)",
+        label="why",
+        values=("unknown", "forged", "flood", "not-a-number", "negative", "out-of-range", "replayed", "undecodable"),
+    ),
+    Metric(
+        name="facts_marked",
+        rise="reports of facts are taken with a change: clocks that are wrong, claims above what was measured",
+        label="why",
+        values=("clock-skew", "claim-bounded"),
+    ),
     Metric(
         name="results_refused",
         rise="a site's result is not an answer to its order: a broken or hostile node",

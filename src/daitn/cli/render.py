@@ -194,7 +194,7 @@ def proofs_table(checks: Sequence[ProofCheck]) -> Table:
 def map_table(nodes: Sequence[NodeOnMap]) -> Table:
     """The nodes of a domain, with their data sets and what they can compute with."""
     table = Table()
-    for heading in ("node", "name", "operator", "roles", "here", "heard", "trust", "data", "compute"):
+    for heading in ("node", "name", "operator", "roles", "here", "heard", "trust", "data", "compute", "now"):
         table.add_column(heading, overflow="fold")
     for one in nodes:
         described = one.descriptor
@@ -210,8 +210,27 @@ def map_table(nodes: Sequence[NodeOnMap]) -> Table:
             f"{one.trust:.2f}",
             escape(data),
             "" if compute is None else f"{compute.slots} × {compute.cores} cores, {show_bytes(compute.memory_bytes)}",
+            fast_facts(one),
         )
     return table
+
+
+def fast_facts(one: NodeOnMap) -> str:
+    """What changes fast about a node, with its age: `1 of 2 slots free, 35 % busy, 2.1 s ago`."""
+    held = {fact.name: fact for fact in one.facts}
+    said: list[str] = []
+    if "free_slots" in held and "busy_slots" in held:
+        free, busy = float(held["free_slots"].value), float(held["busy_slots"].value)
+        said.append(f"{free:.0f} of {free + busy:.0f} slots free")
+    if "load_frac" in held:
+        said.append(f"{float(held['load_frac'].value):.0%} busy")
+    if "round_trip_s" in held:
+        said.append(f"{1000 * float(held['round_trip_s'].value):.1f} ms away")
+    if "bytes_per_s" in held:
+        said.append(f"{show_bytes(float(held['bytes_per_s'].value))}/s")
+    if (load := held.get("load_frac")) is not None:
+        said.append(f"{show_seconds(load.age_s)} ago{', not confirmed since the centre began' if load.stale else ''}")
+    return ", ".join(said)
 
 
 def trust_table(nodes: Sequence[NodeOnMap]) -> Table:

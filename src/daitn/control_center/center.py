@@ -28,6 +28,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
+from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.presence import Presence
 from daitn.control_center.training.commands import (
@@ -77,7 +78,7 @@ from daitn.wire.center_tools import (
 )
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
-from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
+from daitn.wire.topology_tools import Describe, DescribeAgain, Described, FactsTold, Heartbeat, RosterAnnounced
 
 WAITING: Final = (Phase.ASSESSING, Phase.QUEUED)
 """Phases of jobs that will want to run."""
@@ -99,6 +100,7 @@ class ControlCenter:
         self.forgeries: dict[NodeId, str] = {}
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
+        self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member)
         self._desk = OrderDesk(config, tools, self.knowledge)
         self._presence = Presence(self.knowledge, self.jobs)
 
@@ -137,6 +139,8 @@ class ControlCenter:
             case NodeExpelled(node=node, reason=reason):
                 self._remove(turn, node, f"expelled: {reason}")
                 turn.send(node, Left())
+            case ReportsArrived():
+                self._facts.arrived(turn, event)
             case PeerAppeared(node=node):
                 self._presence.appeared(turn, node)
             case PeerVanished(node=node):
@@ -199,6 +203,9 @@ class ControlCenter:
                 self._remove(turn, sender, reason or "left")
                 turn.perform(RetireSlot(node=sender))
                 turn.send(sender, Left())
+                return
+            case RosterAnnounced() | FactsTold():
+                self._facts.heard(turn, sender, message)
                 return
             case JobsHeld(jobs=jobs):
                 ended = tuple(job for job in jobs if job not in self.jobs or self.jobs[job].state.ended)
@@ -379,6 +386,8 @@ class ControlCenter:
             machine = self.jobs.get(JobId(subject))
             if machine is not None:
                 self._advance(turn, machine)
+        elif timer == ASK_TIMER:
+            self._facts.ask(turn)
         elif kind == "silence":
             self._look_for_silence(turn)
 

@@ -22,6 +22,7 @@ from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
+from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.commands import (
     FetchModel,
@@ -143,6 +144,7 @@ class CenterNode:
             await runner.start()
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
+            runner.spawn(_hear_reports(runner, fabric))
             tokens = self.token_book()
             app = create_app(service, tokens)
             collection = Collection(
@@ -224,6 +226,12 @@ async def _watch_link(runner: CoreRunner, fabric: Fabric) -> None:
     async for connected in fabric.links():
         if not connected:
             runner.post(LinkBroken())
+
+
+async def _hear_reports(runner: CoreRunner, fabric: Fabric) -> None:
+    """What nodes report of what changes fast: into the map, as many at once as have arrived."""
+    async for reports in fabric.subscribe_reports():
+        runner.post(ReportsArrived(senders=reports.senders, payloads=reports.payloads))
 
 
 async def _sync_often(moving: Moving) -> None:

@@ -22,6 +22,7 @@ from daitn.base import limits
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, JobId, NodeId, OwnerId
 from daitn.base.metrics import Counters
+from daitn.base.units import ns_to_seconds
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.node_records import ShownRecord
 from daitn.control_center.training.commands import (
@@ -35,12 +36,13 @@ from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.records import JobSubmitted
 from daitn.decision.facts import PackageFacts
 from daitn.descriptors.contract import DataContract, decode_contract
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
-from daitn.node.http.bodies import NodeOnMap, ProcessCounters
+from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters
 from daitn.node.store import ChunkStore
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
@@ -55,6 +57,10 @@ WATCH_S: Final = 0.05
 
 TokenMaker = Callable[[str, Sequence[str], float], Awaitable[str]]
 Expeller = Callable[[NodeId, str], Awaitable[None]]
+
+
+SHOWN_GROUPS: Final = ("load", "path", "power", "access", "hosting")
+"""Facts shown with a node on the map, beside its description: those that change within the hour."""
 
 
 class CenterService:
@@ -317,9 +323,27 @@ def nodes_on_map(knowledge: KnowledgeMap, now_ns: int) -> tuple[NodeOnMap, ...]:
             age_s=knowledge.age_s(one, now_ns),
             trust=knowledge.trust(one, now_ns),
             trust_changes=knowledge.trust_book.changes(one.descriptor.node),
+            facts=_facts_of(knowledge, one.row, now_ns),
         )
         for one in knowledge.nodes()
     )
+
+
+def _facts_of(knowledge: KnowledgeMap, row: int, now_ns: int) -> tuple[FactOnMap, ...]:
+    """What is known of a terminal's fast facts."""
+    table = knowledge.facts[Kind.TERMINAL]
+    found: list[FactOnMap] = []
+    for name in SHOWN_GROUPS:
+        columns = table.group(name)
+        if columns is None or not columns.received_ns[row]:
+            continue
+        age_s = ns_to_seconds(max(0, now_ns - int(columns.generated_ns[row])))
+        stale = int(columns.received_ns[row]) < table.stale_before_ns
+        for fact in columns.group.facts:
+            value = table.shown(fact, columns.values[fact.name][row])
+            if value is not None:
+                found.append(FactOnMap(name=fact.name, value=value, unit=fact.unit, age_s=age_s, stale=stale))
+    return tuple(found)
 
 
 def _incomplete(missing: Sequence[str]) -> InputError:

@@ -32,6 +32,23 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def load_frac() -> float:
+    """Share of the processor cores that was in use over the last minute, 0 to 1."""
+    return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def memory_free_bytes() -> int:
+    """Memory that could be given out now without taking it from anybody; all free pages where the system does not say
+    more."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
 def free_bytes(folder: Path) -> int:
     """Free storage where the folder lies."""
     return shutil.disk_usage(folder).free

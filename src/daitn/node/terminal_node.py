@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import time
@@ -23,6 +24,7 @@ from daitn.base.effects import Effect
 from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
     ComputeDescriptor,
@@ -51,6 +53,7 @@ from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
+from daitn.terminal.fact_reporter import FactsMeasured, ReportFacts
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
@@ -66,6 +69,9 @@ ROOM_S: Final = 5.0
 
 ROOM_FRAC: Final = 0.05
 """A change of this part of the quota is said to the domain; each description is a record in the centre's journal."""
+
+LOAD_S: Final = 1.0
+"""How often load is measured: as often as it could be told."""
 
 SYNC_S: Final = 2.0
 """How often received artifacts are made to survive a power cut, aside."""
@@ -134,6 +140,8 @@ class TerminalNode:
         def perform(effect: Effect) -> None:
             if isinstance(effect, NodeLeft):
                 self._left.set()
+            elif isinstance(effect, ReportFacts):
+                runner.spawn(fabric.report(effect.payloads))
             else:
                 worker.perform(effect)
 
@@ -152,6 +160,7 @@ class TerminalNode:
         runner.spawn(self._watch_links(runner, fabric))
         runner.spawn(self._watch_shelf(runner, fabric, activations))
         runner.spawn(self._watch_described(core.reporter))
+        runner.spawn(self._measure_load(store, core, runner))
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
         runner.spawn(self._watch_room(store, runner, fabric))
@@ -295,6 +304,24 @@ class TerminalNode:
             if change > ROOM_FRAC * self.config.store_bytes:
                 self._room_bytes, self._capacity_bytes = room_bytes, capacity_bytes
                 self._describe(runner, fabric)
+
+    async def _measure_load(self, store: ChunkStore, core: TerminalCore, runner: CoreRunner) -> None:
+        """How busy this node is, measured every `LOAD_S`; the fact reporter decides what of it is worth telling."""
+        while self._computes:
+            slots, busy = self.config.slots, core.keeper.busy_slots()
+            room_bytes = await asyncio.to_thread(store.room_bytes)
+            free_bytes = min(measures.memory_free_bytes(), self.config.memory_bytes * max(0, slots - busy))
+            values = (measures.load_frac(), busy, max(0, slots - busy), math.nan, free_bytes, room_bytes)
+            runner.post(
+                FactsMeasured(
+                    kind=Kind.TERMINAL,
+                    thing=self.membership.slot,
+                    group="load",
+                    values=tuple(float(value) for value in values),
+                    measured_ns=self._clock.now_ns(),
+                )
+            )
+            await asyncio.sleep(LOAD_S)
 
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:
         self._sandbox = await sandbox.enforced()

@@ -54,6 +54,8 @@ class FactIntake:
         self.rosters: dict[Kind, Roster] = {kind: Roster() for kind in Kind}
         self.unsynced: dict[int, int] = {}
         """Sources that are to be asked for all their facts, and when they were asked last (0: not yet)."""
+        self._told: dict[int, tuple[int, int]] = {}
+        """Sources that say they have sent all: up to which message, and when they said so."""
 
     # --- rosters ----------------------------------------------------------------------------------------------------
 
@@ -62,6 +64,7 @@ class FactIntake:
         index = self.sources.add(node)
         if not self.sources.begin(index, incarnation):
             return bool(incarnation == self.sources.incarnation[index])
+        self._told.pop(index, None)
         for roster in self.rosters.values():
             roster.clear(index)
         for table in self.book.tables.values():
@@ -125,14 +128,28 @@ class FactIntake:
 
     def to_ask(self, now_ns: int) -> tuple[NodeId, ...]:
         """Sources to be asked now for all their facts."""
+        for index, (sequence, told_ns) in list(self._told.items()):
+            if sequence <= self.sources.sequence[index]:
+                del self._told[index]
+            elif now_ns - told_ns >= AGAIN_NS:  # the last of what it sent was lost, and no gap will show it
+                del self._told[index]
+                self.unsynced.setdefault(index, 0)
         asked = [index for index, last_ns in self.unsynced.items() if now_ns - last_ns >= AGAIN_NS]
         for index in asked:
             self.unsynced[index] = now_ns
         return tuple(self.sources.node(index) for index in asked)
 
-    def synced(self, node: NodeId) -> None:
-        """A node has sent all its facts."""
-        self.unsynced.pop(self.sources.find(node), None)
+    @property
+    def waiting(self) -> bool:
+        """Whether some source's facts are not all here."""
+        return bool(self.unsynced or self._told)
+
+    def synced(self, node: NodeId, sequence: int, now_ns: int) -> None:
+        """A node has sent all its facts, in messages up to this number."""
+        index = self.sources.find(node)
+        if index >= 0:
+            self.unsynced.pop(index, None)
+            self._told[index] = (sequence, now_ns)
 
     def _take_length(
         self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake

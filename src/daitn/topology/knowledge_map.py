@@ -19,12 +19,15 @@ from daitn.base.effects import Record
 from daitn.base.ids import DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import group_named
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
+from daitn.topology.columns import FactTable
 from daitn.topology.describing import describe_node, forget_node
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
 from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
+from daitn.topology.taking import bound_claim
 from daitn.topology.trust import EvidenceFound, TrustBook
 
 __all__ = [
@@ -34,6 +37,9 @@ __all__ = [
 
 CONSENT_AGE_S: Final = 60.0
 """No decision rests on a policy that was not confirmed for this long; a heartbeat confirms it about every second."""
+
+ROUND_TRIP_MOST_S: Final = 600.0
+"""More is no round trip; the registry refuses it."""
 
 SMOOTHING: Final = 0.3
 """Weight of a new measurement in the running mean."""
@@ -210,6 +216,24 @@ class KnowledgeMap:
         if known is not None:
             known.set_cool_until(max(known.cool_until_ns, until_ns))
             self.version += 1
+
+    def table_of(self, group: str) -> FactTable:
+        """The table that a group of facts is kept in."""
+        return self.facts[group_named(group).kind]
+
+    def measured_round_trip(self, node: NodeId, seconds: float, deviation_s: float, now_ns: int) -> None:
+        """A round trip to this node took so long, give or take."""
+        known = self._nodes.get(node)
+        if known is not None and 0 <= seconds <= ROUND_TRIP_MOST_S:
+            known.set_round_trip_s(seconds, deviation_s, now_ns)
+
+    def measured_flops(self, node: NodeId, flops: float, now_ns: int) -> bool:
+        """Work there ran at this speed; whether what the node claims was above what is believed after that."""
+        known = self._nodes.get(node)
+        if known is None or not 0 < flops <= 1e18:
+            return False
+        known.set_measured_flops(flops, now_ns)
+        return bound_claim(self.facts[Kind.TERMINAL], known.row, "flops")
 
     def node(self, node: NodeId) -> NodeFacts | None:
         """What is known of a node."""

@@ -94,11 +94,32 @@ class NodeFacts:
         """A transfer reached this, in the running mean."""
         self._note("path", {"bytes_per_s": bytes_per_s}, now_ns, now_ns)
 
+    def set_round_trip_s(self, seconds: float, deviation_s: float, now_ns: int) -> None:
+        """A round trip took so long."""
+        self._note("path", {"round_trip_s": seconds}, now_ns, now_ns, {"round_trip_s": deviation_s})
+
+    def set_measured_flops(self, flops: float, now_ns: int) -> None:
+        """Work ran at this speed."""
+        self._note("measured", {"measured_flops": flops}, now_ns, now_ns)
+
     def set_cool_until(self, until_ns: int) -> None:
         """It rests until then."""
         self._note("reach", {"rests_until_unix_s": ns_to_seconds(until_ns)}, self.spoke_ns, self.spoke_ns)
 
-    def _note(self, group: str, values: dict[str, float | bool], generated_ns: int, received_ns: int) -> None:
+    def _note(
+        self,
+        group: str,
+        values: dict[str, float | bool],
+        generated_ns: int,
+        received_ns: int,
+        deviations: dict[str, float] | None = None,
+    ) -> None:
         self._table.note(
-            self.row, group, values, source=CENTER_SOURCE, generated_ns=generated_ns, received_ns=received_ns
+            self.row,
+            group,
+            values,
+            source=CENTER_SOURCE,
+            generated_ns=generated_ns,
+            received_ns=received_ns,
+            deviations=deviations,
         )

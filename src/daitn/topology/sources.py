@@ -1,7 +1,7 @@
 """Sources: the nodes that report facts, each with its incarnation, its messages counted, and its share.
 
 A source is known by its index; the control centre is 0 (`CENTER_SOURCE`). Sequences begin anew with each *incarnation*,
-the second at which a node's process began: what an earlier one sent is refused, so a recording cannot be played back.
+the moment at which a node's process began: what an earlier one sent is refused, so a recording cannot be played back.
 
 Each source may report `SHARE_LEAST` records a second and `SHARE_PER_THING` more for every thing it speaks for, with two
 seconds' worth at once; what is beyond is refused without being looked at, and nobody else's share is touched.
@@ -39,8 +39,8 @@ class SourceBook:
     def __init__(self) -> None:
         self._nodes: list[NodeId] = []
         self._indices: dict[NodeId, int] = {}
-        self.incarnation = np.zeros(64, np.uint32)
-        """Second of Unix time at which the process that reports now began; 0: none has."""
+        self.incarnation = np.zeros(64, np.uint64)
+        """Millisecond of Unix time at which the process that reports now began; 0: none has."""
         self.sequence = np.zeros(64, np.uint32)
         """The newest message of each."""
         self.dropped = np.zeros(64, np.int64)

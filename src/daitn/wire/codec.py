@@ -31,7 +31,16 @@ from daitn.wire.center_tools import (
 )
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
-from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
+from daitn.wire.topology_tools import (
+    Describe,
+    DescribeAgain,
+    Described,
+    FactsAsked,
+    FactsTold,
+    Heartbeat,
+    RosterAnnounced,
+    RosterKept,
+)
 
 AnyMessage = (
     VisitOrder
@@ -51,6 +60,10 @@ AnyMessage = (
     | Described
     | Heartbeat
     | DescribeAgain
+    | RosterAnnounced
+    | RosterKept
+    | FactsAsked
+    | FactsTold
     | Leaving
     | Left
     | RecordsReported

@@ -7,7 +7,7 @@ for its terminals sends many. Things are named by the number that the sender gav
 
 `sequence` of the header counts the sender's messages: gaps are drops, which the next sync repairs. `sequence` of a
 record counts the reports of that group of that thing: whatever is not newer is refused. Both begin at 1 with each
-`incarnation`, the second of Unix time at which the sender's process began.
+`incarnation`, the millisecond of Unix time at which the sender's process began.
 
 Everything is little-endian and packed. Decoding (`MESSAGES` at once, any mixture) looks at nothing but lengths and
 the header until shapes are known; values are judged by the map (`topology.columns`).
@@ -30,9 +30,9 @@ MESSAGE_BYTES: Final = 64 * 1024
 """Largest message: what one telemetry value may have."""
 
 HEADER: Final = np.dtype(
-    [("version", "u1"), ("group", "u1"), ("records", "<u2"), ("sequence", "<u4"), ("incarnation", "<u4")]
+    [("version", "u1"), ("group", "u1"), ("records", "<u2"), ("sequence", "<u4"), ("incarnation", "<u8")]
 )
-"""12 bytes."""
+"""16 bytes."""
 
 _TYPES: Final = {Form.NUMBER: "<f4", Form.EXACT: "<f8", Form.FLAG: "u1", Form.CHOICE: "u1"}
 

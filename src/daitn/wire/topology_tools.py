@@ -6,12 +6,19 @@ descriptor's digest in each heartbeat is what keeps consent and identity fresh w
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from daitn.base.effects import Message
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.terminals import NodeDescriptor
+
+THINGS_MOST: Final = 4096
+"""Things in one part of a roster: with ids of 128 characters half of the largest message."""
+
+Incarnation = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+Thing = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class Describe(Message, frozen=True, kw_only=True, tag="describe"):
@@ -40,3 +47,37 @@ class DescribeAgain(Message, frozen=True, kw_only=True, tag="describe_again"):
     """Topology → terminal: the map does not hold your description (restart, loss); send it."""
 
     known_sequence: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class RosterAnnounced(Message, frozen=True, kw_only=True, tag="roster_announced"):
+    """Terminal → topology: in my reports (`wire.packed_facts`) numbers from `first` on mean these things, of which I
+    speak for each. Repeated until `RosterKept` up to its end; things of others are refused, and nothing of it taken."""
+
+    incarnation: Incarnation
+    """Millisecond of Unix time at which this process began: sequences of reports begin anew with it."""
+    kind: Kind
+    first: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+    things: Annotated[tuple[Thing, ...], msgspec.Meta(min_length=1, max_length=THINGS_MOST)]
+
+
+class RosterKept(Message, frozen=True, kw_only=True, tag="roster_kept"):
+    """Topology → terminal: your things of this kind with numbers below `up_to` are known."""
+
+    incarnation: Incarnation
+    kind: Kind
+    up_to: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+
+
+class FactsAsked(Message, frozen=True, kw_only=True, tag="facts_asked"):
+    """Topology → terminal: report everything again, since some of your reports did not arrive, or I have begun anew."""
+
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    """Of yours that I know, 0: none. Where it is not yours, announce your roster again; where it is later than yours
+    your clock was set back: begin a later one."""
+
+
+class FactsTold(Message, frozen=True, kw_only=True, tag="facts_told"):
+    """Terminal → topology: after `FactsAsked` everything was reported; my messages so far have numbers up to this."""
+
+    incarnation: Incarnation
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]

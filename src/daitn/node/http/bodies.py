@@ -63,6 +63,19 @@ class PackageStored(msgspec.Struct, frozen=True, kw_only=True):
     artifact: ArtifactId
 
 
+class FactOnMap(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact that changes fast, as the map holds it."""
+
+    name: str
+    """As in `descriptors.facts`."""
+    value: float | bool | str
+    unit: str
+    age_s: float
+    """Since it was measured."""
+    stale: bool
+    """Not confirmed since the control centre began."""
+
+
 class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the control centre knows it; `age_s`: seconds since it last confirmed what it said."""
 
@@ -72,6 +85,8 @@ class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
     trust: float
     trust_changes: tuple[TrustChange, ...] = ()
     """The latest, oldest first; for operators only, since reasons name jobs."""
+    facts: tuple[FactOnMap, ...] = ()
+    """What is known of it that changes fast; what is not known is left out."""
 
 
 class ProcessCounters(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,163 @@
+"""The desk where reports of facts come in: rosters, batches of reports, what was lost, and alarms for what was wrong.
+
+Paper II-A, DRRT layer. Reports are checked and applied by `topology.intake`; here is who may announce what, what is
+counted, whom to ask again, and what an operator is told. An alarm names the node, the fault and the first value that
+showed it; the same is told again only after `ALARM_S`, whatever a node does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from daitn.base.effects import Event
+from daitn.base.errors import PeerError
+from daitn.base.ids import CENTER, NodeId
+from daitn.base.metrics import Counters
+from daitn.base.units import seconds_to_ns
+from daitn.control_center.config import Member
+from daitn.control_center.node_records import NodeRecorded, NodeRecords
+from daitn.control_center.turn import Turn
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.trust import Evidence
+from daitn.topology.intake import Intake
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.refusals import MARKS, Example, Fault
+from daitn.wire.oam_records import Alarm
+from daitn.wire.topology_tools import FactsAsked, FactsTold, RosterAnnounced, RosterKept
+
+ALARM_S: Final = 600.0
+"""The same fault of the same node is told again after ten minutes: its counter shows how often it happens."""
+
+ALARMS_MOST: Final = 10_000
+"""Pairs of node and fault remembered: all faults of a thousand nodes; beyond it the oldest are told anew."""
+
+SERIES_NS: Final = 1
+"""Names the centre's own series of records, which is one for ever."""
+
+ASK_TIMER: Final = "facts again"
+
+
+class ReportsArrived(Event, frozen=True, kw_only=True):
+    """Packed reports came, in this order; senders were proven by the fabric. Both are as long."""
+
+    senders: list[NodeId]
+    payloads: list[bytes]
+
+
+class FactDesk:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        knowledge: KnowledgeMap,
+        records: NodeRecords,
+        counters: Counters,
+        member: Callable[[NodeId], Member | None],
+    ) -> None:
+        self._knowledge = knowledge
+        self._records = records
+        self._counters = counters
+        self._member = member
+        self._alarmed: dict[tuple[NodeId, Fault], int] = {}
+
+    def arrived(self, turn: Turn, event: ReportsArrived) -> Intake:
+        """Take reports; each sender has given a sign of life."""
+        intake = self._knowledge.intake
+        before = int(intake.sources.dropped.sum())
+        seen = intake.take_messages(event.senders, event.payloads, turn.now_ns)
+        for sender in set(event.senders):
+            self._knowledge.spoke(sender, turn.now_ns)
+        if seen.records:
+            self._counters.count("facts_taken", by=seen.records)
+        if lost := int(intake.sources.dropped.sum()) - before:
+            self._counters.count("facts_messages_lost", by=lost)
+        for fault, count in seen.counts.items():
+            self._counters.count("facts_marked" if fault in MARKS else "facts_refused", fault.label, by=count)
+            if (example := seen.examples.get(fault)) is not None:
+                self._alarm(turn, fault, example, count)
+        self.ask(turn)
+        return seen
+
+    def ask(self, turn: Turn) -> None:
+        """Ask those whose facts are not all here, and look again while there are any."""
+        intake = self._knowledge.intake
+        for node in intake.to_ask(turn.now_ns):
+            known = int(intake.sources.incarnation[intake.sources.find(node)])
+            turn.send(node, FactsAsked(incarnation=known))
+        if intake.waiting:
+            turn.wake_in(ASK_TIMER, 1.0)
+
+    def heard(self, turn: Turn, sender: NodeId, message: RosterAnnounced | FactsTold) -> None:
+        """What a node says about its reports."""
+        self._knowledge.spoke(sender, turn.now_ns)
+        match message:
+            case RosterAnnounced():
+                self._announced(turn, sender, message)
+            case FactsTold():
+                self._told(turn, sender, message)
+
+    def _announced(self, turn: Turn, sender: NodeId, message: RosterAnnounced) -> None:
+        """A node numbers the things it speaks for."""
+        intake = self._knowledge.intake
+        member = self._member(sender)
+        if member is None or self._knowledge.node(sender) is None:
+            return  # it describes itself first, and repeats this until then
+        foreign = [thing for thing in message.things if thing != sender and not thing.startswith(f"{member.name}/")]
+        if foreign or message.kind not in (Kind.TERMINAL, Kind.DATA, Kind.MODEL):
+            what = f"{message.kind.value} {foreign[0][:80]}" if foreign else f"things of kind {message.kind.value}"
+            self._refuted(turn, sender, f"it announces {what}, which it does not speak for")
+            return
+        if not intake.begin(sender, message.incarnation):
+            known = int(intake.sources.incarnation[intake.sources.find(sender)])
+            turn.send(sender, FactsAsked(incarnation=known))
+            return
+        try:
+            intake.announce(sender, message.kind, message.first, message.things)
+        except PeerError as fault:
+            self._refuted(turn, sender, fault.what)
+            return
+        intake.unsynced.pop(intake.sources.find(sender), None)
+        up_to = message.first + len(message.things)
+        turn.send(sender, RosterKept(incarnation=message.incarnation, kind=message.kind, up_to=up_to))
+
+    def _told(self, turn: Turn, sender: NodeId, message: FactsTold) -> None:
+        """A node has reported everything again."""
+        intake = self._knowledge.intake
+        index = intake.sources.find(sender)
+        if index >= 0 and message.incarnation == intake.sources.incarnation[index]:
+            intake.synced(sender, message.sequence, turn.now_ns)
+            turn.wake_in(ASK_TIMER, 1.0)
+
+    def _refuted(self, turn: Turn, sender: NodeId, why: str) -> None:
+        self._counters.count("facts_refused", Fault.FORGED.label)
+        turn.record_if(self._knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=why))
+        self._say(turn, sender, Fault.FORGED, f"{sender}: {why}")
+
+    def _alarm(self, turn: Turn, fault: Fault, example: Example, count: int) -> None:
+        sources, kind = self._knowledge.intake.sources, ""
+        sender = sources.node(example.source) if example.source >= 0 else NodeId("unknown")
+        if example.row >= 0 and example.group:
+            table = self._knowledge.table_of(example.group)
+            kind = f" of {table.kind.value} {table.id_of(example.row)}" if example.row < table.high else ""
+        value = f": {example.fact} {example.value:g}, at most {example.most:g} is believed" if example.fact else ""
+        text = (
+            f"{sender} reported {example.group or 'a message'}{kind} and it is {fault.label}{value}; {count} together"
+        )
+        if fault is Fault.FORGED:
+            turn.record_if(self._knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=text))
+        self._say(turn, sender, fault, text)
+
+    def _say(self, turn: Turn, sender: NodeId, fault: Fault, text: str) -> None:
+        """Raise an alarm, unless the same was raised a moment ago."""
+        key = (sender, fault)
+        last_ns = self._alarmed.get(key)
+        if last_ns is not None and turn.now_ns - last_ns < seconds_to_ns(ALARM_S):
+            return
+        self._alarmed.pop(key, None)
+        while len(self._alarmed) >= ALARMS_MOST:
+            self._alarmed.pop(next(iter(self._alarmed)))
+        self._alarmed[key] = turn.now_ns
+        alarm = Alarm(name=f"facts {sender} {fault.label}"[:64], text=text[:2048], raised_ns=turn.now_ns)
+        first = self._records.held(CENTER, SERIES_NS) + 1
+        turn.record(NodeRecorded(node=CENTER, since_ns=SERIES_NS, first=first, entries=(alarm,), at_ns=turn.now_ns))

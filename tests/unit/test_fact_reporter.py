@@ -1,0 +1,227 @@
+"""Facts from a terminal to the map's columns: the reporter and the centre's desk as cores, with losses between them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.builders import START_NS, bench, make_site, messages
+
+from daitn.base.effects import Append, Delivered, Effect, Message, Send, SetTimer, Started, TimerFired
+from daitn.base.errors import BugError
+from daitn.base.ids import CENTER, NodeId
+from daitn.base.units import NS_PER_S
+from daitn.control_center.fact_desk import ASK_TIMER, ReportsArrived
+from daitn.control_center.node_records import NodeRecorded
+from daitn.descriptors.fact_kinds import Kind
+from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingGone
+from daitn.wire.topology_tools import Describe, FactsAsked, FactsTold, RosterAnnounced, RosterKept
+
+NODE = NodeId("n0001")
+LOAD = (0.5, 1.0, 1.0, math.nan, 1e9, 1e12)
+
+
+def measured(load: float = 0.5, thing: str = NODE, now_ns: int = START_NS) -> FactsMeasured:
+    return FactsMeasured(kind=Kind.TERMINAL, thing=thing, group="load", values=(load, *LOAD[1:]), measured_ns=now_ns)
+
+
+class Link:
+    """A reporter and a centre; reports can be lost between them, calls are not."""
+
+    def __init__(self) -> None:
+        self.bench = bench()
+        self.center = self.bench.center
+        self.now_ns = START_NS
+        self.lose = False
+        self.sent: list[bytes] = []
+        self.heard: list[Effect] = []
+        describe = Describe(sequence=1, generated_unix_s=0.0, descriptor=make_site(1))
+        self.center.handle(Delivered(sender=NODE, message=describe), self.now_ns)
+        self.reporter = FactReporter()
+        self.to_terminal(Started())
+
+    def to_terminal(self, event) -> None:
+        for effect in self.reporter.handle(event, self.now_ns):
+            match effect:
+                case Send(message=message):
+                    self.to_center(Delivered(sender=NODE, message=message))
+                case ReportFacts(payloads=payloads):
+                    self.sent += payloads
+                    if not self.lose:
+                        self.to_center(ReportsArrived(senders=[NODE] * len(payloads), payloads=list(payloads)))
+        self.reporter.check_invariants()
+
+    def to_center(self, event) -> None:
+        effects = self.center.handle(event, self.now_ns)
+        self.heard += effects
+        for effect in effects:
+            if isinstance(effect, Send) and effect.receiver == NODE:
+                self.to_terminal(Delivered(sender=CENTER, message=effect.message))
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ns += round(seconds * NS_PER_S)
+        self.to_terminal(TimerFired(name=TIMER))
+
+    def held(self, fact: str = "load_frac") -> float | bool | str | None:
+        table = self.center.knowledge.facts[Kind.TERMINAL]
+        row = table.row_of(NODE)
+        assert row is not None
+        return table.value(row, fact)
+
+
+def test_facts_reach_the_map():
+    link = Link()
+
+    link.to_terminal(measured(0.5))
+
+    assert link.held() == 0.5
+    assert link.held("wait_s") is None
+    assert link.center.counters.of("facts_taken") == 1
+
+
+def test_change_is_told_and_the_rest_only_before_it_is_old():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    told = len(link.sent)
+
+    link.to_terminal(measured(0.51))
+    link.pass_s(1)
+    assert len(link.sent) == told
+    link.to_terminal(measured(0.8))
+    link.pass_s(1)
+    assert (len(link.sent), link.held()) == (told + 1, pytest.approx(0.8))
+    link.pass_s(4)
+    assert len(link.sent) == told + 2
+
+
+def test_lost_reports_are_asked_for_again():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    link.lose = True
+    link.to_terminal(measured(0.9))
+    link.pass_s(1)
+    assert link.held() == 0.5
+    link.lose = False
+    link.to_terminal(measured(0.1))
+    link.pass_s(1)
+
+    assert link.held() == pytest.approx(0.1)
+    assert link.center.counters.of("facts_messages_lost") == 1
+    assert messages(FactsAsked, link.heard) != []
+    link.to_center(TimerFired(name=ASK_TIMER))
+    assert not link.center.knowledge.intake.waiting
+
+
+def test_process_that_began_again_is_believed_and_its_recording_is_not():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    recording = list(link.sent)
+    link.now_ns += 5 * NS_PER_S
+    link.reporter = FactReporter()
+    link.to_terminal(Started())
+    link.to_terminal(measured(0.25))
+    assert link.held() == 0.25
+
+    link.to_center(ReportsArrived(senders=[NODE] * len(recording), payloads=recording))
+
+    assert link.held() == 0.25
+    assert link.center.counters.of("facts_refused", "replayed") == len(recording)
+
+
+def test_process_whose_clock_was_set_back_begins_a_later_incarnation():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    link.now_ns -= 3600 * NS_PER_S
+    link.reporter = FactReporter()
+    link.to_terminal(Started())
+    link.to_terminal(measured(0.25))
+
+    assert link.held() == 0.25
+
+
+def test_roster_is_repeated_until_it_is_kept():
+    reporter = FactReporter()
+    reporter.handle(Started(), START_NS)
+
+    first = reporter.handle(measured(), START_NS)
+    again = reporter.handle(TimerFired(name=TIMER), START_NS + NS_PER_S)
+
+    assert messages(RosterAnnounced, first) == messages(RosterAnnounced, again) != []
+    assert [effect for effect in again if isinstance(effect, ReportFacts)] == []
+    assert [effect.name for effect in first if isinstance(effect, SetTimer)] == [TIMER]
+
+
+def test_thing_that_is_gone_is_not_told():
+    link = Link()
+    link.to_terminal(measured())
+    told = len(link.sent)
+
+    link.to_terminal(ThingGone(kind=Kind.TERMINAL, thing=NODE))
+    link.pass_s(60)
+
+    assert len(link.sent) == told
+
+
+def test_things_of_others_are_not_announced():
+    link = Link()
+    incarnation = link.reporter.incarnation
+    foreign = RosterAnnounced(incarnation=incarnation, kind=Kind.TERMINAL, first=0, things=("n0002",))
+
+    link.to_center(Delivered(sender=NODE, message=foreign))
+
+    assert messages(RosterKept, link.heard) == []
+    assert link.center.counters.of("facts_refused", "forged") == 1
+    assert [change.kind.value for change in link.center.knowledge.trust_book.changes(NODE)] == ["claim-refuted"]
+
+
+def test_fault_is_counted_and_named_in_one_alarm():
+    link = Link()
+    link.to_terminal(measured())
+    hostile = link.sent[0][:-20] + b"\xff" * 20
+
+    for _ in range(3):
+        link.to_center(ReportsArrived(senders=[NODE], payloads=[hostile]))
+
+    alarms = [
+        record.entries[0].text
+        for effect in link.heard
+        if isinstance(effect, Append)
+        for record in effect.records
+        if isinstance(record, NodeRecorded)
+    ]
+    assert len(alarms) == 1
+    assert "n0001" in alarms[0]
+    assert sum(link.center.counters.of("facts_refused", why) for why in ("not-a-number", "replayed")) == 3
+
+
+@pytest.mark.parametrize(
+    "message", [FactsAsked(incarnation=0), RosterKept(incarnation=1, kind=Kind.DATA, up_to=1 << 24)]
+)
+def test_messages_of_others_than_the_centre_change_nothing(message: Message):
+    reporter = FactReporter()
+    reporter.handle(Started(), START_NS)
+    reporter.handle(measured(), START_NS)
+
+    assert reporter.handle(Delivered(sender=NodeId("n0002"), message=message), START_NS) == []
+
+
+def test_facts_that_do_not_fit_their_group_are_our_bug():
+    reporter = FactReporter()
+
+    with pytest.raises(BugError, match="load"):
+        reporter.handle(
+            FactsMeasured(kind=Kind.TERMINAL, thing=NODE, group="load", values=(1.0,), measured_ns=1), START_NS
+        )
+
+
+def test_centre_that_hears_of_a_lost_tail_asks_again():
+    link = Link()
+    link.to_terminal(measured())
+    told = FactsTold(incarnation=link.reporter.incarnation, sequence=link.reporter.sequence + 1)
+    link.to_center(Delivered(sender=NODE, message=told))
+    before = len(messages(FactsAsked, link.heard))
+
+    link.now_ns += 2 * NS_PER_S
+    link.to_center(TimerFired(name=ASK_TIMER))
+
+    assert len(messages(FactsAsked, link.heard)) == before + 1
