@@ -96,6 +96,10 @@ _CENTER: Final = (
     ),
     *_plain(
         facts_taken="records of facts were taken into the map; work, no fault",
+        map_snapshots_damaged="snapshots of the map were cut off or changed: the one before was used; look at the disk",
+        map_journals_damaged="journals of the map were cut off (a crash) or changed (the disk): the rest was asked for",
+        map_entries_lost="the map's journal could not be written: the disk is full",
+        map_snapshots_not_written="a snapshot of the map could not be written: the disk is full or fails",
         facts_messages_lost="reports of facts did not arrive: links or this centre are congested; all is asked again",
     ),
     Metric(

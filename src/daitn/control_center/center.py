@@ -232,9 +232,7 @@ class ControlCenter:
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
         """Take a node off the map; its visits are given up when their leases run out."""
-        gone = self.knowledge.remove(node, why)
-        if gone is not None:
-            turn.record(gone)
+        turn.record_if(self.knowledge.remove(node, why))
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if fault := self._forgery(sender, message.descriptor):
@@ -400,6 +398,7 @@ class ControlCenter:
 
     def _started(self, turn: Turn) -> None:
         self._replaying = False
+        self._facts.ask(turn)
         turn.wake_in("silence", SILENT_PATIENCES * self.config.patience_s)
         for machine in self.jobs.values():
             if not machine.state.ended:

@@ -22,6 +22,7 @@ from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.trust import Evidence
 from daitn.topology.intake import Intake
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.map_entries import KeepMapEntry, ReportsEntry, RosterEntry
 from daitn.topology.refusals import MARKS, Example, Fault
 from daitn.wire.oam_records import Alarm
 from daitn.wire.topology_tools import FactsAsked, FactsTold, RosterAnnounced, RosterKept
@@ -70,6 +71,8 @@ class FactDesk:
             self._knowledge.spoke(sender, turn.now_ns)
         if seen.records:
             self._counters.count("facts_taken", by=seen.records)
+            kept = ReportsEntry(received_ns=turn.now_ns, senders=event.senders, payloads=event.payloads)
+            turn.perform(KeepMapEntry(entry=kept))
         if lost := int(intake.sources.dropped.sum()) - before:
             self._counters.count("facts_messages_lost", by=lost)
         for fault, count in seen.counts.items():
@@ -118,6 +121,14 @@ class FactDesk:
             self._refuted(turn, sender, fault.what)
             return
         intake.unsynced.pop(intake.sources.find(sender), None)
+        entry = RosterEntry(
+            node=sender,
+            incarnation=message.incarnation,
+            kind=message.kind,
+            first=message.first,
+            things=message.things,
+        )
+        turn.perform(KeepMapEntry(entry=entry))
         up_to = message.first + len(message.things)
         turn.send(sender, RosterKept(incarnation=message.incarnation, kind=message.kind, up_to=up_to))
 

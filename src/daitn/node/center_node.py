@@ -46,11 +46,14 @@ from daitn.node.http.api import create_app
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.journal import Journal
+from daitn.node.map_snapshots import keep_snapshots
+from daitn.node.map_store import MapStore
 from daitn.node.moving import Moving
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.oam.collection import Collection, DomainCounters, prefixed
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
+from daitn.topology.map_entries import KeepMapEntry
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.oam import Counted
 
@@ -113,6 +116,8 @@ class CenterNode:
                     service.changed(job)
                 case FetchModel():
                     runner.spawn(self._fetch(runner, moving, effect))
+                case KeepMapEntry(entry=entry):
+                    maps.append(entry)
                 case RetireSlot(node=node):
                     told.forget(node)
                     runner.spawn(asyncio.to_thread(book.leave, node))
@@ -120,6 +125,7 @@ class CenterNode:
                     raise BugError(f"a control centre has no way to perform {type(effect).__name__}")
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
+        maps = MapStore(self.folder.center / "map", runner.counters.count)
         async with self._enrolment(book) as enrolment:
 
             async def make_token(operator: str, roles: Sequence[str], valid_s: float) -> str:
@@ -139,12 +145,14 @@ class CenterNode:
             service = CenterService(core, runner, store, self._clock, make_token, expel, counted)
             restored = runner.restore()
             self._clock.not_before(runner.written_ns)
+            core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
             runner.spawn(_hear_reports(runner, fabric))
+            runner.spawn(keep_snapshots(maps, core.knowledge, self._clock, runner.counters))
             tokens = self.token_book()
             app = create_app(service, tokens)
             collection = Collection(
@@ -168,6 +176,7 @@ class CenterNode:
             finally:
                 await server.stop()
                 await runner.stop()
+                maps.close()
                 tokens.close()
                 book.close()
 

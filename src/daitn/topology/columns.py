@@ -109,6 +109,16 @@ class FactTable:
         self._free += gone
         self.version += bool(gone)
 
+    def restore(self, ids: list[str], owners: NDArray[np.int32]) -> None:
+        """Take over rows that were kept, into a table that has none: empty ids are free rows. O(H)."""
+        self._reserve(len(ids))
+        self._ids = ids
+        self._rows = {thing: row for row, thing in enumerate(ids) if thing}
+        self._free = [row for row, thing in enumerate(ids) if not thing]
+        self._alive[: len(ids)] = [bool(thing) for thing in ids]
+        self._owner[: len(ids)] = owners
+        self.version += 1
+
     def row_of(self, thing: str) -> int | None:
         """The row of a thing; None if it is not on the map."""
         return self._rows.get(thing)

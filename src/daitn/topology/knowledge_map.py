@@ -16,7 +16,7 @@ from statistics import median
 from typing import Final
 
 from daitn.base.effects import Record
-from daitn.base.ids import DataSetId, NodeId
+from daitn.base.ids import CENTER, DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
@@ -119,6 +119,24 @@ class KnowledgeMap:
                 self.trust_book.apply(record)
             case _:
                 pass
+
+    def adopt(self, intake: FactIntake, now_ns: int) -> None:
+        """Take over columns that were kept from before a restart: all of them stale until they are confirmed.
+
+        After the journal was replayed: who is on the map, and what each said of itself, is the journal's to say.
+        """
+        self.intake, self.facts = intake, intake.book
+        for node in intake.sources.nodes():
+            if node not in self._nodes and node != CENTER:
+                forget_node(intake, node)
+        for node, known in self._nodes.items():
+            row = describe_node(intake, known.descriptor, 0, 0)
+            known.rebind(self.facts[Kind.TERMINAL], row)
+            known.set_reachable(False, 0)
+            known.set_trust(self.trust_book.score(node, now_ns), now_ns)
+        self.facts.restarted(now_ns)
+        intake.unsynced = {index: 0 for index in range(1, len(intake.sources)) if intake.sources.incarnation[index]}
+        self.version += 1
 
     def remove(self, node: NodeId, why: str) -> NodeRemoved | None:
         """Take a node off the map."""

@@ -32,6 +32,10 @@ class NodeFacts:
         self.gaps_s: list[float] = []
         """Seconds between signs of life of its visits, the newest `GAPS` of them."""
 
+    def rebind(self, table: FactTable, row: int) -> None:
+        """The columns were read anew: this is its row in them."""
+        self._table, self.row = table, row
+
     @property
     def reachable(self) -> bool:
         """False: its presence vanished and it has not been heard of since."""

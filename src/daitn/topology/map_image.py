@@ -1,0 +1,146 @@
+"""The map as an image: columns, ids, words, sources and rosters, as one head of plain values and a list of arrays.
+
+What a snapshot keeps (`node.map_store` writes and reads it). An image is a copy made at one moment: it can be written
+by another thread while the map goes on. Names, not places, say what an array is, so a later version reads an earlier
+one's image: facts that it does not have any more are passed over, facts that are new are not known. The other way round
+is refused: an image of a later registry could mean anything.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.base.errors import InputError
+from daitn.base.ids import NodeId
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import BY_NAME, REGISTRY_VERSION
+from daitn.topology.columns import ROWS_MOST
+from daitn.topology.fact_book import FactBook
+from daitn.topology.group_columns import NO_ROW, NO_SOURCE
+from daitn.topology.intake import FactIntake
+
+Arrays = dict[str, NDArray[Any]]
+
+IDS_CHARS: Final = 512
+"""Longest id that is read back: a data set's and a label's."""
+
+
+class DamagedMapError(InputError):
+    """A file of the map is cut off or damaged: the one before it can stand in."""
+
+
+class TableHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table has beside its arrays."""
+
+    kind: str
+    ids: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=IDS_CHARS)], ...], msgspec.Meta(max_length=ROWS_MOST)]
+    """By row; empty for a free row."""
+    groups: tuple[str, ...]
+
+
+class ImageHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of an image that is no array."""
+
+    registry: int
+    taken_ns: int
+    words: tuple[str, ...]
+    nodes: tuple[NodeId, ...]
+    tables: tuple[TableHead, ...]
+
+
+def make_image(intake: FactIntake, taken_ns: int) -> tuple[ImageHead, Arrays]:
+    """A copy of all of it: O(bytes of the map)."""
+    arrays: Arrays = {}
+    tables: list[TableHead] = []
+    for kind, table in intake.book.tables.items():
+        high = table.high
+        groups = tuple(group.name for group in table.groups())
+        tables.append(TableHead(kind=kind.value, ids=tuple(table.ids()), groups=groups))
+        arrays[f"{kind.value}/owner"] = table.owners().copy()
+        for name in groups:
+            for part, column in table.ensure(name).arrays().items():
+                arrays[f"{kind.value}/{name}/{part}"] = column[:high].copy()
+    sources = intake.sources
+    for name in ("incarnation", "sequence", "dropped"):
+        arrays[f"source/{name}"] = getattr(sources, name)[: len(sources)].copy()
+    for kind, roster in intake.rosters.items():
+        for index in range(len(sources)):
+            if len(rows := roster.rows_of(index)):
+                arrays[f"roster/{kind.value}/{index}"] = rows.copy()
+    head = ImageHead(
+        registry=REGISTRY_VERSION,
+        taken_ns=taken_ns,
+        words=intake.book.words.texts(),
+        nodes=sources.nodes(),
+        tables=tuple(tables),
+    )
+    return head, arrays
+
+
+def check_registry(head: ImageHead, where: str) -> None:
+    """InputError for an image of a later version of the registry."""
+    if head.registry > REGISTRY_VERSION:
+        raise InputError(
+            f"{where} was written by a newer version: its registry of facts is {head.registry}, ours is"
+            f" {REGISTRY_VERSION}",
+            todo="start the newer version, or move the map's folder aside: nodes then report everything again",
+        )
+
+
+def load_image(head: ImageHead, arrays: Arrays, where: str) -> FactIntake:
+    """The map of an image. InputError for one of a later version, DamagedMapError where its
+    parts do not fit each other."""
+    check_registry(head, where)
+    intake = FactIntake(FactBook())
+    words = [intake.book.words.code(text) for text in head.words]
+    if words != list(range(len(words))):
+        raise DamagedMapError(f"{where}: a word is there twice")
+    for index, node in enumerate(head.nodes):
+        if intake.sources.add(node) != index:
+            raise DamagedMapError(f"{where}: source {node} is there twice")
+    sources = intake.sources
+    for name in ("incarnation", "sequence", "dropped"):
+        kept = _array(arrays, f"source/{name}", len(head.nodes), where)
+        getattr(sources, name)[: len(kept)] = kept
+    for table_head in head.tables:
+        _load_table(intake, table_head, arrays, where)
+    for name, rows in arrays.items():
+        if name.startswith("roster/"):
+            _, kind, number = name.split("/")
+            high = intake.book[Kind(kind)].high
+            if len(rows) and not (int(rows.min()) >= NO_ROW and int(rows.max()) < high):
+                raise DamagedMapError(f"{where}: {name} names rows that are not there")
+            intake.rosters[Kind(kind)].place(int(number), 0, rows.astype(np.int32))
+    intake.recount()
+    return intake
+
+
+def _load_table(intake: FactIntake, head: TableHead, arrays: Arrays, where: str) -> None:
+    if head.kind not in {kind.value for kind in Kind}:
+        return
+    table = intake.book[Kind(head.kind)]
+    owners = _array(arrays, f"{head.kind}/owner", len(head.ids), where)
+    if len(owners) and not (int(owners.min()) >= NO_SOURCE and int(owners.max()) < len(intake.sources)):
+        raise DamagedMapError(f"{where}: {head.kind} names sources that are not there")
+    table.restore(list(head.ids), owners.astype(np.int32))
+    for name in head.groups:
+        if name not in BY_NAME or BY_NAME[name].kind is not table.kind:
+            continue
+        columns = table.ensure(name)
+        for part, column in columns.arrays().items():
+            kept = arrays.get(f"{head.kind}/{name}/{part}")
+            if kept is not None:
+                if kept.shape != (len(head.ids),):
+                    raise DamagedMapError(f"{where}: {head.kind}/{name}/{part} has {len(kept)} rows of {len(head.ids)}")
+                column[: len(kept)] = kept
+
+
+def _array(arrays: Arrays, name: str, length: int, where: str) -> NDArray[Any]:
+    found = arrays.get(name)
+    if found is None or found.shape != (length,):
+        raise DamagedMapError(f"{where}: {name} is missing or not {length} long")
+    return found
