@@ -18,7 +18,7 @@ PER_SITE = 10_000
 GROUPS = ("load", "capacity", "path", "power", "access", "price", "trust")
 """31 facts; `path` and `trust` are what the centre measures."""
 
-INCARNATION = 1_800_000_000_000
+INCARNATION = 1_700_000_000_000
 START_NS = INCARNATION * 1_000_000
 REGIONS = 64
 

@@ -14,7 +14,7 @@ from daitn.base.units import NS_PER_S
 from daitn.control_center.fact_desk import ASK_TIMER, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded
 from daitn.descriptors.fact_kinds import Kind
-from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingGone
+from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingDropped
 from daitn.wire.topology_tools import Describe, FactsAsked, FactsTold, RosterAnnounced, RosterKept
 
 NODE = NodeId("n0001")
@@ -156,7 +156,7 @@ def test_thing_that_is_gone_is_not_told():
     link.to_terminal(measured())
     told = len(link.sent)
 
-    link.to_terminal(ThingGone(kind=Kind.TERMINAL, thing=NODE))
+    link.to_terminal(ThingDropped(kind=Kind.TERMINAL, thing=NODE))
     link.pass_s(60)
 
     assert len(link.sent) == told

@@ -6,7 +6,7 @@ from daitn.base.effects import Append, Delivered, Effect, Event, Record, Started
 from daitn.oam.outbox import TIMER as OUTBOX_TIMER
 from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
-from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingGone
+from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropped
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
 from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
@@ -38,7 +38,7 @@ class TerminalCore:
                 return self.reporter.handle(event, now_ns)
             case TimerFired(name=name) if name == TIMER:
                 return self.reporter.handle(event, now_ns)
-            case Delivered(message=RosterKept() | FactsAsked()) | FactsMeasured() | ThingGone():
+            case Delivered(message=RosterKept() | FactsAsked()) | FactsMeasured() | ThingDropped():
                 return self.facts.handle(event, now_ns)
             case TimerFired(name=name) if name == FACTS_TIMER:
                 return self.facts.handle(event, now_ns)

@@ -32,7 +32,7 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def load_frac() -> float:
+def busy_frac() -> float:
     """Share of the processor cores that was in use over the last minute, 0 to 1."""
     return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 

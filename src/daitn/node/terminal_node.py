@@ -311,7 +311,7 @@ class TerminalNode:
             slots, busy = self.config.slots, core.keeper.busy_slots()
             room_bytes = await asyncio.to_thread(store.room_bytes)
             free_bytes = min(measures.memory_free_bytes(), self.config.memory_bytes * max(0, slots - busy))
-            values = (measures.load_frac(), busy, max(0, slots - busy), math.nan, free_bytes, room_bytes)
+            values = (measures.busy_frac(), busy, max(0, slots - busy), math.nan, free_bytes, room_bytes)
             runner.post(
                 FactsMeasured(
                     kind=Kind.TERMINAL,

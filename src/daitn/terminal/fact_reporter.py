@@ -47,7 +47,7 @@ class FactsMeasured(Event, frozen=True, kw_only=True):
     measured_ns: int
 
 
-class ThingGone(Event, frozen=True, kw_only=True):
+class ThingDropped(Event, frozen=True, kw_only=True):
     """This node does not speak for that thing any more: nothing of it is told."""
 
     kind: Kind
@@ -97,7 +97,7 @@ class FactReporter:
                 self._begin(now_ns // NS_PER_MS)
             case FactsMeasured():
                 return self._measured(event, now_ns)
-            case ThingGone(kind=kind, thing=thing):
+            case ThingDropped(kind=kind, thing=thing):
                 for key in [key for key in self._facts if key[:2] == (kind, thing)]:
                     del self._facts[key]
             case TimerFired(name="report facts"):

@@ -116,7 +116,7 @@ class SourceBook:
         rate = SHARE_LEAST + SHARE_PER_THING * self.things[:size]
         rate[0] = np.inf  # the centre itself
         passed_s = max(0, now_ns - self._refilled_ns) / NS_PER_S if self._refilled_ns else BURST_S
-        self._refilled_ns = max(self._refilled_ns, now_ns)
+        self._refilled_ns = now_ns
         if passed_s > 0:
             allowance = np.minimum(BURST_S * rate, self._allowance[:size] + passed_s * rate)
             self._allowance[:size] = allowance
