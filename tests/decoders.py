@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import pytest
+from blake3 import blake3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.builders import bench, make_contract, make_evaluation, make_outcome, make_policy, make_request, make_work
@@ -45,13 +46,15 @@ from daitn.describe.conversion import convert_texts, parse_numbers
 from daitn.describe.ledger import EpsilonSpent
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.terminals import Role
 from daitn.learning import pretrained
 from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
-from daitn.node import enrolment, pki
+from daitn.node import enrolment, map_store, pki
 from daitn.node.activations import Cached, read_about
 from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
@@ -76,8 +79,13 @@ from daitn.oam.timeline import Proof
 from daitn.scenario.files import load_scenario, policy_toml
 from daitn.sdk import jobs, requests, transport
 from daitn.sdk.proofs import check_proofs
+from daitn.topology.fact_book import FactBook
+from daitn.topology.intake import FactIntake
+from daitn.topology.map_entries import ReportsEntry, apply_entry
+from daitn.topology.map_image import load_image, make_image
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
+from daitn.wire.packed_facts import encode_records, record_dtype
 
 SCENARIOS = Path(__file__).parent / "simulation" / "scenarios"
 DOMAIN = DomainId("demo")
@@ -129,6 +137,80 @@ def in_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes, Path], A
 
     return call
 
+
+# --- the map on the disk, and reports of facts ------------------------------------------------------------------------
+
+
+def map_of_one() -> FactIntake:
+    """A map with a terminal that reports."""
+    intake = FactIntake(FactBook())
+    intake.begin(NodeId("n0001"), 7)
+    intake.announce(NodeId("n0001"), Kind.TERMINAL, 0, ["n0001"])
+    return intake
+
+
+def report_of_load() -> bytes:
+    """One report of that terminal."""
+    record = np.zeros(1, record_dtype(group_named("load")))
+    record["sequence"], record["generated_ns"] = 1, 10**18
+    return encode_records(group_named("load"), record, sequence=1, incarnation=7)
+
+
+PACKED_REPORT = report_of_load()
+
+
+def take_reports(data: bytes, _: Path) -> None:
+    """Give a report to the map."""
+    intake = map_of_one()
+    intake.take_messages([NodeId("n0001")] * 2, [data, PACKED_REPORT], 10**18)
+
+
+def snapshot_bytes() -> bytes:
+    """A snapshot of that map, with its report taken."""
+    intake = map_of_one()
+    intake.take_messages([NodeId("n0001")], [PACKED_REPORT], 10**18)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "snapshot.map"
+        map_store.write_snapshot(path, *make_image(intake, 10**18))
+        return path.read_bytes()
+
+
+SNAPSHOT = snapshot_bytes()
+HEAD_BYTES = map_store.PREFIX.unpack(SNAPSHOT[: map_store.PREFIX.size])[2]
+SNAPSHOT_HEAD = SNAPSHOT[map_store.PREFIX.size : map_store.PREFIX.size + HEAD_BYTES]
+SNAPSHOT_ARRAYS = SNAPSHOT[-(-(map_store.PREFIX.size + HEAD_BYTES) // map_store.ALIGN) * map_store.ALIGN : -32]
+
+
+def load_snapshot(path: Path) -> None:
+    """Read a snapshot and make the map of it, and ask it everything."""
+    intake = load_image(*map_store.read_snapshot(path), "the snapshot")
+    for table in intake.book.tables.values():
+        for group in table.groups():
+            for fact in group.facts:
+                [table.value(row, fact.name) for row in range(table.high)]
+
+
+def load_snapshot_of_head(head: bytes, folder: Path) -> None:
+    """A snapshot whose digest holds, with this head."""
+    start = map_store.PREFIX.pack(map_store.MAGIC, map_store.FORMAT, len(head)) + head
+    body = start + bytes(-len(start) % map_store.ALIGN) + SNAPSHOT_ARRAYS
+    in_file("snapshot.map", load_snapshot)(body + blake3(body).digest(), folder)
+
+
+def journal_of(body: bytes, folder: Path) -> None:
+    """Apply a journal of one entry, whose checksum holds."""
+    entry = map_store.ENTRY.pack(len(body), blake3(body).digest(length=8)) + body
+
+    def apply(path: Path) -> None:
+        for one in map_store.read_entries(path):
+            apply_entry(map_of_one(), one)
+
+    in_file("entries.log", apply)(entry, folder)
+
+
+ENTRY_KEPT = msgspec.msgpack.encode(
+    ReportsEntry(received_ns=10**18, senders=[NodeId("n0001")], payloads=[PACKED_REPORT])
+)
 
 # --- what peers send --------------------------------------------------------------------------------------------------
 
@@ -483,6 +565,7 @@ def read_keys(data: bytes, _: Path) -> None:
     for read in (
         lambda key: keys.sender_of_message(key, DOMAIN, "cp", CENTER),
         lambda key: keys.source_of_telemetry(key, DOMAIN)[0],
+        lambda key: keys.source_of_report(key, DOMAIN),
         lambda key: keys.node_of_presence(key, DOMAIN),
     ):
         for text in (as_text(data), "daitn/demo/cp/to/c0/from/" + as_text(data), "daitn/demo/live/" + as_text(data)):
@@ -540,7 +623,12 @@ def token_text(read: Callable[[str], Any]) -> Callable[[bytes, Path], Any]:
 
 STATUS = plain(job_status(submitted(), str))
 CASES = [
+    # what lies on the centre's disk
+    Case("node.map_store.read_snapshot", in_file("snapshot.map", load_snapshot), [SNAPSHOT]),
+    Case("topology.map_image.load_image", load_snapshot_of_head, [SNAPSHOT_HEAD], "msgpack"),
+    Case("node.map_store.read_entries", journal_of, [ENTRY_KEPT], "msgpack"),
     # what peers send
+    Case("topology.intake.FactIntake.take_messages", take_reports, [PACKED_REPORT]),
     Case("wire.oam.decode_counted", lambda data, _: decode_counted(data), [COUNTED], "msgpack"),
     Case("base.decoding.from_msgpack", lambda data, _: from_msgpack(data, ChunkBatch, "a batch"), [BATCH], "msgpack"),
     Case(

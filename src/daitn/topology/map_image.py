@@ -14,19 +14,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from daitn.base import limits
 from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
-from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.fact_kinds import UNKNOWN_CODE, Form, Kind
 from daitn.descriptors.facts import BY_NAME, REGISTRY_VERSION
-from daitn.topology.columns import ROWS_MOST
+from daitn.topology.columns import ROWS_MOST, FactTable
 from daitn.topology.fact_book import FactBook
 from daitn.topology.group_columns import NO_ROW, NO_SOURCE
 from daitn.topology.intake import FactIntake
+from daitn.topology.words import NO_WORD
 
 Arrays = dict[str, NDArray[Any]]
 
-IDS_CHARS: Final = 512
-"""Longest id that is read back: a data set's and a label's."""
+_KINDS: Final = {kind.value for kind in Kind}
+
+IDS_CHARS: Final = limits.MESSAGE_BYTES
+"""Longest id that is read back: a label of a description, which is one message."""
 
 
 class DamagedMapError(InputError):
@@ -104,29 +108,37 @@ def load_image(head: ImageHead, arrays: Arrays, where: str) -> FactIntake:
             raise DamagedMapError(f"{where}: source {node} is there twice")
     sources = intake.sources
     for name in ("incarnation", "sequence", "dropped"):
-        kept = _array(arrays, f"source/{name}", len(head.nodes), where)
-        getattr(sources, name)[: len(kept)] = kept
+        target = getattr(sources, name)[: len(head.nodes)]
+        target[:] = _array(arrays, f"source/{name}", len(head.nodes), target.dtype, where)
+    if len({table_head.kind for table_head in head.tables}) != len(head.tables):
+        raise DamagedMapError(f"{where}: a table is there twice")
     for table_head in head.tables:
         _load_table(intake, table_head, arrays, where)
+    for table in intake.book.tables.values():
+        _check_codes(intake, table, where)
     for name, rows in arrays.items():
         if name.startswith("roster/"):
-            _, kind, number = name.split("/")
+            _, kind, number = (*name.split("/"), "", "")[:3]
+            if kind not in _KINDS or not number.isdecimal() or int(number) >= len(head.nodes) or rows.dtype != np.int32:
+                raise DamagedMapError(f"{where}: {name[:80]} is no roster")
             high = intake.book[Kind(kind)].high
             if len(rows) and not (int(rows.min()) >= NO_ROW and int(rows.max()) < high):
                 raise DamagedMapError(f"{where}: {name} names rows that are not there")
-            intake.rosters[Kind(kind)].place(int(number), 0, rows.astype(np.int32))
+            intake.rosters[Kind(kind)].place(int(number), 0, rows)
     intake.recount()
     return intake
 
 
 def _load_table(intake: FactIntake, head: TableHead, arrays: Arrays, where: str) -> None:
-    if head.kind not in {kind.value for kind in Kind}:
+    if head.kind not in _KINDS:
         return
     table = intake.book[Kind(head.kind)]
-    owners = _array(arrays, f"{head.kind}/owner", len(head.ids), where)
+    owners = _array(arrays, f"{head.kind}/owner", len(head.ids), np.dtype(np.int32), where)
+    if len(set(head.ids) - {""}) != sum(map(bool, head.ids)):
+        raise DamagedMapError(f"{where}: a {head.kind} is there twice")
     if len(owners) and not (int(owners.min()) >= NO_SOURCE and int(owners.max()) < len(intake.sources)):
         raise DamagedMapError(f"{where}: {head.kind} names sources that are not there")
-    table.restore(list(head.ids), owners.astype(np.int32))
+    table.restore(list(head.ids), owners)
     for name in head.groups:
         if name not in BY_NAME or BY_NAME[name].kind is not table.kind:
             continue
@@ -134,13 +146,32 @@ def _load_table(intake: FactIntake, head: TableHead, arrays: Arrays, where: str)
         for part, column in columns.arrays().items():
             kept = arrays.get(f"{head.kind}/{name}/{part}")
             if kept is not None:
-                if kept.shape != (len(head.ids),):
-                    raise DamagedMapError(f"{where}: {head.kind}/{name}/{part} has {len(kept)} rows of {len(head.ids)}")
+                if kept.shape != (len(head.ids),) or kept.dtype != column.dtype:
+                    raise DamagedMapError(f"{where}: {head.kind}/{name}/{part} does not fit its table")
                 column[: len(kept)] = kept
 
 
-def _array(arrays: Arrays, name: str, length: int, where: str) -> NDArray[Any]:
+def _check_codes(intake: FactIntake, table: FactTable, where: str) -> None:
+    """DamagedMapError where a word, reference or choice is none."""
+    for group in table.groups():
+        columns = table.ensure(group.name)
+        for fact in group.facts:
+            codes = columns.values[fact.name][: table.high]
+            match fact.form:
+                case Form.WORD:
+                    wrong = (codes < NO_WORD) | (codes >= len(intake.book.words))
+                case Form.REFERENCE if fact.refers_to is not None:
+                    wrong = (codes < NO_ROW) | (codes >= intake.book[fact.refers_to].high)
+                case Form.FLAG | Form.CHOICE:
+                    wrong = (codes > fact.most) & (codes != UNKNOWN_CODE)
+                case _:
+                    continue
+            if wrong.any():
+                raise DamagedMapError(f"{where}: {table.kind.value}.{fact.name} has values that mean nothing")
+
+
+def _array(arrays: Arrays, name: str, length: int, dtype: np.dtype[Any], where: str) -> NDArray[Any]:
     found = arrays.get(name)
-    if found is None or found.shape != (length,):
-        raise DamagedMapError(f"{where}: {name} is missing or not {length} long")
+    if found is None or found.shape != (length,) or found.dtype != dtype:
+        raise DamagedMapError(f"{where}: {name} is missing, or is not {length} of {dtype}")
     return found
