@@ -57,6 +57,14 @@ class SimulatedNetwork:
         for _ in range(copies):
             deliver(round(self.delay_ns() * self.slowness(sender, receiver)), decode(data))
 
+    def report(self, sender: NodeId, receiver: NodeId, deliver: Callable[[int], None]) -> None:
+        """Call `deliver(delay in ns)` for a report that will arrive: it is never doubled and never said to be lost."""
+        self.sent += 1
+        if not self.linked(sender, receiver) or (self.faulty and self._rng.random() < self._faults.loss):
+            self.lost += 1
+            return
+        deliver(round(self.delay_ns() * self.slowness(sender, receiver)))
+
     def delay_ns(self) -> int:
         """One way through the router, at least a microsecond."""
         delay_s = self._faults.delay_s * (0.5 + self._rng.random())

@@ -38,6 +38,7 @@ from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
+from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import FetchModel, JobChanged, RetireSlot
 from daitn.descriptors.work import TrainWork
 from daitn.scenario.spec import CENTER_NAME, Scenario
@@ -51,6 +52,7 @@ from daitn.simulation.network import SimulatedNetwork
 from daitn.simulation.process import Process, Watcher
 from daitn.simulation.sites import SimulatedSite
 from daitn.simulation.work import SimulatedWork, made_by
+from daitn.terminal.fact_reporter import ReportFacts
 from daitn.terminal.reporter import DescriptorChanged, Linked, NodeLeft
 from daitn.terminal.work import (
     AbandonVisit,
@@ -63,6 +65,7 @@ from daitn.terminal.work import (
     WorkFinished,
     WorkProgressed,
 )
+from daitn.topology.map_entries import KeepMapEntry
 from daitn.wire.center_tools import VisitOrder
 from daitn.wire.topology_tools import Describe, Heartbeat
 
@@ -325,10 +328,22 @@ class World:
                 self._owner_looks(job)
             case DropArtifacts(job=job, artifacts=artifacts, job_ended=ended):
                 self.kept.drop(process.node, job, artifacts, job_ended=ended)
+            case ReportFacts(payloads=payloads):
+                for payload in payloads:
+                    self._report(process.node, payload)
+            case KeepMapEntry():
+                pass  # the map's files are a shortcut: after a crash nodes are asked for their facts
             case WarmChild() | NodeLeft() | RetireSlot():
                 pass
             case _:
                 raise BugError(f"the simulation has no way to perform {type(effect).__name__}")
+
+    def _report(self, node: NodeId, payload: bytes) -> None:
+        event = ReportsArrived(senders=[node], payloads=[payload])
+        center = self.processes[CENTER]
+        self.network.report(
+            node, CENTER, lambda delay_ns: self.at(self.now_ns + delay_ns, lambda: self.give(center, event))
+        )
 
     def _fire(self, process: Process, life: int, name: str, at_ns: int) -> None:
         if process.life == life and process.timers.get(name) == at_ns:
