@@ -102,6 +102,8 @@ class FactTable:
         for row in gone:
             del self._rows[self._ids[row]]
             self._ids[row] = ""
+        for columns in self._groups.values():
+            columns.changes += bool(gone)
         self._alive[gone] = False
         self._owner[gone] = NO_SOURCE
         for columns in self._groups.values():
@@ -153,6 +155,11 @@ class FactTable:
     def group(self, name: str) -> GroupColumns | None:
         """The columns of a group (R long); None while nobody has reported it."""
         return self._groups.get(name)
+
+    def changes(self, group: str) -> int:
+        """Grows whenever a value of the group changes; a report that only confirms what is known need not."""
+        columns = self._groups.get(group)
+        return 0 if columns is None else columns.changes
 
     def age_s(self, group: str, now_ns: int) -> NDArray[np.float64]:
         """Age of information of a group by row, in seconds since it was generated; infinite where never heard."""
@@ -232,7 +239,9 @@ class FactTable:
             place, fact = fact_named(self.kind, name)
             if place is not columns.group:
                 raise BugError(f"fact {name} is of group {place.name}, not {group}")
-            columns.values[name][row] = self._kept(fact, value)
+            kept = self._kept(fact, value)
+            columns.changes += not (columns.values[name][row] == kept)
+            columns.values[name][row] = kept
             if fact.numeric:
                 told = (deviations or {}).get(name, 0.0)
                 columns.deviations[name][row] = NOT_KNOWN if value is None else encode_deviation(told)

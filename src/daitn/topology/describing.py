@@ -66,7 +66,7 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
             "accelerators": len(compute.accelerators),
             "flops": compute.flops,
         }
-        terminals.note(row, "capacity", _believed(Kind.TERMINAL, capacity), source=owner, **stamps)
+        terminals.note(row, "capacity", believed(Kind.TERMINAL, capacity), source=owner, **stamps)
         bound_claim(terminals, row, "flops")
     described = {data.dataset for data in descriptor.data}
     gone = [
@@ -108,7 +108,7 @@ def _describe_data(
         "data_bytes": data.records * data.record_bytes,
     }
     noise = data.labels.noise_std if data.labels is not None else 0.0
-    table.note(row, "volume", _believed(Kind.DATA, volume), source=owner, deviations={"records": noise}, **stamps)
+    table.note(row, "volume", believed(Kind.DATA, volume), source=owner, deviations={"records": noise}, **stamps)
     quality: dict[str, Value] = {
         name: getattr(data.quality, name)
         for name in ("missing_frac", "duplicate_frac", "out_of_vocabulary_frac", "dropped_frac")
@@ -154,7 +154,7 @@ def _day_unix_s(day: str) -> float | None:
         return None
 
 
-def _believed(kind: Kind, values: Mapping[str, Value]) -> dict[str, Value]:
+def believed(kind: Kind, values: Mapping[str, Value]) -> dict[str, Value]:
     """Values as far as they can be: a number outside its fact's range is not known."""
     believed = dict(values)
     for name, value in values.items():

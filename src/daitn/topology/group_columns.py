@@ -42,6 +42,8 @@ class GroupColumns:
 
     def __init__(self, group: Group, rows: int) -> None:
         self.group = group
+        self.changes = 0
+        """Grows when values change."""
         self.values: dict[str, Column] = {fact.name: filled(fact, rows) for fact in group.facts}
         self.deviations: dict[str, NDArray[np.uint8]] = {
             fact.name: np.full(rows, NOT_KNOWN, np.uint8) for fact in group.numeric

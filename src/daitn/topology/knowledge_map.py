@@ -22,12 +22,13 @@ from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
-from daitn.topology.columns import FactTable
-from daitn.topology.describing import describe_node, forget_node
+from daitn.topology.columns import FactTable, Value
+from daitn.topology.describing import believed, describe_node, forget_node
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
+from daitn.topology.link_graph import LinkGraph
 from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
-from daitn.topology.taking import bound_claim
+from daitn.topology.taking import CENTER_SOURCE, bound_claim
 from daitn.topology.trust import EvidenceFound, TrustBook
 
 __all__ = [
@@ -82,6 +83,8 @@ class KnowledgeMap:
         """The columns of everything on the map."""
         self.intake = FactIntake(self.facts)
         """How reports get into them."""
+        self.links = LinkGraph(self.facts)
+        """Ways between nodes."""
         self._nodes: dict[NodeId, NodeFacts] = {}
         self._left: set[NodeId] = set()
         """Nodes that left: their ids are never given out again, and a late description must not bring them back. At
@@ -126,6 +129,7 @@ class KnowledgeMap:
         After the journal was replayed: who is on the map, and what each said of itself, is the journal's to say.
         """
         self.intake, self.facts = intake, intake.book
+        self.links = LinkGraph(self.facts)
         for node in intake.sources.nodes():
             if node not in self._nodes and node != CENTER:
                 forget_node(intake, node)
@@ -244,6 +248,31 @@ class KnowledgeMap:
         known = self._nodes.get(node)
         if known is not None and 0 <= seconds <= ROUND_TRIP_MOST_S:
             known.set_round_trip_s(seconds, deviation_s, now_ns)
+
+    def measured_link(
+        self,
+        start: NodeId,
+        end: NodeId,
+        now_ns: int,
+        *,
+        round_trip_s: float | None = None,
+        bytes_per_s: float | None = None,
+        loss_frac: float | None = None,
+        direct: bool | None = None,
+        metered: bool | None = None,
+    ) -> None:
+        """A link from one node to another was measured; what is None stays as it is known."""
+        first, last = self._nodes.get(start), self._nodes.get(end)
+        if first is None or last is None or start == end:
+            return
+        links = self.facts[Kind.LINK]
+        row = links.add(f"{start}>{end}", CENTER_SOURCE)
+        told: dict[str, Value] = {"from_terminal": first.row, "to_terminal": last.row}
+        told |= {name: value for name, value in (("direct", direct), ("link_metered", metered)) if value is not None}
+        links.note(row, "link_identity", told, source=CENTER_SOURCE, generated_ns=now_ns, received_ns=now_ns)
+        measured = {"link_round_trip_s": round_trip_s, "link_bytes_per_s": bytes_per_s, "link_loss_frac": loss_frac}
+        state = believed(Kind.LINK, {name: value for name, value in measured.items() if value is not None})
+        links.note(row, "link_state", state, source=CENTER_SOURCE, generated_ns=now_ns, received_ns=now_ns)
 
     def measured_flops(self, node: NodeId, flops: float, now_ns: int) -> bool:
         """Work there ran at this speed; whether what the node claims was above what is believed after that."""

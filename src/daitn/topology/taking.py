@@ -77,6 +77,7 @@ def take(table: FactTable, batch: Batch, received_ns: int) -> Taken:
     if bounded:
         counts[Fault.CLAIM_BOUNDED] = bounded
     table.version += bool(len(good))
+    columns.changes += bool(len(good))
     return Taken(rows=changed.astype(np.int32), counts=counts, examples=examples)
 
 
