@@ -240,7 +240,7 @@ class FactTable:
             if place is not columns.group:
                 raise BugError(f"fact {name} is of group {place.name}, not {group}")
             kept = self._kept(fact, value)
-            columns.changes += not (columns.values[name][row] == kept)
+            columns.changes += int(columns.values[name][row] != kept)
             columns.values[name][row] = kept
             if fact.numeric:
                 told = (deviations or {}).get(name, 0.0)
