@@ -6,6 +6,9 @@ drains, joins, decodes, checks sequences and applies to the columns of a million
 centre does not keep up. What was sent and did not arrive is counted by gaps and then repaired by one sync: the same
 reports again, in batches; at the end every terminal has its newest report, which is checked.
 
+Processor time a message of each of the three is measured too: it says what two cores could carry with nothing else on
+them, whatever else this machine is doing.
+
 The figure is what was *applied*, over the time from the first to the last of them, of the best pace of which at most
 `LOSS_MOST` was lost, and all of it is printed.
 """
@@ -13,6 +16,7 @@ The figure is what was *applied*, over the time from the first to the last of th
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -39,8 +43,15 @@ PACES = (160_000.0, 190_000.0, 220_000.0, 260_000.0)
 SECONDS = 3.0
 SLICE_S = 0.01
 LOSS_MOST = 0.01
+SYNCS = 5
 QUIET_S = 1.0
 """When nothing has come for so long, nothing more is on its way."""
+
+
+def process_seconds(pid: int | None) -> float:
+    """Processor time that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def packed_singly(numbers: np.ndarray, first: int, sequence: int, seed: int) -> list[bytes]:
@@ -70,16 +81,17 @@ def send(config: FabricConfig, terminals: int, pace: float, seconds: float, seed
             payloads = _with_sequences(payloads, rounds)
             print("ready", flush=True)
             await asyncio.to_thread(sys.stdin.readline)
-            began = time.perf_counter()
+            began, used_s = time.perf_counter(), time.process_time()
             for place in range(0, count, slice_most):
                 await fabric.report(payloads[place : place + slice_most])
                 ahead_s = began + (place + slice_most) / pace - time.perf_counter()
                 await asyncio.sleep(max(0.0, ahead_s))
-            print(f"sent {count} {time.perf_counter() - began:.6f}", flush=True)
-            await asyncio.to_thread(sys.stdin.readline)
-            await sync(fabric, terminals, count + 1, int(rounds[-1]) + 1, seed)
-            print("synced", flush=True)
-            await asyncio.to_thread(sys.stdin.readline)
+            print(f"sent {count} {time.process_time() - used_s:.6f}", flush=True)
+            sequence, first = int(rounds[-1]), count + 1
+            while (await asyncio.to_thread(sys.stdin.readline)).strip() == "sync":
+                sequence += 1
+                first += await sync(fabric, terminals, first, sequence, seed)
+                print("synced", flush=True)
 
     asyncio.run(run())
     return 0
@@ -94,8 +106,8 @@ def _with_sequences(payloads: list[bytes], sequences: np.ndarray) -> list[bytes]
     return [blob[start : start + size] for start in range(0, len(blob), size)]
 
 
-async def sync(fabric: Fabric, terminals: int, first: int, sequence: int, seed: int) -> None:
-    """Everything again, as many records in a message as fit, slowly enough for any link."""
+async def sync(fabric: Fabric, terminals: int, first: int, sequence: int, seed: int) -> int:
+    """Everything again, as many records in a message as fit, slowly enough for any link; how many messages."""
     group = group_named("load")
     most = records_most(group)
     rng = np.random.default_rng(seed + 1)
@@ -104,6 +116,7 @@ async def sync(fabric: Fabric, terminals: int, first: int, sequence: int, seed: 
         records = random_records(group, numbers, sequence, time.time_ns(), rng)
         await fabric.report([encode_records(group, records, sequence=first + offset, incarnation=INCARNATION)])
         await asyncio.sleep(0.02)
+    return -(-terminals // most)
 
 
 async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminals: int, seed: int) -> dict[str, float]:
@@ -130,6 +143,7 @@ async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminal
             taken, begun, ended, busy_s = 0, 0.0, 0.0, 0.0
             batches = 0
             batch = await first
+            used_s, router_s = time.process_time(), process_seconds(domain.router.pid)
             while True:
                 start = time.perf_counter()
                 seen = intake.take_messages(batch.senders, batch.payloads, time.time_ns())
@@ -145,7 +159,10 @@ async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminal
                         batch = await anext(reports)
                 except TimeoutError:
                     break
-            sent = [float((await _line(sender, "sent")).split()[1]) for sender in senders]
+            used_s, router_s = time.process_time() - used_s, process_seconds(domain.router.pid) - router_s
+            said = [(await _line(sender, "sent")).split() for sender in senders]
+            sent = [float(words[1]) for words in said]
+            sender_s = sum(float(words[2]) for words in said)
             gaps = int(intake.sources.dropped[1 : SENDERS + 1].sum())
             repaired = await _repair(intake, fabric, senders, terminals)
             await reports.aclose()  # type: ignore[attr-defined]
@@ -157,12 +174,16 @@ async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminal
                 "gaps": float(gaps),
                 "batch_messages": taken / batches,
                 "intake_busy_frac": busy_s / (ended - begun),
-                "repaired": float(repaired),
+                "syncs_until_repaired": float(repaired),
+                "sender_cpu_us": 1e6 * sender_s / sum(sent),
+                "router_cpu_us": 1e6 * router_s / sum(sent),
+                "center_cpu_us": 1e6 * used_s / max(1, taken),
             }
 
 
-async def _repair(intake: FactIntake, fabric: Fabric, senders: list[Any], terminals: int) -> bool:
-    """One sync after the drops: whether every terminal of the senders then has the newest report."""
+async def _repair(intake: FactIntake, fabric: Fabric, senders: list[Any], terminals: int) -> int:
+    """Syncs after the drops, until every terminal of the senders has the newest report: how many it took, 0 for none
+    of the `SYNCS` that were tried."""
     reports = fabric.subscribe_reports()
     heard_s = time.perf_counter()
 
@@ -174,18 +195,29 @@ async def _repair(intake: FactIntake, fabric: Fabric, senders: list[Any], termin
 
     taking = asyncio.ensure_future(take())
     await asyncio.sleep(0.1)
-    for sender in senders:
-        _go(sender)
-    for sender in senders:
-        await _line(sender, "synced")
-    while time.perf_counter() - heard_s < QUIET_S:
-        await asyncio.sleep(0.05)
+    took = 0
+    for attempt in range(1, SYNCS + 1):
+        for sender in senders:
+            _go(sender, "sync")
+        for sender in senders:
+            await _line(sender, "synced")
+        heard_s = time.perf_counter()
+        while time.perf_counter() - heard_s < QUIET_S:
+            await asyncio.sleep(0.05)
+        if _all_newest(intake, terminals):
+            took = attempt
+            break
     for sender in senders:
         _go(sender)
         await sender.wait()
     taking.cancel()
     await asyncio.gather(taking, return_exceptions=True)
     await reports.aclose()  # type: ignore[attr-defined]
+    return took
+
+
+def _all_newest(intake: FactIntake, terminals: int) -> bool:
+    """Whether every terminal of the senders has the same, newest, report."""
     columns = intake.book[Kind.TERMINAL].ensure("load")
     newest = [columns.sequence[intake.rosters[Kind.TERMINAL].rows_of(site + 1)[:terminals]] for site in range(SENDERS)]
     return all(len(set(one.tolist())) == 1 for one in newest)
@@ -206,8 +238,8 @@ async def _line(sender: Any, word: str) -> str:
     return line
 
 
-def _go(sender: Any) -> None:
-    sender.stdin.write(b"\n")
+def _go(sender: Any, word: str = "") -> None:
+    sender.stdin.write(f"{word}\n".encode())
 
 
 def message_updates(
