@@ -215,3 +215,17 @@ def test_words_choices_and_flags_are_read_as_text():
 def test_single_fact_that_cannot_be_is_our_bug(values):
     with pytest.raises(BugError):
         table_of("a").note(0, "load", values, source=0, generated_ns=1, received_ns=1)
+
+
+def test_each_source_with_a_fault_is_named_though_another_has_many():
+    table = table_of("a", "b")
+    table.add("c", BOB)
+    known = group_named("load")
+    records = np.zeros(4, record_dtype(known))
+    records["sequence"], records["load_frac"] = 1, np.nan
+
+    sources, rows = np.array([ANN, ANN, BOB, ANN], np.int32), np.array([0, 1, 2, 1], np.int32)
+    taken = take(table, Batch(known, sources, rows, records), NOW)
+
+    assert taken.examples[Fault.NOT_A_NUMBER].source == ANN
+    assert [(fault, one.source, one.row) for fault, one in taken.culprits] == [(Fault.NOT_A_NUMBER, BOB, 2)]

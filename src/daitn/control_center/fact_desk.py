@@ -79,6 +79,8 @@ class FactDesk:
             self._counters.count("facts_marked" if fault in MARKS else "facts_refused", fault.label, by=count)
             if (example := seen.examples.get(fault)) is not None:
                 self._alarm(turn, fault, example, count)
+        for fault, example in seen.culprits:
+            self._alarm(turn, fault, example, seen.counts[fault])
         self.ask(turn)
         return seen
 

@@ -35,6 +35,8 @@ class Intake(msgspec.Struct, kw_only=True):
     taken: list[tuple[Group, Taken]] = []
     counts: dict[Fault, int] = {}
     examples: dict[Fault, Example] = {}
+    culprits: list[tuple[Fault, Example]] = []
+    """One example for each further source with a fault."""
     records: int = 0
     """Records that were taken."""
 
@@ -109,7 +111,7 @@ class FactIntake:
 
     def take_messages(self, senders: list[NodeId], payloads: list[bytes], now_ns: int) -> Intake:
         """Check and apply messages in any mixture: O(bytes)."""
-        intake = Intake(taken=[], counts={}, examples={})
+        intake = Intake()
         source = self.sources.find_many(senders)
         lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
         first = int(lengths[0]) if len(lengths) else 0
@@ -200,6 +202,7 @@ class FactIntake:
         taken = take(self.book[batch.group.kind], batch, now_ns)
         intake.taken.append((batch.group, taken))
         intake.records += len(taken.rows)
+        intake.culprits += taken.culprits
         for fault, count in taken.counts.items():
             intake.add(fault, count, taken.examples.get(fault))
         if Fault.UNKNOWN in taken.counts:

@@ -42,6 +42,9 @@ class Fault(IntEnum):
 MARKS: Final = (Fault.CLOCK_SKEW, Fault.CLAIM_BOUNDED)
 REFUSALS: Final = tuple(fault for fault in Fault if fault not in (Fault.NONE, *MARKS))
 
+CULPRITS_MOST: Final = 16
+"""Sources named for one fault of one batch; others are named by a later one."""
+
 SKEW_AHEAD_NS: Final = 2_000_000_000
 """A moment this far ahead of the map's clock is skew: NTP keeps machines within tens of milliseconds."""
 
@@ -69,3 +72,5 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """Records with each fault."""
     examples: dict[Fault, Example]
     """The first of each."""
+    culprits: tuple[tuple[Fault, Example], ...] = ()
+    """One example for each further source with a fault, so that one that has many does not hide the others."""

@@ -23,7 +23,7 @@ from daitn.descriptors.facts import BY_KIND, fact_named
 from daitn.descriptors.uncertainty import NOT_KNOWN, encode_deviations
 from daitn.topology.columns import FactTable
 from daitn.topology.group_columns import GroupColumns
-from daitn.topology.refusals import SKEW_AHEAD_NS, SKEW_BEHIND_NS, Example, Fault, Taken
+from daitn.topology.refusals import CULPRITS_MOST, SKEW_AHEAD_NS, SKEW_BEHIND_NS, Example, Fault, Taken
 from daitn.wire.packed_facts import Records
 
 CENTER_SOURCE = 0
@@ -68,6 +68,9 @@ def take(table: FactTable, batch: Batch, received_ns: int) -> Taken:
     for fault in counts:
         if fault not in examples:
             examples[fault] = _example(batch, int(np.argmax(verdict == fault)))
+    culprits = [
+        (fault, _example(batch, place)) for fault in counts for place in _of_other_sources(batch, verdict == fault)
+    ]
     skewed = _apply(columns, batch, rows, good, received_ns)
     if len(skewed):
         counts[Fault.CLOCK_SKEW] = len(skewed)
@@ -78,7 +81,7 @@ def take(table: FactTable, batch: Batch, received_ns: int) -> Taken:
         counts[Fault.CLAIM_BOUNDED] = bounded
     table.version += bool(len(good))
     columns.changes += bool(len(good))
-    return Taken(rows=changed.astype(np.int32), counts=counts, examples=examples)
+    return Taken(rows=changed.astype(np.int32), counts=counts, examples=examples, culprits=tuple(culprits))
 
 
 def _check_things(table: FactTable, batch: Batch, verdict: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -167,6 +170,13 @@ def _apply(
     columns.received_ns[at] = received_ns
     skewed = (generated > received_ns + SKEW_AHEAD_NS) | (generated < received_ns - SKEW_BEHIND_NS)
     return good[skewed]
+
+
+def _of_other_sources(batch: Batch, faulty: NDArray[np.bool_]) -> list[int]:
+    """Where each source but the first has its first record with a fault."""
+    places = np.flatnonzero(faulty)
+    _, first = np.unique(batch.source[places], return_index=True)
+    return [int(places[place]) for place in np.sort(first)[1 : CULPRITS_MOST + 1]]
 
 
 def _bound_claims(

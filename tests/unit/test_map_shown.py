@@ -1,0 +1,58 @@
+"""The map as people see it: what changes fast, with its age."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from tests.builders import START_NS, make_site
+
+from daitn.base.ids import NodeId
+from daitn.base.units import NS_PER_S
+from daitn.cli.render import fast_facts
+from daitn.descriptors.fact_kinds import Kind
+from daitn.node.center_service import nodes_on_map
+from daitn.topology.knowledge_map import KnowledgeMap
+
+
+def made() -> KnowledgeMap:
+    """A node with two of three slots free, a third busy, five seconds ago."""
+    knowledge = KnowledgeMap()
+    knowledge.describe(make_site(1), 1, START_NS)
+    row = knowledge.node(NodeId("n0001")).row
+    load = {"load_frac": 1 / 3, "busy_slots": 1, "free_slots": 2, "wait_s": None}
+    knowledge.facts[Kind.TERMINAL].note(
+        row, "load", load, source=1, generated_ns=START_NS - 5 * NS_PER_S, received_ns=START_NS
+    )
+    return knowledge
+
+
+def test_load_is_shown_with_its_age():
+    (node,) = nodes_on_map(made(), START_NS)
+
+    assert fast_facts(node) == "2 of 3 slots free, 33% busy, 5.0 s ago"
+    assert {fact.name for fact in node.facts} == {"load_frac", "busy_slots", "free_slots"}
+    assert all(math.isfinite(fact.age_s) for fact in node.facts)
+
+
+def test_what_was_not_confirmed_since_the_centre_began_is_said_to_be_so():
+    knowledge = made()
+    knowledge.facts.restarted(START_NS + 1)
+
+    (node,) = nodes_on_map(knowledge, START_NS + NS_PER_S)
+
+    assert fast_facts(node).endswith("6.0 s ago, not confirmed since the centre began")
+
+
+def test_measured_link_is_shown_and_bounds_a_claim():
+    knowledge = made()
+    node = NodeId("n0001")
+    knowledge.measured_round_trip(node, 0.0125, 0.001, START_NS)
+    knowledge.measured_transfer(node, 10_000_000, 0.1)
+    knowledge.measured_round_trip(node, -1.0, 0.001, START_NS)
+
+    (shown,) = nodes_on_map(knowledge, START_NS)
+
+    assert "12.5 ms away, 65.0 MB/s" in fast_facts(shown)
+    assert knowledge.measured_flops(node, 1e3, START_NS)
+    assert knowledge.facts[Kind.TERMINAL].value(0, "flops") == pytest.approx(2e3)
