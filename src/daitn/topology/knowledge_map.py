@@ -218,7 +218,7 @@ class KnowledgeMap:
         known = self._nodes.get(node)
         if known is not None and transfer_bytes >= 1_000_000 and seconds > 0:
             rate = transfer_bytes / seconds
-            known.set_bytes_per_s(known.bytes_per_s + SMOOTHING * (rate - known.bytes_per_s), known.spoke_ns)
+            known.set_bytes_per_s(known.bytes_per_s + SMOOTHING * (rate - known.bytes_per_s), known.heard_ns)
 
     def found(
         self, node: NodeId, kind: Evidence, now_ns: int, *, share: float = 1.0, why: str = ""

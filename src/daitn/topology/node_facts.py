@@ -54,6 +54,11 @@ class NodeFacts:
         return int(columns.generated_ns[self.row]) if columns is not None else 0
 
     @property
+    def heard_ns(self) -> int:
+        """When it was last heard of in any way: what is measured of it without a moment of its own is as old."""
+        return max(self.spoke_ns, self.received_ns)
+
+    @property
     def bytes_per_s(self) -> float:
         """What transfers to it have reached, in the running mean."""
         value = self._table.value(self.row, "bytes_per_s")
