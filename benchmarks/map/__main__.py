@@ -29,8 +29,8 @@ def main() -> int:
     intake = make_map(terminals, SEED)
     resident = updates.resident_bytes() - before
     table_rows = intake.book.nbytes / terminals
-    speeds = updates.batch_updates(intake, 2 if asked.quick else 6, SEED + 1)
-    seconds, files = restart.restart(intake, 0.1, 1 if asked.quick else 3)
+    speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 6, SEED + 1)
+    seconds, used, files = restart.restart(intake, 0.1, 1 if asked.quick else 3)
     paces = (160_000.0,) if asked.quick else messages.PACES
     runs = messages.message_updates(intake, paces, 2.0 if asked.quick else messages.SECONDS, 10_000)
     kept = [run for run in runs if run["lost_frac"] <= messages.LOSS_MOST] or runs[:1]
@@ -39,6 +39,7 @@ def main() -> int:
         "terminals": float(terminals),
         "batch_updates_per_s": statistics.median(speeds),
         **{f"batch_updates_per_s_{key}": value for key, value in summary(speeds).items() if key in ("min", "max")},
+        "batch_updates_per_cpu_s": statistics.median(unstretched),
         "message_updates_per_s": best["applied_per_s"],
         **{f"message_{key}": value for key, value in best.items() if key != "applied_per_s"},
         "message_all_repaired": float(all(run["syncs_until_repaired"] > 0 for run in runs)),
@@ -46,6 +47,7 @@ def main() -> int:
         "column_bytes_per_terminal": table_rows,
         "restart_s": statistics.median(seconds),
         "restart_s_max": max(seconds),
+        "restart_cpu_s": statistics.median(used),
         **files,
         "machine_load_before": load_before,
         "machine_load_after": os.getloadavg()[0],
