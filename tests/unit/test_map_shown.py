@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 from tests.builders import START_NS, make_site
 
-from daitn.base.ids import NodeId
+from daitn.base.ids import CENTER, NodeId
 from daitn.base.units import NS_PER_S
+from daitn.cli.alarms import alarm_table, alarms_of
 from daitn.cli.render import fast_facts
+from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.descriptors.fact_kinds import Kind
 from daitn.node.center_service import nodes_on_map
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.wire.oam_records import Alarm
 
 
 def made() -> KnowledgeMap:
@@ -42,6 +47,19 @@ def test_what_was_not_confirmed_since_the_centre_began_is_said_to_be_so():
     (node,) = nodes_on_map(knowledge, START_NS + NS_PER_S)
 
     assert fast_facts(node).endswith("6.0 s ago, not confirmed since the centre began")
+
+
+def test_alarms_are_shown_with_who_and_what():
+    records = NodeRecords()
+    alarm = Alarm(name="facts n0001 negative", text="n0001 reported load [odd] and it is negative", raised_ns=START_NS)
+    records.apply(NodeRecorded(node=CENTER, since_ns=1, first=1, entries=(alarm,), at_ns=START_NS))
+    found = alarms_of(records.shown())
+    told = io.StringIO()
+
+    Console(file=told, width=160).print(alarm_table(found))
+
+    assert "n0001 reported load [odd] and it is negative" in told.getvalue()
+    assert alarm_table(alarms_of(())) == "no alarms"
 
 
 def test_measured_link_is_shown_and_bounds_a_claim():

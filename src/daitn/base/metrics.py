@@ -104,7 +104,7 @@ _CENTER: Final = (
     ),
     Metric(
         name="facts_refused",
-        rise="reports of facts are refused: which node and why is in its alarm (`daitn records`)",
+        rise="reports of facts are refused: which node and why is in its alarm (`daitn alarms`)",
         label="why",
         values=("unknown", "forged", "flood", "not-a-number", "negative", "out-of-range", "replayed", "undecodable"),
     ),

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from daitn.cli import base, counters, data, nodes, predict, token, train
+from daitn.cli.alarms import show_alarms
 from daitn.cli.output import EXIT_CODES, fail
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command("predict")(predict.predict_file)
 app.command("map")(token.show_map)
 app.command("counters")(counters.show_counters)
 nodes.add_commands(app)
+app.command("alarms")(show_alarms)
 
 
 def _version(wanted: bool) -> None:
