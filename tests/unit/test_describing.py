@@ -88,3 +88,32 @@ def test_absurd_claim_in_a_description_is_bounded():
     knowledge = made(msgspec.structs.replace(site, compute=compute))
 
     assert knowledge.facts[Kind.TERMINAL].value(0, "flops") == pytest.approx(1e14)
+
+
+def test_heartbeat_confirms_all_that_was_described():
+    knowledge = made(make_site(1))
+    later_ns = START_NS + 3600 * 1_000_000_000
+    terminals, data = knowledge.facts[Kind.TERMINAL], knowledge.facts[Kind.DATA]
+    assert data.age_s("volume", later_ns)[0] == 3600
+
+    assert knowledge.heard(NODE, 1, later_ns)
+
+    ages = [terminals.age_s("identity", later_ns), terminals.age_s("capacity", later_ns)]
+    ages += [data.age_s(group, later_ns) for group in ("data_identity", "volume", "quality")]
+    ages += [knowledge.facts[Kind.DATA_LABEL].age_s("data_label", later_ns)]
+    assert [age.max() for age in ages] == [0] * 6
+
+
+def test_what_is_kept_from_before_a_restart_is_confirmed_by_a_heartbeat():
+    before = made(make_site(1))
+    knowledge = KnowledgeMap()
+    record = before.describe(make_site(1), 2, START_NS)
+    assert record is not None
+    knowledge.apply(record)
+    knowledge.adopt(before.intake, START_NS + 1)
+    assert knowledge.facts[Kind.DATA].stale("volume").all()
+
+    assert knowledge.heard(NODE, 2, START_NS + 2)
+
+    assert not knowledge.facts[Kind.DATA].stale("volume").any()
+    assert not knowledge.facts[Kind.TERMINAL].stale("capacity").any()

@@ -16,7 +16,7 @@ from daitn.base.ids import NodeId
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import fact_named
 from daitn.descriptors.terminals import DataDescriptor, Histogram, NodeDescriptor, Role
-from daitn.topology.columns import Value
+from daitn.topology.columns import FactTable, Value
 from daitn.topology.intake import FactIntake
 from daitn.topology.taking import CENTER_SOURCE, bound_claim
 
@@ -144,6 +144,36 @@ def _describe_bars(
         values: dict[str, Value] = {"data": row, word: text, number: count}
         deviations = {number: histogram.noise_std if histogram is not None else 0.0}
         table.note(bar, table.kind.value, values, source=CENTER_SOURCE, deviations=deviations, **stamps)
+
+
+def confirm_node(intake: FactIntake, descriptor: NodeDescriptor, now_ns: int) -> None:
+    """The node says that its description still holds: all facts that come from it are as new as that. Those that it has
+    reported since by number keep their own moments. O(data sets · (labels + fields)) look-ups."""
+    book = intake.book
+    _stamp(book[Kind.TERMINAL], ("identity", "capacity"), [descriptor.node], now_ns)
+    described = descriptor.data[:DATA_MOST]
+    _stamp(
+        book[Kind.DATA],
+        ("data_identity", "volume", "quality", "data_age"),
+        [data.dataset for data in described],
+        now_ns,
+    )
+    for kind, histograms in (
+        (Kind.DATA_LABEL, [(data.dataset, data.labels) for data in described]),
+        (Kind.DATA_FIELD, [(data.dataset, data.field_counts) for data in described]),
+    ):
+        bars = [f"{dataset}#{text}" for dataset, one in histograms if one is not None for text in one.counts]
+        _stamp(book[kind], (kind.value,), bars, now_ns)
+
+
+def _stamp(table: FactTable, groups: tuple[str, ...], things: list[str], now_ns: int) -> None:
+    rows = np.array([row for thing in things if (row := table.row_of(thing)) is not None], np.intp)
+    for name in groups:
+        columns = table.group(name)
+        if columns is None or not len(rows):
+            continue
+        told = rows[(columns.sequence[rows] == 0) & (columns.source[rows] >= 0)]
+        columns.generated_ns[told] = columns.received_ns[told] = now_ns
 
 
 def _day_unix_s(day: str) -> float | None:

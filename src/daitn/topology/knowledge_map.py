@@ -17,13 +17,13 @@ from typing import Final
 
 from daitn.base.effects import Record
 from daitn.base.ids import CENTER, DataSetId, NodeId
-from daitn.base.units import ns_to_seconds
+from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
-from daitn.topology.describing import believed, describe_node, forget_node
+from daitn.topology.describing import believed, confirm_node, describe_node, forget_node
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
 from daitn.topology.link_graph import LinkGraph
@@ -41,6 +41,9 @@ CONSENT_AGE_S: Final = 60.0
 
 ROUND_TRIP_MOST_S: Final = 600.0
 """More is no round trip; the registry refuses it."""
+
+STAMP_NS: Final = 10 * NS_PER_S
+"""A heartbeat confirms a node's consent and identity at once, and all else that it described at most this often."""
 
 SMOOTHING: Final = 0.3
 """Weight of a new measurement in the running mean."""
@@ -166,6 +169,9 @@ class KnowledgeMap:
         if known is None or known.sequence != sequence:
             return False
         known.set_confirmed(now_ns)
+        if now_ns - known.stamped_ns >= STAMP_NS:
+            known.stamped_ns = now_ns
+            confirm_node(self.intake, known.descriptor, now_ns)
         self.spoke(node, now_ns)
         return True
 

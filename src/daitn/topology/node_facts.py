@@ -29,12 +29,14 @@ class NodeFacts:
         """Of the description that is held."""
         self.ended = False
         """While not reachable: whether its process ended, as against a cut link."""
+        self.stamped_ns = 0
+        """When all facts of its description were last confirmed."""
         self.gaps_s: list[float] = []
         """Seconds between signs of life of its visits, the newest `GAPS` of them."""
 
     def rebind(self, table: FactTable, row: int) -> None:
         """The columns were read anew: this is its row in them."""
-        self._table, self.row = table, row
+        self._table, self.row, self.stamped_ns = table, row, 0
 
     @property
     def reachable(self) -> bool:
