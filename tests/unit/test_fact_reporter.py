@@ -225,3 +225,18 @@ def test_centre_that_hears_of_a_lost_tail_asks_again():
     link.to_center(TimerFired(name=ASK_TIMER))
 
     assert len(messages(FactsAsked, link.heard)) == before + 1
+
+
+@pytest.mark.parametrize("first", [(1 << 18) - 1, 5])
+def test_roster_of_one_node_is_bounded(first):
+    link = Link()
+    link.center.knowledge.intake.sources.things[link.center.knowledge.intake.sources.find(NODE)] = (1 << 18) - 1
+    things = tuple(f"s1/t{number}" for number in range(2))
+    roster = RosterAnnounced(incarnation=link.reporter.incarnation, kind=Kind.TERMINAL, first=first, things=things)
+
+    link.to_center(Delivered(sender=NODE, message=roster))
+
+    assert messages(RosterKept, link.heard) == []
+    assert link.center.knowledge.facts[Kind.TERMINAL].row_of("s1/t0") is None
+    assert link.center.counters.of("facts_refused", "flood") == 1
+    assert link.center.knowledge.trust_book.changes(NODE) == ()

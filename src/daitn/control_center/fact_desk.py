@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from daitn.base.effects import Event
-from daitn.base.errors import PeerError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import CENTER, NodeId
 from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
@@ -121,6 +121,10 @@ class FactDesk:
             intake.announce(sender, message.kind, message.first, message.things)
         except PeerError as fault:
             self._refuted(turn, sender, fault.what)
+            return
+        except UnavailableError as fault:
+            self._counters.count("facts_refused", Fault.FLOOD.label)
+            self._say(turn, sender, Fault.FLOOD, fault.what)
             return
         intake.unsynced.pop(intake.sources.find(sender), None)
         entry = RosterEntry(

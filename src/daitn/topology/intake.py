@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from daitn.base.errors import PeerError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.descriptors.fact_kinds import Group, Kind
 from daitn.descriptors.facts import BY_NUMBER
 from daitn.topology.fact_book import FactBook
 from daitn.topology.refusals import Example, Fault, Taken
-from daitn.topology.rosters import Roster
+from daitn.topology.rosters import THINGS_MOST, Roster
 from daitn.topology.sources import SourceBook
 from daitn.topology.taking import Batch, take
 from daitn.wire.packed_facts import HEADER, PACKED_VERSION, Records, record_dtype
@@ -77,13 +77,20 @@ class FactIntake:
         return True
 
     def announce(self, node: NodeId, kind: Kind, first: int, things: Sequence[str]) -> NDArray[np.int32]:
-        """A node numbers things that it speaks for; their rows. PeerError if one is another's: then none is taken."""
+        """A node numbers things that it speaks for; their rows. PeerError if one is another's, UnavailableError if they
+        are too many for one node: then none is taken."""
         index = self.sources.add(node)
         table = self.book[kind]
+        if not 0 <= first <= THINGS_MOST - len(things):
+            raise UnavailableError(f"{node} announces {kind.value} number {first}, a roster has {THINGS_MOST} at most")
+        new = 0
         for thing in things:
             row = table.row_of(thing)
+            new += row is None
             if row is not None and table.owners()[row] != index:
                 raise PeerError(f"{node} announces {kind.value} {thing[:80]}, which another node speaks for")
+        if self.sources.things[index] + new > THINGS_MOST:
+            raise UnavailableError(f"{node} announces {new} more things, it speaks for {THINGS_MOST} at most")
         before = len(table)
         rows = table.add_many(things, index)
         self.rosters[kind].place(index, first, rows)

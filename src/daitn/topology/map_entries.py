@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from daitn.base.effects import Effect
-from daitn.base.errors import PeerError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.descriptors.fact_kinds import Kind
 from daitn.topology.intake import FactIntake
@@ -49,7 +49,7 @@ def apply_entry(intake: FactIntake, entry: MapEntry) -> None:
             if intake.begin(entry.node, entry.incarnation):
                 try:
                     intake.announce(entry.node, entry.kind, entry.first, entry.things)
-                except PeerError:
+                except (PeerError, UnavailableError):
                     return
         case ReportsEntry():
             intake.take_messages(entry.senders, entry.payloads, entry.received_ns)

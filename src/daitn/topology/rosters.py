@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from daitn.base.errors import PeerError
 from daitn.topology.group_columns import NO_ROW
 
-THINGS_MOST: Final = 1 << 24
-"""Largest number + 1 in a roster: as many as a table has rows."""
+THINGS_MOST: Final = 1 << 18
+"""Largest number + 1 in a roster: a quarter of a million things of one kind for one node, 100 MB of columns."""
 
 
 class Roster:

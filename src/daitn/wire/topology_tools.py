@@ -56,7 +56,7 @@ class RosterAnnounced(Message, frozen=True, kw_only=True, tag="roster_announced"
     incarnation: Incarnation
     """Millisecond of Unix time at which this process began: sequences of reports begin anew with it."""
     kind: Kind
-    first: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+    first: Annotated[int, msgspec.Meta(ge=0, lt=1 << 18)]
     things: Annotated[tuple[Thing, ...], msgspec.Meta(min_length=1, max_length=THINGS_MOST)]
 
 
@@ -65,7 +65,7 @@ class RosterKept(Message, frozen=True, kw_only=True, tag="roster_kept"):
 
     incarnation: Incarnation
     kind: Kind
-    up_to: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+    up_to: Annotated[int, msgspec.Meta(ge=0, le=1 << 18)]
 
 
 class FactsAsked(Message, frozen=True, kw_only=True, tag="facts_asked"):
