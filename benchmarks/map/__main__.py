@@ -29,8 +29,8 @@ def main() -> int:
     intake = make_map(terminals, SEED)
     resident = updates.resident_bytes() - before
     table_rows = intake.book.nbytes / terminals
-    speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 6, SEED + 1)
-    seconds, used, files = restart.restart(intake, 0.1, 1 if asked.quick else 3)
+    speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 4, SEED + 1)
+    seconds, used, files = restart.restart(intake, 0.1, 1 if asked.quick else 2)
     paces = (160_000.0,) if asked.quick else messages.PACES
     runs = messages.message_updates(intake, paces, 2.0 if asked.quick else messages.SECONDS, 10_000)
     kept = [run for run in runs if run["lost_frac"] <= messages.LOSS_MOST] or runs[:1]

@@ -37,10 +37,10 @@ from daitn.topology.intake import FactIntake
 from daitn.wire.packed_facts import HEADER, PACKED_VERSION, encode_records, records_most
 
 SENDERS = 2
-PACES = (160_000.0, 190_000.0, 220_000.0, 260_000.0)
+PACES = (160_000.0, 200_000.0)
 """Messages a second of all senders together."""
 
-SECONDS = 3.0
+SECONDS = 2.5
 SLICE_S = 0.01
 LOSS_MOST = 0.01
 SYNCS = 5
