@@ -35,6 +35,10 @@ RUNTIME: Final = "(rx: (worker_threads: 16))"
 WAIT_BEFORE_CLOSE_US: Final = 200_000
 """How long a blocking send waits for a receiver that does not drain before its link is cut."""
 
+REPORT_BATCHES: Final = 16
+"""Batches of 64 kB of reports and telemetry that may wait for a link, made when they are needed: at 160,000 reports a
+second the default of one is full whenever a process does not get its processor for 5 ms, and the rest is dropped."""
+
 SESSIONS_PER_SLOT: Final = 2
 """A node has one session for control and one for data."""
 
@@ -152,7 +156,10 @@ def transport_settings(authority: Path, certificate: Path, key: Path, lease_s: f
             "tx": {
                 "lease": round(lease_s * 1000),
                 "keep_alive": 4,
-                "queue": {"congestion_control": {"block": {"wait_before_close": WAIT_BEFORE_CLOSE_US}}},
+                "queue": {
+                    "size": {"background": REPORT_BATCHES},
+                    "congestion_control": {"block": {"wait_before_close": WAIT_BEFORE_CLOSE_US}},
+                },
             },
             "tls": {
                 "root_ca_certificate": str(authority),
