@@ -29,7 +29,7 @@ def main() -> int:
     intake = make_map(terminals, SEED)
     resident = updates.resident_bytes() - before
     table_rows = intake.book.nbytes / terminals
-    speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 4, SEED + 1)
+    speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 3, SEED + 1)
     seconds, used, files = restart.restart(intake, 0.1, 1 if asked.quick else 2)
     paces = (160_000.0,) if asked.quick else messages.PACES
     runs = messages.message_updates(intake, paces, 2.0 if asked.quick else messages.SECONDS, 10_000)
@@ -42,6 +42,9 @@ def main() -> int:
         "batch_updates_per_cpu_s": statistics.median(unstretched),
         "message_updates_per_s": best["applied_per_s"],
         **{f"message_{key}": value for key, value in best.items() if key != "applied_per_s"},
+        "message_runs": float(len(runs)),
+        "message_runs_that_kept_up": float(sum(run["lost_frac"] <= messages.LOSS_MOST for run in runs)),
+        "message_updates_per_s_median": statistics.median(run["applied_per_s"] for run in runs),
         "message_all_repaired": float(all(run["syncs_until_repaired"] > 0 for run in runs)),
         "bytes_per_terminal": resident / terminals,
         "column_bytes_per_terminal": table_rows,
