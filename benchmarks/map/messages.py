@@ -1,9 +1,10 @@
 """`message_updates_per_s`: one terminal a message, over the real fabric: node process → router process → centre, mTLS.
 
 Two sites, each a process of its own with a session and a certificate, report the group `load` of their terminals one
-message each, as fast as a fixed pace lets them; a router in a process of its own checks who may say what; the centre
-drains, joins, decodes, checks sequences and applies to the columns of a million terminals. What was sent and did not arrive is counted by gaps and then repaired by one sync: the same
-reports again, in batches; at the end every terminal has its newest report, which is checked.
+message each, at a fixed pace; a router in a process of its own checks who may say what; the centre drains, joins,
+decodes, checks sequences and applies to the columns of a million terminals. What was sent and did not arrive is counted
+by gaps and then mended by a sync: the same reports again, in batches, until every terminal has its newest, which is
+checked.
 
 Processor time a message of each of the three is measured too: it says what two cores could carry with nothing else on
 them, whatever else this machine is doing.
