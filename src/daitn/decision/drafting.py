@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from daitn.base import limits
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.validity import validity_of
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
@@ -41,6 +44,9 @@ are runs to learn from. The verdict's probability stays unknown as long as this 
 
 ROUTE_AHEAD: Final = 32
 """Stops a plan shows ahead. It is chosen anew after every visit, and looking further costs O(sites) for each stop."""
+
+VALIDITY_MOST: Final = 32
+"""Candidates of a view up to which a plan says how long it stands: 20 ms of one core, once a job."""
 
 
 _AVERAGING: Final = ", ".join(name for name, method in METHODS.items() if method.aggregates)
@@ -145,6 +151,20 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         view_version=view.version,
         server=propose_server(method.prefers, request.hyperparameters),
     )
+
+
+def with_validity(plan: Plan, view: TrainingView, request: Request) -> Plan:
+    """A plan with the ranges of facts within which the first stop of its route stands (`decision.validity`).
+
+    Apart from `draft_plan`, because counter-offers draft many plans and want no ranges. Methods without a route, and
+    views of more than `VALIDITY_MOST` candidates, have none.
+    """
+    method = METHODS[plan.method]
+    if not isinstance(method, Sequential) or not plan.route or len(view.candidates) > VALIDITY_MOST:
+        return plan
+    records = plan.training.batches * plan.training.batch_size
+    validity = validity_of(view, RULES[method.rule], Seen(seed=request.seed), records, plan.route[0])
+    return msgspec.structs.replace(plan, validity=validity)
 
 
 def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:

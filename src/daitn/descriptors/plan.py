@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 import msgspec
 
 from daitn.base.ids import DataSetId, NodeId
@@ -26,6 +28,47 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+RANGES_MOST: Final = 4096
+"""Ranges one validity may have: a view of a thousand candidates with four facts each."""
+
+
+class FactRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """While this fact lies within `low` and `high` (both included), and all others within theirs, a decision stands."""
+
+    thing: Annotated[str, msgspec.Meta(max_length=128)]
+    """Whose fact it is: a node."""
+    fact: Annotated[str, msgspec.Meta(max_length=64)]
+    low: float = float("-inf")
+    high: float = float("inf")
+    dataset: DataSetId | str = ""
+    """For facts of a pair of data and compute: the data set."""
+    loss: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """Decision error, as a share of what is at stake, for each unit that the fact lies beyond its range."""
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is within; NaN is not."""
+        return self.low <= value <= self.high
+
+
+class Pair(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A candidate that was there when a decision was made, and whether its batches had been timed."""
+
+    dataset: DataSetId
+    compute_node: NodeId
+    timed: bool
+
+
+class Validity(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a decision stands: while the same candidates are there and each fact lies within its range.
+
+    Whoever follows the map need only compare (`topology.adapter`); whoever spreads the bytes of reporting learns from
+    it which facts are near to changing something (`topology.orchestrator`).
+    """
+
+    pairs: Annotated[tuple[Pair, ...], msgspec.Meta(max_length=RANGES_MOST)] = ()
+    ranges: Annotated[tuple[FactRange, ...], msgspec.Meta(max_length=RANGES_MOST)] = ()
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the network intends to do for a job; the route beyond the next stop may change after every visit."""
 
@@ -41,3 +84,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     view_version: int
     server: ServerStep | None = None
     """The step that follows the mean of a round; None: the mean is the next model."""
+    validity: Validity | None = None
+    """How far facts may move before the first stop of the route would be another; None where there is no stop, or the
+    view is too large to tell."""

@@ -16,10 +16,12 @@ from daitn.control_center.training.records import (
     PreflightDone,
 )
 from daitn.control_center.turn import Turn
+from daitn.decision.drafting import with_validity
 from daitn.decision.facts import Preflight
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
+from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     EvaluateOutcome,
     ShareWork,
@@ -48,7 +50,7 @@ class Assessing:
             turn.wake_in(f"job {state.job}", WAIT_S)
             return
         if verdict.outcome == "refused" or state.preflight is not None:
-            self._settle(turn, verdict, plan)
+            self._settle(turn, verdict, plan, view)
             return
         if state.lost_in_row >= TRIES_MOST or state.evaluations_left == 0:
             self._ending.end(
@@ -85,12 +87,13 @@ class Assessing:
                 turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
             )
 
-    def _settle(self, turn: Turn, verdict: Verdict, plan: Plan) -> None:
+    def _settle(self, turn: Turn, verdict: Verdict, plan: Plan, view: TrainingView) -> None:
         """The final verdict of an assessment, and what follows."""
         state = self.state
         offer = verdict.counter_offer
         taken = offer.request if offer is not None and state.request.accept_counter_offer else None
         if verdict.outcome == "admitted":
+            plan = with_validity(plan, view, state.request)
             turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
             self._desk.enter(turn, Phase.QUEUED, "admitted")
         elif taken is not None:

@@ -1,7 +1,8 @@
 """The contract of route rules: a pure choice of the next stop from a view and what the run has seen.
 
 Laws every member keeps, tested over all of them: the stop is a candidate of the view; equal arguments give equal stops;
-with candidates there is a stop; the order of candidates in the view does not matter.
+with candidates there is a stop; the order of candidates in the view does not matter. Where `holds` says that a stop
+stands over a span of facts, it is the stop of every view within that span.
 """
 
 from __future__ import annotations
@@ -27,6 +28,19 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         return self.visits[-1][0] if self.visits else None
 
 
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """All views whose candidates are these, each fact between its worst and its best: `worst` has the least trust,
+    availability and speed and the longest batches, `best` the opposite. Equal in everything else."""
+
+    worst: TrainingView
+    best: TrainingView
+
+    def of(self, dataset: DataSetId) -> tuple[tuple[Candidate, Candidate], ...]:
+        """Places to train on a data set, each at its worst and at its best."""
+        pairs = zip(self.worst.candidates, self.best.candidates, strict=True)
+        return tuple(pair for pair in pairs if pair[0].dataset == dataset)
+
+
 class RouteRule(Protocol):
     """Chooses the next stop."""
 
@@ -39,16 +53,31 @@ class RouteRule(Protocol):
         """The next stop; None only if the view has no candidates. `records_per_visit`: records one visit trains on."""
         ...
 
+    def holds(self, span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> bool:
+        """Whether `stop` is certainly the next one for every view in the span. False where that cannot be told."""
+        ...
+
 
 def best_compute(view: TrainingView, dataset: DataSetId) -> Candidate:
     """The quickest place to train on a data set: by measured seconds per batch, else by speed; ties by node name. One
     that keeps half its promises counts as half as fast."""
 
-    def key(candidate: Candidate) -> tuple[bool, float, float, NodeId]:
-        measured = candidate.batch_s / candidate.trust if candidate.batch_s is not None else float("inf")
-        return (candidate.streamed, measured, -candidate.flops * candidate.trust, candidate.compute_node)
+    return min((candidate for candidate in view.candidates if candidate.dataset == dataset), key=_quickness)
 
-    return min((candidate for candidate in view.candidates if candidate.dataset == dataset), key=key)
+
+def best_compute_holds(span: Span, stop: Stop) -> bool:
+    """Whether the stop's node stays the quickest place for its data set: at its worst before all others at their best.
+    O(candidates)."""
+    places = span.of(stop.dataset)
+    mine = [_quickness(worst) for worst, _ in places if worst.compute_node == stop.compute_node]
+    others = [_quickness(best) for _, best in places if best.compute_node != stop.compute_node]
+    return bool(mine) and all(mine[0] < other for other in others)
+
+
+def _quickness(candidate: Candidate) -> tuple[bool, float, float, NodeId]:
+    """Smaller is quicker. Falls with trust and speed, grows with the time of a batch."""
+    measured = candidate.batch_s / candidate.trust if candidate.batch_s is not None else float("inf")
+    return (candidate.streamed, measured, -candidate.flops * candidate.trust, candidate.compute_node)
 
 
 def datasets(view: TrainingView) -> tuple[DataSetId, ...]:

@@ -28,7 +28,7 @@ from statistics import median
 from typing import Final
 
 from daitn.base.ids import DataSetId
-from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.routes.contract import Seen, Span, best_compute, best_compute_holds, datasets
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import Candidate, TrainingView
 
@@ -49,6 +49,8 @@ NOISE_FRAC: Final = 0.005
 """Share of a data set below which a label's count is taken for noise."""
 SECOND_COST: Final = 0.05
 """Worth that a visit must bring more for each median of seconds per batch beyond the median."""
+CERTAIN: Final = 2e-9
+"""Lead of worth from which on a choice is no tie: worths are compared to nine places."""
 REMEMBERED: Final = 60
 """Visits looked back: what is older counts less than a millionth."""
 
@@ -90,6 +92,83 @@ class Routed:
         shown = {label: one / weight if weight else 0.0 for label, one in zip(labels, by_label, strict=True)}
         why = _explain(shown, shares[chosen], values[chosen], max(others, default=None))
         return Stop(dataset=chosen, compute_node=places[chosen].compute_node, why=why)
+
+    def holds(self, span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> bool:
+        """Whether the stop is worth more than each other one wherever facts lie in the span: O((V + S) · L).
+
+        The difference of two worths is bounded from below: the stop at its worst, the other at its best, and what is
+        left of the reading of a label wherever within its own bounds the difference is least. That is at one of their
+        ends, since a difference of two logarithms of the same share is monotone in it.
+        """
+        if not best_compute_holds(span, stop):
+            return False
+        return all(least > CERTAIN for least in _leads(span, seen, records_per_visit, stop).values())
+
+
+def _leads(span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> dict[DataSetId, float]:
+    """By other data set: by how much, at the least, the stop is worth more."""
+    names = datasets(span.worst)
+    ends = {name: span.of(name) for name in names}
+    sure = {
+        name: (min(_sureness(worst) for worst, _ in both), max(_sureness(best) for _, best in both))
+        for name, both in ends.items()
+    }
+    shares = {name: label_shares(both[0][0]) for name, both in ends.items()}
+    labels = tuple(sorted({label for share in shares.values() for label in share}))
+    plain = {name: tuple(share.get(label, 0.0) for label in labels) for name, share in shares.items()}
+    taught = [
+        {name: tuple(one * sure[name][end] for one in plain[name]) for name in names} for end in range(2)
+    ]  # at the least, at the most
+    read = [_exposures(one, len(labels), seen, records_per_visit) for one in taught]
+    by_dataset, weight = read[0][1], read[0][2]
+    total = FADE * weight + 1 - FADE
+    places = {name: best_compute(span.worst, name) for name in names}
+    scale = dataset_weight(places, records_per_visit) / len(names)
+    costs = _cost_bounds(ends)
+
+    def moved(name: DataSetId, sureness: float) -> float:
+        kept = by_dataset[name]
+        return math.log(_after(kept, sureness) / total + FLOOR) - math.log(FADE * kept / total + FLOOR)
+
+    def freshened(name: DataSetId, end: int, at: int, label: int) -> float:
+        return math.log(_after(read[at][0][label], taught[end][name][label]) / total + FLOOR)
+
+    mine = stop.dataset
+    mine_moved = moved(mine, sure[mine][0])
+    leads: dict[DataSetId, float] = {}
+    for other in names:
+        if other == mine:
+            continue
+        lead = sum(
+            min(freshened(mine, 0, at, label) - freshened(other, 1, at, label) for at in range(2))
+            for label in range(len(labels))
+        ) / max(1, len(labels))
+        lead += scale * (mine_moved - moved(other, sure[other][1]))
+        leads[other] = lead - (costs[mine][1] - costs[other][0])
+    return leads
+
+
+def _cost_bounds(
+    ends: Mapping[DataSetId, tuple[tuple[Candidate, Candidate], ...]],
+) -> dict[DataSetId, tuple[float, float]]:
+    """Least and most of `_costs`: of a data set's places only those can be the quickest that stream least and, of
+    these, were measured if any was."""
+    bounds: dict[DataSetId, tuple[float, float] | None] = {}
+    for name, both in ends.items():
+        near = [pair for pair in both if pair[0].streamed == min(worst.streamed for worst, _ in both)]
+        shortest = [best.batch_s for _, best in near if best.batch_s is not None]
+        longest = [worst.batch_s for worst, _ in near if worst.batch_s is not None]
+        bounds[name] = (min(shortest), max(longest)) if shortest and longest else None
+    timed = [bound for bound in bounds.values() if bound is not None]
+    low, high = (median(bound[end] for bound in timed) if timed else 0.0 for end in range(2))
+    if low <= 0:
+        return dict.fromkeys(ends, (0.0, 0.0)) if high <= 0 else dict.fromkeys(ends, (0.0, math.inf))
+    return {
+        name: (0.0, 0.0)
+        if bound is None
+        else (SECOND_COST * max(0.0, bound[0] / high - 1.0), SECOND_COST * max(0.0, bound[1] / low - 1.0))
+        for name, bound in bounds.items()
+    }
 
 
 def worth(shares: list[float]) -> float:

@@ -14,7 +14,7 @@ from collections import Counter
 from statistics import fmean
 
 from daitn.base.ids import DataSetId
-from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.routes.contract import Seen, Span, best_compute, best_compute_holds, datasets
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import TrainingView
 
@@ -51,6 +51,10 @@ class TramFl:
             others = sorted(value for name, value in spreads.items() if name != chosen)
             why += f", next best {others[0]:.0f}" if others else ""
         return Stop(dataset=chosen, compute_node=best_compute(view, chosen).compute_node, why=why)
+
+    def holds(self, span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> bool:  # noqa: ARG002
+        """Labels are no facts that move: only the quickest place for the next data set can change."""
+        return best_compute_holds(span, stop)
 
 
 def _records_seen(seen: Seen) -> Counter[DataSetId]:
