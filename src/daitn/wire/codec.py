@@ -38,8 +38,10 @@ from daitn.wire.topology_tools import (
     FactsAsked,
     FactsTold,
     Heartbeat,
+    ReportingTuned,
     RosterAnnounced,
     RosterKept,
+    TuneReporting,
 )
 
 AnyMessage = (
@@ -64,6 +66,8 @@ AnyMessage = (
     | RosterKept
     | FactsAsked
     | FactsTold
+    | TuneReporting
+    | ReportingTuned
     | Leaving
     | Left
     | RecordsReported

@@ -12,6 +12,7 @@ import msgspec
 
 from daitn.base.effects import Message
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.reporting import TUNINGS_OF_A_SITE, GroupTuning
 from daitn.descriptors.terminals import NodeDescriptor
 
 THINGS_MOST: Final = 4096
@@ -81,3 +82,22 @@ class FactsTold(Message, frozen=True, kw_only=True, tag="facts_told"):
 
     incarnation: Incarnation
     sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class TuneReporting(Message, frozen=True, kw_only=True, tag="tune_reporting"):
+    """Topology → terminal: report like this from now on. Answered by `ReportingTuned`; a tuning that is not newer than
+    the one in force changes nothing."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    since: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """The tuning of which this one tells the changes; 0: this is all of it. A terminal with another one in force says
+    so, and is sent all."""
+    bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+    burst_bytes: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)]
+    groups: Annotated[tuple[GroupTuning, ...], msgspec.Meta(max_length=TUNINGS_OF_A_SITE)] = ()
+
+
+class ReportingTuned(Message, frozen=True, kw_only=True, tag="reporting_tuned"):
+    """Terminal → topology: the tuning with this number is in force here (0: none)."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=2**53)]

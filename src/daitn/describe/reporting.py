@@ -1,0 +1,310 @@
+"""The reporting rule: which facts are worth telling now, within the bytes a site may take.
+
+Paper V-A: building the topology must not overburden the network, and stay in step with the terminals. A group of facts
+is told when one of them moved by more than its threshold since it was last told, or when the telling is older than its
+greatest age. One site tells for all its terminals. Thresholds and ages come from the map's orchestrator (`Tuning`);
+what the site may take in bytes is kept here, by a token bucket, whatever the thresholds let through: what does not fit
+waits, the most urgent first, and what has moved back meanwhile is not told at all.
+
+Yes-or-no facts that fall too often are told as *no* until they have been steady (`describe.damping`): nobody should
+plan with them, and nobody should hear of each fall.
+
+No clock, no I/O: readings in, what to tell out. Legend: T things × groups. Cost: O(facts of the group) for a reading,
+O(due · log T) for a telling.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from daitn.base.errors import BugError, InputError
+from daitn.base.units import ns_to_seconds, seconds_to_ns
+from daitn.describe.damping import DampingConfig, FlapDamper
+from daitn.descriptors.fact_kinds import Form
+from daitn.descriptors.facts import group_named
+from daitn.descriptors.reporting import EVERY, GroupTuning, Reading, Tuning, amount_of
+from daitn.wire.packed_facts import record_dtype
+
+THINGS_MOST: Final = 65_536
+"""Groups of things that one site keeps readings of: a thousand terminals of sixty groups. Beyond it readings of further
+things are refused, and counted by the caller."""
+
+UNTUNED_FRAC: Final = 0.05
+"""Without a tuning, a change of this part of what was told is told."""
+
+UNTUNED_AGES: Final = 3.0
+"""Without a tuning, a group is told this often before it would count as old."""
+
+
+class GroupShape:
+    """What a rule has to know of a group: its number, the names of its facts in order, which of them are yes-or-no,
+    bytes of a record, and the age from which on it counts as old."""
+
+    __slots__ = ("age_most_s", "facts", "flags", "number", "record_bytes")
+
+    def __init__(
+        self, number: int, facts: tuple[str, ...], flags: frozenset[int], record_bytes: int, age_most_s: float
+    ) -> None:
+        self.number = number
+        self.facts = facts
+        self.flags = flags
+        self.record_bytes = record_bytes
+        self.age_most_s = age_most_s
+
+
+def registered_shape(group: str) -> GroupShape:
+    """The shape of a group of the registry, as its reports are packed; InputError for a group that is not in it."""
+    known = group_named(group)
+    flags = frozenset(place for place, fact in enumerate(known.facts) if fact.form is Form.FLAG)
+    names = tuple(fact.name for fact in known.facts)
+    return GroupShape(known.number, names, flags, record_dtype(known).itemsize, known.age_most_s)
+
+
+class _Told:
+    """One group of one thing: the newest reading, what was last told of it, and how it flaps."""
+
+    __slots__ = ("age_ns", "dampers", "moves", "newest", "shape", "shown", "stamp", "told", "told_ns", "wake_ns")
+
+    def __init__(self, shape: GroupShape, newest: Reading) -> None:
+        self.shape = shape
+        self.newest = newest
+        self.shown = newest.values
+        self.told: tuple[float, ...] | None = None
+        self.told_ns = 0
+        self.moves: tuple[float, ...] = ()
+        self.age_ns = 0
+        self.stamp = 0
+        self.wake_ns = 0
+        self.dampers: dict[int, FlapDamper] = {}
+
+
+class ReportingRule:
+    """See the module's docstring. `shape_of` gives a group's shape (InputError for none); `overhead_bytes`: what a
+    message takes besides its records."""
+
+    def __init__(
+        self,
+        shape_of: Callable[[str], GroupShape],
+        overhead_bytes: int,
+        tuning: Tuning,
+        damping: DampingConfig | None = None,
+    ) -> None:
+        self.tuning = tuning
+        self._shape_of = shape_of
+        self._overhead_bytes = overhead_bytes
+        self._damping = damping or DampingConfig()
+        self._by_key: dict[tuple[str, int], GroupTuning] = {}
+        self._told: dict[tuple[str, str], _Told] = {}
+        self._due: dict[tuple[str, str], None] = {}
+        """What moved and was not told yet, oldest first."""
+        self._heap: list[tuple[int, tuple[str, str], int]] = []
+        """When a group comes of age, or is released from damping: (moment, key, stamp); a stale stamp is skipped."""
+        self._tokens = float(tuning.burst_bytes)
+        self._filled_ns: int | None = None
+        self._index()
+
+    # --- what is to be told -----------------------------------------------------------------------------------------
+
+    def tune(self, tuning: Tuning, now_ns: int) -> bool:
+        """Another tuning; False where it is not newer than the one in force. What was saved up stays, up to its
+        burst. O(T)."""
+        if tuning.number <= self.tuning.number:
+            return False
+        self._fill(now_ns)
+        self.tuning = tuning
+        self._tokens = min(self._tokens, float(tuning.burst_bytes))
+        self._index()
+        for key, told in self._told.items():
+            self._set(key, told)
+            self._judge(key, told, now_ns)
+        return True
+
+    def take(self, reading: Reading, now_ns: int) -> bool:
+        """A reading. False where nothing is known of its group, its values are not its facts', it is older than the one
+        held, or the site reads of too many things."""
+        key = (reading.thing, reading.group)
+        told = self._told.get(key)
+        if told is None:
+            try:
+                shape = self._shape_of(reading.group)
+            except InputError:
+                return False
+            if len(self._told) >= THINGS_MOST:
+                return False
+            told = _Told(shape, reading)
+            if len(reading.values) != len(shape.facts):
+                return False
+            self._told[key] = told
+            self._set(key, told)
+        elif len(reading.values) != len(told.shape.facts) or reading.measured_ns < told.newest.measured_ns:
+            return False
+        before, told.newest = told.newest.values, reading
+        for fact in told.shape.flags:
+            if before[fact] == 1.0 and reading.values[fact] == 0.0:
+                told.dampers.setdefault(fact, FlapDamper(self._damping)).fell(now_ns)
+        self._judge(key, told, now_ns)
+        return True
+
+    def forget(self, thing: str) -> None:
+        """A thing is no more: nothing of it is told."""
+        for key in [key for key in self._told if key[0] == thing]:
+            del self._told[key]
+            self._due.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Begin anew, with the same tuning and what was saved up of its bytes."""
+        self._told.clear()
+        self._due.clear()
+        self._heap.clear()
+
+    @property
+    def owes(self) -> bool:
+        """Whether something that was read has never been told since the last `repeat_all`."""
+        return any(self._told[key].told is None for key in self._due)
+
+    def repeat_all(self, now_ns: int) -> None:
+        """The map may hold nothing of this site (restart, new link): everything is due. O(T)."""
+        for key, told in self._told.items():
+            told.told = None
+            self._judge(key, told, now_ns)
+
+    def collect(self, now_ns: int, records_most: int) -> tuple[Reading, ...]:
+        """What to tell now in one message, as many as the bytes allow; it counts as told. Empty where nothing is due,
+        or nothing affordable."""
+        self._come_of_age(now_ns)
+        if not self._due:
+            return ()
+        self._fill(now_ns)
+        left = self._tokens - self._overhead_bytes
+        order: Iterable[tuple[str, str]] = self._due
+        if sum(self._told[key].shape.record_bytes for key in self._due) > left:
+            order = heapq.nsmallest(len(self._due), self._due, key=lambda key: self._wait_order(key, now_ns))
+        chosen: list[Reading] = []
+        for key in list(order):
+            told = self._told[key]
+            if told.shape.record_bytes > left or len(chosen) >= records_most:
+                break
+            left -= told.shape.record_bytes
+            chosen.append(self._tell(key, told, now_ns))
+        if chosen:
+            self._tokens = left
+        return tuple(chosen)
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """When to collect next if nothing is read meanwhile; None: there is nothing to tell ever."""
+        if self._due:
+            self._fill(now_ns)
+            dearest = max(self._told[key].shape.record_bytes for key in self._due) + self._overhead_bytes
+            wait_s = max(0.0, dearest - self._tokens) / self.tuning.bytes_per_s
+            return now_ns + max(1, seconds_to_ns(wait_s))
+        while self._heap and self._stale(self._heap[0]):
+            heapq.heappop(self._heap)
+        return max(now_ns, self._heap[0][0]) if self._heap else None
+
+    def check_invariants(self) -> None:
+        """BugError if more is saved up than may be, or something is due that is not held."""
+        if self._tokens > self.tuning.burst_bytes:
+            raise BugError(f"{self._tokens:.0f} bytes are saved up, the burst is {self.tuning.burst_bytes}")
+        if astray := [key for key in self._due if key not in self._told]:
+            raise BugError(f"readings are due that nobody made: {astray[:3]}")
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _index(self) -> None:
+        self._by_key = {(one.thing, one.group): one for one in self.tuning.groups}
+
+    def _set(self, key: tuple[str, str], told: _Told) -> None:
+        """Thresholds in force for a group of a thing. Without a tuning, a twentieth of what was told, and a third of
+        the age at which it counts as old: what the orchestrator needs to see to tune."""
+        number = told.shape.number
+        tuning = self._by_key.get((key[0], number)) or self._by_key.get((EVERY, number))
+        if tuning is None:
+            told.age_ns = seconds_to_ns(told.shape.age_most_s / UNTUNED_AGES)
+            told.moves = tuple(UNTUNED_FRAC * abs(one) for one in told.told or ())
+            return
+        rest = math.inf if tuning.quiet else 0.0
+        steps = (tuning.moves.get(place) for place in range(len(told.shape.facts)))
+        told.moves = tuple(rest if step is None else amount_of(step) for step in steps)
+        told.age_ns = seconds_to_ns(amount_of(tuning.age_step))
+
+    def _judge(self, key: tuple[str, str], told: _Told, now_ns: int) -> None:
+        """Whether a group is due, and when it will be if it does not move."""
+        told.shown = self._damped(told, now_ns)
+        if told.told is None or told.told_ns + told.age_ns <= now_ns or _moved(told.told, told.shown, told.moves):
+            self._due.setdefault(key)
+            told.wake_ns = 0
+        else:
+            self._due.pop(key, None)
+            self._wake(key, told, now_ns)
+
+    def _damped(self, told: _Told, now_ns: int) -> tuple[float, ...]:
+        values = told.newest.values
+        for fact, damper in list(told.dampers.items()):
+            if damper.suppressed(now_ns):
+                values = (*values[:fact], 0.0, *values[fact + 1 :])
+            elif damper.forgotten(now_ns):
+                del told.dampers[fact]
+        return values
+
+    def _wake(self, key: tuple[str, str], told: _Told, now_ns: int) -> None:
+        at_ns = told.told_ns + told.age_ns
+        for damper in told.dampers.values():
+            released_ns = damper.released_ns(now_ns)
+            at_ns = at_ns if released_ns is None else min(at_ns, released_ns)
+        if at_ns == told.wake_ns:
+            return
+        told.wake_ns = at_ns
+        told.stamp += 1
+        heapq.heappush(self._heap, (at_ns, key, told.stamp))
+        if len(self._heap) > 64 + 4 * len(self._told):
+            self._heap = [entry for entry in self._heap if not self._stale(entry)]
+            heapq.heapify(self._heap)
+
+    def _stale(self, entry: tuple[int, tuple[str, str], int]) -> bool:
+        told = self._told.get(entry[1])
+        return told is None or told.stamp != entry[2] or entry[1] in self._due
+
+    def _come_of_age(self, now_ns: int) -> None:
+        while self._heap and self._heap[0][0] <= now_ns:
+            entry = heapq.heappop(self._heap)
+            if not self._stale(entry):
+                told = self._told[entry[1]]
+                told.wake_ns = 0
+                self._judge(entry[1], told, now_ns)
+
+    def _wait_order(self, key: tuple[str, str], now_ns: int) -> tuple[float, int, tuple[str, str]]:
+        """Who is told first where not all can be: what is furthest beyond its threshold or its age, and never told
+        before all else; of equals what was told longest ago, so that none starves."""
+        told = self._told[key]
+        if told.told is None:
+            return -math.inf, told.told_ns, key
+        over = (now_ns - told.told_ns) / max(1, told.age_ns)
+        for was, now, move in zip(told.told, told.shown, told.moves, strict=True):
+            if was != now and math.isfinite(move):
+                over = max(over, abs(now - was) / move if move > 0 else math.inf)
+        return -over, told.told_ns, key
+
+    def _tell(self, key: tuple[str, str], told: _Told, now_ns: int) -> Reading:
+        self._due.pop(key, None)
+        told.told, told.told_ns = told.shown, now_ns
+        self._set(key, told)
+        self._wake(key, told, now_ns)
+        newest = told.newest
+        return Reading(thing=newest.thing, group=newest.group, values=told.shown, measured_ns=newest.measured_ns)
+
+    def _fill(self, now_ns: int) -> None:
+        if self._filled_ns is not None and now_ns > self._filled_ns:
+            gained = ns_to_seconds(now_ns - self._filled_ns) * self.tuning.bytes_per_s
+            self._tokens = min(float(self.tuning.burst_bytes), self._tokens + gained)
+        self._filled_ns = max(now_ns, self._filled_ns or now_ns)
+
+
+def _moved(told: tuple[float, ...], shown: tuple[float, ...], moves: tuple[float, ...]) -> bool:
+    """Whether a fact is further from what was told than its threshold; from or to unknown (NaN) always is."""
+    for was, now, move in zip(told, shown, moves, strict=True):
+        if was != now and not abs(now - was) <= move and not (math.isnan(was) and math.isnan(now)):
+            return True
+    return False
