@@ -71,3 +71,19 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     excluded: tuple[Exclusion, ...]
     verifiers: tuple[Verifier, ...]
     aggregators: tuple[AggregatorSite, ...]
+
+
+class ViewDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a view: whoever holds the view `since` has that of `version` once this is applied."""
+
+    since: int
+    version: int
+    made_at_ns: int
+    candidates: tuple[Candidate, ...] = ()
+    """New ones, and those with another fact than before."""
+    gone: tuple[tuple[DataSetId, NodeId], ...] = ()
+    """Pairs of data and compute that are no candidates any more."""
+    excluded: tuple[Exclusion, ...] | None = None
+    verifiers: tuple[Verifier, ...] | None = None
+    aggregators: tuple[AggregatorSite, ...] | None = None
+    """Each as a whole where it changed; else None."""

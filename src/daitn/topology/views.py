@@ -170,7 +170,7 @@ def make_training_view(
             if not computes:
                 excluded.append(_exclude(data, ReasonCode.NO_COMPUTE, why))
                 continue
-            roomy = [compute for compute in computes if _has_room(compute, asker)]
+            roomy = [compute for compute in computes if has_room(compute, asker)]
             if not roomy:
                 excluded.append(_without_room(data, computes, asker))
             for compute in roomy:
@@ -194,10 +194,11 @@ def make_training_view(
     )
 
 
-def _has_room(compute: NodeFacts, asker: Asker) -> bool:
+def has_room(compute: NodeFacts, asker: Asker) -> bool:
     """Whether the model fits into a node's store, by what the node says of it."""
     machine = compute.descriptor.compute
-    assert machine is not None
+    if machine is None:
+        return False
     return _room_bytes(machine, asker) >= asker.package_bytes or compute.descriptor.node in asker.holding
 
 

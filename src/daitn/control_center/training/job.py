@@ -56,6 +56,7 @@ from daitn.descriptors.work import (
 )
 from daitn.learning.methods import METHODS
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.orchestrator import TopologyOrchestrator
 from daitn.wire.center_tools import VisitCancel
 
 HARM_MOST: Final = 2
@@ -65,9 +66,16 @@ HARM_MOST: Final = 2
 class JobMachine:
     """See the module's docstring."""
 
-    def __init__(self, state: JobState, config: CenterConfig, knowledge: KnowledgeMap, orders: OrderDesk) -> None:
+    def __init__(
+        self,
+        state: JobState,
+        config: CenterConfig,
+        knowledge: KnowledgeMap,
+        orders: OrderDesk,
+        orchestrator: TopologyOrchestrator,
+    ) -> None:
         self.state = state
-        self._desk = JobDesk(state, config, knowledge, orders)
+        self._desk = JobDesk(state, config, knowledge, orders, orchestrator)
         self._ending = Ending(self._desk)
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)

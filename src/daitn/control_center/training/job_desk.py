@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
@@ -33,7 +35,9 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.learning.methods import FIRST_CHOICE
+from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.orchestrator import TopologyOrchestrator
 from daitn.topology.views import Asker, make_training_view
 
 WAIT_S: Final = 0.5
@@ -57,11 +61,20 @@ TRIES_MOST: Final = 50
 class JobDesk:
     """See the module's docstring."""
 
-    def __init__(self, state: JobState, config: CenterConfig, knowledge: KnowledgeMap, orders: OrderDesk) -> None:
+    def __init__(
+        self,
+        state: JobState,
+        config: CenterConfig,
+        knowledge: KnowledgeMap,
+        orders: OrderDesk,
+        orchestrator: TopologyOrchestrator,
+    ) -> None:
         self.state = state
         self.config = config
         self.knowledge = knowledge
         self.orders = orders
+        self._orchestrator = orchestrator
+        self._adapter = ViewAdapter(config.views)
         self.resumed_ns = 0
         """When the centre took this job up again after its last start; 0: it has not."""
 
@@ -95,15 +108,30 @@ class JobDesk:
             barred=tuple(state.barred),
         )
         nodes = [facts.descriptor.node for facts in self.knowledge.nodes()]
-        resting = [node for node in nodes if self.cools(turn, node)]
-        return make_training_view(
-            self.knowledge,
-            request or state.request,
-            state.package.contract,
-            asker,
-            state.batch_s,
-            resting,
-            turn.now_ns,
+        resting = frozenset(node for node in nodes if self._avoided(turn, node))
+        asked = request or state.request
+        if request is not None:
+            return self._made(turn, asked, asker, resting)
+        found = standings(self.knowledge, asked.trust_floor, resting, asker, turn.now_ns)
+        basis = (msgspec.structs.replace(asker, holding=frozenset()), asked)
+        moved = self._adapter.refresh(found, basis, state.batch_s, self.knowledge.version, turn.now_ns)
+        if moved is None:
+            moved = self._made(turn, asked, asker, resting)
+            self._adapter.made(moved, found, basis)
+        return moved
+
+    def _made(self, turn: Turn, request: Request, asker: Asker, resting: frozenset[NodeId]) -> TrainingView:
+        state = self.state
+        contract = state.package.contract
+        return make_training_view(self.knowledge, request, contract, asker, state.batch_s, resting, turn.now_ns)
+
+    def _avoided(self, turn: Turn, node: NodeId) -> bool:
+        """Whether others are asked before this node, while there are any: it lost a visit, comes and goes, or is silent
+        for longer than it usually is."""
+        return (
+            self.cools(turn, node)
+            or self._orchestrator.damped(node, turn.now_ns)
+            or self._orchestrator.suspect(node, turn.now_ns)
         )
 
     def found(self, turn: Turn, node: NodeId, kind: Evidence, why: str, share: float = 1.0) -> None:
