@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tests.builders import (
     JOB,
@@ -23,8 +24,9 @@ from tests.builders import (
     the_order,
 )
 
-from daitn.base.effects import Append, Delivered
+from daitn.base.effects import Append, Delivered, PeerAppeared, PeerVanished
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
+from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import (
     CancelAsked,
     ModelFetched,
@@ -32,6 +34,8 @@ from daitn.control_center.training.commands import (
     ResumeAsked,
 )
 from daitn.control_center.training.records import JobSubmitted, VisitAccepted, VisitLost
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import Phase
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget
@@ -48,8 +52,17 @@ from daitn.wire.center_tools import (
     VisitPhase,
     VisitProgress,
 )
+from daitn.wire.packed_facts import encode_records, record_dtype
 from daitn.wire.terminal_tools import Leaving, Left
-from daitn.wire.topology_tools import Describe, DescribeAgain, Described, Heartbeat
+from daitn.wire.topology_tools import (
+    Describe,
+    DescribeAgain,
+    Described,
+    Heartbeat,
+    ReportingTuned,
+    RosterAnnounced,
+    TuneReporting,
+)
 
 SITE1, SITE2 = NodeId("n0001"), NodeId("n0002")
 
@@ -440,3 +453,74 @@ def test_site_without_room_is_left_for_another_and_not_distrusted():
     other, _ = the_order(made)
     assert other != node
     assert made.center.knowledge.trust(made.center.knowledge.node(node), made.now_ns) == trusted
+
+
+# --- the map's orchestrator in the centre -----------------------------------------------------------------------------
+
+
+def tell_price(made: Bench, node: NodeId, value: float) -> None:
+    """A node reports its price for the first time."""
+    group = group_named("price")
+    made.say(node, RosterAnnounced(incarnation=1, kind=Kind.TERMINAL, first=0, things=(node,)))
+    records = np.zeros(1, record_dtype(group))
+    records["sequence"], records["generated_ns"], records["price_per_hour"] = 1, made.now_ns, value
+    payload = encode_records(group, records, sequence=1, incarnation=1)
+    made.give(ReportsArrived(senders=[node], payloads=[payload]))
+
+
+def test_node_that_falls_silent_is_lost_to_the_map_after_two_patiences_and_says_why():
+    made = Bench(make_site(1), make_site(2), patience_s=4.0)
+    made.wait(20)
+    made.silence(NodeId("n0001"))
+    made.wait(6)
+    assert made.center.knowledge.node(NodeId("n0001")).reachable
+    made.wait(4)
+
+    lost = made.center.knowledge.node(NodeId("n0001"))
+    assert not lost.reachable
+    assert made.center.knowledge.node(NodeId("n0002")).reachable
+    (change,) = made.center.knowledge.trust_book.changes(NodeId("n0001"))
+    assert "φ" in change.why
+
+
+def test_node_that_comes_and_goes_is_asked_after_others():
+    made = Bench(make_site(1), make_site(2), make_unit())
+    for _ in range(8):
+        made.give(PeerVanished(node=NodeId("n0001")))
+        made.wait(1.0)
+        made.give(PeerAppeared(node=NodeId("n0001")))
+        made.wait(2.0)
+    made.submit()
+    made.answer_until(lambda state: state.visits >= 4)
+
+    visited = {
+        message.work.dataset
+        for _, message in made.sent
+        if isinstance(message, VisitOrder) and isinstance(message.work, TrainWork)
+    }
+    assert visited == {"s2/records"}
+
+
+def test_site_is_tuned_after_its_first_report_and_its_answer_is_taken():
+    made = Bench(make_site(1))
+    tell_price(made, NodeId("n0001"), 5.0)
+    made.wait(2)
+
+    (message,) = [message for node, message in made.sent if isinstance(message, TuneReporting)]
+    assert message.bytes_per_s <= made.config.report_bytes_per_s
+    made.say(NodeId("n0001"), ReportingTuned(number=message.number))
+    made.say(NodeId("n0001"), ReportingTuned(number=0))
+    assert len([one for _, one in made.sent if isinstance(one, TuneReporting)]) == 2
+
+
+def test_plan_of_a_job_comes_with_ranges_that_reports_are_weighed_by_until_it_ends():
+    made = Bench(make_site(1), make_site(2), make_unit())
+    made.submit()
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+
+    validity = made.state().plan.validity
+    assert {pair.dataset for pair in validity.pairs} == {"s1/records", "s2/records"}
+    assert {one.fact for one in validity.ranges} >= {"trust", "flops"}
+    assert made.center.orchestration.weighing == {JOB}
+    made.give(CancelAsked(job=JOB, reason="enough"))
+    assert made.center.orchestration.weighing == set()

@@ -14,8 +14,19 @@ from daitn.base.units import NS_PER_S
 from daitn.control_center.fact_desk import ASK_TIMER, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import group_named
+from daitn.descriptors.reporting import EVERY, GroupTuning, step_of
 from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingDropped
-from daitn.wire.topology_tools import Describe, FactsAsked, FactsTold, RosterAnnounced, RosterKept
+from daitn.topology.orchestrator import TUNE_TIMER
+from daitn.wire.topology_tools import (
+    Describe,
+    FactsAsked,
+    FactsTold,
+    ReportingTuned,
+    RosterAnnounced,
+    RosterKept,
+    TuneReporting,
+)
 
 NODE = NodeId("n0001")
 LOAD = (0.5, 1.0, 1.0, math.nan, 1e9, 1e12)
@@ -240,3 +251,99 @@ def test_roster_of_one_node_is_bounded(first):
     assert link.center.knowledge.facts[Kind.TERMINAL].row_of("s1/t0") is None
     assert link.center.counters.of("facts_refused", "flood") == 1
     assert link.center.knowledge.trust_book.changes(NODE) == ()
+
+
+# --- tuned by the orchestrator ----------------------------------------------------------------------------------------
+
+LOAD_NUMBER = group_named("load").number
+
+
+def tune(number: int, since: int = 0, move: float = 0.25, **changes) -> TuneReporting:
+    """Loads are told when they move by more than `move`, or after an hour."""
+    groups = (GroupTuning(EVERY, LOAD_NUMBER, step_of(4096.0), {0: step_of(move)}, True),)
+    values = {"number": number, "since": since, "bytes_per_s": 1e4, "burst_bytes": 4096, "groups": groups}
+    return TuneReporting(**(values | changes))
+
+
+def hear(link: Link, message: TuneReporting, sender: NodeId = CENTER) -> list[ReportingTuned]:
+    """A tuning arrives: what is answered."""
+    return messages(ReportingTuned, link.reporter.handle(Delivered(sender=sender, message=message), link.now_ns))
+
+
+def test_tuning_is_taken_and_acknowledged():
+    link = Link()
+    link.to_terminal(measured(0.5))
+
+    assert hear(link, tune(100)) == [ReportingTuned(number=100)]
+    told = len(link.sent)
+    link.to_terminal(measured(0.7))
+    link.pass_s(30)
+    assert len(link.sent) == told
+    link.to_terminal(measured(0.8))
+    link.pass_s(1)
+    assert (len(link.sent), link.held()) == (told + 1, pytest.approx(0.8))
+
+
+def test_changes_of_a_tuning_that_is_not_in_force_change_nothing_and_say_which_is():
+    link = Link()
+    hear(link, tune(100))
+
+    assert hear(link, tune(104, since=103, move=0.5)) == [ReportingTuned(number=100)]
+    assert link.reporter.tuning.groups == tune(100).groups
+
+
+def test_changes_keep_what_they_do_not_speak_of():
+    link = Link()
+    hear(link, tune(100))
+    hear(link, tune(101, since=100, groups=(GroupTuning(NODE, LOAD_NUMBER, 4, {}),)))
+
+    assert {one.thing for one in link.reporter.tuning.groups} == {EVERY, NODE}
+
+
+def test_older_tuning_and_another_sender_change_nothing():
+    link = Link()
+    hear(link, tune(102))
+    hear(link, tune(101, move=0.5))
+    hear(link, tune(103, move=0.5), sender=NodeId("n0002"))
+
+    assert link.reporter.tuning.number == 102
+    assert link.reporter.counters.of("messages_not_from_center") == 1
+
+
+def test_orchestrator_learns_from_what_the_map_took_and_tunes_the_node():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    for second in range(30):
+        link.to_terminal(measured(0.9 if second % 2 else 0.1))
+        link.pass_s(1)
+
+    link.to_center(TimerFired(name=TUNE_TIMER))
+
+    assert link.reporter.tuning.number == 1
+    assert link.center.orchestrator.tuner.told_bytes == sum(map(len, link.sent))
+    assert messages(ReportingTuned, link.heard) == []  # its answer went to the centre
+
+
+def test_reading_out_of_order_is_refused_and_counted():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    link.to_terminal(measured(0.9, now_ns=START_NS - NS_PER_S))
+
+    assert link.reporter.counters.of("readings_refused") == 1
+
+
+def test_everything_asked_for_is_told_within_the_bytes_and_the_map_hears_of_its_end():
+    link = Link()
+    link.to_terminal(measured(0.5))
+    hear(link, tune(100, bytes_per_s=10.0, burst_bytes=64))
+    link.pass_s(1)
+    asked = Delivered(sender=CENTER, message=FactsAsked(incarnation=link.reporter.incarnation))
+
+    first = link.reporter.handle(asked, link.now_ns)
+    again = link.reporter.handle(asked, link.now_ns)
+    assert (len(messages(FactsTold, first)), messages(FactsTold, again)) == (1, [])
+    link.now_ns += 7 * NS_PER_S
+    later = link.reporter.handle(TimerFired(name=TIMER), link.now_ns)
+
+    assert [effect for effect in later if isinstance(effect, ReportFacts)] != []
+    assert len(messages(FactsTold, later)) == 1

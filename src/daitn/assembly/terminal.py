@@ -13,7 +13,7 @@ from daitn.terminal.work import JobsPinned
 from daitn.wire.center_tools import JobsEnded
 from daitn.wire.oam_records import RecordsKept
 from daitn.wire.terminal_tools import Left
-from daitn.wire.topology_tools import DescribeAgain, Described, FactsAsked, RosterKept
+from daitn.wire.topology_tools import DescribeAgain, Described, FactsAsked, RosterKept, TuneReporting
 
 
 class TerminalCore:
@@ -38,7 +38,7 @@ class TerminalCore:
                 return self.reporter.handle(event, now_ns)
             case TimerFired(name=name) if name == TIMER:
                 return self.reporter.handle(event, now_ns)
-            case Delivered(message=RosterKept() | FactsAsked()) | FactsMeasured() | ThingDropped():
+            case Delivered(message=RosterKept() | FactsAsked() | TuneReporting()) | FactsMeasured() | ThingDropped():
                 return self.facts.handle(event, now_ns)
             case TimerFired(name=name) if name == FACTS_TIMER:
                 return self.facts.handle(event, now_ns)

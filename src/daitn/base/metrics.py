@@ -60,6 +60,8 @@ _TERMINAL: Final = (
         prepares_refused="the centre prepared a visit that policy or roles forbid: it changed, or the centre errs",
         data_sets_changed="data files changed after they were added and their visits fail: `daitn data add` again",
         data_sets_not_described="data sets on the shelf cannot be described (budget spent, damage) and are not offered",
+        reports_tuned="the centre tells this node anew what to report; work, no fault, unless it goes on every minute",
+        readings_refused="what measures on this node reads what is no fact, out of order, or of too many things",
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
         certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
         updates_left_out="sites' updates cannot be averaged (not finite, other tensors): see the job's log",
@@ -95,6 +97,7 @@ _CENTER: Final = (
         data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
     ),
     *_plain(
+        nodes_silent="nodes were silent for so long that they count as failed: stopped, cut off, or too busy to speak",
         facts_taken="records of facts were taken into the map; work, no fault",
         map_snapshots_damaged="snapshots of the map were cut off or changed: the one before was used; look at the disk",
         map_journals_damaged="journals of the map were cut off (a crash) or changed (the disk): the rest was asked for",

@@ -28,8 +28,10 @@ from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
+from daitn.control_center.enrolled import forgery_of
 from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
+from daitn.control_center.orchestration import TIMERS, Orchestration, make_orchestrator
 from daitn.control_center.presence import Presence
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -48,7 +50,6 @@ from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
-from daitn.descriptors.terminals import NodeDescriptor
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -78,14 +79,18 @@ from daitn.wire.center_tools import (
 )
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
-from daitn.wire.topology_tools import Describe, DescribeAgain, Described, FactsTold, Heartbeat, RosterAnnounced
+from daitn.wire.topology_tools import (
+    Describe,
+    DescribeAgain,
+    Described,
+    FactsTold,
+    Heartbeat,
+    ReportingTuned,
+    RosterAnnounced,
+)
 
 WAITING: Final = (Phase.ASSESSING, Phase.QUEUED)
 """Phases of jobs that will want to run."""
-
-SILENT_PATIENCES: Final = 2.0
-"""A node not heard of for this many patiences counts as unreachable, whatever its presence says: SIGSTOP keeps that
-up."""
 
 
 class ControlCenter:
@@ -101,8 +106,10 @@ class ControlCenter:
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
         self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member)
+        self.orchestrator = make_orchestrator(config)
         self._desk = OrderDesk(config, tools, self.knowledge)
         self._presence = Presence(self.knowledge, self.jobs)
+        self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -140,17 +147,20 @@ class ControlCenter:
                 self._remove(turn, node, f"expelled: {reason}")
                 turn.send(node, Left())
             case ReportsArrived():
-                self._facts.arrived(turn, event)
+                self.orchestration.arrived(turn, event)
             case PeerAppeared(node=node):
                 self._presence.appeared(turn, node)
+                self.orchestration.appeared(turn, node)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
+                self.orchestration.vanished(turn, node)
             case LinkBroken():
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
             case _:
                 pass
+        self.orchestration.weigh(turn, self.jobs)
         return turn.effects()
 
     def apply(self, record: Record) -> None:
@@ -161,11 +171,13 @@ class ControlCenter:
             case NodeRecorded():
                 self.records.apply(record)
             case JobSubmitted(job=job):
-                self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, self._desk)
+                state = JobState(record)
+                self.jobs[job] = JobMachine(state, self.config, self.knowledge, self._desk, self.orchestrator)
             case JobRecord(job=job):
                 self.jobs[job].state.apply(record)
                 if not self._replaying:
                     count_fact(self.counters, record)
+                    self.orchestration.noted(record)
             case _:
                 raise BugError(f"the control centre has no rule for {type(record).__name__}")
 
@@ -173,7 +185,8 @@ class ControlCenter:
     """Until `Started`, facts of the map come from the journal; later the map has changed before they are kept."""
 
     def check_invariants(self) -> None:
-        """BugError unless visits, fences and phases agree."""
+        """BugError unless visits, fences and phases agree, and no site was promised more bytes than there are."""
+        self.orchestrator.check_invariants()
         for job, machine in self.jobs.items():
             state = machine.state
             if state.ended and state.open:
@@ -195,7 +208,9 @@ class ControlCenter:
             case Heartbeat(sequence=sequence):
                 if self.knowledge.has_left(sender):
                     turn.send(sender, Left())
-                elif not self.knowledge.heard(sender, sequence, turn.now_ns):
+                elif self.knowledge.heard(sender, sequence, turn.now_ns):
+                    self.orchestration.spoke(turn, sender, beat=True)
+                else:
                     facts = self.knowledge.node(sender)
                     turn.send(sender, DescribeAgain(known_sequence=facts.sequence if facts is not None else 0))
                 return
@@ -206,6 +221,10 @@ class ControlCenter:
                 return
             case RosterAnnounced() | FactsTold():
                 self._facts.heard(turn, sender, message)
+                self.orchestration.spoke(turn, sender)
+                return
+            case ReportingTuned():
+                self.orchestration.tuned(turn, Delivered(sender=sender, message=message))
                 return
             case JobsHeld(jobs=jobs):
                 ended = tuple(job for job in jobs if job not in self.jobs or self.jobs[job].state.ended)
@@ -216,7 +235,7 @@ class ControlCenter:
                 self._progressed(turn, sender, message)
                 return
             case RecordsReported(since_ns=since_ns):
-                self.knowledge.spoke(sender, turn.now_ns)
+                self.orchestration.spoke(turn, sender)
                 turn.record_if(self.records.take(sender, message, turn.now_ns))
                 turn.send(sender, RecordsKept(since_ns=since_ns, up_to=self.records.held(sender, since_ns)))
                 return
@@ -227,15 +246,16 @@ class ControlCenter:
             case _:
                 self.counters.count("messages_for_another_role")
                 return
-        self.knowledge.spoke(sender, turn.now_ns)
+        self.orchestration.spoke(turn, sender)
         self._ended(turn, sender, visit, fence, message)
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
         """Take a node off the map; its visits are given up when their leases run out."""
         turn.record_if(self.knowledge.remove(node, why))
+        self.orchestration.removed(turn, node)
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
-        if fault := self._forgery(sender, message.descriptor):
+        if fault := forgery_of(self._tools.member(sender), sender, message.descriptor):
             self.counters.count("descriptions_forged")
             self.forgeries[sender] = fault
             turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
@@ -248,30 +268,17 @@ class ControlCenter:
         if described is not None:
             turn.record(described)
         self.knowledge.heard(sender, message.sequence, turn.now_ns)
+        self.orchestration.spoke(turn, sender)
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
             for machine in list(self.jobs.values()):
                 if not machine.state.ended and not machine.state.open:
                     self._advance(turn, machine)
 
-    def _forgery(self, sender: NodeId, descriptor: NodeDescriptor) -> str:
-        """What a node says of itself that its enrolment does not bear out: name, operator, roles, others' data."""
-        member = self._tools.member(sender)
-        if member is None:
-            return "its slot is not in use"
-        if descriptor.node != sender or descriptor.name != member.name:
-            return f"it calls itself {descriptor.node} {descriptor.name}, enrolled as {member.name}"
-        if descriptor.operator != member.operator:
-            return f"it names operator {descriptor.operator}, enrolled by {member.operator}"
-        if excess := [role.value for role in descriptor.roles if role.value not in member.roles]:
-            return f"it claims the roles {', '.join(excess)}, enrolled as {', '.join(member.roles)}"
-        foreign = [data.dataset for data in descriptor.data if not data.dataset.startswith(f"{member.name}/")]
-        return f"it describes data of others: {', '.join(foreign[:3])}" if foreign else ""
-
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
         machine = self._machine_of(message.visit)
         opened = machine.state.open.get(message.visit) if machine is not None else None
-        self.knowledge.spoke(sender, turn.now_ns)
+        self.orchestration.spoke(turn, sender)
         if opened is None or opened.ordered.node != sender or opened.ordered.fence != message.fence:
             self.counters.count("progress_fenced")
             turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
@@ -386,20 +393,13 @@ class ControlCenter:
                 self._advance(turn, machine)
         elif timer == ASK_TIMER:
             self._facts.ask(turn)
-        elif kind == "silence":
-            self._look_for_silence(turn)
-
-    def _look_for_silence(self, turn: Turn) -> None:
-        limit = SILENT_PATIENCES * self.config.patience_s
-        for facts in self.knowledge.nodes():
-            if facts.reachable and self.knowledge.age_s(facts, turn.now_ns) > limit:
-                self._presence.lost(turn, facts.descriptor.node, f"not heard of for {limit:.0f} s")
-        turn.wake_in("silence", self.config.heartbeat_s)
+        elif timer in TIMERS:
+            self.orchestration.timer(turn, timer)
 
     def _started(self, turn: Turn) -> None:
         self._replaying = False
         self._facts.ask(turn)
-        turn.wake_in("silence", SILENT_PATIENCES * self.config.patience_s)
+        self.orchestration.started(turn)
         for machine in self.jobs.values():
             if not machine.state.ended:
                 machine.resume(turn)

@@ -9,6 +9,7 @@ import msgspec
 
 from daitn.base.ids import DomainId, NodeId
 from daitn.descriptors.grant import Grant
+from daitn.topology.adapter import ViewUpdates
 
 
 class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +22,11 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Jobs that run at the same time; more are queued, by priority and then by age."""
     jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
     """Jobs of one owner that have not ended; a further submission is refused."""
+    report_bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] = 20_000.0
+    """What reports of facts from all nodes, and tuning them, may take in the mean over an hour. The default is a
+    percent of a 16 Mbit/s link."""
+    views: ViewUpdates = ViewUpdates()
+    """How views of running jobs are kept up to date."""
     direct: tuple[str, ...] = ()
     """The centre's own direct data-plane addresses, for fetching submitted packages."""
 

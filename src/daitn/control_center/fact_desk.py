@@ -58,7 +58,7 @@ class FactDesk:
     ) -> None:
         self._knowledge = knowledge
         self._records = records
-        self._counters = counters
+        self.counters = counters
         self._member = member
         self._alarmed: dict[tuple[NodeId, Fault], int] = {}
 
@@ -70,13 +70,13 @@ class FactDesk:
         for sender in set(event.senders):
             self._knowledge.spoke(sender, turn.now_ns)
         if seen.records:
-            self._counters.count("facts_taken", by=seen.records)
+            self.counters.count("facts_taken", by=seen.records)
             kept = ReportsEntry(received_ns=turn.now_ns, senders=event.senders, payloads=event.payloads)
             turn.perform(KeepMapEntry(entry=kept))
         if lost := int(intake.sources.dropped.sum()) - before:
-            self._counters.count("facts_messages_lost", by=lost)
+            self.counters.count("facts_messages_lost", by=lost)
         for fault, count in seen.counts.items():
-            self._counters.count("facts_marked" if fault in MARKS else "facts_refused", fault.label, by=count)
+            self.counters.count("facts_marked" if fault in MARKS else "facts_refused", fault.label, by=count)
             if (example := seen.examples.get(fault)) is not None:
                 self._alarm(turn, fault, example, count)
         for fault, example in seen.culprits:
@@ -147,7 +147,7 @@ class FactDesk:
             turn.wake_in(ASK_TIMER, 1.0)
 
     def _refuted(self, turn: Turn, sender: NodeId, why: str) -> None:
-        self._counters.count("facts_refused", Fault.FORGED.label)
+        self.counters.count("facts_refused", Fault.FORGED.label)
         turn.record_if(self._knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=why))
         self._say(turn, sender, Fault.FORGED, f"{sender}: {why}")
 

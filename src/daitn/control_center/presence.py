@@ -51,7 +51,7 @@ class Presence:
             return
         closed = self._knowledge.silent_s(facts, turn.now_ns) < CLOSED_S
         self.lost(turn, node, "its presence is gone")
-        if closed and not self._own_link_lost(turn):
+        if closed and not self.own_link_lost(turn):
             facts.ended = True
             for machine in self._jobs.values():
                 machine.node_ended(turn, node)
@@ -71,6 +71,7 @@ class Presence:
         for machine in self._jobs.values():
             machine.node_lives(turn, None)
 
-    def _own_link_lost(self, turn: Turn) -> bool:
+    def own_link_lost(self, turn: Turn) -> bool:
+        """Whether the centre's own link was lost a moment ago."""
         lost_ns = self._link_lost_ns
         return lost_ns is not None and ns_to_seconds(turn.now_ns - lost_ns) < OWN_LINK_S

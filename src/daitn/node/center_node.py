@@ -101,7 +101,11 @@ class CenterNode:
         config = self.config
         moving = Moving(config.domain, fabric, store, self._key.public_key(), self._clock)
         center_config = CenterConfig(
-            domain=config.domain, patience_s=config.patience_s, direct=tuple(fabric.direct_addresses)
+            domain=config.domain,
+            patience_s=config.patience_s,
+            report_bytes_per_s=config.report_bytes_per_s,
+            views=config.views,
+            direct=tuple(fabric.direct_addresses),
         )
         book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
         tools = CenterTools(

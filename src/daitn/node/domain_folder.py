@@ -24,6 +24,7 @@ from daitn.base.ids import CENTER, DomainId, check_name
 from daitn.base.units import GIB
 from daitn.node.fabric.router import RouterConfig, encode_config
 from daitn.node.pki import Authority, create_authority, load_authority, make_request, write_private, write_public
+from daitn.topology.adapter import ViewUpdates
 
 CENTER_HOURS: Final = 24.0 * 30
 """The centre's certificate is renewed at each of its starts, from the authority beside it."""
@@ -45,6 +46,10 @@ class DomainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     database: str = ""
     """URL of a PostgreSQL database for the journal; empty: SQLite in the folder."""
     store_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 * GIB
+    report_bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] = 20_000.0
+    """What nodes' reports of facts may take, all together and in the mean over an hour."""
+    views: ViewUpdates = ViewUpdates()
+    """How views of running jobs are kept up to date: `{"by": "adapter"}`, or `{"by": "periodic", "period_s": 5}`."""
 
     @property
     def router(self) -> str:

@@ -190,7 +190,7 @@ class TerminalNode:
         moving: Moving,
         worker: VisitWorker,
     ) -> Collection:
-        kept = (core.keeper.counters, core.outbox.counters)
+        kept = (core.keeper.counters, core.facts.counters, core.outbox.counters)
         books = (self._counters, *kept, runner.counters, moving.counters, worker.counters)
         collection = Collection(time.time(), *books)
         collection.add(lambda: fabric_counts(fabric.counters))

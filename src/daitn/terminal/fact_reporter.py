@@ -4,8 +4,8 @@ Link terminal → topology (paper, II-A, DRRT-tool CP). Things are numbered once
 map has it), then each report names them in four bytes. Reports may be lost; the map sees the gap, asks, and everything
 is told again. Sequences begin with the process (`incarnation`), so nothing of this is kept on disk.
 
-A group of facts is told when one of them moved by more than `MOVE_FRAC` of itself, or when what was told has a third of
-the age at which it would count as old. Many groups that are due together travel together, by group.
+When a group of facts is told, and within how many bytes, is the rule of `describe.reporting`, tuned by the map's
+orchestrator (`TuneReporting`; each is acknowledged). Groups that are due together travel together, by group.
 """
 
 from __future__ import annotations
@@ -19,20 +19,31 @@ import numpy as np
 from daitn.base.effects import Delivered, Effect, Event, Record, Send, SetTimer, Started, TimerFired
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER
+from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_MS, seconds_to_ns
+from daitn.describe.reporting import ReportingRule, registered_shape
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
+from daitn.descriptors.reporting import Reading, Tuning
 from daitn.descriptors.uncertainty import encode_deviations
-from daitn.wire.packed_facts import encode_records, record_dtype, records_most
-from daitn.wire.topology_tools import THINGS_MOST, FactsAsked, FactsTold, RosterAnnounced, RosterKept
+from daitn.wire.packed_facts import HEADER, encode_records, record_dtype, records_most
+from daitn.wire.topology_tools import (
+    THINGS_MOST,
+    FactsAsked,
+    FactsTold,
+    ReportingTuned,
+    RosterAnnounced,
+    RosterKept,
+    TuneReporting,
+)
 
 TIMER: Final = "report facts"
 
 REPEAT_S: Final = 1.0
 """Between two looks at what is due, and two tries to announce a roster."""
 
-MOVE_FRAC: Final = 0.05
-"""A change of this part of a value is worth telling at once; less waits until the rest is told."""
+READINGS_AT_ONCE: Final = 2048
+"""Told in one go: of load, 94 kB, so that what else the node says never waits for it."""
 
 
 class FactsMeasured(Event, frozen=True, kw_only=True):
@@ -61,21 +72,12 @@ class ReportFacts(Effect, frozen=True, kw_only=True):
 
 
 class _Kept:
-    """One group of one thing: the newest measurement, and what was told."""
+    """One group of one thing: the newest measurement, and the number of its last report."""
 
     def __init__(self, measured: FactsMeasured) -> None:
         self.measured = measured
         self.sequence = 0
-        self.told: tuple[float, ...] = ()
-        self.told_ns = 0
-
-    def due(self, now_ns: int) -> bool:
-        """Whether it is worth telling."""
-        if not self.told:
-            return True
-        if now_ns - self.told_ns >= seconds_to_ns(group_named(self.measured.group).age_most_s / 3):
-            return True
-        return any(_moved(old, new) for old, new in zip(self.told, self.measured.values, strict=True))
+        self.told = False
 
 
 class FactReporter:
@@ -84,11 +86,20 @@ class FactReporter:
     def __init__(self) -> None:
         self.incarnation = 0
         self.sequence = 0
+        self.counters = Counters()
+        self._rule = ReportingRule(registered_shape, HEADER.itemsize, Tuning())
+        self._asked = False
+        """The map wants everything, and is told when it has it."""
         self._numbers: dict[Kind, dict[str, int]] = {}
         self._announced: dict[Kind, int] = {}
         """Numbers below this are known to the map."""
         self._facts: dict[tuple[Kind, str, str], _Kept] = {}
         self._waking = False
+
+    @property
+    def tuning(self) -> Tuning:
+        """The tuning in force."""
+        return self._rule.tuning
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -100,6 +111,7 @@ class FactReporter:
             case ThingDropped(kind=kind, thing=thing):
                 for key in [key for key in self._facts if key[:2] == (kind, thing)]:
                     del self._facts[key]
+                self._rule.forget(thing)
             case TimerFired(name="report facts"):
                 self._waking = False
                 return [*self._announce(), *self._tell(now_ns), *self._wake(now_ns)]
@@ -107,10 +119,16 @@ class FactReporter:
                 if sender == CENTER and kept.incarnation == self.incarnation:
                     known = self._announced.get(kept.kind, 0)
                     self._announced[kept.kind] = max(known, min(kept.up_to, len(self._numbers.get(kept.kind, ()))))
+                    for one in list(self._facts.values()):
+                        self._offer(one.measured, now_ns)
                     return [*self._announce(), *self._tell(now_ns)]
             case Delivered(sender=sender, message=FactsAsked(incarnation=incarnation)):
                 if sender == CENTER and self._facts:
                     return self._again(incarnation, now_ns)
+            case Delivered(sender=sender, message=TuneReporting() as message):
+                if sender == CENTER:
+                    return self._tuned(message, now_ns)
+                self.counters.count("messages_not_from_center")
             case _:
                 pass
         return []
@@ -119,7 +137,8 @@ class FactReporter:
         """Nothing of this core is journalled."""
 
     def check_invariants(self) -> None:
-        """BugError if something was told of a thing that the map does not know."""
+        """BugError if something was told of a thing that the map does not know, or too many bytes are saved up."""
+        self._rule.check_invariants()
         for (kind, thing, _), kept in self._facts.items():
             if kept.told and self._numbers[kind][thing] >= self._announced.get(kind, 0):
                 raise BugError(f"{thing} was reported and is not announced")
@@ -128,8 +147,10 @@ class FactReporter:
         self.incarnation = max(1, incarnation)
         self.sequence = 0
         self._announced.clear()
+        self._asked = False
+        self._rule.forget_all()
         for kept in self._facts.values():
-            kept.sequence, kept.told = 0, ()
+            kept.sequence, kept.told = 0, False
 
     def _measured(self, event: FactsMeasured, now_ns: int) -> list[Effect]:
         group = group_named(event.group)
@@ -141,23 +162,41 @@ class FactReporter:
         kept = self._facts.get(key)
         if kept is None:
             self._facts[key] = _Kept(event)
+            self._offer(event, now_ns)
             return self._announce() + self._wake(now_ns) if not self._waking else []
         kept.measured = event
+        self._offer(event, now_ns)
         return []
+
+    def _offer(self, event: FactsMeasured, now_ns: int) -> None:
+        """Let the rule see a measurement, once the map knows whose it is."""
+        if self._numbers[event.kind][event.thing] < self._announced.get(event.kind, 0):
+            reading = Reading(thing=event.thing, group=event.group, values=event.values, measured_ns=event.measured_ns)
+            if not self._rule.take(reading, now_ns):
+                self.counters.count("readings_refused")
+
+    def _tuned(self, message: TuneReporting, now_ns: int) -> list[Effect]:
+        tuning = merge_tuning(self._rule.tuning, message)
+        if tuning is not None:
+            self._rule.tune(tuning, now_ns)
+            self.counters.count("reports_tuned")
+        return [Send(receiver=CENTER, message=ReportingTuned(number=self._rule.tuning.number))]
 
     def _again(self, incarnation: int, now_ns: int) -> list[Effect]:
         """The map asks for everything: with the roster, where it holds another process's or none."""
         if incarnation > self.incarnation:
             self._begin(incarnation + 1)
-        elif incarnation != self.incarnation:
-            self._announced.clear()
-        for kept in self._facts.values():
-            kept.told = ()
-        if incarnation != self.incarnation:
             return self._announce()
-        effects = self._tell(now_ns)
-        told = FactsTold(incarnation=self.incarnation, sequence=self.sequence)
-        return [*effects, Send(receiver=CENTER, message=told)]
+        if incarnation != self.incarnation:
+            self._announced.clear()
+            self._rule.forget_all()
+            for kept in self._facts.values():
+                kept.told = False
+            return self._announce()
+        if not self._asked:  # asked again meanwhile: it is on its way, as far as the bytes reach
+            self._asked = True
+            self._rule.repeat_all(now_ns)
+        return self._tell(now_ns)
 
     def _announce(self) -> list[Effect]:
         """The next part of each roster that the map does not have yet."""
@@ -171,30 +210,34 @@ class FactReporter:
         return effects
 
     def _tell(self, now_ns: int) -> list[Effect]:
-        due: dict[str, list[_Kept]] = {}
-        for (kind, thing, group), kept in self._facts.items():
-            if self._numbers[kind][thing] < self._announced.get(kind, 0) and kept.due(now_ns):
-                due.setdefault(group, []).append(kept)
+        due: dict[str, list[Reading]] = {}
+        for reading in self._rule.collect(now_ns, READINGS_AT_ONCE):
+            due.setdefault(reading.group, []).append(reading)
         payloads: list[bytes] = []
         for name, told in due.items():
             most = records_most(group_named(name))
-            payloads += [self._pack(name, told[start : start + most], now_ns) for start in range(0, len(told), most)]
-        return [ReportFacts(payloads=tuple(payloads))] if payloads else []
+            payloads += [self._pack(name, told[start : start + most]) for start in range(0, len(told), most)]
+        effects: list[Effect] = [ReportFacts(payloads=tuple(payloads))] if payloads else []
+        if self._asked and not self._rule.owes:
+            self._asked = False
+            effects.append(
+                Send(receiver=CENTER, message=FactsTold(incarnation=self.incarnation, sequence=self.sequence))
+            )
+        return effects
 
-    def _pack(self, name: str, told: Sequence[_Kept], now_ns: int) -> bytes:
+    def _pack(self, name: str, told: Sequence[Reading]) -> bytes:
         group = group_named(name)
         records = np.zeros(len(told), record_dtype(group))
-        for record, kept in zip(records, told, strict=True):
-            measured = kept.measured
-            kept.sequence += 1
-            kept.told, kept.told_ns = measured.values, now_ns
-            record["number"] = self._numbers[measured.kind][measured.thing]
-            record["sequence"], record["generated_ns"] = kept.sequence, measured.measured_ns
-            for fact, value in zip(group.facts, measured.values, strict=True):
+        for record, reading in zip(records, told, strict=True):
+            kept = self._facts[group.kind, reading.thing, name]
+            kept.sequence, kept.told = kept.sequence + 1, True
+            record["number"] = self._numbers[group.kind][reading.thing]
+            record["sequence"], record["generated_ns"] = kept.sequence, reading.measured_ns
+            for fact, value in zip(group.facts, reading.values, strict=True):
                 record[fact.name] = value
-            numbers = [value for fact, value in zip(group.facts, measured.values, strict=True) if fact.numeric]
+            numbers = [value for fact, value in zip(group.facts, reading.values, strict=True) if fact.numeric]
             if numbers:
-                deviations = measured.deviations or (0.0,) * len(numbers)
+                deviations = kept.measured.deviations or (0.0,) * len(numbers)
                 known = [math.nan if math.isnan(one) else far for one, far in zip(numbers, deviations, strict=True)]
                 record["deviations"] = encode_deviations(known)
         self.sequence += 1
@@ -207,7 +250,15 @@ class FactReporter:
         return [SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(REPEAT_S))]
 
 
-def _moved(old: float, new: float) -> bool:
-    if math.isnan(old) or math.isnan(new):
-        return math.isnan(old) != math.isnan(new)
-    return abs(new - old) > MOVE_FRAC * max(abs(old), abs(new))
+def merge_tuning(before: Tuning, message: TuneReporting) -> Tuning | None:
+    """The tuning in force once a message has come; None where it is not newer, or tells changes of another one."""
+    if message.number <= before.number or message.since not in (0, before.number):
+        return None
+    groups = {(one.thing, one.group): one for one in before.groups} if message.since else {}
+    groups |= {(one.thing, one.group): one for one in message.groups}
+    return Tuning(
+        number=message.number,
+        bytes_per_s=message.bytes_per_s,
+        burst_bytes=message.burst_bytes,
+        groups=tuple(groups.values()),
+    )
