@@ -93,6 +93,8 @@ KINDS: Final[dict[str, tuple[float, ...]]] = {
 GROUPS: Final = ("load", "capacity")
 TELL_S: Final = 1.0
 """Sites look at what is due this often, so that changes of one second share a message."""
+NUMBER_BYTES: Final = 4
+"""Numbers of tunings are seconds of Unix time in real domains; here time begins at nothing, and they are shorter."""
 WEIGH_S: Final = 10.0
 """Ranges of decisions are told to the orchestrator this often: of every fifth decision."""
 
@@ -248,7 +250,7 @@ class Domain:
                 if merged is not None and self.rules[site].tune(merged, now_ns):
                     self.tunings[site] = merged
                 answer = ReportingTuned(number=self.tunings[site].number)
-                self._count(len(encode(answer)), now_ns)
+                self._count(len(encode(answer)) + NUMBER_BYTES, now_ns)
                 self._at(now_ns + self._delay_ns(site), "answer", (site, answer))
             case "answer":
                 site, answer = subject
@@ -264,7 +266,7 @@ class Domain:
                     self._at(at_ns, "timer", name)
                 case Send(receiver=receiver, message=TuneReporting() as message):
                     site = int(receiver[1:])
-                    self._count(len(encode(message)), now_ns)
+                    self._count(len(encode(message)) + 2 * NUMBER_BYTES, now_ns)
                     self._at(now_ns + self._delay_ns(site), "tuned", (site, message))
                 case _:
                     pass

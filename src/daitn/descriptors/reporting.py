@@ -71,7 +71,8 @@ class GroupTuning(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """How a site reports. `number` grows with each; an older one never replaces a newer."""
+    """How a site reports. `number` grows with each, from the centre's clock; an older one never replaces a
+    newer."""
 
     number: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 20.0

@@ -121,7 +121,9 @@ class FactReporter:
                     self._announced[kept.kind] = max(known, min(kept.up_to, len(self._numbers.get(kept.kind, ()))))
                     for one in list(self._facts.values()):
                         self._offer(one.measured, now_ns)
-                    return [*self._announce(), *self._tell(now_ns)]
+                    # After a restart, here or there, the two may believe in different tunings.
+                    tuned = Send(receiver=CENTER, message=ReportingTuned(number=self._rule.tuning.number))
+                    return [*self._announce(), *self._tell(now_ns), tuned]
             case Delivered(sender=sender, message=FactsAsked(incarnation=incarnation)):
                 if sender == CENTER and self._facts:
                     return self._again(incarnation, now_ns)

@@ -25,7 +25,7 @@ import numpy as np
 
 from daitn.base.errors import BugError
 from daitn.base.ids import NodeId
-from daitn.base.units import ns_to_seconds
+from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.describe.reporting import UNTUNED_AGES, GroupShape
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import (
@@ -210,10 +210,12 @@ class ReportTuner:
         """The message with as many of the changes as the allowance reaches for; it counts as sent."""
         known = self._sites[site]
         full = known.acknowledged != known.number or known.number == 0
+        # From the clock, so that a centre that began anew is not behind the tunings it gave before.
+        number = max(known.number + 1, (self._tuned_ns or 0) // NS_PER_S)
         while True:
             groups = {**known.sent, **{(one.thing, one.group): one for one in changed}} if full else None
             said = tuple(changed) if groups is None else _common_first(tuple(groups.values()))
-            message = _message(said, share, self.config.window_s, 0 if full else known.number, known.number + 1)
+            message = _message(said, share, self.config.window_s, 0 if full else known.number, number)
             size = len(encode(message))
             if size <= self._allowance:
                 break
