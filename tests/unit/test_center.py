@@ -25,7 +25,7 @@ from tests.builders import (
 )
 
 from daitn.base.effects import Append, Delivered, PeerAppeared, PeerVanished
-from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
+from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -41,6 +41,7 @@ from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
+from daitn.topology.adapter import ViewAdapter, ViewUpdates
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
@@ -524,3 +525,30 @@ def test_plan_of_a_job_comes_with_ranges_that_reports_are_weighed_by_until_it_en
     assert made.center.orchestration.weighing == {JOB}
     made.give(CancelAsked(job=JOB, reason="enough"))
     assert made.center.orchestration.weighing == set()
+
+
+@pytest.mark.parametrize("by", ["adapter", "periodic"])
+def test_job_runs_on_views_that_are_followed_as_on_views_made_anew_each_time(by, monkeypatch):
+    def stops(updates: ViewUpdates) -> list[DataSetId]:
+        made = Bench(make_site(1), make_site(2), make_site(3), make_unit(), views=updates)
+        made.submit()
+        made.answer_until(lambda state: state.visits >= 9)
+        return [dataset for dataset, _ in made.state().seen]
+
+    followed = stops(ViewUpdates(by=by))
+    monkeypatch.setattr(ViewAdapter, "refresh", lambda *_: None)
+
+    assert stops(ViewUpdates()) == followed
+
+
+def test_job_on_periodic_views_does_not_wait_for_a_site_that_has_vanished():
+    made = Bench(make_site(1), make_site(2), make_unit(), views=ViewUpdates(by="periodic", period_s=30.0))
+    made.submit()
+    made.answer_until(lambda state: state.visits >= 2)
+    made.silence(SITE1)
+    made.give(PeerVanished(node=SITE1))
+    made.wait(6.0)
+    seen = len(made.state().seen)
+    made.answer_until(lambda state: len(state.seen) >= seen + 3)
+
+    assert {dataset for dataset, _ in made.state().seen[seen:]} == {"s2/records"}
