@@ -123,7 +123,7 @@ class FactDesk:
             self._refuted(turn, sender, fault.what)
             return
         except UnavailableError as fault:
-            self._counters.count("facts_refused", Fault.FLOOD.label)
+            self.counters.count("facts_refused", Fault.FLOOD.label)
             self._say(turn, sender, Fault.FLOOD, fault.what)
             return
         intake.unsynced.pop(intake.sources.find(sender), None)
