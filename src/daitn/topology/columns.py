@@ -33,6 +33,9 @@ ROWS_FIRST: Final = 64
 ROWS_MOST: Final = 1 << 24
 """Rows of one table: 16 million things."""
 
+Rows = NDArray[np.intp] | None
+"""Rows to read; None for all."""
+
 Value = float | bool | str | None
 """A fact as people and descriptions give it: words and choices as text, None for not known; a reference as its row."""
 
@@ -161,12 +164,15 @@ class FactTable:
         columns = self._groups.get(group)
         return 0 if columns is None else columns.changes
 
-    def age_s(self, group: str, now_ns: int) -> NDArray[np.float64]:
-        """Age of information of a group by row, in seconds since it was generated; infinite where never heard."""
+    def age_s(self, group: str, now_ns: int, rows: Rows = None) -> NDArray[np.float64]:
+        """Age of information of a group by row, in seconds since it was generated; infinite where never heard.
+
+        `rows`: of these only, (len(rows),).
+        """
         columns = self._groups.get(group_named(group).name)
         if columns is None:
-            return np.full(self.high, np.inf)
-        generated = columns.generated_ns[: self.high]
+            return np.full(self.high if rows is None else len(rows), np.inf)
+        generated = self._picked(columns.generated_ns, rows)
         return np.where(generated > 0, np.maximum(0, now_ns - generated) / NS_PER_S, np.inf)
 
     def stale(self, group: str) -> NDArray[np.bool_]:
@@ -177,8 +183,8 @@ class FactTable:
         received = columns.received_ns[: self.high]
         return np.asarray((received < self.stale_before_ns) | (received == 0))
 
-    def deviation(self, fact: str, now_ns: int | None = None) -> NDArray[np.float32]:
-        """Standard deviation of a number by row, in its unit: (H,).
+    def deviation(self, fact: str, now_ns: int | None = None, rows: Rows = None) -> NDArray[np.float32]:
+        """Standard deviation of a number by row, in its unit: (H,), or of `rows` only: (len(rows),).
 
         With `now_ns`, widened by age: beyond the group's `age_most_s` the value is taken to wander like a random walk
         that has moved by its own size after as long again (variance grows linearly). Infinite where not known.
@@ -186,14 +192,17 @@ class FactTable:
         group, _ = fact_named(self.kind, fact)
         columns = self._groups.get(group.name)
         if columns is None:
-            return np.full(self.high, np.inf, np.float32)
-        told = DEVIATIONS[columns.deviations[fact][: self.high]]
+            return np.full(self.high if rows is None else len(rows), np.inf, np.float32)
+        told = DEVIATIONS[self._picked(columns.deviations[fact], rows)]
         if now_ns is None:
             return told
-        excess = np.maximum(0.0, self.age_s(group.name, now_ns) / group.age_most_s - 1.0)
+        excess = np.maximum(0.0, self.age_s(group.name, now_ns, rows) / group.age_most_s - 1.0)
         with np.errstate(invalid="ignore"):
-            wandered = np.abs(columns.values[fact][: self.high]) * np.sqrt(excess)
+            wandered = np.abs(self._picked(columns.values[fact], rows)) * np.sqrt(excess)
             return np.where(np.isinf(told), told, np.hypot(told, wandered)).astype(np.float32)
+
+    def _picked(self, column: Column, rows: Rows) -> Column:
+        return column[: self.high] if rows is None else column[rows]
 
     def value(self, row: int, fact: str) -> Value:
         """One fact as people read it: words and choices as text, None where not known."""
