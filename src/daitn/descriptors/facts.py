@@ -7,12 +7,11 @@ group's number on the wire goes with its facts, so a group that changes gets a n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Final
 
 from daitn.base.errors import InputError
+from daitn.base.nearest import nearest_known
 from daitn.descriptors.fact_kinds import Fact, Group, Kind
 from daitn.descriptors.facts_of_terminals import TERMINAL_GROUPS
 from daitn.descriptors.facts_of_things import DATA_GROUPS, MODEL_GROUPS
@@ -38,7 +37,7 @@ def facts_of(kind: Kind) -> tuple[Fact, ...]:
 def group_named(name: str) -> Group:
     """The group of that name; InputError naming the nearest known ones."""
     if (group := BY_NAME.get(name)) is None:
-        raise InputError(f"no group of facts is called {name[:80]!r}", todo=_nearest(name, BY_NAME))
+        raise InputError(f"no group of facts is called {name[:80]!r}", todo=nearest_known(name, BY_NAME))
     return group
 
 
@@ -46,11 +45,5 @@ def fact_named(kind: Kind, name: str) -> tuple[Group, Fact]:
     """A fact and its group; InputError naming the column and the nearest known ones."""
     if (place := _PLACES.get((kind, name))) is None:
         known = [fact.name for fact in facts_of(kind)]
-        raise InputError(f"{kind.value} has no fact {name[:80]!r}", todo=_nearest(name, known))
+        raise InputError(f"{kind.value} has no fact {name[:80]!r}", todo=nearest_known(name, known))
     return place
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = get_close_matches(name[:80], names, n=3, cutoff=0.5)
-    return "did you mean " + ", ".join(near) + "?" if near else "known: " + ", ".join(names)
