@@ -256,14 +256,14 @@ def unhedged(condition):
     return True
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(maps(), TERMINALS)
 def test_terminals_found_are_those_that_a_plain_look_at_each_finds(given_map, where):
     book, terminals, data = given_map
     check(book, Find(kind=Kind.TERMINAL, where=where), terminals, Plain(terminals, data))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(maps(), DATA)
 def test_data_found_by_facts_of_its_terminal_is_what_a_plain_look_finds(given_map, where):
     book, terminals, data = given_map
@@ -284,7 +284,7 @@ def check(book, question, things, plain):
             assert said.clauses[0].depth == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(maps(), st.integers(1, 4), st.booleans(), st.sampled_from(["sum", "product"]))
 def test_best_are_those_of_a_full_sort_of_plain_scores(given_map, limit, descending, combine):
     book, terminals, _ = given_map

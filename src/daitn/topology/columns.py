@@ -48,6 +48,8 @@ class FactTable:
         self.words = words
         self.version = 0
         """Grows with every change."""
+        self.roster_version = 0
+        """Grows when things come or leave."""
         self.stale_before_ns = 0
         """What was received before this moment was not confirmed since the map was restarted: it is stale."""
         self._ids: list[str] = []
@@ -93,6 +95,7 @@ class FactTable:
         self._alive[row] = True
         self._owner[row] = owner
         self.version += 1
+        self.roster_version += 1
         return row
 
     def add_many(self, things: Sequence[str], owner: int) -> NDArray[np.int32]:
@@ -113,6 +116,7 @@ class FactTable:
             columns.clear(np.asarray(gone, np.intp))
         self._free += gone
         self.version += bool(gone)
+        self.roster_version += bool(gone)
 
     def restore(self, ids: list[str], owners: NDArray[np.int32]) -> None:
         """Take over rows that were kept, into a table that has none: empty ids are free rows. O(H)."""
