@@ -1,7 +1,8 @@
 """SQL on the map for people: DuckDB over the map's own columns, read-only, shut off from files and network.
 
-Paper II-A, G-KRRM: complex questions. Each question gets a database of its own in memory, in which the kinds of things
-are views; nothing can be written, loaded or reached from it, memory and time are bounded, and its settings are locked.
+Paper II-A, G-KRRM: complex questions. The kinds of things are views in a database in memory, made for each question of
+the columns that it names; nothing can be written, loaded or reached from it, memory and time are bounded, and its
+settings are locked.
 DuckDB answers operators' questions only; it is never in the way of updates.
 
 A question is read while the map goes on changing: each value is one that the map held during it.
@@ -54,7 +55,13 @@ FORBIDDEN: Final = re.compile(r"\b(arrow_scan\w*|pandas_scan|python_map_function
 """Functions that take addresses of memory, read the environment, or would hide from the checks here what is asked."""
 
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_STAR: Final = re.compile(r"(?<!\()\*|\*(?!\))|\bfrom\s+\w+\s*;?\s*$|^\s*from\b|\bcolumns\s*\(|\bdescribe\b|\bsummarize\b", re.I)
+_STAR: Final = re.compile(
+    r"(?:\bselect|\bdistinct|\ball|,|\.)\s*\*|^\s*from\b|\bcolumns\s*\(|\bdescribe\b|\bsummarize\b"
+    r"|\bnatural\b",
+    re.I,
+)
+"""Questions that mean all columns without naming them; one too many only costs time."""
+
 _COLUMN: Final = re.compile(r'(?:column(?: named)?|column with name) "?([\w.]+)"?', re.I)
 _TABLE: Final = re.compile(r"(?:Table|View)(?: Function)? with name \"?(\w+)\"?", re.I)
 
@@ -83,7 +90,18 @@ class MapSql:
         self._book = book
         self._seconds_most = seconds_most
         self._tables: Any = None
+        self._database: Any = None
         self._one = threading.Lock()
+
+    def close(self) -> None:
+        """Let the database go."""
+        with self._one:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def ask(self, sql: str, now_ns: int) -> SqlAnswer:
         """The answer to one SELECT. InputError naming what is wrong and the nearest known columns or tables;
@@ -96,10 +114,20 @@ class MapSql:
             import duckdb
         except ImportError:
             raise UnavailableError("DuckDB is not installed here", todo="install daitn[map]") from None
-        with self._one, duckdb.connect(":memory:", config=SETTINGS) as database:
+        with self._one:
             try:
-                self._lay_out(database, sql, now_ns)
-                return self._run(database, sql, now_ns)
+                if self._database is None:
+                    self._database = duckdb.connect(":memory:", config=SETTINGS)
+                    self._database.execute("SET lock_configuration = true")
+                laid_out = self._lay_out(self._database, sql, now_ns)
+                try:
+                    return self._run(self._database, sql, now_ns)
+                finally:
+                    for name in laid_out:
+                        self._database.unregister(name)
+            except duckdb.FatalException as error:
+                self._drop()
+                raise UnavailableError(f"DuckDB failed: {str(error)[:200]}", todo="ask again") from None
             except duckdb.InterruptException:
                 raise UnavailableError(
                     f"the question took longer than {self._seconds_most:g} s", todo="ask for less: a filter, fewer joins"
@@ -109,22 +137,25 @@ class MapSql:
             except duckdb.Error as error:
                 raise _ours(error, sql) from None
 
-    def _lay_out(self, database: duckdb.DuckDBPyConnection, sql: str, now_ns: int) -> None:
-        """Views of the kinds that the question names, with the columns that it names."""
+    def _lay_out(self, database: duckdb.DuckDBPyConnection, sql: str, now_ns: int) -> list[str]:
+        """Views of the kinds that the question names, with the columns that it names; what lies below them, to be let go after."""
         from daitn.node.map_tables import ALIVE, MapTables, column_names
 
         if self._tables is None:
             self._tables = MapTables(self._book)
         words = {word.lower() for word in _WORD.findall(sql)}
         every = _STAR.search(sql) is not None
+        laid_out: list[str] = []
         for kind in Kind:
             if kind.value not in words:
+                database.execute(f'DROP VIEW IF EXISTS "{kind.value}"')
                 continue
+            laid_out.append(f"_{kind.value}")
             names = [name for name in column_names(kind) if every or name in words] or ["id"]
             database.register(f"_{kind.value}", self._tables.table(kind, names, now_ns))
             listed = ", ".join(f'"{name}"' for name in names)
-            database.execute(f'CREATE VIEW "{kind.value}" AS SELECT {listed} FROM "_{kind.value}" WHERE {ALIVE}')
-        database.execute("SET lock_configuration = true")
+            database.execute(f'CREATE OR REPLACE VIEW "{kind.value}" AS SELECT {listed} FROM "_{kind.value}" WHERE {ALIVE}')
+        return laid_out
 
     def _run(self, database: duckdb.DuckDBPyConnection, sql: str, now_ns: int) -> SqlAnswer:
         import duckdb
