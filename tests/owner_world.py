@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +21,7 @@ from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import public_hex, sign_parts, sign_report, verify_parts, verify_report
-from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
+from daitn.base.effects import Delivered, Effect, Event, Record, Send, SetTimer, Started, TimerFired
 from daitn.base.errors import DaitnError, InputError, PolicyError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, DomainId, JobId, NodeId, OperatorId, OwnerId
 from daitn.control_center.center import ControlCenter
@@ -71,10 +71,12 @@ from daitn.descriptors.work import (
     TrainWork,
 )
 from daitn.node.center_service import nodes_on_map
+from daitn.node.clock import NodeClock
 from daitn.node.http.api import create_app
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
+from daitn.node.map_service import MapService
 from daitn.node.pki import create_authority, write_private, write_public
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
@@ -126,6 +128,19 @@ def make_request(package: ArtifactId, **changes: object) -> Request:
     return Request(**(values | changes))  # type: ignore[arg-type]
 
 
+class MemoryJournal:
+    """Keeps records no longer than the test."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def append(self, stream: str, records: Sequence[Record], *, time_ns: int) -> None:
+        self.records += records
+
+    def entries(self, stream: str) -> Iterator[Any]:
+        return iter(())
+
+
 class MemoryService:
     """An `OwnerService` on the real control centre. `hold`: keep orders until `answer` is called."""
 
@@ -139,6 +154,7 @@ class MemoryService:
         self.members: dict[NodeId, Member] = {}
         tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=_holds, member=self.members.get)
         self.center = ControlCenter(CenterConfig(domain=DomainId("clinic")), tools)
+        self.map = MapService(self.center.knowledge.facts, MemoryJournal(), NodeClock(), lambda error: None)  # type: ignore[arg-type]
         self._changed: dict[JobId, asyncio.Condition] = {}
         self._measured = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import base, counters, data, nodes, predict, token, train
+from daitn.cli import base, counters, data, map, nodes, predict, token, train
 from daitn.cli.alarms import show_alarms
 from daitn.cli.output import EXIT_CODES, fail
 
@@ -27,8 +27,8 @@ app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
 app.add_typer(token.app, name="token")
+app.add_typer(map.app, name="map")
 app.command("predict")(predict.predict_file)
-app.command("map")(token.show_map)
 app.command("counters")(counters.show_counters)
 nodes.add_commands(app)
 app.command("alarms")(show_alarms)

@@ -1,4 +1,4 @@
-"""`daitn token` and `daitn map`: what operators hand out, and the domain as it is."""
+"""`daitn token`: what operators hand out."""
 
 from __future__ import annotations
 
@@ -78,27 +78,6 @@ def expel(
     with errors(json), _connect(token) as network:
         network.expel(node, reason)
         answer(json, {"expelled": node}, lambda where: where.print(f"{node} is expelled"))
-
-
-def show_map(
-    token: Token = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Why each node is trusted as far as it is.")] = False,
-    json: Json = False,
-) -> None:
-    """The map: nodes, their data sets and compute, when they were last heard of, and how far they are trusted."""
-    with errors(json), _connect(token) as network:
-        found = network.nodes()
-
-        def show(where: Any) -> None:
-            from daitn.cli import render
-
-            where.print(render.map_table(found))
-            if trust:
-                where.print(render.trust_table(found))
-                if not any(one.trust_changes for one in found):
-                    where.print("no changes are shown: none was seen, or this is no operator's token")
-
-        answer(json, found, show)
 
 
 def _valid(text: str | None) -> dict[str, float]:

@@ -4,16 +4,18 @@
       and surely terminal.trust >= 0.8 and some data_field (field = cardiology and field_records >= 2000)
       and within 20ms of (accelerators >= 1) score 0.7 log(records) + 0.3 terminal.trust show schema top 50
 
-    question  = kind ["where" or] {"score" … | "nearest to" id ["by" …] | "show" fact {"," fact} | "top" n ["by" order]}
+    question  = kind ["where" or] {"score" … | "nearest to" id ["by" …] | "show" fact {"," fact}
+                                   | "top" n ["by" order]}
               | "summarise" kind "by" fact [total {"," total}] ["where" or] ["top" n]
               | "path from" id "to" id ["by" "round_trip" | "bandwidth"] ["where" or]
     or        = and {"or" and}      and = not {"and" not}      not = "not" not | "(" or ")" | atom
     atom      = "some" kind ["by" fact] ["(" or ")"] | "within" number "of" ["(" or ")"]
               | ["surely" | "possibly"] measure [sign value | ["not"] "in (" word {"," word} ")"
-                                        | ["not"] "between" number "and" number | "starts with" word | "is" ["not"] "known"]
+                  | ["not"] "between" number "and" number | "starts with" word | "is" ["not"] "known"]
     measure   = fact | ("age_of" | "deviation_of" | "since") "(" fact ")"
     score     = ["raw"] [weight] term {("+" | "-") [weight] term} | ["raw"] term "^" weight {"*" term "^" weight}
-    term      = measure | "log(" measure ")"      total = "count" ["(" measure ")"] | "sum(…)" | "mean(…)" | "quantile(" q "," measure ")"
+    term      = measure | "log(" measure ")"
+    total     = "count" ["(" measure ")"] | ("sum" | "mean") "(" measure ")" | "quantile(" number "," measure ")"
     order     = "score" | measure, then ["ascending"]
 
 A fact alone is a flag that is set. Numbers take units (`20ms`, `90d`, `2GB`, `99%`); text that is no word goes in
@@ -23,7 +25,7 @@ single quotes. `question_writing.question_text` writes what this reads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, NoReturn, TypeVar, cast, get_args
+from typing import Final, NoReturn, TypeVar, get_args
 
 import msgspec
 
@@ -74,7 +76,7 @@ def parse_question(text: str) -> Question:
     """The question that a text asks, checked. InputError naming the place, or the fact and the nearest known ones."""
     reader = _Reader(read_tokens(text))
     try:
-        question = msgspec.convert(msgspec.to_builtins(reader.question()), Question)
+        question: Question = msgspec.convert(msgspec.to_builtins(reader.question()), Question)
     except UNDECODABLE as error:
         raise InputError(f"the question is out of bounds: {str(error)[:200]}") from None
     check_question(question)
@@ -254,7 +256,7 @@ class _Reader:
         place = self._peek()
         if place.kind == "sign" and place.said in _COMPARISONS:
             self._next += 1
-            return Compare(measure=measure, by=cast(Comparison, place.said), value=self._value(), certainty=certainty)
+            return Compare(measure=measure, by=place.said, value=self._value(), certainty=certainty)
         denied = self._takes("not")
         condition: Condition
         if self._takes("between"):

@@ -46,6 +46,7 @@ from daitn.node.http.api import create_app
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.journal import Journal
+from daitn.node.map_service import QUESTION_RECORDS, MapService
 from daitn.node.map_snapshots import keep_snapshots
 from daitn.node.map_store import MapStore
 from daitn.node.moving import Moving
@@ -59,7 +60,7 @@ from daitn.wire.oam import Counted
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
-CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded)
+CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded, *QUESTION_RECORDS)
 
 _log = logging.getLogger(__name__)
 
@@ -146,13 +147,15 @@ class CenterNode:
                 told.take(CENTER, collection.counted())
                 return told.all()
 
-            service = CenterService(core, runner, store, self._clock, make_token, expel, counted)
+            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail)
+            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions)
             restored = runner.restore()
             self._clock.not_before(runner.written_ns)
             core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
+            questions.start()
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
             runner.spawn(_hear_reports(runner, fabric))
@@ -179,6 +182,7 @@ class CenterNode:
                 await self._until(stop, runner)
             finally:
                 await server.stop()
+                questions.stop()
                 await runner.stop()
                 maps.close()
                 tokens.close()

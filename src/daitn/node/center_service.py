@@ -43,6 +43,7 @@ from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters
+from daitn.node.map_service import MapService
 from daitn.node.store import ChunkStore
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
@@ -76,6 +77,7 @@ class CenterService:
         make_token: TokenMaker,
         expel_node: Expeller,
         told: Callable[[], tuple[tuple[NodeId, Counted], ...]],
+        questions: MapService,
     ) -> None:
         self._core = core
         self._runner = runner
@@ -86,6 +88,7 @@ class CenterService:
         self._changed: dict[JobId, asyncio.Event] = {}
         self._checking = threading.Lock()
         self._told = told
+        self.map = questions
         self.counters = Counters()
 
     # --- packages ---------------------------------------------------------------------------------------------------

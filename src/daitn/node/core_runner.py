@@ -119,6 +119,11 @@ class CoreRunner:
         finally:
             self._busy = False
 
+    def fail(self, error: BaseException) -> None:
+        """Stop the node: something that must not go wrong did."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine beside the core until it ends or the runner stops."""
         task = asyncio.get_running_loop().create_task(work)
@@ -130,8 +135,7 @@ class CoreRunner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a task of %s failed", self._stream, exc_info=error)
-            if not self.failed.done():
-                self.failed.set_exception(error)
+            self.fail(error)
 
     def _do(self, effect: Effect) -> None:
         match effect:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -83,6 +83,15 @@ class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
+class Prepared(NamedTuple):
+    """A question with the columns that it names, as they were at a moment; tables by kind."""
+
+    sql: str
+    now_ns: int
+    version: int
+    tables: dict[str, Any]
+
+
 class MapSql:
     """Answers SQL on a book of facts; one question at a time."""
 
@@ -104,12 +113,39 @@ class MapSql:
             self._database = None
 
     def ask(self, sql: str, now_ns: int) -> SqlAnswer:
-        """The answer to one SELECT. InputError naming what is wrong and the nearest known columns or tables;
-        UnavailableError for a question that took too long or too much memory, or where DuckDB is not installed."""
+        """`prepare` and `run` in one."""
+        return self.run(self.prepare(sql, now_ns))
+
+    def prepare(self, sql: str, now_ns: int) -> Prepared:
+        """The columns that a question names, as they are now: about 1 ms a million values. InputError for a question
+        that is too long, or uses what it may not; UnavailableError where DuckDB or Arrow is not installed."""
         if len(sql) > SQL_CHARS:
             raise InputError(f"the question has {len(sql)} characters, the limit is {SQL_CHARS}")
         if (refused := FORBIDDEN.search(sql)) is not None:
             raise InputError(f"{refused[0]} may not be used in questions on the map")
+        try:
+            from daitn.node.map_tables import MapTables, column_names
+        except ImportError:
+            raise UnavailableError("pyarrow is not installed here", todo="install daitn[map]") from None
+        if self._tables is None:
+            self._tables = MapTables(self._book)
+        words = {word.lower() for word in _WORD.findall(sql)}
+        every = _STAR.search(sql) is not None
+        tables = {
+            kind.value: self._tables.table(
+                kind, [name for name in column_names(kind) if every or name in words] or ["id"], now_ns
+            )
+            for kind in Kind
+            if kind.value in words
+        }
+        return Prepared(sql, now_ns, self._book.version, tables)
+
+    def run(self, prepared: Prepared) -> SqlAnswer:
+        """The answer to one SELECT; may run on another thread than `prepare`, one question at a time.
+
+        InputError naming what is wrong and the nearest known columns or tables; UnavailableError for a question that
+        took too long or too much memory, or where DuckDB is not installed.
+        """
         try:
             import duckdb
         except ImportError:
@@ -119,48 +155,29 @@ class MapSql:
                 if self._database is None:
                     self._database = duckdb.connect(":memory:", config=SETTINGS)
                     self._database.execute("SET lock_configuration = true")
-                laid_out = self._lay_out(self._database, sql, now_ns)
                 try:
-                    return self._run(self._database, sql, now_ns)
+                    _lay_out(self._database, prepared.tables)
+                    return self._run(self._database, prepared)
                 finally:
-                    for name in laid_out:
-                        self._database.unregister(name)
+                    for name in prepared.tables:
+                        self._database.unregister(f"_{name}")
             except duckdb.FatalException as error:
                 self._drop()
                 raise UnavailableError(f"DuckDB failed: {str(error)[:200]}", todo="ask again") from None
             except duckdb.InterruptException:
                 raise UnavailableError(
-                    f"the question took longer than {self._seconds_most:g} s", todo="ask for less: a filter, fewer joins"
+                    f"the question took longer than {self._seconds_most:g} s",
+                    todo="ask for less: a filter, fewer joins",
                 ) from None
             except duckdb.OutOfMemoryException:
                 raise UnavailableError(f"the question needs more than {MEMORY}", todo="ask for fewer rows") from None
             except duckdb.Error as error:
-                raise _ours(error, sql) from None
+                raise _ours(error, prepared.sql) from None
 
-    def _lay_out(self, database: duckdb.DuckDBPyConnection, sql: str, now_ns: int) -> list[str]:
-        """Views of the kinds that the question names, with the columns that it names; what lies below them, to be let go after."""
-        from daitn.node.map_tables import ALIVE, MapTables, column_names
-
-        if self._tables is None:
-            self._tables = MapTables(self._book)
-        words = {word.lower() for word in _WORD.findall(sql)}
-        every = _STAR.search(sql) is not None
-        laid_out: list[str] = []
-        for kind in Kind:
-            if kind.value not in words:
-                database.execute(f'DROP VIEW IF EXISTS "{kind.value}"')
-                continue
-            laid_out.append(f"_{kind.value}")
-            names = [name for name in column_names(kind) if every or name in words] or ["id"]
-            database.register(f"_{kind.value}", self._tables.table(kind, names, now_ns))
-            listed = ", ".join(f'"{name}"' for name in names)
-            database.execute(f'CREATE OR REPLACE VIEW "{kind.value}" AS SELECT {listed} FROM "_{kind.value}" WHERE {ALIVE}')
-        return laid_out
-
-    def _run(self, database: duckdb.DuckDBPyConnection, sql: str, now_ns: int) -> SqlAnswer:
+    def _run(self, database: duckdb.DuckDBPyConnection, prepared: Prepared) -> SqlAnswer:
         import duckdb
 
-        statements = database.extract_statements(sql)
+        statements = database.extract_statements(prepared.sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise InputError(
                 f"{len(statements)} statements were given" if len(statements) != 1 else "this is no SELECT",
@@ -175,12 +192,27 @@ class MapSql:
         finally:
             timer.cancel()
         return SqlAnswer(
-            version=self._book.version,
-            made_at_unix_s=now_ns / NS_PER_S,
+            version=prepared.version,
+            made_at_unix_s=prepared.now_ns / NS_PER_S,
             columns=columns,
             rows=tuple(tuple(_cell(value) for value in row) for row in rows[:ROWS_MOST]),
             more=len(rows) > ROWS_MOST,
         )
+
+
+def _lay_out(database: duckdb.DuckDBPyConnection, tables: dict[str, Any]) -> None:
+    """A view for each kind that the question names; none for the others."""
+    from daitn.node.map_tables import ALIVE
+
+    for kind in Kind:
+        table = tables.get(kind.value)
+        if table is None:
+            database.execute(f'DROP VIEW IF EXISTS "{kind.value}"')
+            continue
+        database.register(f"_{kind.value}", table)
+        listed = ", ".join(f'"{name}"' for name in table.column_names if name != ALIVE)
+        view = f'CREATE OR REPLACE VIEW "{kind.value}" AS SELECT {listed} FROM "_{kind.value}" WHERE {ALIVE}'
+        database.execute(view)
 
 
 def _cell(value: Any) -> Shown:
@@ -199,7 +231,9 @@ def _ours(error: Exception, sql: str) -> InputError:
     said = str(error)
     kinds = [kind for kind in Kind if re.search(rf"\b{kind.value}\b", sql, re.I)]
     if (found := _TABLE.search(said)) is not None:
-        return InputError(f"the map has no table {found[1]!r}", todo=nearest_known(found[1], [kind.value for kind in Kind]))
+        return InputError(
+            f"the map has no table {found[1]!r}", todo=nearest_known(found[1], [kind.value for kind in Kind])
+        )
     if (found := _COLUMN.search(said)) is not None:
         name = found[1].rpartition(".")[2]
         known = {column for kind in kinds for column in column_names(kind)}

@@ -1,7 +1,7 @@
 """The columns of the map as Arrow tables, without copying numbers: what SQL is asked on.
 
 Paper II-A, G-KRRM. Only the columns that a question names are made: of a number, the values are the map's own memory
-and only the bits that say which are known are new (a million in about 0.5 ms). Words and choices are dictionaries, whose
+and only the bits that say which are known are new (a million in about 0.5 ms). Words and choices are dictionaries; the
 vocabulary is shared by all columns and made once.
 
 Tables are called by kind and have a column by fact, `<fact>_age_s` and, of numbers, `<fact>_deviation`, and `id`; a

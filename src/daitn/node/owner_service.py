@@ -10,6 +10,7 @@ from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.request import Request
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters
+from daitn.node.map_service import MapService
 
 
 class OwnerService(Protocol):
@@ -18,6 +19,9 @@ class OwnerService(Protocol):
     Errors are `DaitnError`s: InputError for what the owner can mend, PolicyError for what is not allowed,
     UnavailableError for what may work later.
     """
+
+    map: MapService
+    """For operators: questions on the map."""
 
     def counters_of_all(self) -> tuple[ProcessCounters, ...]:
         """For operators: what the centre and every node counted."""

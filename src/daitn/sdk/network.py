@@ -35,6 +35,7 @@ from daitn.descriptors.terminals import Role
 from daitn.node.http import bodies
 from daitn.node.http.owner_token import PREFIX, parse_owner_token
 from daitn.sdk.jobs import Job, quoted
+from daitn.sdk.map_questions import MapQuestions
 from daitn.sdk.requests import Duration, Targets, make_request, read_contract
 from daitn.sdk.transport import Transport
 
@@ -216,6 +217,11 @@ class Network:
     def nodes(self) -> tuple[bodies.NodeOnMap, ...]:
         """The map: all nodes of the domain."""
         return self._transport.call("GET", "/v1/nodes", tuple[bodies.NodeOnMap, ...])
+
+    @property
+    def map(self) -> MapQuestions:
+        """For operators: questions on the map, once, in SQL, or saved and watched."""
+        return MapQuestions(self._transport)
 
     def counters(self) -> tuple[bodies.ProcessCounters, ...]:
         """For operators: what was refused, lost and dropped, at the centre and at every node."""

@@ -30,6 +30,7 @@ from daitn.node.http import bodies
 from daitn.node.http.events import Watches, status_events
 from daitn.node.http.gate import HOLDER, Gate
 from daitn.node.http.manual import BYTES, Manual
+from daitn.node.http.map_routes import add_map_routes
 from daitn.node.http.problems import HttpError, answer_of, conflict, status_word, too_large, too_many, unknown
 from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
@@ -66,6 +67,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
     _add_job_routes(app, manual, service)
     _add_following_routes(app, manual, service)
     _add_operator_routes(app, manual, service, tokens)
+    add_map_routes(app, manual, service.map, lambda request: _caller(request, Scope.OPERATE), _read)
     _add_error_handlers(app)
     plain: Callable[[], dict[str, Any]] = app.openapi
     document: dict[str, Any] = {}

@@ -102,7 +102,7 @@ def _find(reading: Reading, question: Find) -> Answer:
     if question.nearest is not None:
         target = reading.row_of(Kind.TERMINAL, question.nearest.to)
         columns.append(DISTANCE)
-        values.append(_finite(distances_to(reading, kind, best, target, question.nearest.by)))
+        values.append([*_finite(distances_to(reading, kind, best, target, question.nearest.by))])
         ages.append([None] * len(best))
         told.append([None] * len(best))
     marks: list[float | None] = [None] * len(best)

@@ -3,7 +3,7 @@
 Negations are first pushed down to the leaves, where what is not known satisfies neither a comparison nor its opposite:
 with no negation left above, that is exactly "known to hold" (Kleene's logic), in one mask instead of two.
 
-The parts of a conjunction are taken cheapest first; once few enough rows are left, the rest is evaluated on those alone.
+The parts of a conjunction are taken cheapest first; once few rows are left, the rest is evaluated on those alone.
 A pass over a million values takes 0.2 to 0.5 ms, a gather through a reference about 5 ms.
 
 H rows of the kind, R rows asked for (all, where rows is None).

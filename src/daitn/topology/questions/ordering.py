@@ -55,7 +55,7 @@ def _to_largest(values: Keys) -> Keys:
 
 
 def order_keys(reading: Reading, question: Find, rows: NDArray[np.intp]) -> tuple[Keys | None, str]:
-    """What the things found are ordered by, the smallest first, NaN last, and what that is called; None: as they are."""
+    """What the things found are ordered by, the smallest first, NaN last, and what that is called; None: no order."""
     order = question.order
     if order is not None:
         if order.measure is None:
@@ -92,7 +92,7 @@ def _places(reading: Reading, form: Form, choices: tuple[str, ...], codes: NDArr
 
 
 def first_by(keys: Keys, limit: int) -> NDArray[np.intp]:
-    """Places of the `limit` smallest keys, in order; equal ones in their own order, NaN last: O(M + limit log limit)."""
+    """Places of the `limit` smallest keys, in order; equal ones as they come, NaN last: O(M + limit log limit)."""
     total = len(keys)
     chosen = np.arange(total)
     if limit < total:

@@ -2,8 +2,8 @@
 
 A core without I/O. Of each question it is known which groups of facts it reads; it is evaluated again only when one of
 them changed (or time passed, for questions about ages and certainty), at most once in its `every_s`, and one question
-a wake-up, so that many of them never hold up the rest for longer than one. Questions are durable; answers are not: after
-a restart the first evaluation is the answer that changes are told from.
+a wake-up, so that many of them never hold up the rest for longer than one. Questions are durable, answers are not:
+after a restart the first evaluation is the answer that changes are told from.
 """
 
 from __future__ import annotations
