@@ -147,11 +147,11 @@ class CenterNode:
                 told.take(CENTER, collection.counted())
                 return told.all()
 
-            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail)
-            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions)
             restored = runner.restore()
             self._clock.not_before(runner.written_ns)
             core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
+            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail)
+            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions)
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
