@@ -2,17 +2,20 @@
 
 Workload: 100 sites that report for 10,000 terminals each, 31 facts a terminal in seven groups, each with source,
 sequence, moments and a deviation a number. Parts, one file each: `updates` (batches into the columns, memory),
-`messages` (one terminal a message over the real fabric), `restart` (snapshot and journal). `--quick`: a fifth of the
+`messages` (one terminal a message over the real fabric), `restart` (snapshot and journal), `questions` (typed and in
+SQL, beside networkx, DuckDB alone and SQLite), `views`. `--quick`: a fifth of the
 terminals, fewer paces. Loads of the machine before and after are part of the output: others' work is in the figures.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import statistics
 import sys
+from importlib import metadata
 
-from benchmarks.map import messages, restart, updates
+from benchmarks.map import messages, questions, restart, updates, views
 from benchmarks.map.world import TERMINALS, make_map
 from benchmarks.report import arguments, print_report, summary
 
@@ -30,6 +33,7 @@ def main() -> int:
     resident = updates.resident_bytes() - before
     table_rows = intake.book.nbytes / terminals
     speeds, unstretched = updates.batch_updates(intake, 2 if asked.quick else 3, SEED + 1)
+    asked_figures, peers = questions.ask(intake.book, 5 if asked.quick else 25)
     seconds, used, files = restart.restart(intake, 0.1, 1 if asked.quick else 2)
     paces = (160_000.0,) if asked.quick else messages.PACES
     runs = messages.message_updates(intake, paces, 2.0 if asked.quick else messages.SECONDS, 10_000)
@@ -52,6 +56,8 @@ def main() -> int:
         "restart_s_max": max(seconds),
         "restart_cpu_s": statistics.median(used),
         **files,
+        **asked_figures,
+        **views.make_views(5 if asked.quick else 25),
         "machine_load_before": load_before,
         "machine_load_after": os.getloadavg()[0],
     }
@@ -59,7 +65,9 @@ def main() -> int:
         f"{run['offered_per_s']:.0f}/s offered: {run['applied_per_s']:.0f}/s applied, {run['lost_frac']:.2%} lost"
         for run in runs
     ]
-    print_report("map", figures, {}, [SEED], only_json=asked.json, said=said)
+    versions = {name: metadata.version(name) for name in ("duckdb", "pyarrow", "networkx")}
+    versions["sqlite"] = sqlite3.sqlite_version
+    print_report("map", figures, peers, [SEED], only_json=asked.json, said=said, versions=versions)
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from daitn.base.ids import DataSetId, DomainId, NodeId, OwnerId
+from daitn.base.ids import DataSetId, DomainId, NodeId, OperatorId, OwnerId
 from daitn.base.units import show_bytes
 from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
 from daitn.descriptors.fitting import fits
@@ -80,18 +80,33 @@ def _exclude(data: DataDescriptor, code: ReasonCode, why: str) -> Exclusion:
     return Exclusion(dataset=data.dataset, code=code, why=why)
 
 
+class _Fitting:
+    """Whether data sets fit a contract; those with the same columns are compared with it once."""
+
+    def __init__(self, contract: DataContract) -> None:
+        self._contract = contract
+        self._known: dict[object, tuple[str, ...]] = {}
+
+    def faults(self, data: DataDescriptor) -> tuple[str, ...]:
+        """What does not fit."""
+        form = (data.columns, data.fields, data.group)
+        if (known := self._known.get(form)) is None:
+            known = self._known[form] = tuple(fits(self._contract, *form))
+        return known
+
+
 def _judge(
     knowledge: KnowledgeMap,
     facts: NodeFacts,
     data: DataDescriptor,
     request: Request,
     contract: DataContract,
+    fitting: _Fitting,
     asker: Asker,
     now_ns: int,
 ) -> Exclusion | None:
     """Why this data set cannot be used for this request, or None."""
-    faults = fits(contract, data.columns, data.fields, data.group)
-    if faults:
+    if faults := fitting.faults(data):
         return _exclude(data, ReasonCode.NO_DATA, "does not fit the contract: " + "; ".join(faults[:3]))
     if request.data.include and data.dataset not in request.data.include:
         return _exclude(data, ReasonCode.NO_DATA, "not among the data sets the request names")
@@ -155,13 +170,14 @@ def make_training_view(
     excluded: list[Exclusion] = []
     candidates: list[Candidate] = []
     usable: list[tuple[NodeFacts, DataDescriptor]] = []
+    fitting = _Fitting(contract)
     foreign = bool(request.domains) and asker.domain not in request.domains
     for facts in knowledge.nodes():
         for data in facts.descriptor.data:
             if foreign:
                 excluded.append(_exclude(data, ReasonCode.DOMAIN, f"domain {asker.domain} is not among those allowed"))
                 continue
-            exclusion = _judge(knowledge, facts, data, request, contract, asker, now_ns)
+            exclusion = _judge(knowledge, facts, data, request, contract, fitting, asker, now_ns)
             if exclusion is not None:
                 excluded.append(exclusion)
                 continue
@@ -294,6 +310,48 @@ def _with_relevance(candidates: list[Candidate]) -> list[Candidate]:
     ]
 
 
+class _Samples:
+    """What each data set would give to a unit, worked out once for a view: whom it gives to depends on the unit's
+    operator alone, so that is worked out once for each of those."""
+
+    def __init__(
+        self, usable: list[tuple[NodeFacts, DataDescriptor]], request: Request, contract: DataContract, asker: Asker
+    ) -> None:
+        self._request, self._asker = request, asker
+        self._data = [data for _, data in usable]
+        targets = contract.target_fields()
+        held_out = {name: _test_frac(contract, name) for name in targets}
+        self._records = [data.records * _given(data, contract.test_frac) for data in self._data]
+        self._fields = [
+            {name: count * _given(data, held_out[name]) for name, count in field_counts(contract, data).items()}
+            for data in self._data
+        ]
+        self._targets = targets
+        self._by_operator: dict[OperatorId, tuple[tuple[DataSetId, ...], float, dict[str, float]]] = {}
+
+    def of(self, operator: OperatorId) -> tuple[tuple[DataSetId, ...], float, dict[str, float]]:
+        """For a unit of this operator: the data sets that give it a sample, records in all, and per field."""
+        if (known := self._by_operator.get(operator)) is not None:
+            return known
+        use = Use(
+            owner=self._asker.owner,
+            purpose=self._request.purpose,
+            method="*",
+            signer=self._asker.signer,
+            kind="sample",
+            operator=operator,
+        )
+        givers = [place for place, data in enumerate(self._data) if not check_use(data.policy, use)]
+        fields = dict.fromkeys(self._targets, 0.0)
+        for place in givers:
+            for name, count in self._fields[place].items():
+                fields[name] = fields.get(name, 0.0) + count
+        records = sum(self._records[place] for place in givers)
+        found = (tuple(self._data[place].dataset for place in givers), records, fields)
+        self._by_operator[operator] = found
+        return found
+
+
 def _given(data: DataDescriptor, held_out_frac: float) -> float:
     """Records given to a unit for each one that trains."""
     return min(data.policy.sample_frac, held_out_frac) / (1 - held_out_frac)
@@ -309,6 +367,7 @@ def _verifiers(
 ) -> tuple[Verifier, ...]:
     """Units that answer, each with the data sets whose policy gives it a sample."""
     verifiers: list[Verifier] = []
+    samples = _Samples(usable, request, contract, asker)
     for unit in knowledge.with_role(Role.VERIFICATION):
         described = unit.descriptor.verification
         if (
@@ -317,31 +376,15 @@ def _verifiers(
             or knowledge.trust(unit, now_ns) < request.trust_floor
         ):
             continue
-        givers: list[DataDescriptor] = []
-        for _, data in usable:
-            use = Use(
-                owner=asker.owner,
-                purpose=request.purpose,
-                method="*",
-                signer=asker.signer,
-                kind="sample",
-                operator=unit.descriptor.operator,
-            )
-            if not check_use(data.policy, use):
-                givers.append(data)
-        records, fields = 0.0, dict.fromkeys(contract.target_fields(), 0.0)
-        for data in givers:
-            records += data.records * _given(data, contract.test_frac)
-            for name, count in field_counts(contract, data).items():
-                fields[name] = fields.get(name, 0.0) + count * _given(data, _test_frac(contract, name))
+        datasets, records, fields = samples.of(unit.descriptor.operator)
         machine = unit.descriptor.compute
         verifiers.append(
             Verifier(
                 node=unit.descriptor.node,
                 operator=unit.descriptor.operator,
-                datasets=tuple(data.dataset for data in givers),
+                datasets=datasets,
                 sample_records=records,
-                sample_fields=fields,
+                sample_fields=dict(fields),
                 evaluations_left=max(0, described.evaluations_per_job - asker.evaluations_used),
                 flops=machine.flops if machine is not None else 0.0,
                 bytes_per_s=unit.bytes_per_s,
