@@ -42,8 +42,12 @@ from daitn.topology.questions.reading import Reading, known_in
 
 Mask = NDArray[np.bool_]
 
-SPARSE_FRAC: Final = 0.25
-"""Below this share of rows, gathering them is cheaper than passing over whole columns."""
+SPARSE_FRAC: Final = 0.05
+"""Below this share of rows, gathering them from a column is cheaper than passing over all of it."""
+
+COSTLY: Final = 8
+COSTLY_FRAC: Final = 0.5
+"""The same for conditions of this cost, which gather anyway or compute as they go."""
 
 _OPPOSITE: Final = {"=": "!=", "!=": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 _DUAL: Final[dict[str, Certainty]] = {"told": "told", "surely": "possibly", "possibly": "surely"}
@@ -57,8 +61,9 @@ def matching_rows(reading: Reading, kind: Kind, where: Condition | None) -> NDAr
     mask: Mask = alive.copy()
     rows: Rows = None
     flat = conjuncts(positive(where))
-    for condition in sorted(flat, key=lambda one: _cost(kind, one)):
-        if rows is None and np.count_nonzero(mask) < SPARSE_FRAC * len(mask):
+    for cost, condition in sorted(((_cost(kind, one), one) for one in flat), key=lambda one: one[0]):
+        frac = SPARSE_FRAC if cost < COSTLY else COSTLY_FRAC
+        if rows is None and np.count_nonzero(mask) < frac * len(mask):
             rows = np.flatnonzero(mask)
         if rows is None:
             mask &= holds(reading, kind, condition, None)
