@@ -49,6 +49,7 @@ from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
+from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.terminals import Role
 from daitn.learning import pretrained
@@ -77,7 +78,7 @@ from daitn.oam.collection import FILE, read_counters
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import Proof
 from daitn.scenario.files import load_scenario, policy_toml
-from daitn.sdk import jobs, requests, transport
+from daitn.sdk import jobs, map_questions, requests, transport
 from daitn.sdk.proofs import check_proofs
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
@@ -713,6 +714,20 @@ CASES = [
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
+    Case(
+        "descriptors.question_text.parse_question",
+        lambda data, _: parse_question(as_text(data)),
+        [
+            b"data where records >= 2k and not (terminal.trust < 0.8 or some data_field (field = 'a')) score records",
+            b"summarise terminal by region count, quantile(0.9, flops) where within 20ms of (accelerators > 0) top 5",
+        ],
+    ),
+    Case(
+        "sdk.map_questions.read_question",
+        lambda data, _: map_questions.read_question(as_text(data)),
+        [b'{"ask":"find","kind":"terminal","where":{"is":"known","fact":"trust"}}'],
+        "json",
+    ),
     Case("sdk.requests.parse_targets", lambda data, _: requests.parse_targets(as_text(data)), [b"accuracy >= 0.9"]),
     Case(
         "sdk.requests.parse_duration", lambda data, _: requests.parse_duration(as_text(data)), [b"1h 30min", b"2 days"]

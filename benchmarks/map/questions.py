@@ -28,7 +28,7 @@ from daitn.descriptors.question_text import parse_question
 from daitn.node.map_sql import MapSql
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.answering import answer_question
-from daitn.topology.questions.saved import TIMER, AnswerChanged, SaveAsked, SavedQuestions
+from daitn.topology.questions.saved import TIMER, SaveAsked, SavedQuestions, TellChange
 
 NOW_NS = START_NS + 10 * NS_PER_S
 LIMIT = 50
@@ -101,7 +101,7 @@ def delta(book: FactBook, repeats: int) -> dict[str, float]:
         table.note(row, "trust", told, source=0, generated_ns=now_ns, received_ns=now_ns)
         effects = saved.handle(TimerFired(name=TIMER), now_ns)
         took.append(1000 * (time.perf_counter() - start))
-        if not any(isinstance(effect, AnswerChanged) for effect in effects):
+        if not any(isinstance(effect, TellChange) for effect in effects):
             raise SystemExit("a change of an answer was not told")
     assert group is not None
     table.note(

@@ -87,6 +87,7 @@ THROUGH = {
     "oam.timeline.report_bytes": "oam.timeline.proof_report",
     "scenario.files._convert": "scenario.files._read",
     "scenario.files._convert_fields": "scenario.files._read",
+    "descriptors.question_lexing.read_tokens": "descriptors.question_text.parse_question",
     "sdk.transport.Transport.call": "sdk.jobs.read_event",
 }
 """Parts of decoders, and what they are driven through (of the last: the same two lines, behind a connection)."""

@@ -18,11 +18,11 @@ from daitn.topology.questions.dependence import groups_read, reads_time
 from daitn.topology.questions.saved import (
     CHANGES_KEPT,
     TIMER,
-    AnswerChanged,
     ForgetAsked,
     Moved,
     SaveAsked,
     SavedQuestions,
+    TellChange,
     compare,
 )
 
@@ -50,7 +50,7 @@ class World:
 
     def later(self, seconds=1.0):
         self.now += int(seconds * NS_PER_S)
-        return [e.change for e in self.core.handle(TimerFired(name=TIMER), self.now) if isinstance(e, AnswerChanged)]
+        return [e.change for e in self.core.handle(TimerFired(name=TIMER), self.now) if isinstance(e, TellChange)]
 
 
 BEST = "terminal where reachable score trust top 2"

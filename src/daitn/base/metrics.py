@@ -88,6 +88,7 @@ _TERMINAL: Final = (
 _CENTER: Final = (
     *_plain(
         descriptions_forged="a node claims what its enrolment does not bear out; `daitn map` goes on without the claim",
+        questions_refused="a node that is not among the askers asks the map: configure it in the domain, or look at it",
         descriptions_after_leaving="nodes that left go on describing themselves: they were not stopped",
         progress_fenced="sites work on visits that were given up: links are slow or sites were stopped for long",
         results_fenced="results came of visits that were given up; they were not accepted and the work is lost",

@@ -77,6 +77,7 @@ from daitn.wire.center_tools import (
     VisitResult,
     encode_report,
 )
+from daitn.wire.center_topology import QuestionAsked
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import (
@@ -105,7 +106,7 @@ class ControlCenter:
         self.forgeries: dict[NodeId, str] = {}
         """What a node last claimed to be and is not; at most one entry a slot."""
         self._tools = tools
-        self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member)
+        self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member, config.askers)
         self.orchestrator = make_orchestrator(config)
         self._desk = OrderDesk(config, tools, self.knowledge)
         self._presence = Presence(self.knowledge, self.jobs)
@@ -219,7 +220,7 @@ class ControlCenter:
                 turn.perform(RetireSlot(node=sender))
                 turn.send(sender, Left())
                 return
-            case RosterAnnounced() | FactsTold():
+            case RosterAnnounced() | FactsTold() | QuestionAsked():
                 self._facts.heard(turn, sender, message)
                 self.orchestration.spoke(turn, sender)
                 return

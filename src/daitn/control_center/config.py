@@ -30,6 +30,9 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     direct: tuple[str, ...] = ()
     """The centre's own direct data-plane addresses, for fetching submitted packages."""
 
+    askers: tuple[NodeId, ...] = ()
+    """Nodes that are other domains' centres, or ask for them: the map answers their questions, and nobody else's."""
+
     @property
     def lease_s(self) -> float:
         """How long a terminal may work on without hearing from the centre."""

@@ -7,7 +7,7 @@ showed it; the same is told again only after `ALARM_S`, whatever a node does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from daitn.base.effects import Event
@@ -17,6 +17,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import Member
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
+from daitn.control_center.question_desk import answer_asker
 from daitn.control_center.turn import Turn
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.trust import Evidence
@@ -24,6 +25,7 @@ from daitn.topology.intake import Intake
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.map_entries import KeepMapEntry, ReportsEntry, RosterEntry
 from daitn.topology.refusals import MARKS, Example, Fault
+from daitn.wire.center_topology import QuestionAsked
 from daitn.wire.oam_records import Alarm
 from daitn.wire.topology_tools import FactsAsked, FactsTold, RosterAnnounced, RosterKept
 
@@ -55,11 +57,13 @@ class FactDesk:
         records: NodeRecords,
         counters: Counters,
         member: Callable[[NodeId], Member | None],
+        askers: Collection[NodeId] = (),
     ) -> None:
         self._knowledge = knowledge
         self._records = records
         self.counters = counters
         self._member = member
+        self._askers = askers
         self._alarmed: dict[tuple[NodeId, Fault], int] = {}
 
     def arrived(self, turn: Turn, event: ReportsArrived) -> Intake:
@@ -93,14 +97,16 @@ class FactDesk:
         if intake.waiting:
             turn.wake_in(ASK_TIMER, 1.0)
 
-    def heard(self, turn: Turn, sender: NodeId, message: RosterAnnounced | FactsTold) -> None:
-        """What a node says about its reports."""
+    def heard(self, turn: Turn, sender: NodeId, message: RosterAnnounced | FactsTold | QuestionAsked) -> None:
+        """What a node says about its reports, or asks of the map."""
         self._knowledge.spoke(sender, turn.now_ns)
         match message:
             case RosterAnnounced():
                 self._announced(turn, sender, message)
             case FactsTold():
                 self._told(turn, sender, message)
+            case QuestionAsked():
+                answer_asker(turn, sender, message, self._knowledge.facts, self._askers, self._counters)
 
     def _announced(self, turn: Turn, sender: NodeId, message: RosterAnnounced) -> None:
         """A node numbers the things it speaks for."""

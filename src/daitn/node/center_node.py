@@ -107,6 +107,7 @@ class CenterNode:
             report_bytes_per_s=config.report_bytes_per_s,
             views=config.views,
             direct=tuple(fabric.direct_addresses),
+            askers=tuple(NodeId(node) for node in config.askers),
         )
         book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
         tools = CenterTools(

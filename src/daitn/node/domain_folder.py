@@ -51,6 +51,9 @@ class DomainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     views: ViewUpdates = ViewUpdates()
     """How views of running jobs are kept up to date: `{"by": "adapter"}`, or `{"by": "periodic", "period_s": 5}`."""
 
+    askers: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    """Ids of nodes whose questions on the map are answered by message: other domains' centres."""
+
     @property
     def router(self) -> str:
         """`host:port` of the router."""

@@ -24,13 +24,13 @@ from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.answering import answer_question
 from daitn.topology.questions.explaining import explain
 from daitn.topology.questions.saved import (
-    AnswerChanged,
     ForgetAsked,
     QuestionForgotten,
     QuestionSaved,
     SaveAsked,
     SavedAnswer,
     SavedQuestions,
+    TellChange,
 )
 
 STREAM: Final = "questions"
@@ -85,7 +85,7 @@ class MapService:
             case SetTimer(name=name, at_ns=at_ns):
                 delay_s = max(0.0, ns_to_seconds(at_ns - self._clock.now_ns()))
                 self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self._fire, name)
-            case AnswerChanged(name=name):
+            case TellChange(name=name):
                 if (waiting := self._changed.pop(name, None)) is not None:
                     waiting.set()
             case _:

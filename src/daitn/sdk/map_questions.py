@@ -10,7 +10,7 @@ import msgspec
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.descriptors.questions import Answer, Explanation, Question
-from daitn.node.http.map_bodies import ExplanationAsked, QuestionAsked, SavingAsked, SqlAsked
+from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
 from daitn.node.map_sql import SqlAnswer
 from daitn.sdk.jobs import quoted
 from daitn.sdk.transport import Transport
@@ -39,7 +39,7 @@ class MapQuestions:
 
     def ask(self, question: Question | str) -> Answer:
         """The answer now; a question as text, or typed."""
-        return self._transport.call("POST", "/v1/map/questions", Answer, QuestionAsked(question=question))
+        return self._transport.call("POST", "/v1/map/questions", Answer, MapQuestion(question=question))
 
     def sql(self, sql: str) -> SqlAnswer:
         """The answer to one SELECT."""

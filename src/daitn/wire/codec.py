@@ -29,6 +29,7 @@ from daitn.wire.center_tools import (
     VisitRefused,
     VisitResult,
 )
+from daitn.wire.center_topology import QuestionAnswered, QuestionAsked
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 from daitn.wire.terminal_tools import Leaving, Left
 from daitn.wire.topology_tools import (
@@ -68,6 +69,8 @@ AnyMessage = (
     | FactsTold
     | TuneReporting
     | ReportingTuned
+    | QuestionAsked
+    | QuestionAnswered
     | Leaving
     | Left
     | RecordsReported

@@ -13,7 +13,7 @@ Asked = Question | Annotated[str, msgspec.Meta(max_length=QUESTION_CHARS)]
 """A question in its typed form, or as text."""
 
 
-class QuestionAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MapQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question on the map."""
 
     question: Asked

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from daitn.base.errors import InputError
 from daitn.descriptors.questions import Answer, Explanation
 from daitn.node.http.manual import Manual
-from daitn.node.http.map_bodies import ExplanationAsked, QuestionAsked, SavingAsked, SqlAsked
+from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
 from daitn.node.http.problems import unknown
 from daitn.node.http.tokens import TokenHolder
 from daitn.node.map_service import MapService
@@ -38,7 +38,7 @@ def add_map_routes(
     app: FastAPI, manual: Manual, service: MapService, operator: Callable[[Request], TokenHolder], read: Reader
 ) -> None:
     """Put the routes under `app`; `operator` says who calls, or refuses."""
-    manual.note("post", "/v1/map/questions", takes=QuestionAsked, gives=Answer)
+    manual.note("post", "/v1/map/questions", takes=MapQuestion, gives=Answer)
     manual.note("post", "/v1/map/explanations", takes=ExplanationAsked, gives=Explanation)
     manual.note("post", "/v1/map/sql", takes=SqlAsked, gives=SqlAnswer)
     manual.note("get", "/v1/map/saved", gives=tuple[SavedAnswer, ...])
@@ -49,7 +49,7 @@ def add_map_routes(
     @app.post("/v1/map/questions", summary="Ask the map: find, summarise, or a path")
     async def ask(request: Request) -> Response:
         operator(request)
-        asked: QuestionAsked = await read(request, QuestionAsked)
+        asked: MapQuestion = await read(request, MapQuestion)
         return _json(service.ask(asked.question))
 
     @app.post("/v1/map/explanations", summary="Why a thing is or is not in an answer")

@@ -92,7 +92,7 @@ class AnswerChange(msgspec.Struct, frozen=True, kw_only=True):
     """Groups of a summary, or stops of a path, whose figures are others now."""
 
 
-class AnswerChanged(Effect, frozen=True, kw_only=True):
+class TellChange(Effect, frozen=True, kw_only=True):
     """Tell those who watch this question."""
 
     name: str
@@ -229,13 +229,13 @@ class SavedQuestions:
         before, kept.answer = kept.answer, answer
         if before is None:
             kept.since_ns = kept.at_ns = now_ns
-            return [AnswerChanged(name=kept.record.name, change=_first(answer, now_ns))]
+            return [TellChange(name=kept.record.name, change=_first(answer, now_ns))]
         change = compare(before, answer, now_ns, figures=not isinstance(kept.record.question, Find))
         if change is None:
             return []
         kept.at_ns = now_ns
         kept.changes.append(change)
-        return [AnswerChanged(name=kept.record.name, change=change)]
+        return [TellChange(name=kept.record.name, change=change)]
 
     def _wake(self, now_ns: int) -> list[Effect]:
         if self._waking or not self._kept:
