@@ -40,9 +40,7 @@ def groups_read(question: Question) -> frozenset[Read]:
 
 def stamp(book: FactBook, read: frozenset[Read]) -> tuple[int, ...]:
     """Differs when something changed in what is read: O(groups)."""
-    return tuple(
-        book[kind].changes(group) if group else book[kind].roster_version for kind, group in sorted(read)
-    )
+    return tuple(book[kind].changes(group) if group else book[kind].roster_version for kind, group in sorted(read))
 
 
 def reads_time(question: Question) -> bool:
@@ -80,6 +78,7 @@ def _of_question(question: Question) -> Iterator[Read]:
                     yield from _of_path(question.kind, total.measure.fact)
         case Path():
             yield from ((Kind.LINK, ""), (Kind.LINK, "link_identity"), (Kind.LINK, "link_state"), (Kind.TERMINAL, ""))
+            yield from ((Kind.TERMINAL, "path"), (Kind.TERMINAL, "reach"))
             yield from _of_condition(Kind.LINK, question.where)
 
 

@@ -1,15 +1,21 @@
-"""Paths between terminals over measured links: least round trip, or widest at the narrowest link (rustworkx).
+"""Paths between terminals: least round trip, or widest at the narrowest link (rustworkx).
 
-Paper II-A: the map knows links, so that routes can be planned over sites and gateways. L links, V terminals with links.
-Cost: O(L log V), of which most is making the graph (about 1 s for a million links).
+Paper II-A: the map knows links, so that ways can be planned over sites and gateways. Edges are the links that were
+measured between two terminals and, unless the question says which links may be used, the ways to the domain's router
+that were measured of each terminal. `topology.link_graph` is what decisions use, whose cost depends on what is moved;
+here the two figures are apart, and any condition on links may be set.
+
+E edges, V terminals with any. Cost: O(E log V), times log E for the widest; most of it is making the graph.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import rustworkx
+from numpy.typing import NDArray
 
 from daitn.base.errors import InputError
 from daitn.descriptors.fact_kinds import Kind
@@ -17,7 +23,23 @@ from daitn.descriptors.questions import AnswerColumn, AnswerRow, Path
 from daitn.topology.questions.matching import matching_rows
 from daitn.topology.questions.reading import Reading
 
-FACTS = {"round_trip": "link_round_trip_s", "bandwidth": "link_bytes_per_s"}
+ROUTER: Final = -1
+"""The vertex of the domain's router."""
+
+ROUTER_ID: Final = "router"
+
+
+class Edges(NamedTuple):
+    """What may be gone over, directed: from, to (rows of terminals, or `ROUTER`), figure and age in seconds; E each."""
+
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    figure: NDArray[np.float64]
+    age_s: NDArray[np.float64]
+
+    def only(self, which: NDArray[Any]) -> Edges:
+        """Some of them."""
+        return Edges(*(column[which] for column in self))
 
 
 def find_path(reading: Reading, question: Path) -> tuple[list[AnswerColumn], tuple[AnswerRow, ...], int]:
@@ -26,86 +48,85 @@ def find_path(reading: Reading, question: Path) -> tuple[list[AnswerColumn], tup
     Values of a stop: its name, what the link to it has, and what the path up to it has. No stops: there is no path.
     """
     start, end = (reading.row_of(Kind.TERMINAL, name) for name in (question.start, question.end))
-    links = reading.book[Kind.LINK]
-    rows = matching_rows(reading, Kind.LINK, question.where)
-    fact = FACTS[question.by]
-    begins, ends = links.column("from_terminal")[rows], links.column("to_terminal")[rows]
-    measured = np.asarray(links.column(fact)[rows], np.float64)
-    usable = ~np.isnan(measured) & (begins >= 0) & (ends >= 0)
-    if question.by == "bandwidth":
-        usable &= measured > 0
-    begins, ends, measured, rows = begins[usable], ends[usable], measured[usable], rows[usable]
-    unit = "s" if question.by == "round_trip" else "bytes/s"
-    columns = [AnswerColumn(name="name"), AnswerColumn(name=fact, unit=unit), AnswerColumn(name="path", unit=unit)]
     if start == end:
         raise InputError(f"the path begins and ends at {question.start}", todo="name two terminals")
-    terminals = np.unique(np.concatenate([begins, ends, [start, end]]))
-    nodes = {int(row): place for place, row in enumerate(terminals)}
-    graph: rustworkx.PyDiGraph[None, int] = rustworkx.PyDiGraph(multigraph=True)
-    graph.add_nodes_from([None] * len(terminals))
-    edges = zip(np.searchsorted(terminals, begins).tolist(), np.searchsorted(terminals, ends).tolist(), strict=True)
+    fact, unit = ("round_trip", "s") if question.by == "round_trip" else ("bandwidth", "bytes/s")
+    columns = [AnswerColumn(name="name"), AnswerColumn(name=fact, unit=unit), AnswerColumn(name="path", unit=unit)]
+    edges = _edges(reading, question)
+    considered = len(edges.figure)
+    vertices = np.unique(np.concatenate([edges.begins, edges.ends, [start, end]]))
+    first, last = (int(np.searchsorted(vertices, row)) for row in (start, end))
     if question.by == "bandwidth":
-        # Links at least as wide as the widest bottleneck: found by adding them from the widest on.
-        least = _widest(graph.num_nodes(), list(edges), measured, nodes[start], nodes[end])
-        keep = np.flatnonzero(measured >= least)
-        edges = zip(
-            np.searchsorted(terminals, begins[keep]).tolist(),
-            np.searchsorted(terminals, ends[keep]).tolist(),
-            strict=True,
-        )
-        begins, ends, measured, rows = begins[keep], ends[keep], measured[keep], rows[keep]
-    graph.add_edges_from([(one, other, place) for place, (one, other) in enumerate(edges)])
-    # Of paths as wide, that with fewest links.
-    weight = (lambda place: float(measured[place])) if question.by == "round_trip" else (lambda _: 1.0)
-    found = rustworkx.dijkstra_shortest_paths(graph, nodes[start], target=nodes[end], weight_fn=weight)
-    if nodes[end] not in found:
-        return columns, (), len(rows)
-    stops = [int(terminals[node]) for node in found[nodes[end]]]
-    return columns, _stops(reading, question, stops, begins, ends, measured, rows), len(rows)
+        # Of the paths that are as wide as can be, the one with fewest links.
+        edges = edges.only(edges.figure >= _widest(vertices, edges, first, last))
+    weights = edges.figure if question.by == "round_trip" else np.ones(len(edges.figure))
+    graph = _graph(vertices, edges, weights.tolist())
+    found = rustworkx.dijkstra_shortest_paths(graph, first, target=last, weight_fn=float)
+    if last not in found:
+        return columns, (), considered
+    return columns, _stops(reading, question, [int(vertices[node]) for node in found[last]], edges), considered
 
 
-def _stops(
-    reading: Reading,
-    question: Path,
-    stops: list[int],
-    begins: np.ndarray,
-    ends: np.ndarray,
-    measured: np.ndarray,
-    rows: np.ndarray,
-) -> tuple[AnswerRow, ...]:
-    table, links = reading.book[Kind.TERMINAL], reading.book[Kind.LINK]
-    group = "link_state"
-    along = 0.0 if question.by == "round_trip" else math.inf
-    found: list[AnswerRow] = []
-    for place, stop in enumerate(stops):
-        link: float | None = None
-        age: float | None = None
-        if place:
-            between = np.flatnonzero((begins == stops[place - 1]) & (ends == stop))
-            best = between[
-                np.argmin(measured[between]) if question.by == "round_trip" else np.argmax(measured[between])
-            ]
-            link = float(measured[best])
-            age = float(links.age_s(group, reading.now_ns, rows[best : best + 1])[0])
-            along = along + link if question.by == "round_trip" else min(along, link)
-        name = table.value(stop, "name")
-        so_far = along if math.isfinite(along) else None
-        found.append(AnswerRow(id=table.id_of(stop), values=(name, link, so_far), ages_s=(None, age, age)))
-    return tuple(found)
+def _edges(reading: Reading, question: Path) -> Edges:
+    links = reading.book[Kind.LINK]
+    rows = matching_rows(reading, Kind.LINK, question.where)
+    width = question.by == "bandwidth"
+    edges = Edges(
+        links.column("from_terminal")[rows].astype(np.int64),
+        links.column("to_terminal")[rows].astype(np.int64),
+        links.column("link_bytes_per_s" if width else "link_round_trip_s")[rows].astype(np.float64),
+        links.age_s("link_state", reading.now_ns, rows),
+    )
+    edges = edges.only((edges.begins >= 0) & (edges.ends >= 0))
+    if question.where is None:
+        terminals = reading.book[Kind.TERMINAL]
+        at = np.flatnonzero(terminals.alive() & (terminals.column("reachable") == 1))
+        figure = terminals.column("bytes_per_s" if width else "round_trip_s")[at].astype(np.float64)
+        age = terminals.age_s("path", reading.now_ns, at)
+        router = np.full(len(at), ROUTER)
+        both = Edges(np.concatenate([at, router]), np.concatenate([router, at]), np.tile(figure, 2), np.tile(age, 2))
+        edges = Edges(*(np.concatenate(pair) for pair in zip(edges, both, strict=True)))
+    return edges.only(edges.figure > 0 if width else ~np.isnan(edges.figure))
 
 
-def _widest(nodes: int, edges: list[tuple[int, int]], measured: np.ndarray, start: int, end: int) -> float:
-    """The largest bandwidth such that links as wide lead from start to end: bisection over the links' bandwidths."""
-    widths = np.unique(measured)
-    low, high = 0, len(widths)  # widths[low - 1] leads there (or low is 0), widths[high] does not
+def _graph(vertices: NDArray[np.int64], edges: Edges, weights: list[float]) -> Any:
+    graph: Any = rustworkx.PyDiGraph(multigraph=True)
+    graph.add_nodes_from([None] * len(vertices))
+    begins, ends = (np.searchsorted(vertices, rows).tolist() for rows in (edges.begins, edges.ends))
+    graph.add_edges_from(list(zip(begins, ends, weights, strict=True)))
+    return graph
+
+
+def _widest(vertices: NDArray[np.int64], edges: Edges, first: int, last: int) -> float:
+    """The largest bandwidth such that edges as wide lead from first to last, by bisection; infinite where none does."""
+    widths = np.unique(edges.figure)
+    low, high = 0, len(widths)  # as wide as widths[low - 1] leads there (or low is 0), widths[high] does not
     while low < high:
         middle = (low + high) // 2
-        wide = np.flatnonzero(measured >= widths[middle])
-        graph: rustworkx.PyDiGraph[None, None] = rustworkx.PyDiGraph(multigraph=True)
-        graph.add_nodes_from([None] * nodes)
-        graph.add_edges_from_no_data([edges[place] for place in wide])
-        if rustworkx.has_path(graph, start, end):
+        wide = edges.only(edges.figure >= widths[middle])
+        if rustworkx.has_path(_graph(vertices, wide, wide.figure.tolist()), first, last):
             low = middle + 1
         else:
             high = middle
     return float(widths[low - 1]) if low else math.inf
+
+
+def _stops(reading: Reading, question: Path, stops: list[int], edges: Edges) -> tuple[AnswerRow, ...]:
+    table = reading.book[Kind.TERMINAL]
+    narrow = question.by == "bandwidth"
+    along = math.inf if narrow else 0.0
+    found: list[AnswerRow] = []
+    for place, stop in enumerate(stops):
+        figure: float | None = None
+        age: float | None = None
+        if place:
+            between = np.flatnonzero((edges.begins == stops[place - 1]) & (edges.ends == stop))
+            best = between[np.argmax(edges.figure[between]) if narrow else np.argmin(edges.figure[between])]
+            figure = float(edges.figure[best])
+            age = float(edges.age_s[best]) if math.isfinite(edges.age_s[best]) else None
+            along = min(along, figure) if narrow else along + figure
+        name = ROUTER_ID if stop == ROUTER else table.value(stop, "name")
+        so_far = along if math.isfinite(along) else None
+        known = ROUTER_ID if stop == ROUTER else table.id_of(stop)
+        found.append(AnswerRow(id=known, values=(name, figure, so_far), ages_s=(None, age, age)))
+    return tuple(found)
