@@ -1,4 +1,4 @@
-"""Answers whose form the plain model does not cover: paths, summaries, nearest, shown facts, staleness, explanations."""
+"""Answers whose form the plain model does not cover: paths, summaries, nearest, shown facts, explanations."""
 
 from __future__ import annotations
 
