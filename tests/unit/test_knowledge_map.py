@@ -6,6 +6,7 @@ import pytest
 from tests.builders import START_NS, make_site, make_unit
 
 from daitn.base.ids import DataSetId, NodeId
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.knowledge_map import CONSENT_AGE_S, DEFAULT_BYTES_PER_S, KnowledgeMap, NodeDescribed, NodeRemoved
@@ -160,3 +161,14 @@ def test_patience_grows_with_a_node_whose_signs_of_life_come_slowly():
     for _ in range(40):
         knowledge.measured_gap(node, 100.0)
     assert knowledge.patience_with(node, 4.0) == 20.0  # at most five times
+
+
+def test_newcomer_is_trusted_in_the_columns_as_in_the_book():
+    knowledge = KnowledgeMap()
+    knowledge.describe(make_site(1), 1, 1_000)
+
+    facts = knowledge.node(NodeId("n0001"))
+    assert facts is not None
+    column = knowledge.facts[Kind.TERMINAL].column("trust")
+
+    assert float(column[0]) == pytest.approx(knowledge.trust(facts, 1_000))

@@ -106,7 +106,7 @@ class FactDesk:
             case FactsTold():
                 self._told(turn, sender, message)
             case QuestionAsked():
-                answer_asker(turn, sender, message, self._knowledge.facts, self._askers, self._counters)
+                answer_asker(turn, sender, message, self._knowledge.facts, self._askers, self.counters)
 
     def _announced(self, turn: Turn, sender: NodeId, message: RosterAnnounced) -> None:
         """A node numbers the things it speaks for."""

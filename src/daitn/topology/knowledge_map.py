@@ -110,6 +110,7 @@ class KnowledgeMap:
         known.descriptor, known.sequence, known.ended = descriptor, sequence, False
         known.set_confirmed(now_ns)
         known.set_reachable(True, now_ns)
+        known.set_trust(self.trust_book.score(descriptor.node, now_ns), now_ns)
         known.set_accessible(any(data.policy.owners for data in descriptor.data) or descriptor.compute is not None)
         self.version += 1
 
