@@ -7,7 +7,8 @@ import pytest
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
-from daitn.node.map_sql import ROWS_MOST, MapSql
+from daitn.descriptors.sql_answer import ROWS_MOST
+from daitn.node.map_sql import MapSql
 from daitn.topology.fact_book import FactBook
 
 NOW = 1_000_000 * NS_PER_S

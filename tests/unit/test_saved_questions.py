@@ -13,13 +13,13 @@ from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.questions import Answer, AnswerRow
+from daitn.descriptors.saved_questions import Moved
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.dependence import groups_read, reads_time
 from daitn.topology.questions.saved import (
     CHANGES_KEPT,
     TIMER,
     ForgetAsked,
-    Moved,
     SaveAsked,
     SavedQuestions,
     TellChange,

@@ -11,8 +11,8 @@ from rich.table import Table
 from daitn.base.units import show_bytes, show_seconds
 from daitn.descriptors.question_writing import question_text
 from daitn.descriptors.questions import Answer, AnswerRow, Clause, Explanation, Shown
-from daitn.node.map_sql import SqlAnswer
-from daitn.topology.questions.saved import AnswerChange, SavedAnswer
+from daitn.descriptors.saved_questions import AnswerChange, SavedAnswer
+from daitn.descriptors.sql_answer import SqlAnswer
 
 
 def answer_table(answer: Answer) -> Table:

@@ -17,9 +17,11 @@ from daitn.base.errors import BugError, InputError
 from daitn.base.units import ns_to_seconds
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.questions import Answer, Explanation, Find, Question
+from daitn.descriptors.saved_questions import SavedAnswer
+from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.clock import NodeClock
 from daitn.node.journal import Journal
-from daitn.node.map_sql import MapSql, SqlAnswer
+from daitn.node.map_sql import MapSql
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.answering import answer_question
 from daitn.topology.questions.explaining import explain
@@ -28,7 +30,6 @@ from daitn.topology.questions.saved import (
     QuestionForgotten,
     QuestionSaved,
     SaveAsked,
-    SavedAnswer,
     SavedQuestions,
     TellChange,
 )

@@ -14,13 +14,12 @@ import re
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
-
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.nearest import nearest_known
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.questions import Shown
+from daitn.descriptors.sql_answer import ROWS_MOST, SqlAnswer, SqlColumn
 from daitn.topology.fact_book import FactBook
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 SQL_CHARS: Final = 16_384
 """Longest question: more than people write."""
-
-ROWS_MOST: Final = 10_000
-"""Rows of an answer; the rest is left out, and the answer says so."""
 
 MEMORY: Final = "1GB"
 """Memory of one question: a sort of a million rows takes 100 MB."""
@@ -64,23 +60,6 @@ _STAR: Final = re.compile(
 
 _COLUMN: Final = re.compile(r'(?:column(?: named)?|column with name) "?([\w.]+)"?', re.I)
 _TABLE: Final = re.compile(r"(?:Table|View)(?: Function)? with name \"?(\w+)\"?", re.I)
-
-
-class SqlColumn(msgspec.Struct, frozen=True, kw_only=True):
-    """One column of an answer, with DuckDB's type."""
-
-    name: str
-    type: str
-
-
-class SqlAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of an answer; `more`: there were others beyond `ROWS_MOST`."""
-
-    version: int
-    made_at_unix_s: float
-    columns: tuple[SqlColumn, ...]
-    rows: tuple[tuple[Shown, ...], ...]
-    more: bool = False
 
 
 class Prepared(NamedTuple):

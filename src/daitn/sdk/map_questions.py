@@ -10,11 +10,11 @@ import msgspec
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.descriptors.questions import Answer, Explanation, Question
+from daitn.descriptors.saved_questions import SavedAnswer
+from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
-from daitn.node.map_sql import SqlAnswer
 from daitn.sdk.jobs import quoted
 from daitn.sdk.transport import Transport
-from daitn.topology.questions.saved import SavedAnswer
 
 WAIT_S: Final = 10.0
 """How long one call waits for another answer."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from daitn.descriptors.questions import QUESTION_CHARS, Question
-from daitn.topology.questions.saved import LOOK_S
+from daitn.descriptors.saved_questions import LOOK_S
 
 Asked = Question | Annotated[str, msgspec.Meta(max_length=QUESTION_CHARS)]
 """A question in its typed form, or as text."""

@@ -15,13 +15,13 @@ from fastapi import FastAPI, Request, Response
 
 from daitn.base.errors import InputError
 from daitn.descriptors.questions import Answer, Explanation
+from daitn.descriptors.saved_questions import SavedAnswer
+from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.http.manual import Manual
 from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
 from daitn.node.http.problems import unknown
 from daitn.node.http.tokens import TokenHolder
 from daitn.node.map_service import MapService
-from daitn.node.map_sql import SqlAnswer
-from daitn.topology.questions.saved import SavedAnswer
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 

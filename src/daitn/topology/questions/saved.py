@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Annotated, Final
-
-import msgspec
+from typing import Final
 
 from daitn.base.effects import Append, Effect, Event, Record, SetTimer, Started, TimerFired
 from daitn.base.errors import BugError, DaitnError, InputError
 from daitn.base.nearest import nearest_known
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.question_check import check_question
-from daitn.descriptors.questions import Answer, AnswerRow, Find, Question
+from daitn.descriptors.questions import Answer, Find, Question
+from daitn.descriptors.saved_questions import LOOK_S, AnswerChange, EverySeconds, Moved, QuestionName, SavedAnswer
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.answering import answer_question
 from daitn.topology.questions.dependence import Read, groups_read, reads_time, stamp
@@ -30,13 +29,7 @@ SAVED_MOST: Final = 256
 CHANGES_KEPT: Final = 64
 """Changes of one answer kept for those who watch; who missed more gets the whole answer."""
 
-LOOK_S: Final = 0.25
-"""Between two looks at what has changed."""
-
 TIMER: Final = "saved questions"
-
-QuestionName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-EverySeconds = Annotated[float, msgspec.Meta(ge=LOOK_S, le=86_400)]
 
 
 class QuestionSaved(Record, frozen=True, kw_only=True, tag="question_saved"):
@@ -71,48 +64,11 @@ class ForgetAsked(Event, frozen=True, kw_only=True):
     name: str
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that was in the answer before, and has another place now."""
-
-    id: str
-    before: int
-    now: int
-    """Places from 1."""
-
-
-class AnswerChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How an answer changed at a moment."""
-
-    at_ns: int
-    version: int
-    entered: tuple[AnswerRow, ...] = ()
-    left: tuple[str, ...] = ()
-    moved: tuple[Moved, ...] = ()
-    changed: tuple[AnswerRow, ...] = ()
-    """Groups of a summary, or stops of a path, whose figures are others now."""
-
-
 class TellChange(Effect, frozen=True, kw_only=True):
     """Tell those who watch this question."""
 
     name: str
     change: AnswerChange
-
-
-class SavedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved question and its latest answer."""
-
-    name: str
-    owner: str
-    question: Question
-    every_s: float
-    at_ns: int
-    """When the answer was last evaluated and found another; 0: not yet."""
-    answer: Answer | None = None
-    changes: tuple[AnswerChange, ...] = ()
-    """Beyond the moment asked for; empty with an answer where they are not all known: take the whole answer."""
-    fault: str = ""
-    """Why it could not be evaluated last time."""
 
 
 class _Kept:
