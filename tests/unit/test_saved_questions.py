@@ -12,7 +12,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.question_text import parse_question
-from daitn.descriptors.questions import Answer, AnswerRow
+from daitn.descriptors.questions import Answer, AnswerRow, Compare, Find, Measure
 from daitn.descriptors.saved_questions import Moved
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.dependence import groups_read, reads_time
@@ -172,6 +172,20 @@ def test_question_about_a_terminal_that_left_says_so_and_comes_back(world):
     world.note(0, "place", position_x_s=0.0, position_y_s=0.0, position_height_s=0.0)
     world.later()
     assert world.core.since("best", 0).fault == ""
+
+
+def test_question_of_a_version_with_other_facts_is_kept_with_its_fault(world):
+    (kept, *_) = world.save(BEST)
+    gone = Compare(measure=Measure(fact="fact_of_another_version"), by=">", value=1.0)
+    record = msgspec.structs.replace(kept.records[0], question=Find(kind=Kind.TERMINAL, where=gone))
+    again = SavedQuestions(world.book)
+
+    again.apply(record)
+    again.handle(Started(), world.now)
+    again.handle(TimerFired(name=TIMER), world.now + NS_PER_S)
+
+    assert "no fact 'fact_of_another_version'" in again.since("best", 0).fault
+    assert again.evaluations == 0
 
 
 def test_forgotten_question_is_gone_and_its_name_near_others(world):

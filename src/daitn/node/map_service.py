@@ -137,7 +137,7 @@ class MapService:
     async def watch(self, name: str, after_ns: int, wait_s: float) -> SavedAnswer:
         """A saved question once its answer is another than at `after_ns`, or as it is when the wait is over."""
         told = self._saved.since(name, after_ns)
-        if told.at_ns > after_ns or wait_s <= 0:
+        if told.at_ns > after_ns or not wait_s > 0:  # NaN is no time to wait
             return told
         waiting = self._changed.setdefault(name, asyncio.Event())
         with contextlib.suppress(TimeoutError):

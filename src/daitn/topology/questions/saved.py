@@ -76,8 +76,17 @@ class _Kept:
 
     def __init__(self, record: QuestionSaved) -> None:
         self.record = record
-        self.reads: frozenset[Read] = groups_read(record.question)
+        self.fault = ""
+        self.reads: frozenset[Read] = frozenset()
         self.timed = reads_time(record.question)
+        try:
+            # Again, since the registry may be another one than when it was saved.
+            check_question(record.question)
+            self.reads = groups_read(record.question)
+        except InputError as error:
+            self.fault = str(error)
+        self.broken = bool(self.fault)
+        """It speaks of what this version does not know: kept, shown with the fault, and not evaluated."""
         self.stamp: tuple[int, ...] | None = None
         self.looked_ns = 0
         self.at_ns = 0
@@ -85,7 +94,6 @@ class _Kept:
         """When the first of this process's answers was made."""
         self.answer: Answer | None = None
         self.changes: deque[AnswerChange] = deque(maxlen=CHANGES_KEPT)
-        self.fault = ""
 
 
 class SavedQuestions:
@@ -164,7 +172,7 @@ class SavedQuestions:
         """Evaluate the question that has waited longest of those that may have another answer."""
         effects: list[Effect] = []
         for kept in sorted(self._kept.values(), key=lambda one: one.looked_ns):
-            if now_ns - kept.looked_ns < seconds_to_ns(kept.record.every_s):
+            if kept.broken or now_ns - kept.looked_ns < seconds_to_ns(kept.record.every_s):
                 continue
             current = stamp(self._book, kept.reads)
             if current != kept.stamp or kept.timed:
