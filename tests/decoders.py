@@ -815,10 +815,10 @@ CASES = [
     Case("node.store.index.read_index", index_read_beside, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.store.index.PackIndex.load", index_with, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.datasets.DataShelf._entries", shelf_with("index.json", DataShelf.list), [SHELF_INDEX], "json"),
-    Case("node.datasets.DataShelf.ledger", shelf_with("ledger.jsonl", DataShelf.ledger), [plain(SPENT) + b"\n"]),
+    Case("node.releases.ReleaseBook.ledger", shelf_with("ledger.jsonl", DataShelf.ledger), [plain(SPENT) + b"\n"]),
     Case(
-        "node.datasets.DataShelf._kept_release",
-        shelf_with("releases/k.json", lambda shelf: shelf._kept_release("k")),
+        "node.releases.ReleaseBook._kept",
+        shelf_with("releases/k.json", lambda shelf: shelf._releases._kept("k")),
         [plain({"key": "k", "epsilon": 1.0, "records": 1, "groups": 1, "labels": {}, "fields": {}, "shares": {}})],
         "json",
     ),

@@ -93,7 +93,8 @@ THROUGH = {
 """Parts of decoders, and what they are driven through (of the last: the same two lines, behind a connection)."""
 
 NO_BYTES_OF_OTHERS = {
-    "describe.statistics.load_opendp": "imports a library",
+    "describe.family.features._signs": "a digest made here",
+    "describe.mechanisms.load_opendp": "imports a library",
     "learning.numerics.blocks.tensor_view": "tensors of a checked manifest, in a store that hashed them",
     "learning.pretrained._describe_adapter": "an object of the owner's own program",
     "learning.pretrained._describe_config": "an object of the owner's own program",

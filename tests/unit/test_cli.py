@@ -273,9 +273,9 @@ def test_data_add_list_preview_remove(shell: Shell, tmp_path: Path) -> None:
     assert (code, report["records"]) == (0, 200)
     code, listed = shell.json("data", "list", *folder)
     assert (code, listed[0]["name"], listed[0]["records"]) == (0, "lesions", 200)
-    code, shown = shell.json("data", "preview", "lesions", *folder)
+    code, shown = shell.json("data", "describe", "lesions", *folder)
     assert (code, shown["leaves"]["contract_name"]) == (0, "lesions")
-    assert "What leaves this site" in shell("data", "preview", "lesions", *folder)[1]
+    assert "What leaves this site" in shell("data", "describe", "lesions", *folder)[1]
     assert shell.json("data", "remove", "lesions", *folder) == (0, {"removed": "lesions"})
     assert shell.json("data", "remove", "lesions", *folder)[0] == 2
     assert shell.json("data", "list", *folder) == (0, [])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,29 +179,84 @@ def test_same_version_is_answered_with_the_same_noise_at_no_cost(
     assert first.dataset == "n1/ages"
 
 
-def test_spent_budget_keeps_the_last_statistics_until_the_period_is_over(
+def test_appended_records_are_published_when_a_release_is_due_and_not_before(
     shelf: DataShelf, tmp_path: Path, draws: Draws, clock: Clock
 ) -> None:
     published = []
-    for rows in (200, 210, 220):
+    for rows, days in ((200, 0), (210, 1), (220, 13), (230, 2), (240, 1)):
+        clock.now_ns += days * DAY_NS
         add(shelf, source(tmp_path, rows))
         published.append(shelf.descriptor("ages", "n1"))
-    assert published[1].labels != published[0].labels
-    assert published[2].labels == published[1].labels
-    assert published[2].version != published[1].version
+    # twice in 30 days: on day 0, and on day 16, since fifteen have passed
+    assert [one.labels == published[0].labels for one in published] == [True, True, True, False, False]
+    assert published[4].labels == published[3].labels
+    assert published[1].quality == published[0].quality
+    assert [one.version == published[0].version for one in published] == [True, False, False, False, False]
     assert len(shelf.ledger().records()) == 2
-    clock.now_ns += 31 * DAY_NS
-    assert shelf.descriptor("ages", "n1").labels != published[1].labels
+    assert shelf.renewal_ns() == clock.now_ns + 14 * DAY_NS
+    clock.now_ns += 14 * DAY_NS
+    assert shelf.descriptor("ages", "n1").labels != published[4].labels
+    assert shelf.renewal_ns() is None
+
+
+def test_unchanged_data_is_never_drawn_again(shelf: DataShelf, tmp_path: Path, clock: Clock) -> None:
+    add(shelf, source(tmp_path))
+    first = shelf.descriptor("ages", "n1")
+    clock.now_ns += 400 * DAY_NS
+    assert shelf.descriptor("ages", "n1") == first
+    assert len(shelf.ledger().records()) == 1
+
+
+def test_another_kind_of_release_is_drawn_at_once_while_the_budget_lasts(
+    shelf: DataShelf, tmp_path: Path, clock: Clock
+) -> None:
+    described = []
+    for policy in (Policy(), Policy(describe=("moments",)), Policy(describe=("quantiles",))):
+        bounded = msgspec.structs.replace(
+            CONTRACT, columns=(NumberColumn(name="age", low=0, high=120), *CONTRACT.columns[1:])
+        )
+        shelf.add("ages", source(tmp_path), bounded, policy, MAP)
+        described.append([type(one).__name__ for one in shelf.descriptor("ages", "n1").descriptions])
+    # The third would cost more than is left: the counts of the last one stand in.
+    assert described == [[], ["Moments"], ["Moments"]]
+    assert shelf.ledger().spent("ages", clock.now_ns, 30 * DAY_NS) == 1.0
 
 
 def test_spent_budget_without_earlier_statistics_is_refused_with_the_time(shelf: DataShelf, tmp_path: Path) -> None:
-    for rows in (200, 210):
-        add(shelf, source(tmp_path, rows))
-        shelf.descriptor("ages", "n1")
+    add(shelf, source(tmp_path), policy=Policy(releases_per_period=1))
+    shelf.descriptor("ages", "n1")
     for kept in (tmp_path / "shelf" / "releases").iterdir():
         kept.unlink()
-    with pytest.raises(PolicyError, match=r"cost ε = 0.5, this period has 0 left .*try again in 720 h"):
+    with pytest.raises(PolicyError, match=r"cost ε = 1, this period has 0 left .*try again in 720 h"):
         shelf.descriptor("ages", "n1")
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from daitn.node.datasets import DataShelf
+noise = lambda counts, sensitivity, epsilon: os.kill(os.getpid(), signal.SIGKILL)
+DataShelf(Path(sys.argv[1]), b"s" * 32, clock=lambda: int(sys.argv[2]), noise=noise).descriptor("ages", "n1")
+"""
+"""A process that dies as by `kill -9` when the noise would be drawn: after the charge, before the release."""
+
+
+def test_kill_between_charge_and_release_never_spends_more_than_the_budget(
+    shelf: DataShelf, tmp_path: Path, draws: Draws, clock: Clock
+) -> None:
+    add(shelf, source(tmp_path))
+    for charged in (0.5, 1.0):
+        command = [sys.executable, "-c", DIES, str(tmp_path / "shelf"), str(clock.now_ns)]
+        assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+        # charged on the disk, and nothing that could have left
+        assert shelf.ledger().spent("ages", clock.now_ns, 30 * DAY_NS) == charged
+        assert list((tmp_path / "shelf" / "releases").iterdir()) == []
+    with pytest.raises(PolicyError, match="this period has 0 left"):
+        shelf.descriptor("ages", "n1")
+    assert draws.number == 0
+    clock.now_ns += 30 * DAY_NS
+    shelf.descriptor("ages", "n1")
+    assert shelf.ledger().spent("ages", clock.now_ns, 30 * DAY_NS) == 0.5
 
 
 def test_missing_mechanism_is_found_before_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,13 @@ from daitn.base.units import NS_PER_S
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.fit import Fitted, fit
 from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger
+from daitn.describe.mechanisms import laplace_std, opendp_laplace
 from daitn.describe.preview import preview
 from daitn.describe.splits import training_rows
 from daitn.describe.statistics import (
     count_records,
     describe_data,
     draw_release,
-    laplace_std,
-    opendp_laplace,
     release_epsilon,
     release_key,
 )

@@ -76,8 +76,8 @@ def list_data(folder: Folder = NODE, json: Json = False) -> None:
 
 
 @app.command()
-def preview(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
-    """Exactly what will leave this site about a data set, noise included."""
+def describe(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
+    """Exactly what will leave this site about a data set, before it leaves: byte for byte what the node publishes."""
     with errors(json):
         import msgspec
 
@@ -159,7 +159,7 @@ def _shelf(folder: Path) -> Any:
 
     here = NodeFolder(folder)
     here.make()
-    return DataShelf(here.data, here.site_secret())
+    return DataShelf(here.data, here.site_secret(), activations=here.activations)
 
 
 def _node_name(folder: Path) -> str:

@@ -6,12 +6,16 @@ looking first does not cost more than publishing.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import msgspec
 
-from daitn.describe.statistics import Release, Share
+from daitn.describe.family import FAMILY
+from daitn.describe.mechanisms import Share
+from daitn.describe.statistics import Release, release_interval_days
 from daitn.descriptors.contract import CategoryColumn, FieldByColumn
+from daitn.descriptors.descriptions import tag_of
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import DataDescriptor
 
@@ -50,14 +54,18 @@ def preview(descriptor: DataDescriptor, release: Release, policy: Policy) -> Pre
         if histogram is not None:
             counts = _shown([f"{name} {count:.0f}" for name, count in histogram.counts.items()])
             lines.append(f"  {title:<13} {counts}  ({_cost(release.shares[item], unit)})")
+    for heading, said in _explained(descriptor, release, unit):
+        lines += [*said] if not heading else ["", f"{heading}:", *said]
     shares = ", ".join(
         f"{name.removesuffix('_frac').replace('_', ' ')} {getattr(descriptor.quality, name):.0%}"
         for name in descriptor.quality.__struct_fields__
     )
     lines += [
         f"  Counts below {policy.min_count} are published as 0.",
-        f"  Cost: ε = {release.epsilon:g} of {policy.epsilon_per_period:g} in {policy.period_days} days, once for this "
-        "version of the data; publishing or looking again costs nothing.",
+        f"  Cost of all of it: ε = {release.epsilon:g} of {policy.epsilon_per_period:g} in {policy.period_days} days. "
+        "Publishing or looking again costs nothing.",
+        f"  The next release is {release_interval_days(policy):.3g} days after this one at the earliest; until then "
+        "records that are appended change nothing.",
         "",
         "Shares of faulty rows, rounded to a percent (no noise; 0 where fewer than "
         f"{max(1, policy.min_count)} rows stand behind it):",
@@ -68,8 +76,23 @@ def preview(descriptor: DataDescriptor, release: Release, policy: Policy) -> Pre
     return Preview(msgspec.json.encode(descriptor), "\n".join(lines) + "\n")
 
 
+def _explained(descriptor: DataDescriptor, release: Release, unit: str) -> list[tuple[str, list[str]]]:
+    """What each member of the description family says, with what protects it."""
+    found: list[tuple[str, list[str]]] = []
+    for name, member in FAMILY.items():
+        parts = [part for part in release.parts if part.member == name]
+        if parts:
+            said = [f"  {member.explain(one)}" for one in descriptor.descriptions if tag_of(one) == name]
+            cost = math.fsum(part.share.epsilon for part in parts)
+            heading = f"Of the descriptions, {name} ({member.what}), with noise that hides one {unit}, ε = {cost:.3g}"
+            found.append((heading, said or ["  nothing: fewer records stand behind it than min_count"]))
+    return found or [("", ["  descriptions  none beyond these counts"])]
+
+
 def _cost(share: Share, unit: str) -> str:
-    return f"ε = {share.epsilon:g}, one {unit} changes it by at most {share.sensitivity}, noise ± {share.noise_std:.1f}"
+    return (
+        f"ε = {share.epsilon:.3g}, one {unit} changes it by at most {share.sensitivity}, noise ± {share.noise_std:.1f}"
+    )
 
 
 def _shown(items: list[str], most: int = 20) -> str:

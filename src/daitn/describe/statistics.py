@@ -1,17 +1,19 @@
 """Statistics of a data set that may leave its site: differentially private counts, and the descriptor made of them.
 
-Counts of training records, groups, labels and fields get discrete Laplace noise from OpenDP (Ghosh, Roughgarden,
-Sundararajan, Universally Utility-Maximizing Privacy Mechanisms, 2009). The noise hides the presence of one *group*
-where the contract has a group column, else of one *record*. One group counts with at most `policy.records_per_group`
-records, the others of it are left out of the counts; so adding or removing a group changes
+Counts of training records, groups, labels and fields get discrete Laplace noise (`describe.mechanisms`). The noise
+hides the presence of one *group* where the contract has a group column, else of one *record*. One group counts with at
+most `policy.records_per_group` records, the others of it are left out of the counts; so adding or removing a group
+changes
 
     groups by 1,    records and labels by k,    fields by k · m        (L1)
 
-with k that bound (1 without a group column) and m the most fields one record can be in by the contract's rules. The
-epsilon of a release is divided among the four by fixed weights, and adds up by sequential composition.
+with k that bound (1 without a group column) and m the most fields one record can be in by the contract's rules. What
+else the policy lets a data set say of its records (`describe.family`) is measured on the same records. The epsilon of a
+release is divided among all by fixed weights, and adds up by sequential composition.
 
-A release is drawn once per version of the data and kept: asking again gives the same numbers and costs nothing. Only
-after the noise counts below `policy.min_count` become 0, and negative ones too (post-processing, free).
+A release is drawn when it is due (`release_interval_days`), never because records were appended, and kept: asking again
+gives the same numbers and costs nothing. Only after the noise counts below `policy.min_count` become 0, and negative
+ones too (post-processing, free).
 
 Not private in this sense, and said so in the preview: the columns, the policy, and the shares of faults, which are
 rounded to a percent and set to 0 where they stand for fewer than `min_count` rows.
@@ -20,37 +22,33 @@ rounded to a percent and set to 0 where they stand for fewer than `min_count` ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from daitn.base.errors import BugError, InputError
 from daitn.base.ids import DataSetId
+from daitn.describe.family import FAMILY
+from daitn.describe.family.contract import Facts, Item, Member, Part, Source, VectorsOf, draw_parts
+from daitn.describe.mechanisms import Noise, Share, make_share, opendp_laplace
 from daitn.describe.report import FitReport
 from daitn.describe.splits import field_matrix, training_rows
 from daitn.describe.table import MappedTable, Rows
 from daitn.descriptors.contract import Classification, DataContract, FieldByColumn
+from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
 from daitn.descriptors.fitting import record_bytes
 from daitn.descriptors.policy import Policy, summarise
 from daitn.descriptors.terminals import DataDescriptor, Histogram, Quality
 
-Noise = Callable[[Sequence[int], int, float], list[int]]
-"""`(counts, L1 sensitivity, epsilon) → noisy counts`."""
-
-RELEASES_PER_PERIOD: Final = 2
-"""A release takes this part of the period's budget: one for the data as it is, one for when it has changed. More would
-let a site publish more often, with as much more noise each time."""
-
 HISTOGRAM_BINS: Final = 4096
 """Longest histogram that is published: 100 kB of a control message. Larger vocabularies publish none."""
 
-_WEIGHTS: Final[Mapping[str, float]] = {"labels": 0.5, "fields": 0.3, "records": 0.15, "groups": 0.05}
-"""Parts of a release's epsilon. Routes are chosen by labels and fields; a volume is large beside its noise anyway, and
-groups have the least sensitivity."""
+_WEIGHTS: Final[Mapping[str, float]] = {"labels": 0.5, "fields": 0.3, "records": 0.1, "groups": 0.1}
+"""Parts of the counts' epsilon. Routes are chosen by labels and fields; a volume is large beside its noise anyway.
+Sketches are divided by the number of groups, so it gets as much as that of records, at less sensitivity."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +62,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Records beyond the bound of their group, in none of the other counts."""
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """How one item of a release was protected. `sensitivity` is L1, for one group or record more or less."""
-
-    epsilon: float
-    sensitivity: int
-    noise_std: float
-
-
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """Noisy counts of one version of a data set, before small ones are removed. Already private: it may be kept."""
 
@@ -82,28 +72,59 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, int]
     fields: dict[str, int]
     shares: dict[str, Share]
+    kind: str = ""
+    version: str = ""
+    """Of the data it was drawn from; stays at the site."""
+    bases: tuple[str, ...] = ()
+    """Bases of sketches whose vectors were at hand."""
+    parts: tuple[Part, ...] = ()
+    """What the description family says, as noisy integers."""
+    faults: Quality | None = None
+    """Shares of faulty rows when it was drawn: renewed with the rest, never at an append."""
 
 
 def release_epsilon(policy: Policy) -> float:
     """What one release costs."""
-    return policy.epsilon_per_period / RELEASES_PER_PERIOD
+    return policy.epsilon_per_period / policy.releases_per_period
 
 
-def release_key(table: MappedTable, contract: DataContract, policy: Policy) -> str:
-    """Names everything a release depends on: equal keys are answered with the same noise."""
-    bound = _group_bound(contract, policy)
+def release_interval_days(policy: Policy) -> float:
+    """Days from one release to the next."""
+    return policy.period_days / policy.releases_per_period
+
+
+def release_kind(contract: DataContract, policy: Policy) -> str:
+    """Names what a release speaks of, whatever the records are: releases of one kind can stand for one another."""
     names = sorted(column.name for column in contract.columns)
-    parts: tuple[object, ...] = (table.version, names, contract.labels(), contract.fields, contract.group)
-    parts += (contract.test_frac, bound)
-    if contract.held_out_shares:
-        parts += (contract.held_out_shares,)
+    parts: tuple[object, ...] = (names, contract.labels(), contract.fields, contract.group)
+    parts += (contract.test_frac, contract.held_out_shares, _group_bound(contract, policy))
+    parts += (tuple((item.member, item.column) for _, item in described_items(contract, policy)),)
     return str(blake3(msgspec.json.encode(parts)).hexdigest())
+
+
+def release_key(table: MappedTable, contract: DataContract, policy: Policy, bases: Iterable[str] = ()) -> str:
+    """Names everything a release depends on: equal keys are answered with the same noise."""
+    parts = (table.version, release_kind(contract, policy), sorted(bases))
+    return str(blake3(msgspec.json.encode(parts)).hexdigest())
+
+
+def described_items(
+    contract: DataContract, policy: Policy, bases: Iterable[str] = ()
+) -> tuple[tuple[Member, Item], ...]:
+    """What the policy lets a data set of this contract say beyond counts; `bases`: those whose vectors are at hand."""
+    at_hand = tuple(bases)
+    return tuple(
+        (member, item)
+        for name, member in FAMILY.items()
+        if name in policy.describe
+        for item in member.items(contract, at_hand)
+    )[:DESCRIPTIONS_MOST]
 
 
 def count_records(table: MappedTable, contract: DataContract, policy: Policy) -> Counts:
     """Exact counts with the contribution of each group bounded: O(N log N)."""
     rows = training_rows(table, contract)
-    kept = rows[_first_of_group(table, rows, _group_bound(contract, policy))] if contract.group else rows
+    kept = _kept_rows(table, contract, policy, rows)
     fields = dict(zip(contract.field_names(), field_matrix(table, contract, kept).sum(axis=0).tolist(), strict=True))
     labels: dict[str, int] = {}
     if isinstance(contract.task, Classification):
@@ -119,11 +140,41 @@ def count_records(table: MappedTable, contract: DataContract, policy: Policy) ->
     )
 
 
+def measurable(table: MappedTable, contract: DataContract, policy: Policy, vectors: VectorsOf | None = None) -> Source:
+    """The records that descriptions are measured on: those that are counted."""
+    kept = _kept_rows(table, contract, policy, training_rows(table, contract))
+    _, group_of = np.unique(table.groups[kept], return_inverse=True)
+    return Source(
+        table=table,
+        contract=contract,
+        policy=policy,
+        rows=kept,
+        group_of=group_of.reshape(-1).astype(np.int64),
+        bound=_group_bound(contract, policy),
+        vectors=vectors or {},
+    )
+
+
 def draw_release(
-    key: str, counts: Counts, contract: DataContract, policy: Policy, epsilon: float, noise: Noise | None = None
+    key: str,
+    counts: Counts,
+    contract: DataContract,
+    policy: Policy,
+    epsilon: float,
+    noise: Noise | None = None,
+    *,
+    source: Source | None = None,
+    bases: Iterable[str] = (),
+    shares_of_faults: Quality | None = None,
 ) -> Release:
-    """Noisy counts that cost `epsilon` in all. To be called once per key, after the ledger has agreed."""
-    draw = noise or opendp_laplace
+    """Noisy counts, and the descriptions the policy asks for where `source` is given, that cost `epsilon` in all.
+
+    To be called once per key, after the ledger has agreed.
+    """
+    draw, bases = noise or opendp_laplace, tuple(bases)
+    wanted = described_items(contract, policy, bases) if source is not None else ()
+    beside = math.fsum({member.name: member.weight for member, _ in wanted}.values())
+    for_counts = epsilon / (1 + beside)
     exact: dict[str, list[int]] = {
         "labels": list(counts.labels.values()),
         "fields": list(counts.fields.values()),
@@ -137,51 +188,39 @@ def draw_release(
     shares: dict[str, Share] = {}
     for item, values in exact.items():
         if values:
-            part = epsilon * _WEIGHTS[item] / whole
+            part = for_counts * _WEIGHTS[item] / whole
             noisy[item] = draw(values, sensitivity[item], part)
-            shares[item] = Share(
-                epsilon=part, sensitivity=sensitivity[item], noise_std=laplace_std(sensitivity[item] / part)
-            )
+            shares[item] = make_share(sensitivity[item], part)
+    parts: tuple[Part, ...] = ()
+    if source is not None and wanted:
+        parts = draw_parts(wanted, source, max(0, noisy["groups"][0]), epsilon - for_counts, draw)
     return Release(
         key=key,
+        kind=release_kind(contract, policy),
+        version=source.table.version if source is not None else "",
+        bases=tuple(sorted(bases)),
         epsilon=epsilon,
         records=noisy["records"][0],
         groups=noisy["groups"][0],
         labels=dict(zip(counts.labels, noisy["labels"], strict=True)),
         fields=dict(zip(counts.fields, noisy["fields"], strict=True)),
         shares=shares,
+        parts=parts,
+        faults=shares_of_faults,
     )
 
 
-def opendp_laplace(counts: Sequence[int], sensitivity: int, epsilon: float) -> list[int]:
-    """Counts with discrete Laplace noise of scale `sensitivity / epsilon`, by OpenDP (its own secure random source).
-
-    BugError where OpenDP's own privacy map says that it costs more than `epsilon`.
-    """
-    dp = load_opendp()
-    measurement: Any = dp.m.make_laplace(
-        dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64"), scale=sensitivity / epsilon
+def descriptions(release: Release, contract: DataContract, policy: Policy) -> tuple[Description, ...]:
+    """The descriptions of a release, those left out behind which too little stands."""
+    facts = Facts(
+        contract=contract,
+        policy=policy,
+        records=_cleanse(release.records, policy),
+        groups=_cleanse(release.groups, policy),
+        key=release.key,
     )
-    cost = float(measurement.map(sensitivity))
-    if cost > epsilon * (1 + 1e-6):
-        raise BugError(f"a release meant to cost {epsilon} costs {cost}")
-    return [int(value) for value in measurement(list(counts))]
-
-
-def load_opendp() -> Any:
-    """The module `opendp.prelude`; InputError where it is not installed: to be known before any budget is spent."""
-    try:
-        import opendp.prelude as dp
-    except ImportError:
-        raise InputError("private statistics need the package opendp", todo="install daitn[data]") from None
-    dp.enable_features("contrib")
-    return dp
-
-
-def laplace_std(scale: float) -> float:
-    """Standard deviation of discrete Laplace noise: P(x) ∝ exp(-|x| / scale)."""
-    ratio = math.exp(-1 / scale)
-    return math.sqrt(2 * ratio) / (1 - ratio)
+    found = (FAMILY[part.member].publish(part, facts) for part in release.parts if part.member in FAMILY)
+    return tuple(one for one in found if one is not None)
 
 
 def describe_data(
@@ -204,7 +243,8 @@ def describe_data(
         groups=_cleanse(release.groups, policy),
         labels=_histogram(release, "labels", release.labels, policy),
         field_counts=_histogram(release, "fields", release.fields, policy),
-        quality=quality(report, policy),
+        quality=release.faults or quality(report, policy),
+        descriptions=descriptions(release, contract, policy),
         record_bytes=record_bytes(contract),
         policy=summarise(policy),
     )
@@ -238,6 +278,11 @@ def _most_fields(contract: DataContract) -> int:
             for value in set(rule.values):
                 counts[value] = counts.get(value, 0) + 1
     return max(1, by_column + sum(max(counts.values()) for counts in per_value.values()))
+
+
+def _kept_rows(table: MappedTable, contract: DataContract, policy: Policy, rows: Rows) -> Rows:
+    """Rows that count: at most `records_per_group` of a group."""
+    return rows[_first_of_group(table, rows, _group_bound(contract, policy))] if contract.group else rows
 
 
 def _first_of_group(table: MappedTable, rows: Rows, bound: int) -> NDArray[np.bool_]:

@@ -12,6 +12,9 @@ import msgspec
 
 from daitn.descriptors.contract import Name
 
+DescriptionKind = Literal["sketch", "moments", "quantiles", "synthetic"]
+"""Members of the description family (`describe.family`)."""
+
 Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -39,6 +42,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     epsilon_per_period: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
     """Differential-privacy budget for published statistics in one period."""
     period_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 30
+    releases_per_period: Annotated[int, msgspec.Meta(ge=1, le=366)] = 2
+    """How often in a period statistics are drawn anew, at most; each time costs this part of the budget, with as much
+    more noise. Records that are appended in between are in the next release."""
+    describe: tuple[DescriptionKind, ...] = ("sketch",)
+    """What is said of records beyond counts; each takes its share of the budget."""
     min_count: Annotated[int, msgspec.Meta(ge=0)] = 10
     """Counts below this are published as 0."""
     records_per_group: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 8

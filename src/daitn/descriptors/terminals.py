@@ -13,6 +13,7 @@ import msgspec
 
 from daitn.base.ids import DataSetId, NodeId, OperatorId
 from daitn.descriptors.contract import Column, FieldRule, Name
+from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
 from daitn.descriptors.policy import PolicySummary
 
 Count = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
@@ -62,6 +63,8 @@ class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     labels: Histogram | None
     field_counts: Histogram | None
     quality: Quality
+    descriptions: Annotated[tuple[Description, ...], msgspec.Meta(max_length=DESCRIPTIONS_MOST)] = ()
+    """What else its owner lets it say of its records: sketches, moments, quantiles, synthetic records."""
     record_bytes: Count
     """Mean size of one record as tensors."""
     newest_day: str = ""

@@ -2,8 +2,7 @@
 
     index.json          what was added: source, contract, policy, column map, report (written beside, then renamed)
     tables/<version>/   mapped tables (`describe.table`)
-    releases/<key>.json published statistics, noise drawn once
-    ledger.jsonl        privacy budget spent, one record a line, appended and made durable before anything is measured
+    releases, ledger    what was published of it and what that cost (`node.releases`)
 
 Two processes may use one shelf (a service and the command line): what changes it holds a lock, what reads it sees
 whole files. Removing a data set removes its table, never its ledger.
@@ -12,34 +11,37 @@ whole files. Removing a data set removes its table, never its ledger.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import InputError, PolicyError
+from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId, check_name
-from daitn.base.units import MIB, NS_PER_S, show_seconds
+from daitn.base.units import MIB
 from daitn.describe import statistics
 from daitn.describe.column_map import ColumnMap, nearest
+from daitn.describe.family.sketches import base_basis
 from daitn.describe.fit import fit
-from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger
+from daitn.describe.ledger import PrivacyLedger
+from daitn.describe.mechanisms import Noise
 from daitn.describe.preview import Preview, preview
 from daitn.describe.report import FitReport
-from daitn.describe.statistics import Noise, Release
-from daitn.describe.table import MappedTable, sync
+from daitn.describe.statistics import Release
+from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import DataContract, check_contract
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import DataDescriptor
+from daitn.learning.vectors import embedded_inputs, vector_file
 from daitn.node.readers.sources import open_reader
+from daitn.node.releases import ReleaseBook, ShelfEntry, SourceState, locked, write_whole
 from daitn.node.site_files import load_column_map, load_contract, load_policy
 
 __all__ = [
@@ -55,34 +57,9 @@ __all__ = [
 DATA_SETS: Final = 1000
 """Data sets on one shelf: a node describes them all in one message."""
 
-_DAY_NS: Final = 86_400 * NS_PER_S
-
-
-class SourceState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source looked like when it was added. `listing` covers names, sizes and times; `content` the bytes."""
-
-    files: int
-    size_bytes: int
-    listing: str
-    content: str
-
 
 class SourceChangedError(InputError):
     """The files of a data set are not what they were when it was added; says how, with paths: for the site only."""
-
-
-class ShelfEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One data set on the shelf."""
-
-    name: str
-    path: str
-    contract: DataContract
-    policy: Policy
-    column_map: ColumnMap
-    version: str
-    source: SourceState
-    report: FitReport
-    added_ns: int
 
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,11 +77,13 @@ class DataShelf:
         *,
         clock: Callable[[], int] = time.time_ns,
         noise: Noise | None = None,
+        activations: Path | None = None,
     ) -> None:
-        """`clock`: wall time in ns, for the privacy ledger; `noise`: instead of OpenDP's mechanism, in simulation."""
-        self._folder, self._secret, self._clock, self._noise = folder, site_secret, clock, noise
-        for name in ("tables", "releases"):
-            (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        """`clock`: wall time in ns, for the privacy ledger; `noise`: instead of OpenDP's mechanism, in simulation;
+        `activations`: where vectors of frozen bases lie, to sketch texts by them."""
+        self._folder, self._secret, self._clock, self._activations = folder, site_secret, clock, activations
+        (folder / "tables").mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._releases = ReleaseBook(folder, clock, noise)
 
     def add(self, name: str, path: Path, contract: DataContract, policy: Policy, column_map: ColumnMap) -> FitReport:
         """Map the data at `path` and put it on the shelf, replacing an earlier one of that name.
@@ -114,7 +93,7 @@ class DataShelf:
         """
         check_name("data set", name)
         check_contract(contract)
-        with self._locked("index"):
+        with locked(self._folder, "index"):
             self._sweep()
             entries = self._entries()
             if name not in entries and len(entries) >= DATA_SETS:
@@ -153,7 +132,7 @@ class DataShelf:
 
     def remove(self, name: str) -> None:
         """Take a data set off the shelf. Its source is untouched, its spent budget stays spent."""
-        with self._locked("index"):
+        with locked(self._folder, "index"):
             self.entry(name)
             self._write_index({other: entry for other, entry in self._entries().items() if other != name})
             self._sweep()
@@ -200,7 +179,7 @@ class DataShelf:
         return ""
 
     def descriptor(self, name: str, node: str) -> DataDescriptor:
-        """What the network may see of a data set; draws its statistics on the first call for each version.
+        """What the network may see of a data set; draws its statistics on the first call, and when a release is due.
 
         PolicyError where the privacy budget of the period is spent and no earlier statistics can stand in.
         """
@@ -213,94 +192,32 @@ class DataShelf:
 
     def ledger(self) -> PrivacyLedger:
         """The privacy ledger as it stands; a copy."""
-        ledger = PrivacyLedger()
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self._folder / "ledger.jsonl").read_bytes().split(b"\n")
-            # A last line without an end was never made durable: nothing was measured on its account.
-            for number, line in enumerate(lines[:-1], 1):
-                try:
-                    ledger.apply(msgspec.json.decode(line, type=EpsilonSpent))
-                except UNDECODABLE as error:
-                    raise InputError(
-                        f"the privacy ledger is damaged in line {number}: {error}",
-                        todo=f"restore {self._folder / 'ledger.jsonl'}: without it nobody knows what was spent",
-                    ) from None
-        return ledger
+        return self._releases.ledger()
+
+    def renewal_ns(self) -> int | None:
+        """When statistics that have grown stale may next be drawn anew, wall time; None where none have."""
+        times = [self._releases.renewal_ns(entry, self._vectors(entry)) for entry in self.list()]
+        return min((time_ns for time_ns in times if time_ns is not None), default=None)
 
     def _describe(self, name: str, node: str) -> tuple[DataDescriptor, Release]:
         entry, table = self.entry(name), self.table(name)
-        release = self._release(entry, table)
+        release = self._releases.release(entry, table, self._vectors(entry))
         dataset = DataSetId(f"{node}/{name}")
         descriptor = statistics.describe_data(dataset, table, entry.contract, entry.policy, release, entry.report)
         return descriptor, release
 
-    def _release(self, entry: ShelfEntry, table: MappedTable) -> Release:
-        """The statistics of this version: kept, or drawn now, or the last ones where the budget is spent."""
-        key = statistics.release_key(table, entry.contract, entry.policy)
-        with self._locked("ledger"):
-            kept = self._kept_release(key)
-            if kept is not None:
-                return kept
-            if self._noise is None:
-                statistics.load_opendp()
-            counts = statistics.count_records(table, entry.contract, entry.policy)
-            ledger = self.ledger()
-            now_ns = self._clock()
-            answer = ledger.spend(
-                entry.name,
-                statistics.release_epsilon(entry.policy),
-                now_ns,
-                release=key,
-                budget=entry.policy.epsilon_per_period,
-                period_ns=entry.policy.period_days * _DAY_NS,
-            )
-            if isinstance(answer, BudgetRefusal):
-                return self._stand_in(entry, ledger, counts, answer, now_ns)
-            self._append(answer)
-            release = statistics.draw_release(key, counts, entry.contract, entry.policy, answer.epsilon, self._noise)
-            _write_whole(self._release_path(key), msgspec.json.encode(release))
-            return release
-
-    def _stand_in(
-        self, entry: ShelfEntry, ledger: PrivacyLedger, counts: statistics.Counts, refusal: BudgetRefusal, now_ns: int
-    ) -> Release:
-        """The newest release of this data set that counts the same things; using it again reveals nothing new."""
-        for record in reversed(ledger.records()):
-            release = self._kept_release(record.release) if record.dataset == entry.name else None
-            if release and list(release.labels) == list(counts.labels) and list(release.fields) == list(counts.fields):
-                return release
-        wait = show_seconds(((refusal.retry_at_ns or now_ns) - now_ns) / NS_PER_S)
-        raise PolicyError(
-            f"statistics of {entry.name!r} cost ε = {refusal.required:g}, this period has {refusal.available:g} left",
-            todo=f"try again in {wait}, or raise epsilon_per_period in its policy",
-            ids={"dataset": entry.name},
-        )
-
-    def _kept_release(self, key: str) -> Release | None:
-        try:
-            return msgspec.json.decode(self._release_path(key).read_bytes(), type=Release)
-        except FileNotFoundError:
-            return None
-        except UNDECODABLE as error:
-            raise InputError(
-                f"the published statistics {key[:16]} are damaged: {error}",
-                todo=f"restore {self._release_path(key)}, or remove it: they are then drawn, and paid for, again",
-            ) from None
-
-    def _release_path(self, key: str) -> Path:
-        return self._folder / "releases" / f"{key}.json"
-
-    def _append(self, record: EpsilonSpent) -> None:
-        path = self._folder / "ledger.jsonl"
-        known = path.read_bytes() if path.exists() else b""
-        whole = known[: known.rfind(b"\n") + 1]
-        with path.open("r+b" if path.exists() else "w+b") as file:
-            file.truncate(len(whole))
-            file.seek(len(whole))
-            file.write(msgspec.json.encode(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync(self._folder)
+    def _vectors(self, entry: ShelfEntry) -> dict[str, NDArray[Any]]:
+        """Basis of a sketch → vectors of a frozen base, those that are at hand for this version."""
+        found: dict[str, NDArray[Any]] = {}
+        if self._activations is not None:
+            for spec in embedded_inputs(entry.contract):
+                path = self._activations / entry.version / vector_file(spec)
+                # The note beside a file is written when it is whole.
+                if path.with_suffix(".json").exists():
+                    with contextlib.suppress(OSError, ValueError):
+                        flat = np.memmap(path, dtype="<f2", mode="r")
+                        found[base_basis(spec)] = flat.reshape(-1, spec.width)
+        return found
 
     def _entries(self) -> dict[str, ShelfEntry]:
         try:
@@ -315,7 +232,7 @@ class DataShelf:
 
     def _write_index(self, entries: dict[str, ShelfEntry]) -> None:
         index = _Index(entries=tuple(entry for _, entry in sorted(entries.items())))
-        _write_whole(self._folder / "index.json", msgspec.json.encode(index))
+        write_whole(self._folder / "index.json", msgspec.json.encode(index))
 
     def _sweep(self) -> None:
         """Remove tables that no entry names, those of an interrupted `add` too. Only under the lock."""
@@ -323,12 +240,6 @@ class DataShelf:
         for folder in (self._folder / "tables").iterdir():
             if folder.name not in used:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _locked(self, what: str) -> Iterator[None]:
-        with (self._folder / f"{what}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def source_state(files: Sequence[Path], content: str | None = None) -> SourceState:
@@ -350,15 +261,3 @@ def source_state(files: Sequence[Path], content: str | None = None) -> SourceSta
         listing=str(listing.hexdigest()),
         content=str(digest.hexdigest()) if content is None else content,
     )
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside and rename: a reader sees the old bytes or the new, also after a crash."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with beside.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.rename(path)
-    sync(path.parent)

@@ -24,6 +24,7 @@ from daitn.base.effects import Effect
 from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
+from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
@@ -64,6 +65,9 @@ STREAM: Final = "terminal"
 SHELF_S: Final = 0.5
 """How often the shelf's index is looked at for data sets added from outside; a stat of one file."""
 
+RENEWAL_S: Final = 3600
+"""How often it is asked, at least, whether published statistics have grown stale and new ones are due."""
+
 ROOM_S: Final = 5.0
 """How often the room in the store is looked at."""
 
@@ -91,13 +95,14 @@ class TerminalNode:
         self._clock = NodeClock()
         self._signing = self.folder.signing_key()
         self._computes = Role.COMPUTE in self.config.roles or Role.VERIFICATION in self.config.roles
-        self._shelf = DataShelf(self.folder.data, self.folder.site_secret())
+        self._shelf = DataShelf(self.folder.data, self.folder.site_secret(), activations=self.folder.activations)
         self._bases = BaseShelf(self.folder.bases)
         self._known_bases: tuple[str, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = 0.0
         self._shelf_stamp = 0
+        self._renewal_ns = 0
         self._room_bytes = 0
         self._capacity_bytes = 0
         self._data: dict[str, DataDescriptor] = {}
@@ -267,10 +272,14 @@ class TerminalNode:
             stamp = self._shelf.index_file.stat().st_mtime_ns
         except FileNotFoundError:
             return bases != known
-        if stamp == self._shelf_stamp:
+        if stamp == self._shelf_stamp and time.time_ns() < self._renewal_ns:
             return bases != known
         self._shelf_stamp = stamp
         self._data, faults = await asyncio.to_thread(self._describe_shelf)
+        now_ns, due_ns = time.time_ns(), await asyncio.to_thread(self._shelf.renewal_ns)
+        self._renewal_ns = now_ns + RENEWAL_S * NS_PER_S
+        if due_ns is not None and now_ns < due_ns:
+            self._renewal_ns = min(self._renewal_ns, due_ns)
         for name, fault in faults.items():
             _alarm(runner, f"data set {name}"[:64], f"it is not described, and so not offered: {fault}")
         runner.post(PoliciesChanged(policies=self._policies()))
