@@ -27,7 +27,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, float]
     record_bytes: float
     relevance: dict[str, float]
-    """Share of the network's records per target field (`""`: all records) that lie here."""
+    """Per target field (`""`: over all) the share of what all candidates together promise to add to it
+    (`topology.relevance`)."""
     flops: float
     memory_bytes: float
     slots: int

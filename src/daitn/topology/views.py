@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from daitn.base.ids import DataSetId, DomainId, NodeId, OperatorId, OwnerId
 from daitn.base.units import show_bytes
@@ -21,6 +22,7 @@ from daitn.descriptors.request import Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
+from daitn.topology.relevance import relevance_shares
 
 TRUST_LEAST: Final = 0.4
 """Sites trusted less are left out while others serve: three lost visits, two harmful ones or one refuted claim of a
@@ -44,6 +46,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes that hold models of this job: what they publish as room leaves those out."""
     barred: tuple[DataSetId, ...] = ()
     """Data sets that refused or harmed this job."""
+    needs: dict[str, float] = {}
+    """Field → how far the model is from perfect there, where a unit has measured it."""
 
 
 def field_counts(contract: DataContract, data: DataDescriptor) -> dict[str, float]:
@@ -199,7 +203,7 @@ def make_training_view(
     return TrainingView(
         version=knowledge.version,
         made_at_ns=now_ns,
-        candidates=tuple(_with_relevance(candidates)),
+        candidates=tuple(_with_relevance(candidates, [data for _, data in usable], contract, asker.needs)),
         excluded=tuple(excluded),
         verifiers=_verifiers(knowledge, usable, request, contract, asker, now_ns),
         aggregators=tuple(
@@ -292,22 +296,17 @@ def _candidate(
     )
 
 
-def _with_relevance(candidates: list[Candidate]) -> list[Candidate]:
-    """Each candidate with its share of all reachable records, over all and per field."""
-    datasets = {candidate.dataset: candidate for candidate in candidates}.values()
-    total = sum(candidate.records for candidate in datasets) or 1.0
-    fields: dict[str, float] = {}
-    for candidate in datasets:
-        for name, count in candidate.fields.items():
-            fields[name] = fields.get(name, 0.0) + count
-    return [
-        msgspec.structs.replace(
-            candidate,
-            relevance={"": candidate.records / total}
-            | {name: count / (fields[name] or 1.0) for name, count in candidate.fields.items()},
-        )
-        for candidate in candidates
-    ]
+def _with_relevance(
+    candidates: list[Candidate], data: list[DataDescriptor], contract: DataContract, needs: Mapping[str, float]
+) -> list[Candidate]:
+    """Each candidate with its data set's share of the help that all together promise, over all and per field."""
+    found = {candidate.dataset for candidate in candidates}
+    data = [one for one in data if one.dataset in found]
+    names = contract.target_fields()
+    counts = [field_counts(contract, one) for one in data]
+    fields_SF = np.array([[count.get(name, 0.0) for name in names] for count in counts]).reshape(len(data), len(names))
+    shares = relevance_shares(contract, data, fields_SF, needs)
+    return [msgspec.structs.replace(one, relevance=shares[one.dataset]) for one in candidates]
 
 
 class _Samples:

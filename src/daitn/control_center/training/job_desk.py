@@ -38,6 +38,7 @@ from daitn.learning.methods import FIRST_CHOICE
 from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
+from daitn.topology.relevance import needs_of
 from daitn.topology.views import Asker, make_training_view
 
 WAIT_S: Final = 0.5
@@ -106,6 +107,7 @@ class JobDesk:
             begun=state.phase in (Phase.RUNNING, Phase.PAUSED),
             holding=frozenset(node for nodes in state.holders.values() for node in nodes),
             barred=tuple(state.barred),
+            needs=needs_of(state.kept_measurements),
         )
         nodes = [facts.descriptor.node for facts in self.knowledge.nodes()]
         resting = frozenset(node for node in nodes if self._avoided(turn, node))

@@ -1,0 +1,180 @@
+"""Relevance: how much each data set would help each field of a request, from private descriptions alone.
+
+Paper II-A: views pair a request with the data that serves it, and no record may be looked at to find out which. The
+prediction is a product of three things that are published, or asked for:
+
+    help(s, f) = need(f) · amount(s) · transfer(s, f)
+
+*need* is how far the model is from perfect in a field, as far as somebody measured it (a verification unit does before
+the first visit); else fields count alike. *amount* is what there is to learn at the site: over labels, each saturating
+with its records, since a model learns nothing of a label that is not there and little more from the thousandth record
+of one that is; without labels, of all records. *transfer* falls with how far the site is from the field:
+
+    transfer(s, f) = exp(-SOFTNESS · d²(s, f) / typical d²)
+
+A field has no sketch of its own: it lies where the sites are that have its records, weighted by their shares of it, so
+d²(s, f) = Σ_t w(t, f) d²(s, t) - ½ Σ_tu w(t, f) w(u, f) d²(t, u), the squared distance to that centre. Distances are
+taken in the numbers two sketches have in common, freed of what noise adds to them on average, and drawn towards the
+typical one as far as they are noise. What cannot be compared counts as typical.
+
+How well it predicts is measured by real training (`benchmarks.relevance`, docs/sketches.md).
+
+Legend: S data sets, F fields, C labels, D numbers of a sketch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.base.ids import DataSetId
+from daitn.descriptors.contract import DataContract
+from daitn.descriptors.descriptions import SKETCH_NUMBERS, Sketch, sketches_of
+from daitn.descriptors.request import UNIT_METRICS
+from daitn.descriptors.terminals import DataDescriptor
+from daitn.descriptors.work import Measurement
+
+SOFTNESS: Final = 0.1
+"""How much a typical distance costs: even a far site teaches most of what a near one does. Chosen on one split of MNIST
+(0.05 to 0.25 were alike), the figures are of others."""
+
+HALF_RECORDS: Final = 100.0
+"""Records of which half of what many would teach is learnt, where records have no labels."""
+
+HALF_LABEL_RECORDS: Final = 10.0
+"""The same of one label."""
+
+Matrix = NDArray[np.float64]
+
+
+def predicted_help(
+    contract: DataContract,
+    data: Sequence[DataDescriptor],
+    fields_SF: Matrix,
+    needs: Mapping[str, float] | None = None,
+    *,
+    by_sketch: bool = True,
+) -> Matrix:
+    """Predicted help, (S, F), 0 or more, on a scale of its own: to be ranked and shared, not read as a gain.
+
+    `fields_SF`: published records of each field of `contract.target_fields()`; `needs`: by field, what is missing to
+    perfect, 0 … 1; `by_sketch`: False leaves distances out. O(S² · D).
+    """
+    names = contract.target_fields()
+    need_F = np.array([max(0.0, (needs or {}).get(name, 1.0)) for name in names])
+    amount_S = _amounts(contract, data)
+    help_SF = amount_S[:, None] * need_F[None, :]
+    if by_sketch and len(data) > 1:
+        help_SF = help_SF * np.exp(-SOFTNESS * _to_fields(_distances(data), fields_SF))
+    return np.asarray(help_SF)
+
+
+def needs_of(measurements: Iterable[Measurement]) -> dict[str, float]:
+    """Field → what a measured model lacks to perfect there: the most over metrics between 0 and 1."""
+    needs: dict[str, float] = {}
+    for one in measurements:
+        metric, _, field = one.name.partition("@")
+        # A metric of one label (`recall[ill]`) says little of its field; NaN stands for nothing measured.
+        if metric in UNIT_METRICS and field and 0 <= one.value <= 1:
+            needs[field] = max(needs.get(field, 0.0), 1.0 - one.value)
+    return needs
+
+
+def relevance_shares(
+    contract: DataContract,
+    data: Sequence[DataDescriptor],
+    fields_SF: Matrix,
+    needs: Mapping[str, float] | None = None,
+) -> dict[DataSetId, dict[str, float]]:
+    """Each data set's share of the help that all together promise, per field and over all (`""`); 0 where none do."""
+    help_SF = predicted_help(contract, data, fields_SF, needs)
+    if not help_SF.shape[1]:
+        help_SF = _amounts(contract, data)[:, None]
+    over_all_S = help_SF.mean(axis=1) if len(help_SF) else np.zeros(0)
+    table = np.concatenate([over_all_S[:, None], help_SF[:, : len(contract.target_fields())]], axis=1)
+    sums = table.sum(axis=0)
+    shares = np.divide(table, sums, out=np.zeros_like(table), where=sums > 0)
+    names = ("", *contract.target_fields())
+    return {
+        one.dataset: dict(zip(names, (float(value) for value in row), strict=True))
+        for one, row in zip(data, shares, strict=True)
+    }
+
+
+def _amounts(contract: DataContract, data: Sequence[DataDescriptor]) -> Matrix:
+    """What there is to learn at each site, (S,), 0 … 1."""
+    labels = contract.labels()
+    if labels and all(one.labels is not None for one in data):
+        counts_SC = np.array(
+            [[one.labels.counts.get(label, 0.0) if one.labels else 0.0 for label in labels] for one in data]
+        )
+        if counts_SC.sum() > 0:
+            weight_C = counts_SC.sum(axis=0) / counts_SC.sum()
+            return np.asarray((counts_SC / (counts_SC + HALF_LABEL_RECORDS)) @ weight_C)
+    records_S = np.array([one.records for one in data], dtype=np.float64)
+    return records_S / (records_S + HALF_RECORDS)
+
+
+def _distances(data: Sequence[DataDescriptor]) -> Matrix:
+    """Squared distances between sites, (S, S), in units of the typical one; mean over what can be compared, else 1."""
+    by_basis: dict[tuple[str, str], dict[int, Sketch]] = {}
+    for place, one in enumerate(data):
+        for sketch in sketches_of(one.descriptions):
+            by_basis.setdefault((sketch.column, sketch.basis), {})[place] = sketch
+    total_SS, known_SS = np.zeros((len(data), len(data))), np.zeros((len(data), len(data)))
+    for sketches in by_basis.values():
+        if len(sketches) > 1:
+            places = np.array(list(sketches))
+            grid = np.ix_(places, places)
+            total_SS[grid] += sketch_distances(list(sketches.values()))
+            known_SS[grid] += 1.0
+    distance_SS = np.divide(total_SS, known_SS, out=np.ones_like(total_SS), where=known_SS > 0)
+    np.fill_diagonal(distance_SS, 0.0)
+    return distance_SS
+
+
+def sketch_distances(sketches: Sequence[Sketch]) -> Matrix:
+    """Squared distances between sketches of one basis, (S, S), in units of the typical one, noise taken out."""
+    count = len(sketches)
+    squared_SS, noise_SS = np.zeros((count, count)), np.zeros((count, count))
+    for left in range(count):
+        for right in range(left + 1, count):
+            squared, noise = squared_distance(sketches[left], sketches[right])
+            squared_SS[left, right] = squared_SS[right, left] = squared
+            noise_SS[left, right] = noise_SS[right, left] = noise
+    pairs = squared_SS[np.triu_indices(count, 1)]
+    typical = float(np.median(pairs)) if len(pairs) else 0.0
+    if typical <= 0:
+        # More noise than distance: all are alike as far as anybody can see.
+        return np.asarray(1.0 - np.eye(count))
+    trust_SS = typical / (typical + noise_SS)
+    scaled_SS = trust_SS * np.maximum(squared_SS, 0.0) / typical + (1.0 - trust_SS)
+    np.fill_diagonal(scaled_SS, 0.0)
+    return np.asarray(scaled_SS)
+
+
+def squared_distance(left: Sketch, right: Sketch) -> tuple[float, float]:
+    """Squared distance of two sketches as if both had all sixteen numbers, without bias, and what noise added to it.
+
+    Below 0 where the noise was larger than the distance. ValueError where they are of different bases.
+    """
+    if (left.basis, left.column) != (right.basis, right.column):
+        raise ValueError(f"sketches of {left.basis} and {right.basis} cannot be compared")
+    common = min(len(left.mean), len(right.mean))
+    scale = SKETCH_NUMBERS / common
+    difference = np.array(left.mean[:common]) - np.array(right.mean[:common])
+    noise = scale * common * (left.noise_std**2 + right.noise_std**2)
+    return float(scale * (difference @ difference)) - noise, noise
+
+
+def _to_fields(distance_SS: Matrix, fields_SF: Matrix) -> Matrix:
+    """Squared distance of each site from each field's centre, (S, F)."""
+    fields_SF = np.asarray(fields_SF, dtype=np.float64)
+    sums_F = fields_SF.sum(axis=0)
+    even = np.full_like(fields_SF, 1.0 / max(1, len(fields_SF)))
+    weight_SF = np.divide(fields_SF, sums_F, out=even, where=sums_F > 0)
+    spread_F = 0.5 * np.einsum("sf,st,tf->f", weight_SF, distance_SS, weight_SF)
+    return np.asarray(np.maximum(distance_SS @ weight_SF - spread_F[None, :], 0.0))
