@@ -4,14 +4,14 @@ Everything is the product's but the network: files are mapped by a data shelf, s
 `learning.numerics.train`, measured by the task's own numerics on held-out groups of all sites, and described by the
 shelf with OpenDP's noise under the policy's budget.
 
-MedQuAD: nine institutes, at most 700 pairs each; retrieval by the demonstration's small encoder that starts from nothing.
-Fields: each institute, and core cardiology. (On a frozen base a site alone adds next to nothing to other sites' fields:
-between -3 and +3 points, most of it chance, so that there is no order to predict.)
+MedQuAD: nine institutes, at most 700 pairs each; retrieval by the demonstration's small encoder that starts from
+nothing. Fields: each institute, and core cardiology. (On a frozen base a site alone adds next to nothing to other
+sites' fields: between -3 and +3 points, most of it chance, so that there is hardly an order to predict.)
 
 MNIST: twelve sites that differ in hand and in digits. Every image has a *hand*: slant (left, upright, right by terciles
 of its shear) by stroke (thin, medium, bold by terciles of ink by outline); nine hands, nine fields. A site
-has 300 to 1,200 images, 80 % of two hands that lie side by side, 20 % of all, and six to ten of the ten digits. The
-figure of a field is accuracy on test images of that hand, all digits.
+has 300 to 1,200 images, 80 % of two hands that lie side by side and 20 % of all; in a second world (`mnist-digits`) it
+also has only six to ten of the ten digits. The figure of a field is accuracy on test images of that hand, all digits.
 
 Legend: S sites, F fields.
 """
@@ -232,7 +232,7 @@ def tests_for(world: World, site: str) -> tuple[RecordSlice, ...]:
     """What a model trained at `site` is measured on; for MNIST the images that nobody trains on.
 
     For MedQuAD 300 records of each site, held-out ones first; all are rivals, and those count whose focus `site` did
-    not train on. Held-out ones alone would be 54 to 141 an institute, and a gain of five points hardly more than chance.
+    not train on. Held-out ones alone would be 54 to 141 an institute, a gain of five points hardly more than chance.
     """
     if world.name == "mnist":
         table = world.shelf.table("test")

@@ -43,6 +43,8 @@ from daitn.base.units import parse_bytes
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
+from daitn.describe.croissant.conditions import policy_of
+from daitn.describe.croissant.reading import read_croissant
 from daitn.describe.ledger import EpsilonSpent
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
@@ -387,6 +389,47 @@ def index_read_beside(data: bytes, folder: Path) -> Any:
     database.commit()
     database.close()
     return read_index(path)
+
+
+CROISSANT = {
+    "name": "d",
+    "conformsTo": "http://mlcommons.org/croissant/1.1",
+    "usageInfo": [
+        "DUO_0000042",
+        {
+            "@type": "odrl:Offer",
+            "odrl:permission": {
+                "odrl:action": {"@id": "odrl:use"},
+                "odrl:constraint": [
+                    {
+                        "odrl:leftOperand": {"@id": name},
+                        "odrl:operator": {"@id": "odrl:isAnyOf"},
+                        "odrl:rightOperand": [value],
+                    }
+                    for name, value in (("odrl:purpose", "care"), ("daitn:sampleFrac", 0.1), ("odrl:recipient", "a"))
+                ],
+            },
+        },
+    ],
+    "recordSet": [
+        {
+            "@id": "r",
+            "field": [
+                {"@id": "r/x", "dataType": "sc:Float", "minValue": 0, "source": {"extract": {"column": "X"}}},
+                {"@id": "r/v", "dataType": "sc:Float", "isArray": True, "arrayShape": "3"},
+                {"@id": "r/p", "dataType": "sc:ImageObject", "daitn:shape": "1,8,8"},
+                {"@id": "r/y", "dataType": ["sc:Text", "cr:Label"], "references": {"field": {"@id": "k/name"}}},
+            ],
+        },
+        {"@id": "k", "dataType": "sc:Enumeration", "data": [{"k/name": "a"}, {"k/name": "b"}]},
+    ],
+}
+
+
+def croissant(data: bytes, _: Path) -> Any:
+    """A document that is read, and its conditions turned into a policy."""
+    read = read_croissant(data)
+    return read if read.conditions is None else policy_of(read.conditions, accepted=["DUO_0000021"])
 
 
 def shelf_with(name: str, use: Callable[[DataShelf], Any]) -> Callable[[bytes, Path], Any]:
@@ -763,6 +806,7 @@ CASES = [
         "json",
     ),
     Case("node.activations.read_about", in_file("a.json", read_about), [plain(CACHED)], "json"),
+    Case("describe.croissant.reading.read_croissant", croissant, [plain(CROISSANT)], "json"),
     Case("descriptors.contract.decode_contract", lambda data, _: decode_contract(data), [plain(CONTRACT)], "json"),
     Case("node.site_files.load_contract", in_file("contract.json", load_contract), [plain(CONTRACT)], "json"),
     Case("node.site_files.load_policy", in_file("policy.toml", load_policy), [policy_toml(make_policy()).encode()]),

@@ -80,6 +80,10 @@ ELSEWHERE = {
 THROUGH = {
     "artifacts.signatures._verify": "oam.timeline.read_proof",
     "artifacts.signatures.load_or_create_key": "artifacts.signatures.load_key",
+    "describe.croissant.conditions._Reader._own": "describe.croissant.reading.read_croissant",
+    "describe.croissant.conditions.policy_of": "describe.croissant.reading.read_croissant",
+    "describe.croissant.reading._decode": "describe.croissant.reading.read_croissant",
+    "describe.croissant.reading._image": "describe.croissant.reading.read_croissant",
     "describe.conversion.convert_texts": "describe.conversion.parse_numbers",
     "node.readers.idx._Open.take": "node.readers.idx._unpack",
     "node.site_files._convert_keys": "node.site_files.load_policy",
@@ -95,7 +99,10 @@ THROUGH = {
 NO_BYTES_OF_OTHERS = {
     "describe.family.features._signs": "a digest made here",
     "describe.mechanisms.load_opendp": "imports a library",
+    "describe.family.features._signs": "a digest made here",
+    "describe.mechanisms.load_opendp": "imports a library",
     "learning.numerics.blocks.tensor_view": "tensors of a checked manifest, in a store that hashed them",
+    "node.croissant_files.check_document": "a document made here",
     "learning.pretrained._describe_adapter": "an object of the owner's own program",
     "learning.pretrained._describe_config": "an object of the owner's own program",
     "learning.tasks.retrieval._digests": "digests made here",

@@ -95,6 +95,60 @@ def remove(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
 
 
 @app.command()
+def croissant(
+    name: DataName,
+    out: Annotated[Path | None, typer.Option(help="Write the document there.")] = None,
+    license_url: Annotated[str, typer.Option("--license", help="Licence of the data, as a URL.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Have mlcroissant check it.")] = False,
+    folder: Folder = NODE,
+    json: Json = False,
+) -> None:
+    """What is published of a data set as a Croissant 1.1 document (JSON-LD)."""
+    with errors(json):
+        from daitn.descriptors.contract import Classification, Regression
+        from daitn.node.croissant_files import check_document, export_document
+
+        shelf = _shelf(folder)
+        task = shelf.entry(name).contract.task
+        label = task.label if isinstance(task, Classification | Regression) else ""
+        document, data = export_document(shelf.descriptor(name, _node_name(folder)), label, license_url)
+        said = check_document(document) if check else []
+        if out is not None:
+            out.write_bytes(data)
+
+        def show(where: Any) -> None:
+            if out is None:
+                where.print(data.decode(), markup=False, highlight=False, soft_wrap=True)
+            else:
+                where.print(f"{name} is described in {out}", markup=False)
+            for line in said:
+                where.print(line, markup=False)
+
+        answer(json, {"document": document, "remarks": said}, show)
+
+
+@app.command("from-croissant")
+def from_croissant(
+    document: Annotated[Path, typer.Argument(help="A Croissant document (JSON-LD).")],
+    out: Annotated[Path, typer.Option(help="Folder for contract.json, map.toml and policy.toml.")] = Path(),
+    record_set: Annotated[str, typer.Option(help="Which record set, where there are several.")] = "",
+    label: Annotated[str, typer.Option(help="The field to predict, where none is marked.")] = "",
+    group: Annotated[str, typer.Option(help="The field that groups records, such as a patient's pseudonym.")] = "",
+    owner: Annotated[list[str] | None, typer.Option(help="A model owner whom the conditions allow.")] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="DUO code that is taken care of elsewhere.")] = None,
+    json: Json = False,
+) -> None:
+    """Make contract, column map and policy from a Croissant document: what `daitn data add` takes."""
+    with errors(json):
+        from daitn.node.croissant_files import import_document
+
+        written = import_document(
+            document, out, record_set=record_set, label=label, group=group, owners=owner or (), accepted=accept or ()
+        )
+        answer(json, {"written": written}, lambda where: where.print("\n".join(map(str, written)), markup=False))
+
+
+@app.command()
 def embed(
     name: DataName,
     contract: Annotated[Path, typer.Option(help="The contract that names base and columns (JSON).")],
