@@ -25,18 +25,23 @@ import argparse
 import ast
 import json
 import os
+import random
 import tempfile
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+import numpy as np
 import torch
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from benchmarks.relevance_world import (
     SITES,
     World,
+    descriptors,
     figures,
     find_folder,
     make_model,
@@ -45,9 +50,11 @@ from benchmarks.relevance_world import (
     tests_for,
     train_on,
 )
+from benchmarks.report import make_document, print_report
 from daitn.demo.medquad.sites import INSTITUTES
-from daitn.describe.mechanisms import Noise
+from daitn.descriptors.descriptions import sketches_of
 from daitn.descriptors.policy import Policy
+from daitn.descriptors.terminals import DataDescriptor
 from daitn.topology.relevance import predicted_help
 from daitn.topology.views import field_counts
 
@@ -88,15 +95,15 @@ def _is_text(statement: ast.AST) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-def make_world(name: str, seed: int, folder: Path, noise: Noise | None = None) -> World:
+def make_world(name: str, seed: int, folder: Path) -> World:
     """The sites of a world on a new shelf, under the benchmark's policy."""
     policy = Policy(epsilon_per_period=EPSILON, releases_per_period=1)
     data = find_folder("medquad" if name == "medquad" else "mnist")
     if data is None:
         raise SystemExit(f"the data of {name} is not here: set DAITN_DATA to the folder that holds it")
     if name == "medquad":
-        return medquad_world(data, folder, policy, noise)
-    return mnist_world(data, folder, policy, seed, all_digits=name == "mnist", noise=noise)
+        return medquad_world(data, folder, policy)
+    return mnist_world(data, folder, policy, seed, all_digits=name == "mnist")
 
 
 def run_cell(world: World, seed: int, site: str) -> dict[str, Any]:
@@ -166,19 +173,27 @@ def gains_of(name: str, seed: int, sites: tuple[str, ...]) -> tuple[NDArray[np.f
     return gain_SF, 1.0 - before_SF.mean(axis=0)
 
 
-def predictions(world: World, need_F: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Ways to predict → (S, F), from what the sites of a world publish now."""
-    data, contract = descriptors(world), world.contract
+def predictions(
+    world: World, data: list[DataDescriptor], need_F: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Ways to predict → (S, F), from what the sites of a world publish."""
+    contract = world.contract
     counts = [field_counts(contract, one) for one in data]
-    fields_SF = np.array([[count[field] for field in world.fields] for count in counts])
+    fields_SF = np.array([[count[field] for field in contract.target_fields()] for count in counts])
     needs = dict(zip(world.fields, need_F.tolist(), strict=True))
     columns = slice(0, len(world.fields))
-    share_SF = fields_SF / np.maximum(fields_SF.sum(axis=0), 1.0)
+    share_SF = (fields_SF / np.maximum(fields_SF.sum(axis=0), 1.0))[:, columns]
     return {
         "ours": predicted_help(contract, data, fields_SF, needs)[:, columns],
         "labels_alone": predicted_help(contract, data, fields_SF, needs, by_sketch=False)[:, columns],
         "field_share": share_SF * need_F,
     }
+
+
+def without_noise(one: DataDescriptor) -> DataDescriptor:
+    """A descriptor of exact numbers, which says so."""
+    exact = tuple(msgspec.structs.replace(sketch, noise_std=0.0) for sketch in sketches_of(one.descriptions))
+    return msgspec.structs.replace(one, descriptions=exact)
 
 
 def rank_correlations(
@@ -187,22 +202,20 @@ def rank_correlations(
     """Way to predict → correlations: first the one of each draw, then those of bootstrapped sites and draws."""
     found: list[dict[str, float]] = []
     samples: list[dict[str, float]] = []
-    for draw in range(draws + 1):
-        with tempfile.TemporaryDirectory() as temporary:
-            noise: Noise | None = (lambda counts, _, __: list(counts)) if draw == draws else None
-            world = make_world(name, seed, Path(temporary), noise)
-            truth = gains_of(name, seed, world.sites)
-            if truth is None:
-                return None
-            gain_SF, need_F = truth
-            ways = predictions(world, need_F)
-        if draw == draws:
-            exact = spearman(ways["ours"], gain_SF)
-            continue
-        found.append({way: spearman(value_SF, gain_SF) for way, value_SF in ways.items()})
-        for _ in range(BOOTSTRAPS // draws):
-            rows = rng.integers(len(gain_SF), size=len(gain_SF))
-            samples.append({way: spearman(value_SF[rows], gain_SF[rows]) for way, value_SF in ways.items()})
+    with tempfile.TemporaryDirectory() as temporary:
+        world = make_world(name, seed, Path(temporary))
+        truth = gains_of(name, seed, world.sites)
+        if truth is None:
+            return None
+        gain_SF, need_F = truth
+        for _ in range(draws):
+            ways = predictions(world, descriptors(world), need_F)
+            found.append({way: spearman(value_SF, gain_SF) for way, value_SF in ways.items()})
+            for _ in range(BOOTSTRAPS // draws):
+                rows = rng.integers(len(gain_SF), size=len(gain_SF))
+                samples.append({way: spearman(value_SF[rows], gain_SF[rows]) for way, value_SF in ways.items()})
+        data = [without_noise(one) for one in descriptors(world, lambda counts, _, __: list(counts))]
+        exact = spearman(predictions(world, data, need_F)["ours"], gain_SF)
     ways_of = {way: np.array([one[way] for one in (*found, *samples)]) for way in found[0]}
     return ways_of | {"without_noise": np.full(draws + len(samples), exact)}
 
@@ -211,8 +224,14 @@ def spearman(left_SF: NDArray[np.float64], right_SF: NDArray[np.float64]) -> flo
     """Spearman's rank correlation over all pairs; 0 where one side is all alike."""
     if np.ptp(left_SF) == 0 or np.ptp(right_SF) == 0:
         return 0.0
-    left, right = rankdata(left_SF.ravel()), rankdata(right_SF.ravel())
-    return float(np.corrcoef(left, right)[0, 1])
+    return float(np.corrcoef(_ranks(left_SF), _ranks(right_SF))[0, 1])
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks, those of equal values averaged."""
+    _, inverse, counts = np.unique(values.ravel(), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[inverse.reshape(-1)])
 
 
 def measure(draws: int = DRAWS, only: tuple[str, ...] = tuple(SEEDS)) -> tuple[dict[str, float], dict[str, Any]]:

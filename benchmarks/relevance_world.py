@@ -22,6 +22,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +94,10 @@ def find_folder(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def medquad_world(data: Path, folder: Path, policy: Policy, noise: Noise | None = None) -> World:
+def medquad_world(data: Path, folder: Path, policy: Policy) -> World:
     """Nine institutes on a new shelf below `folder`."""
     contract = contract_of()
-    shelf = DataShelf(folder / "shelf", SECRET, noise=noise)
+    shelf = DataShelf(folder / "shelf", SECRET)
     core = core_foci(data)
     for one in INSTITUTES:
         path = folder / f"{one.name}.jsonl"
@@ -122,21 +123,19 @@ def mnist_contract() -> DataContract:
     )
 
 
-def mnist_world(
-    data: Path, folder: Path, policy: Policy, seed: int, *, all_digits: bool = True, noise: Noise | None = None
-) -> World:
+def mnist_world(data: Path, folder: Path, policy: Policy, seed: int, *, all_digits: bool = True) -> World:
     """Twelve sites on a new shelf below `folder`, and `test` with 12,000 images that nobody trains on.
 
     Without `all_digits` each site has six to ten of the ten digits.
     """
     contract = mnist_contract()
-    images, labels = _read_digits(data, "train")
-    hands = _hands(images)
+    images, labels = read_digits(data, "train")
+    hands = hands_of(images)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
     tests, free = order[:TESTS], order[TESTS:]
     used = np.zeros(len(images), dtype=np.bool_)
-    shelf = DataShelf(folder / "shelf", SECRET, noise=noise)
+    shelf = DataShelf(folder / "shelf", SECRET)
     sites = tuple(f"site{number:02d}" for number in range(SITES))
     for number, name in enumerate(sites):
         own = [number % 9, _beside(number % 9, rng)]
@@ -147,8 +146,8 @@ def mnist_world(
         rest = np.setdiff1d(able, mine)
         rows = np.concatenate([mine, rng.choice(rest, size=size - len(mine), replace=False)])
         used[rows] = True
-        _add_digits(shelf, folder, name, images[rows], labels[rows], hands[rows], contract, policy)
-    _add_digits(shelf, folder, "test", images[tests], labels[tests], hands[tests], contract, policy)
+        add_digits(shelf, folder, name, images[rows], labels[rows], hands[rows], contract, policy)
+    add_digits(shelf, folder, "test", images[tests], labels[tests], hands[tests], contract, policy)
     training = Training(batch_size=32, batches=1, learning_rate=0.02, optimizer="momentum", gradient_clip=5.0)
     return World("mnist", shelf, sites, contract, training, steps=150)
 
@@ -161,7 +160,7 @@ def _beside(hand: int, rng: np.random.Generator) -> int:
     return s * 3 + w
 
 
-def _add_digits(
+def add_digits(
     shelf: DataShelf,
     folder: Path,
     name: str,
@@ -171,19 +170,21 @@ def _add_digits(
     contract: DataContract,
     policy: Policy,
 ) -> None:
+    """Put images on a shelf, by a file below `folder`."""
     path = folder / f"{name}.npz"
     np.savez(path, image=images, digit=labels.astype(str), hand=np.array(HANDS)[hands])
     shelf.add(name, path, contract, policy, ColumnMap())
 
 
-def _read_digits(data: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def read_digits(data: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (N, 28, 28) and labels (N,) of MNIST; `part`: `train` or `t10k`."""
     images = gzip.decompress((data / f"{part}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((data / f"{part}-labels-idx1-ubyte.gz").read_bytes())
     pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
     return pixels, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
 
 
-def _hands(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def hands_of(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Hand of each image, (N,): terciles of slant and of ink, over all images."""
     weight = images.reshape(len(images), -1).astype(np.float64)
     y, x = (part.ravel() for part in np.mgrid[0:28, 0:28].astype(np.float64))
@@ -269,6 +270,10 @@ def train_on(world: World, site: str, model: nn.Module, seed: int) -> None:
     train(model, task, source, visit, ModelState(), seeds=Seeds(job=seed, visit=seed))
 
 
-def descriptors(world: World) -> list[DataDescriptor]:
-    """What the sites publish, noise drawn anew for a new shelf."""
-    return [world.shelf.descriptor(site, "node") for site in world.sites]
+def descriptors(world: World, noise: Noise | None = None) -> list[DataDescriptor]:
+    """What the sites publish, noise drawn anew: a new book of releases over the same tables. `noise`: not OpenDP's."""
+    folder = world.shelf.index_file.parent
+    shutil.rmtree(folder / "releases")
+    (folder / "ledger.jsonl").unlink(missing_ok=True)
+    shelf = DataShelf(folder, SECRET, noise=noise)
+    return [shelf.descriptor(site, "node") for site in world.sites]

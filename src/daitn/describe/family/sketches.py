@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from daitn.base.errors import BugError
 from daitn.describe.family.contract import UNIT, Facts, Item, Measured, Part, Source
 from daitn.describe.family.features import EDITION, image_features, text_features, vector_features
-from daitn.descriptors.contract import DataContract, EmbeddedInput, ImageColumn, TextColumn, VectorColumn
+from daitn.descriptors.contract import (
+    DataContract,
+    EmbeddedInput,
+    ImageColumn,
+    Retrieval,
+    TextColumn,
+    TokensInput,
+    VectorColumn,
+)
 from daitn.descriptors.descriptions import SKETCH_NUMBERS, Description, Sketch
 
 BOUND: Final = 0.2
@@ -52,6 +60,16 @@ def base_basis(spec: EmbeddedInput) -> str:
     return f"base-{EDITION}-{spec.base}-{spec.length}-{spec.pooling}"
 
 
+def _answers(contract: DataContract) -> frozenset[str]:
+    """Text columns of a retrieval task that only answer: they would take half of the budget, and by themselves told
+    less than the questions of what a site's records teach (MedQuAD, without noise: 0.40 against 0.46)."""
+    if not isinstance(contract.task, Retrieval):
+        return frozenset()
+    columns = {one.name: one.column for one in contract.inputs if isinstance(one, EmbeddedInput | TokensInput)}
+    asked, answering = columns.get(contract.task.query), columns.get(contract.task.answer)
+    return frozenset({answering}) - {asked} if answering is not None and asked is not None else frozenset()
+
+
 class SketchMember:
     """See the module; the contract is `describe.family.contract.Member`."""
 
@@ -63,8 +81,11 @@ class SketchMember:
         """One for each text, image and vector column, by a base where its vectors are at hand."""
         at_hand = set(bases)
         found: list[Item] = []
+        left_out = _answers(contract)
         embedded = {one.column: one for one in contract.inputs if isinstance(one, EmbeddedInput)}
         for column in contract.columns:
+            if column.name in left_out:
+                continue
             spec = embedded.get(column.name)
             match column:
                 case TextColumn() if spec is not None and base_basis(spec) in at_hand:
