@@ -20,6 +20,7 @@ from daitn.base.metrics import Count
 from daitn.cli.main import app, run
 from daitn.descriptors.terminals import Role
 from daitn.node.counting import write_counters
+from daitn.node.datasets import DataShelf
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.wire.oam import Counted
 
@@ -276,6 +277,19 @@ def test_data_add_list_preview_remove(shell: Shell, tmp_path: Path) -> None:
     code, shown = shell.json("data", "describe", "lesions", *folder)
     assert (code, shown["leaves"]["contract_name"]) == (0, "lesions")
     assert "What leaves this site" in shell("data", "describe", "lesions", *folder)[1]
+    here = NodeFolder(tmp_path / "node")
+    published = DataShelf(here.data, here.site_secret(), activations=here.activations).descriptor(
+        "lesions", "this-node"
+    )
+    assert shown["leaves"] == msgspec.json.decode(msgspec.json.encode(published))
+    code, croissant = shell.json("data", "croissant", "lesions", "--out", str(tmp_path / "c.json"), *folder)
+    assert (code, croissant["document"]["conformsTo"]) == (0, "http://mlcommons.org/croissant/1.1")
+    code, made = shell.json("data", "from-croissant", str(tmp_path / "c.json"), "--out", str(tmp_path / "again"))
+    assert (code, len(made["written"])) == (0, 3)
+    again = ["--contract", made["written"][0], "--map", made["written"][1], "--policy", made["written"][2]]
+    code, report = shell.json("data", "add", "copy", str(tmp_path / "data.csv"), *again, *folder)
+    assert (code, report["records"]) == (0, 200)
+    assert shell.json("data", "remove", "copy", *folder)[0] == 0
     assert shell.json("data", "remove", "lesions", *folder) == (0, {"removed": "lesions"})
     assert shell.json("data", "remove", "lesions", *folder)[0] == 2
     assert shell.json("data", "list", *folder) == (0, [])

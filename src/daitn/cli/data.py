@@ -145,7 +145,8 @@ def from_croissant(
         written = import_document(
             document, out, record_set=record_set, label=label, group=group, owners=owner or (), accepted=accept or ()
         )
-        answer(json, {"written": written}, lambda where: where.print("\n".join(map(str, written)), markup=False))
+        paths = [str(path) for path in written]
+        answer(json, {"written": paths}, lambda where: where.print("\n".join(paths), markup=False))
 
 
 @app.command()
