@@ -168,12 +168,12 @@ def test_same_version_is_answered_with_the_same_noise_at_no_cost(
     add(shelf, source(tmp_path))
     shown = msgspec.json.decode(shelf.preview("ages", "n1").data, type=DataDescriptor)
     first = shelf.descriptor("ages", "n1")
+    assert shelf.preview("ages", "n1").data == msgspec.json.encode(first)
     drawn = draws.number
     again = DataShelf(tmp_path / "shelf", b"s" * 32, noise=draws).descriptor("ages", "n1")
     add(shelf, source(tmp_path), policy=Policy(owners=("alice",)))
     readded = shelf.descriptor("ages", "n1")
     assert shown == first == again
-    assert shelf.preview("ages", "n1").data == msgspec.json.encode(first)
     assert readded.labels == first.labels
     assert draws.number == drawn
     assert len(shelf.ledger().records()) == 1
