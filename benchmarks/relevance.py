@@ -250,7 +250,9 @@ def measure(draws: int = DRAWS, only: tuple[str, ...] = tuple(SEEDS)) -> tuple[d
         for way, values in means.items():
             row = figures_found if way == "ours" else peers[way]
             row[key] = float(values[:draws].mean())
-            row[f"{key}_low"], row[f"{key}_high"] = (float(one) for one in np.quantile(values[draws:], (0.025, 0.975)))
+            if way != "without_noise":
+                low, high = np.quantile(values[draws:], (0.025, 0.975))
+                row[f"{key}_low"], row[f"{key}_high"] = float(low), float(high)
         gap = means["ours"][draws:] - means["labels_alone"][draws:]
         figures_found[f"{key}_above_labels"] = float((means["ours"] - means["labels_alone"])[:draws].mean())
         figures_found[f"{key}_above_labels_low"] = float(np.quantile(gap, 0.025))

@@ -11,7 +11,14 @@ from daitn.descriptors.contract import CategoryColumn, FieldByColumn, Retrieval,
 from daitn.descriptors.descriptions import Sketch
 from daitn.descriptors.terminals import DataDescriptor, Histogram
 from daitn.descriptors.work import Measurement
-from daitn.topology.relevance import needs_of, predicted_help, relevance_shares, sketch_distances, squared_distance
+from daitn.topology.relevance import (
+    _squared_distances,
+    needs_of,
+    predicted_help,
+    relevance_shares,
+    sketch_distances,
+    squared_distance,
+)
 
 FIELDS = ("heart", "lung")
 
@@ -99,6 +106,20 @@ def test_distance_is_without_bias_whatever_the_noise():
 def test_sketches_of_few_numbers_are_compared_in_those_they_share():
     full, short = sketch(*([0.2] * 16)), sketch(*([0.0] * 4))
     assert squared_distance(full, short)[0] == pytest.approx(16 * 0.04)
+
+
+def test_all_pairs_at_once_are_what_pair_by_pair_is():
+    rng = np.random.default_rng(5)
+    sketches = [
+        sketch(*rng.normal(0, 0.2, length), noise_std=float(rng.uniform(0, 0.05)))
+        for length in rng.choice([4, 8, 16], 12).tolist()
+    ]
+    squared_SS, noise_SS = _squared_distances(sketches)
+    for left in range(12):
+        for right in range(12):
+            if left != right:
+                told = squared_distance(sketches[left], sketches[right])
+                assert (squared_SS[left, right], noise_SS[left, right]) == pytest.approx(told)
 
 
 def test_all_noise_makes_all_alike():

@@ -123,12 +123,15 @@ def _amounts(contract: DataContract, data: Sequence[DataDescriptor]) -> Matrix:
     return records_S / (records_S + HALF_RECORDS)
 
 
-def _distances(data: Sequence[DataDescriptor]) -> Matrix:
-    """Squared distances between sites, (S, S), in units of the typical one; mean over what can be compared, else 1."""
+def _distances(data: Sequence[DataDescriptor]) -> Matrix | None:
+    """Squared distances between sites, (S, S), in units of the typical one; mean over what can be compared, else 1.
+    None where nothing can be: all distances are 1."""
     by_basis: dict[tuple[str, str], dict[int, Sketch]] = {}
     for place, one in enumerate(data):
         for sketch in sketches_of(one.descriptions):
             by_basis.setdefault((sketch.column, sketch.basis), {})[place] = sketch
+    if not any(len(sketches) > 1 for sketches in by_basis.values()):
+        return None
     total_SS, known_SS = np.zeros((len(data), len(data))), np.zeros((len(data), len(data)))
     for sketches in by_basis.values():
         if len(sketches) > 1:
@@ -144,12 +147,7 @@ def _distances(data: Sequence[DataDescriptor]) -> Matrix:
 def sketch_distances(sketches: Sequence[Sketch]) -> Matrix:
     """Squared distances between sketches of one basis, (S, S), in units of the typical one, noise taken out."""
     count = len(sketches)
-    squared_SS, noise_SS = np.zeros((count, count)), np.zeros((count, count))
-    for left in range(count):
-        for right in range(left + 1, count):
-            squared, noise = squared_distance(sketches[left], sketches[right])
-            squared_SS[left, right] = squared_SS[right, left] = squared
-            noise_SS[left, right] = noise_SS[right, left] = noise
+    squared_SS, noise_SS = _squared_distances(sketches)
     pairs = squared_SS[np.triu_indices(count, 1)]
     typical = float(np.median(pairs)) if len(pairs) else 0.0
     if typical <= 0:
@@ -159,6 +157,24 @@ def sketch_distances(sketches: Sequence[Sketch]) -> Matrix:
     scaled_SS = trust_SS * np.maximum(squared_SS, 0.0) / typical + (1.0 - trust_SS)
     np.fill_diagonal(scaled_SS, 0.0)
     return np.asarray(scaled_SS)
+
+
+def _squared_distances(sketches: Sequence[Sketch]) -> tuple[Matrix, Matrix]:
+    """`squared_distance` of all pairs, (S, S) each, at once: a view of a thousand data sets has half a million."""
+    length_S = np.array([len(one.mean) for one in sketches])
+    mean_SD = np.zeros((len(sketches), SKETCH_NUMBERS))
+    for row, one in enumerate(sketches):
+        mean_SD[row, : len(one.mean)] = one.mean
+    variance_S = np.array([one.noise_std**2 for one in sketches])
+    common_SS = np.minimum(length_S[:, None], length_S[None, :])
+    squared_SS = np.zeros(common_SS.shape)
+    for common in np.unique(length_S).tolist():
+        part_SD = mean_SD[:, :common]
+        norm_S = (part_SD**2).sum(axis=1)
+        told_SS = np.maximum(norm_S[:, None] + norm_S[None, :] - 2 * part_SD @ part_SD.T, 0.0)
+        squared_SS = np.where(common_SS == common, told_SS * SKETCH_NUMBERS / common, squared_SS)
+    noise_SS = SKETCH_NUMBERS * (variance_S[:, None] + variance_S[None, :])
+    return squared_SS - noise_SS, noise_SS
 
 
 def squared_distance(left: Sketch, right: Sketch) -> tuple[float, float]:
@@ -175,11 +191,12 @@ def squared_distance(left: Sketch, right: Sketch) -> tuple[float, float]:
     return float(scale * (difference @ difference)) - noise, noise
 
 
-def _to_fields(distance_SS: Matrix, fields_SF: Matrix) -> Matrix:
+def _to_fields(distance_SS: Matrix | None, fields_SF: Matrix) -> Matrix:
     """Squared distance of each site from each field's centre, (S, F)."""
     fields_SF = np.asarray(fields_SF, dtype=np.float64)
     sums_F = fields_SF.sum(axis=0)
     even = np.full_like(fields_SF, 1.0 / max(1, len(fields_SF)))
     weight_SF = np.divide(fields_SF, sums_F, out=even, where=sums_F > 0)
-    spread_F = 0.5 * np.einsum("sf,st,tf->f", weight_SF, distance_SS, weight_SF)
-    return np.asarray(np.maximum(distance_SS @ weight_SF - spread_F[None, :], 0.0))
+    mean_SF = 1.0 - weight_SF if distance_SS is None else distance_SS @ weight_SF
+    spread_F = 0.5 * (weight_SF * mean_SF).sum(axis=0)
+    return np.asarray(np.maximum(mean_SF - spread_F[None, :], 0.0))
