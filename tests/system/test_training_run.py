@@ -165,6 +165,13 @@ def test_map_shows_what_sites_published_and_no_record(domain: LocalDomain) -> No
     assert not any(row.split(",")[0] in document for row in rows)
 
 
+def test_what_the_map_holds_of_a_data_set_is_what_describe_shows_its_owner(domain: LocalDomain) -> None:
+    shown = domain.run("data", "describe", "sides", "--folder", str(domain.node_folder("north")))["leaves"]
+    nodes = daitn.connect(domain.owner_token("ada")).nodes()
+    (held,) = [data for node in nodes for data in node.descriptor.data if data.dataset == "north/sides"]
+    assert msgspec.json.decode(msgspec.json.encode(held)) == shown
+
+
 def test_data_file_that_changes_under_training_fails_its_visits_and_nothing_else(domain: LocalDomain) -> None:
     job = long_run(domain, "moving-ground")
     watching = job.watch()
