@@ -23,16 +23,20 @@ from daitn.descriptors.contract import (
     CategoryColumn,
     Classification,
     DataContract,
+    EmbeddedInput,
     FieldByValues,
     IdentifierColumn,
     ImageColumn,
     ImageInput,
     NumberColumn,
     NumbersInput,
+    TextColumn,
 )
+from daitn.descriptors.descriptions import sketches_of
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import DataDescriptor
 from daitn.learning.records import encode_inputs, encode_labels
+from daitn.learning.vectors import vector_file
 from daitn.node.datasets import DataShelf, load_column_map, load_contract, load_policy
 
 CONTRACT = DataContract(
@@ -405,3 +409,43 @@ def test_mnist_is_mapped_split_encoded_and_described(tmp_path: Path) -> None:
     # 20 deviations of Laplace noise are passed once in 10^12
     assert (np.abs(published - truth) < 20 * descriptor.labels.noise_std).all()
     assert descriptor.record_bytes == 28 * 28 * 4 + 8
+
+
+NOTES = DataContract(
+    name="notes",
+    columns=(TextColumn(name="note"), CategoryColumn(name="outcome", values=("well", "ill"))),
+    inputs=(EmbeddedInput(name="x", column="note", base="b" * 64, width=6, length=8),),
+    task=Classification(label="outcome"),
+)
+
+
+def test_texts_are_sketched_by_a_frozen_base_from_the_release_after_its_vectors_are_there(
+    tmp_path: Path, clock: Clock
+) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text(
+        "note,outcome\n" + "".join(f"valve murmur {row},{('well', 'ill')[row % 2]}\n" for row in range(300))
+    )
+    activations = tmp_path / "activations"
+    exact = lambda counts, sensitivity, epsilon: list(counts)  # noqa: E731 - a mechanism in one line
+    shelf = DataShelf(tmp_path / "shelf", b"s" * 32, clock=clock, noise=exact, activations=activations)
+    shelf.add("notes", path, NOTES, Policy(), ColumnMap())
+
+    def bases() -> list[str]:
+        return [one.basis.partition("-")[0] for one in sketches_of(shelf.descriptor("notes", "n").descriptions)]
+
+    assert bases() == ["words"]
+    folder = activations / shelf.entry("notes").version
+    folder.mkdir(parents=True)
+    file = folder / vector_file(NOTES.inputs[0])
+    file.write_bytes(np.random.default_rng(1).normal(size=(300, 6)).astype("<f2").tobytes())
+    assert bases() == ["words"]
+    file.with_suffix(".json").write_text("{}")
+    assert bases() == ["words"]
+    assert shelf.renewal_ns() == clock.now_ns + 15 * DAY_NS
+    clock.now_ns += 15 * DAY_NS
+    assert bases() == ["base"]
+    # wiped with the job that used them: what was published stays
+    file.with_suffix(".json").unlink()
+    clock.now_ns += 400 * DAY_NS
+    assert bases() == ["base"]
