@@ -13,7 +13,7 @@ from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
 from daitn.base.ids import JobId, VisitId
-from daitn.wire import center_tools, oam_records, terminal_tools, topology_tools
+from daitn.wire import center_tools, center_topology, oam_records, terminal_tools, topology_tools
 from daitn.wire.center_tools import InputRef, LeaseRenewed, ReleaseArtifacts, VisitFailed, VisitOrder
 from daitn.wire.codec import AnyMessage, decode, encode
 from daitn.wire.terminal_tools import Left
@@ -28,7 +28,7 @@ def altered(message: Message, **fields: object) -> bytes:
 
 
 def test_every_message_of_every_link_is_in_the_codec():
-    modules = (center_tools, oam_records, terminal_tools, topology_tools)
+    modules = (center_tools, center_topology, oam_records, terminal_tools, topology_tools)
     defined = {
         one
         for module in modules
