@@ -61,6 +61,7 @@ from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
 from daitn.node.fabric import chunks, keys, streams_direct, streams_routed
 from daitn.node.fabric.bulk import ChunkBatch
+from daitn.node.fabric.link_ledger import decode_tcp_info
 from daitn.node.fabric.router import RouterConfig, encode_config, load_config
 from daitn.node.http import api, bodies
 from daitn.node.http.owner_token import OwnerToken, parse_owner_token
@@ -629,6 +630,7 @@ CASES = [
     Case("node.map_store.read_entries", journal_of, [ENTRY_KEPT], "msgpack"),
     # what peers send
     Case("topology.intake.FactIntake.take_messages", take_reports, [PACKED_REPORT]),
+    Case("node.fabric.link_ledger.decode_tcp_info", lambda data, _: decode_tcp_info(data), [bytes(range(232))]),
     Case("wire.oam.decode_counted", lambda data, _: decode_counted(data), [COUNTED], "msgpack"),
     Case("base.decoding.from_msgpack", lambda data, _: from_msgpack(data, ChunkBatch, "a batch"), [BATCH], "msgpack"),
     Case(

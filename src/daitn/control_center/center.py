@@ -29,8 +29,10 @@ from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
 from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
+from daitn.control_center.forgery import find_forgery
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.presence import Presence
+from daitn.control_center.tools_desk import ToolsDesk
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -48,7 +50,6 @@ from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
-from daitn.descriptors.terminals import NodeDescriptor
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -103,6 +104,7 @@ class ControlCenter:
         self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member)
         self._desk = OrderDesk(config, tools, self.knowledge)
         self._presence = Presence(self.knowledge, self.jobs)
+        self.tools = ToolsDesk(self.knowledge)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,8 @@ class ControlCenter:
         """One event, one turn, one durable write at most."""
         turn = Turn(now_ns, self.apply)
         match event:
+            case _ if self.tools.minds(event):
+                self.tools.handle(turn, event)
             case Delivered(sender=sender, message=message):
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
@@ -143,12 +147,15 @@ class ControlCenter:
                 self._facts.arrived(turn, event)
             case PeerAppeared(node=node):
                 self._presence.appeared(turn, node)
+                self.tools.handle(turn, event)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
+                self.tools.handle(turn, event)
             case LinkBroken():
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
+                self.tools.handle(turn, event)
             case _:
                 pass
         return turn.effects()
@@ -232,10 +239,13 @@ class ControlCenter:
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
         """Take a node off the map; its visits are given up when their leases run out."""
-        turn.record_if(self.knowledge.remove(node, why))
+        gone = self.knowledge.remove(node, why)
+        turn.record_if(gone)
+        if gone is not None:
+            self.tools.noticed(turn, node, present=False, left=True)
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
-        if fault := self._forgery(sender, message.descriptor):
+        if fault := find_forgery(sender, message.descriptor, self._tools.member(sender)):
             self.counters.count("descriptions_forged")
             self.forgeries[sender] = fault
             turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
@@ -250,23 +260,10 @@ class ControlCenter:
         self.knowledge.heard(sender, message.sequence, turn.now_ns)
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
+            self.tools.described(turn, sender)
             for machine in list(self.jobs.values()):
                 if not machine.state.ended and not machine.state.open:
                     self._advance(turn, machine)
-
-    def _forgery(self, sender: NodeId, descriptor: NodeDescriptor) -> str:
-        """What a node says of itself that its enrolment does not bear out: name, operator, roles, others' data."""
-        member = self._tools.member(sender)
-        if member is None:
-            return "its slot is not in use"
-        if descriptor.node != sender or descriptor.name != member.name:
-            return f"it calls itself {descriptor.node} {descriptor.name}, enrolled as {member.name}"
-        if descriptor.operator != member.operator:
-            return f"it names operator {descriptor.operator}, enrolled by {member.operator}"
-        if excess := [role.value for role in descriptor.roles if role.value not in member.roles]:
-            return f"it claims the roles {', '.join(excess)}, enrolled as {', '.join(member.roles)}"
-        foreign = [data.dataset for data in descriptor.data if not data.dataset.startswith(f"{member.name}/")]
-        return f"it describes data of others: {', '.join(foreign[:3])}" if foreign else ""
 
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
         machine = self._machine_of(message.visit)

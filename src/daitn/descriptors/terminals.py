@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from daitn.base.ids import DataSetId, NodeId, OperatorId
+from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Column, FieldRule, Name
 from daitn.descriptors.policy import PolicySummary
 
@@ -26,6 +27,8 @@ class Role(StrEnum):
     COMPUTE = "compute"
     VERIFICATION = "verification"
     AGGREGATOR = "aggregator"
+    TOOLS = "tools"
+    """Manages the services of the tools layer for the domain, instead of the control centre."""
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +83,9 @@ class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     flops: Count
     store_bytes: Count = 0.0
     """Room there would be if nothing in the store were in use; a smaller value than `storage_bytes` says nothing."""
+    memory_bytes_per_s: Count = 0.0
+    """Copied by one thread, measured at joining; 0: not measured."""
+    processor: Annotated[str, msgspec.Meta(max_length=128)] = ""
     accelerators: tuple[str, ...] = ()
     sandbox: tuple[str, ...] = ()
     """What is enforced on a visit here: `no-network`, `read-only`, `memory`, `cpu`, `wall-time`, `namespaces`."""
@@ -104,6 +110,8 @@ class NodeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[Role, ...]
     direct: tuple[str, ...] = ()
     """Addresses of its direct data-plane listener; empty: reachable through the router only."""
+    access: Access = Access()
+    """How it reaches the network, and when."""
     public_key: str
     """Ed25519 key (hex) that signs this node's visit reports."""
     data: tuple[DataDescriptor, ...] = ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.machine import MachineState
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
     ComputeDescriptor,
@@ -50,6 +50,7 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.store import ChunkStore
+from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
@@ -59,6 +60,7 @@ from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
 from daitn.terminal.visit_records import KEEPER_RECORDS
 from daitn.terminal.work import JOBS_PINNED_S, JobsPinned, PoliciesChanged
+from daitn.tools.manager import ServiceManager
 
 STREAM: Final = "terminal"
 SHELF_S: Final = 0.5
@@ -96,7 +98,7 @@ class TerminalNode:
         self._known_bases: tuple[str, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
-        self._flops = 0.0
+        self._flops = self._memory_bytes_per_s = 0.0
         self._shelf_stamp = 0
         self._room_bytes = 0
         self._capacity_bytes = 0
@@ -142,17 +144,23 @@ class TerminalNode:
                 self._left.set()
             elif isinstance(effect, ReportFacts):
                 runner.spawn(fabric.report(effect.payloads))
-            else:
+            elif not links.perform(effect):
                 worker.perform(effect)
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
+        links = LinkWatch(fabric, runner.post, runner.spawn)
+        machine = MachineWatch(lambda: self._look(core), children, runner.post, runner.spawn)
         runner.restore()
         self._room_bytes = await asyncio.to_thread(store.room_bytes)
         self._capacity_bytes = await asyncio.to_thread(store.capacity_bytes)
-        self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
+        if self._computes:
+            self._flops = await asyncio.to_thread(measures.measure_flops)
+            self._memory_bytes_per_s = await asyncio.to_thread(measures.measure_memory_rate)
         await moving.start()
         await exchanges.start()
         await runner.start()
+        links.start(config.access)
+        machine.start()
         if fabric.direct_addresses:
             _log.info("direct transfers at %s", ", ".join(fabric.direct_addresses))
         await self._look_at_shelf(runner)
@@ -217,7 +225,18 @@ class TerminalNode:
             aggregates=Role.AGGREGATOR in config.roles,
         )
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
-        return TerminalCore(keeper, Reporter())
+        manager = ServiceManager() if Role.TOOLS in config.roles else None
+        return TerminalCore(keeper, Reporter(), self.membership.slot, manager)
+
+    def _look(self, core: TerminalCore) -> MachineState:
+        slots = self.config.slots if self._computes else 0
+        return measures.look(
+            self.folder.store,
+            flops=self._flops,
+            memory_bytes_per_s=self._memory_bytes_per_s,
+            slots=slots,
+            slots_free=max(0, slots - core.keeper.busy_slots()),
+        )
 
     def _policies(self) -> dict[DataSetId, Policy]:
         return {DataSetId(f"{self.config.name}/{entry.name}"): entry.policy for entry in self._shelf.list()}
@@ -228,7 +247,10 @@ class TerminalNode:
         config = self.config
         compute = ComputeDescriptor(
             slots=config.slots,
-            cores=os.cpu_count() or 1,
+            cores=measures.cores(),
+            processor=measures.processor(),
+            accelerators=measures.accelerators(),
+            memory_bytes_per_s=self._memory_bytes_per_s,
             memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
             storage_bytes=float(self._room_bytes),
             store_bytes=float(self._capacity_bytes),
@@ -243,6 +265,7 @@ class TerminalNode:
             region=config.region,
             roles=config.roles,
             direct=fabric.direct_addresses,
+            access=config.access,
             public_key=key,
             data=tuple(self._data.values()),
             compute=compute if self._computes else None,

@@ -30,7 +30,17 @@ from daitn.wire.center_tools import (
     VisitResult,
 )
 from daitn.wire.oam_records import RecordsKept, RecordsReported
-from daitn.wire.terminal_tools import Leaving, Left
+from daitn.wire.terminal_tools import (
+    Leaving,
+    Left,
+    LinksPlanned,
+    LinksReported,
+    MachineReported,
+    MeasuredReported,
+    NeighborsGiven,
+    Probe,
+    ProbeAnswered,
+)
 from daitn.wire.topology_tools import (
     Describe,
     DescribeAgain,
@@ -40,6 +50,9 @@ from daitn.wire.topology_tools import (
     Heartbeat,
     RosterAnnounced,
     RosterKept,
+    TerminalGathered,
+    TerminalNoticed,
+    ToolsAt,
 )
 
 AnyMessage = (
@@ -64,8 +77,18 @@ AnyMessage = (
     | RosterKept
     | FactsAsked
     | FactsTold
+    | ToolsAt
+    | TerminalNoticed
+    | TerminalGathered
     | Leaving
     | Left
+    | Probe
+    | ProbeAnswered
+    | MeasuredReported
+    | NeighborsGiven
+    | LinksReported
+    | LinksPlanned
+    | MachineReported
     | RecordsReported
     | RecordsKept
 )

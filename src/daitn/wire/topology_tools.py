@@ -12,6 +12,11 @@ import msgspec
 
 from daitn.base.effects import Message
 from daitn.descriptors.fact_kinds import Kind
+from daitn.base.ids import NodeId
+from daitn.descriptors.availability import UpTime
+from daitn.descriptors.links import LINKS, LinkState
+from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.terminals import NodeDescriptor
 
 THINGS_MOST: Final = 4096
@@ -81,3 +86,34 @@ class FactsTold(Message, frozen=True, kw_only=True, tag="facts_told"):
 
     incarnation: Incarnation
     sequence: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class ToolsAt(Message, frozen=True, kw_only=True, tag="tools_at"):
+    """Topology → terminal: the tools' services are managed by this node from now on (a process of its own, or the
+    control centre). Said again with each `Described`; unanswered."""
+
+    node: NodeId
+
+
+class TerminalNoticed(Message, frozen=True, kw_only=True, tag="terminal_noticed"):
+    """Topology → tools: a terminal came, is seen again, is not seen any more, or left for good. The whole membership is
+    said again now and then, so a lost one heals."""
+
+    node: NodeId
+    present: bool
+    left: bool = False
+
+
+class TerminalGathered(Message, frozen=True, kw_only=True, tag="terminal_gathered"):
+    """Tools → topology: what the services know of one terminal. Fields that are None are as they were; the newest of
+    each counts."""
+
+    node: NodeId
+    place: Place | None = None
+    round_trips: Annotated[tuple[RoundTrip, ...], msgspec.Meta(max_length=64)] | None = None
+    measuring: tuple[int, int] | None = None
+    """Bytes carried and bytes of probes, as the terminal counted."""
+    up_time: UpTime | None = None
+    links: Annotated[tuple[LinkState, ...], msgspec.Meta(max_length=LINKS)] | None = None
+    machine: MachineState | None = None
+    processes: Annotated[tuple[WorkProcess, ...], msgspec.Meta(max_length=256)] | None = None
