@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import base, counters, data, nodes, predict, token, train
+from daitn.cli import base, counters, data, nodes, predict, token, tools, train
 from daitn.cli.output import EXIT_CODES, fail
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.add_typer(token.app, name="token")
 app.command("predict")(predict.predict_file)
 app.command("map")(token.show_map)
 app.command("counters")(counters.show_counters)
+app.command("links")(tools.show_links)
+app.add_typer(tools.app, name="tools")
 nodes.add_commands(app)
 
 

@@ -18,6 +18,9 @@ from daitn.base.errors import InputError
 WINDOWS: Final = 64
 """Windows of one node: a day of passes of a satellite in low orbit is 16."""
 
+RATE_LEAST_BYTES_PER_S: Final = 100_000.0
+"""Least limit of an access: a chunk of 2 MiB then takes 21 s, and 30 s without a byte count as a broken link."""
+
 STEPS: Final = 4096
 """Windows looked at for one question at most: a window that comes every minute for three days."""
 

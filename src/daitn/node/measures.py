@@ -124,7 +124,7 @@ def accelerators(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(found[:64])
 
 
-def load_frac() -> float:
+def busy_frac() -> float:
     """Runnable threads over the processors there are, mean of the last minute."""
     try:
         return min(1e4, os.getloadavg()[0] / cores())
@@ -177,7 +177,7 @@ def look(
         accelerators=accelerators(root),
         flops=flops,
         memory_bytes_per_s=memory_bytes_per_s,
-        load_frac=load_frac(),
+        load_frac=busy_frac(),
         slots=slots,
         slots_free=slots_free,
         energy=source,
