@@ -49,6 +49,20 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     dropped_frac: Frac = 0.0
 
 
+class Dynamics(msgspec.Struct, frozen=True, kw_only=True):
+    """How a data set changes, by its releases over these days."""
+
+    over_days: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    arrival_per_day: Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+    """Records; below 0 where there were fewer, or noise says so."""
+    arrival_std_per_day: Annotated[float, msgspec.Meta(ge=0, le=1e15)] | None = None
+    """Of the noise; None: not known."""
+    drift: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | None = None
+    """Population stability index of the labels; above 0.25 the data is not what it was. None: no labels."""
+    drift_noise: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
+    """What noise alone makes of it, in the mean."""
+
+
 class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     """A data set as the network sees it (terms follow MLCommons Croissant where it has the word)."""
 
@@ -67,6 +81,8 @@ class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     quality: Quality
     record_bytes: Count
     """Mean size of one record as tensors."""
+    dynamics: Dynamics | None = None
+    """From releases alone; None until there were two."""
     newest_day: str = ""
     """ISO date of the newest record, to the day; empty where records carry no date."""
     policy: PolicySummary

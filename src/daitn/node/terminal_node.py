@@ -19,7 +19,7 @@ from daitn import __version__
 from daitn.artifacts.signatures import public_hex, public_key, sign_report
 from daitn.assembly.terminal import TerminalCore
 from daitn.base import limits
-from daitn.base.effects import Effect
+from daitn.base.effects import Effect, Event
 from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
@@ -40,6 +40,7 @@ from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.counting import fabric_counts, keep_told
+from daitn.node.data_watch import LOOK_S, DataWatch, ReleasedDynamics, keep_sensed
 from daitn.node.datasets import DataShelf
 from daitn.node.enrolment import keep_renewed, load_membership
 from daitn.node.exchanges import Exchanges
@@ -61,6 +62,7 @@ from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
 from daitn.terminal.visit_records import KEEPER_RECORDS
 from daitn.terminal.work import JOBS_PINNED_S, JobsPinned, PoliciesChanged
 from daitn.tools.manager import ServiceManager
+from daitn.tools.sensing import Sensed, SensingService
 
 STREAM: Final = "terminal"
 SHELF_S: Final = 0.5
@@ -94,8 +96,10 @@ class TerminalNode:
         self._signing = self.folder.signing_key()
         self._computes = Role.COMPUTE in self.config.roles or Role.VERIFICATION in self.config.roles
         self._shelf = DataShelf(self.folder.data, self.folder.site_secret())
+        self._dynamics = ReleasedDynamics(self.folder.data)
         self._bases = BaseShelf(self.folder.bases)
         self._known_bases: tuple[str, ...] = ()
+        self._sensing = SensingService()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = self._memory_bytes_per_s = 0.0
@@ -171,6 +175,8 @@ class TerminalNode:
         runner.spawn(self._measure_load(store, core, runner))
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
+        if Role.DATA in config.roles:
+            runner.spawn(_watch_data(DataWatch(self._shelf, config.name, self._sense), self._sensing, self.folder.data))
         runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
@@ -238,6 +244,9 @@ class TerminalNode:
             slots_free=max(0, slots - core.keeper.busy_slots()),
         )
 
+    def _sense(self, event: Event) -> None:
+        self._sensing.handle(event, self._clock.now_ns())
+
     def _policies(self) -> dict[DataSetId, Policy]:
         return {DataSetId(f"{self.config.name}/{entry.name}"): entry.policy for entry in self._shelf.list()}
 
@@ -304,7 +313,8 @@ class TerminalNode:
         faults: dict[str, str] = {}
         for entry in self._shelf.list():
             try:
-                described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
+                descriptor = self._shelf.descriptor(entry.name, self.config.name)
+                described[entry.name] = self._dynamics.with_dynamics(entry.name, descriptor)
             except DaitnError as error:
                 self._counters.count("data_sets_not_described")
                 faults[entry.name] = error.render()
@@ -374,6 +384,18 @@ def _alarm(runner: CoreRunner, name: str, text: str) -> None:
     """Say it here and, by the record plane, to the domain's operator."""
     _log.warning("%s: %s", name, text)
     runner.post(AlarmNoticed(name=name, text=text))
+
+
+async def _watch_data(watch: DataWatch, sensing: SensingService, folder: Path) -> None:
+    """Look at the sources for ever; what is sensed is kept for the site's own eyes."""
+    said: Sensed | None = None
+    while True:
+        await asyncio.to_thread(watch.look)
+        now = sensing.view()
+        if now != said:
+            said = now
+            keep_sensed(folder, now)
+        await asyncio.sleep(LOOK_S)
 
 
 async def _sync_often(moving: Moving) -> None:
