@@ -52,6 +52,8 @@ class ServiceManager:
         self._present: dict[NodeId, bool] = {}
         self._left: set[NodeId] = set()
         self._up_times: dict[NodeId, UpTime] = {}
+        self._given: dict[NodeId, int] = {}
+        """How many neighbours a terminal was given last."""
         self._newest: dict[tuple[NodeId, str], int] = {}
         """Newest sequence by terminal and kind of report; they begin with a clock, so another life goes on above."""
 
@@ -94,7 +96,7 @@ class ServiceManager:
         if notice.left:
             self._left.add(node)
             self._forget_sequences(node)
-            for book in (self._places, self._present, self._up_times):
+            for book in (self._places, self._present, self._up_times, self._given):
                 book.pop(node, None)
             return effects
         if not notice.present:
@@ -106,7 +108,7 @@ class ServiceManager:
         self._present[node] = notice.present
         seen = observe(known, notice.present, now_s, self.communication.access_of(node))
         self._up_times[node] = seen
-        return [*effects, _gathered(node, up_time=seen)]
+        return [*effects, _gathered(node, up_time=seen), *(self._introduce(node) if notice.present else ())]
 
     def links(self, now_ns: int) -> tuple[LinkShown, ...]:
         """The book of all links."""
@@ -125,16 +127,27 @@ class ServiceManager:
     def _measured(self, sender: NodeId, report: MeasuredReported, *, is_new: bool) -> list[Effect]:
         if is_new:
             self._places[sender] = report.place
-        given = NeighborsGiven(sequence=report.sequence, neighbors=self.neighbors_of(sender))
+        given = self._give_neighbors(sender, report.sequence)
         if not is_new:
-            return [Send(receiver=sender, message=given)]
+            return [given]
         gathered = _gathered(
             sender,
             place=report.place,
             round_trips=report.round_trips,
             measuring=(report.carried_bytes, report.probe_bytes),
         )
-        return [Send(receiver=sender, message=given), gathered]
+        return [given, gathered]
+
+    def _give_neighbors(self, node: NodeId, sequence: int) -> Send:
+        neighbors = self.neighbors_of(node)
+        self._given[node] = len(neighbors)
+        return Send(receiver=node, message=NeighborsGiven(sequence=sequence, neighbors=neighbors))
+
+    def _introduce(self, newcomer: NodeId) -> list[Effect]:
+        """Terminals that lack neighbours hear of a newcomer at once: few do, unless the domain itself is small."""
+        lacking = [one for one, count in self._given.items() if count < NEIGHBORS and one != newcomer]
+        there = [one for one in lacking if one == CENTER or self._present.get(one)]
+        return [self._give_neighbors(one, 0) for one in there]
 
     def neighbors_of(self, node: NodeId) -> tuple[Neighbor, ...]:
         """Whom a node is to measure: the control centre, those near by, and some anywhere, the same ones as long as
