@@ -24,7 +24,16 @@ import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.builders import bench, make_contract, make_evaluation, make_outcome, make_policy, make_request, make_work
+from tests.builders import (
+    bench,
+    make_contract,
+    make_data,
+    make_evaluation,
+    make_outcome,
+    make_policy,
+    make_request,
+    make_work,
+)
 from tests.contract import test_readers as readers
 from tests.hostile import Case, survives
 
@@ -40,6 +49,7 @@ from daitn.base.errors import PeerError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DataSetId, DomainId, GrantId, NodeId, OperatorId, VisitId
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
+from daitn.cli.access import parse_access, parse_window
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
@@ -56,6 +66,7 @@ from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
 from daitn.node import enrolment, map_store, pki
 from daitn.node.activations import Cached, read_about
+from daitn.node.data_watch import SENSED, ReleasedDynamics, read_sensed
 from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
@@ -84,6 +95,7 @@ from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
 from daitn.topology.map_image import load_image, make_image
+from daitn.tools.sensing import Sensed
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_records, record_dtype
@@ -719,6 +731,16 @@ CASES = [
     Case(
         "sdk.requests.parse_duration", lambda data, _: requests.parse_duration(as_text(data)), [b"1h 30min", b"2 days"]
     ),
+    Case(
+        "cli.access.parse_window",
+        lambda data, _: parse_window(as_text(data)),
+        [b"2026-12-01T08:00Z for 10 min every 95 min", b"2026-12-01T08:00+01:00 for 2 days"],
+    ),
+    Case(
+        "cli.access.parse_access",
+        lambda data, _: parse_access(as_text(data), None, as_text(data), [as_text(data)]),
+        [b"satellite", b"5MB", b"2026-12-01T08:00Z for 10 min"],
+    ),
     Case("sdk.requests.parse_bytes", lambda data, _: requests.parse_bytes(as_text(data)), [b"1.5 GiB", b"20"]),
     Case(
         "sdk.requests.load_spec",
@@ -813,6 +835,18 @@ CASES = [
         "describe.table.MappedTable.open", table_with("table.json"), [(GOOD_TABLE / "table.json").read_bytes()], "json"
     ),
     Case("describe.table._load", table_with("numbers.npy"), [(GOOD_TABLE / "numbers.npy").read_bytes()]),
+    Case(
+        "node.data_watch.read_sensed",
+        in_file(SENSED, lambda path: read_sensed(path.parent)),
+        [plain(Sensed(data=()))],
+        "json",
+    ),
+    Case(
+        "node.data_watch.ReleasedDynamics._load",
+        in_file("dynamics.json", lambda path: ReleasedDynamics(path.parent).with_dynamics("d", make_data("s1/d"))),
+        [b'{"releases":{"d":[{"at_ns":1,"records":5.0,"labels":{"a":5.0},"noise_std":1.0}]}}'],
+        "json",
+    ),
     Case(
         "oam.collection.read_counters",
         in_file(FILE, lambda path: read_counters(path.parent)),

@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
+from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
@@ -29,9 +32,11 @@ def parse_window(text: str) -> Window:
         )
     every_s = parse_duration(found[3]) if found[3] else None
     seconds = parse_duration(found[2])
-    if seconds <= 0 or start.timestamp() < 0:
-        raise InputError(f"the window {text[:80]!r} has no length, or lies before 1970", todo="correct it")
-    return Window(start_unix_s=start.timestamp(), seconds=seconds, every_s=every_s)
+    try:
+        begin_s = start.timestamp()
+        return msgspec.convert({"start_unix_s": begin_s, "seconds": seconds, "every_s": every_s}, type=Window)
+    except (*UNDECODABLE, OverflowError) as error:
+        raise InputError(f"the window {text[:80]!r} is out of range: {error}", todo="correct it") from None
 
 
 def parse_access(kind: str, metered: bool | None, rate: str, windows: Sequence[str]) -> Access:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
-from daitn.descriptors.terminals import DataDescriptor, Dynamics
+from daitn.descriptors.terminals import Count, DataDescriptor, Dynamics
 
 RELEASES: Final = 24
 """Newest releases remembered: two years at one a month."""
@@ -28,10 +28,10 @@ SMOOTH: Final = 0.5
 class Released(msgspec.Struct, frozen=True, kw_only=True):
     """One release, as the network got it."""
 
-    at_ns: int
-    records: float
-    labels: dict[str, float] = {}
-    noise_std: float = 0.0
+    at_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    records: Count
+    labels: dict[str, Count] = {}
+    noise_std: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
     """Of each label's count."""
 
 
