@@ -26,7 +26,7 @@ from daitn.scenario.spec import NodeSpec
 from daitn.tools.measurement import JOINING_BYTES, SHARE
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 SITES = ("north", "south")
 
