@@ -133,6 +133,18 @@ def test_orders_are_taken_from_the_manager_only():
 
     assert world.performed == []
     assert world.agents[A].manager == CENTER
+    assert world.agents[A].counts()["orders_refused"] == 2
+
+
+def test_process_that_ends_after_it_left_brings_nothing_back():
+    world = two()
+    world.notice(B, present=False, left=True)
+    world.notice(B, present=False)
+    world.notice(B, present=True)
+    world.manager.check_invariants()
+
+    assert not [pair for pair in book(world) if pair[0] == B]
+    assert all(one.node != B for one in world.manager.neighbors_of(A))
 
 
 # --- the control centre's desk ----------------------------------------------------------------------------------------

@@ -209,6 +209,7 @@ class TerminalNode:
         collection = Collection(time.time(), *books)
         collection.add(lambda: fabric_counts(fabric.counters))
         collection.add(lambda: prefixed("store", store.snapshot().counts))
+        collection.add(lambda: prefixed("tools", core.agent.counts()))
         return collection
 
     async def _leave_when(self, runner: CoreRunner, leave: asyncio.Event) -> None:

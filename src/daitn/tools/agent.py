@@ -99,6 +99,8 @@ class ToolsAgent:
         self.compute = ComputeService()
         self.processes = ProcessService()
         self.measurement.place = lambda: self.location.place  # type: ignore[method-assign]
+        self.orders_refused = 0
+        """Orders that were not the manager's, and were ignored."""
         self._services: tuple[Service, ...] = (
             *(self.measurement, self.location, self.links),
             *(self.processes, self.compute),
@@ -110,19 +112,32 @@ class ToolsAgent:
             case Started():
                 return self._manage_at(self.manager, now_ns)
             case Delivered(sender=sender, message=ToolsAt(node=node)):
-                return self._manage_at(node, now_ns) if sender == CENTER else []
+                return self._manage_at(node, now_ns) if sender == CENTER else self._refuse()
             case SendFailed(receiver=receiver, message=message) if isinstance(message, REPORTS):
                 # A manager that is not there: the control centre knows who manages now.
                 is_lost = receiver == self.manager != CENTER
                 return self._manage_at(CENTER, now_ns) if is_lost else []
             case Delivered(sender=sender, message=NeighborsGiven() | LinksPlanned()) if sender != self.manager:
-                return []
+                return self._refuse()
             case _:
                 return self._all(event, now_ns)
 
     def linked(self, now_ns: int) -> list[Effect]:
         """The link to the router is up again: the manager may not know what was said meanwhile."""
         return self._manage_at(self.manager, now_ns)
+
+    def _refuse(self) -> list[Effect]:
+        self.orders_refused += 1
+        return []
+
+    def counts(self) -> dict[str, int]:
+        """What was refused, lost and not answered, by the declared names."""
+        ways = self.measurement.view()
+        return {
+            "probes_lost": ways.probes_lost,
+            "probes_not_answered": ways.answers_refused,
+            "orders_refused": self.orders_refused,
+        }
 
     def views(self) -> tuple[ServiceView, ...]:
         """What each service shows."""

@@ -92,6 +92,8 @@ class ServiceManager:
     def noticed(self, notice: TerminalNoticed, now_ns: int) -> list[Effect]:
         """A terminal came, is seen again or not any more, or left."""
         node = notice.node
+        if node in self._left:
+            return []  # its process ends a moment after it has left
         effects = self.communication.noticed(node, present=notice.present, left=notice.left)
         if notice.left:
             self._left.add(node)

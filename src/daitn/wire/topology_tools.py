@@ -96,8 +96,9 @@ class ToolsAt(Message, frozen=True, kw_only=True, tag="tools_at"):
 
 
 class TerminalNoticed(Message, frozen=True, kw_only=True, tag="terminal_noticed"):
-    """Topology → tools: a terminal came, is seen again, is not seen any more, or left for good. The whole membership is
-    said again now and then, so a lost one heals."""
+    """Topology → tools: a terminal came, is seen again, is not seen any more, or left for good. With each change, and
+    the whole membership to a manager that appears. One that is lost costs a forecast until the next: the map knows
+    itself who is there and who left."""
 
     node: NodeId
     present: bool
