@@ -738,8 +738,8 @@ CASES = [
     ),
     Case(
         "cli.access.parse_access",
-        lambda data, _: parse_access(as_text(data), None, as_text(data), [as_text(data)]),
-        [b"satellite", b"5MB", b"2026-12-01T08:00Z for 10 min"],
+        lambda data, _: parse_access(as_text(data), None, "5MB", ["2026-12-01T08:00Z for 10 min"]),
+        [b"satellite", b"wireline"],
     ),
     Case("sdk.requests.parse_bytes", lambda data, _: requests.parse_bytes(as_text(data)), [b"1.5 GiB", b"20"]),
     Case(

@@ -136,7 +136,8 @@ class ServiceManager:
             sender,
             place=report.place,
             round_trips=report.round_trips,
-            measuring=(report.carried_bytes, report.probe_bytes),
+            carried_bytes=report.carried_bytes,
+            probe_bytes=report.probe_bytes,
         )
         return [given, gathered]
 

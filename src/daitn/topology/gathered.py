@@ -51,8 +51,8 @@ class GatheredFacts:
             known.place = message.place
         if message.round_trips is not None:
             known.round_trips = {one.peer: one for one in message.round_trips}
-        if message.measuring is not None:
-            known.carried_bytes, known.probe_bytes = message.measuring
+        if message.carried_bytes is not None and message.probe_bytes is not None:
+            known.carried_bytes, known.probe_bytes = message.carried_bytes, message.probe_bytes
         if message.up_time is not None:
             known.up_time = message.up_time
         if message.links is not None:

@@ -112,8 +112,9 @@ class TerminalGathered(Message, frozen=True, kw_only=True, tag="terminal_gathere
     node: NodeId
     place: Place | None = None
     round_trips: Annotated[tuple[RoundTrip, ...], msgspec.Meta(max_length=64)] | None = None
-    measuring: tuple[int, int] | None = None
-    """Bytes carried and bytes of probes, as the terminal counted."""
+    carried_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    probe_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    """Payload carried, and what of it was probes, as the terminal counted."""
     up_time: UpTime | None = None
     links: Annotated[tuple[LinkState, ...], msgspec.Meta(max_length=LINKS)] | None = None
     machine: MachineState | None = None
