@@ -12,7 +12,7 @@ from daitn.base.ids import CENTER, ArtifactId, JobId, NodeId
 from daitn.descriptors.access import Access, AccessKind
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.links import ROUTER, LinkKind, LinkState, Priority
-from daitn.descriptors.places import Place
+from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.terminals import Role
 from daitn.node.tools_shown import links_shown
 from daitn.tools.link_keeper import AccessChanged
@@ -186,6 +186,22 @@ def test_places_that_are_told_give_every_pair_a_latency():
         center.handle(Delivered(sender=node, message=message), START_NS)
 
     assert center.knowledge.gathered.round_trip_s(A, B) == pytest.approx(0.04)
+
+
+def test_measured_ways_are_links_of_the_map_and_round_trips_of_its_terminals():
+    center = bench(sites=2).center
+    ways = (
+        RoundTrip(peer=CENTER, seconds=0.02, spread_s=0.001),
+        RoundTrip(peer=B, seconds=0.03, lost_frac=0.01, bytes_per_s=5e6, direct=True),
+    )
+    message = MeasuredReported(sequence=START_NS // 1000, place=Place(error_frac=0.5), round_trips=ways)
+    center.handle(Delivered(sender=A, message=message), START_NS)
+
+    terminals = [center.knowledge.node(node) for node in (A, B)]
+    assert terminals[0].round_trip_s == pytest.approx(0.02)
+    way = center.knowledge.links.way(terminals[0].row, terminals[1].row)
+    assert way is not None
+    assert center.knowledge.gathered.rate_bytes_per_s(A, B) == 5e6
 
 
 def test_node_with_the_role_takes_the_services_over_and_what_it_gathers_counts():

@@ -58,7 +58,7 @@ def test_memory_is_what_the_control_group_gives(tmp_path):
     put(limited, {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable:   64000000 kB\n"})
 
     assert measures.memory_bytes(limited) == 2**30
-    assert measures.free_memory_bytes(limited) == 2**30 - 1_000_000_000
+    assert measures.memory_free_bytes(limited) == 2**30 - 1_000_000_000
     assert measures.memory_bytes(put(tmp_path / "free", {"sys/fs/cgroup/memory.max": "max\n"})) > 2**30
 
 

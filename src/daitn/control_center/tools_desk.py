@@ -12,6 +12,7 @@ from __future__ import annotations
 from daitn.base.effects import Delivered, Effect, Event, Message, PeerAppeared, PeerVanished
 from daitn.base.ids import CENTER, NodeId
 from daitn.control_center.turn import Turn
+from daitn.descriptors.places import RoundTrip
 from daitn.descriptors.terminals import Role
 from daitn.tools.agent import ToolsAgent, concerns_tools, settle_own
 from daitn.tools.manager import MESSAGES as MANAGER_MESSAGES
@@ -105,8 +106,29 @@ class ToolsDesk:
 
     def _gathered(self, turn: Turn, gathered: TerminalGathered) -> None:
         node = gathered.node
-        if node == CENTER or self._knowledge.node(node) is not None:
-            self._knowledge.gathered.take(gathered, turn.now_ns)
+        if node != CENTER and self._knowledge.node(node) is None:
+            return
+        self._knowledge.gathered.take(gathered, turn.now_ns)
+        for way in gathered.round_trips or ():
+            self._measured(turn, node, way)
+
+    def _measured(self, turn: Turn, node: NodeId, way: RoundTrip) -> None:
+        """A way that was measured, into the map's columns: to the centre it is the terminal's own, else a link."""
+        if CENTER in (node, way.peer):
+            terminal = way.peer if node == CENTER else node
+            self._knowledge.measured_round_trip(terminal, way.seconds, way.spread_s, turn.now_ns)
+            return
+        ends = [self._knowledge.node(one) for one in (node, way.peer)]
+        self._knowledge.measured_link(
+            node,
+            way.peer,
+            turn.now_ns,
+            round_trip_s=way.seconds,
+            bytes_per_s=way.bytes_per_s or None,
+            loss_frac=way.lost_frac,
+            direct=way.direct,
+            metered=any(one is not None and one.descriptor.access.metered for one in ends),
+        )
 
     def _perform(self, turn: Turn, effects: list[Effect]) -> None:
         """Effects of the desk's cores; what they say to the centre is said here and now."""

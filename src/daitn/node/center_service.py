@@ -43,8 +43,7 @@ from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
-from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters
-from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
+from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.store import ChunkStore
 from daitn.node.tools_shown import links_shown, tools_shown
 from daitn.oam.progress import job_status

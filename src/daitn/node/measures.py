@@ -65,30 +65,19 @@ def memory_bytes(root: Path = ROOT) -> int:
     return min([physical, *(limit for limit in limits if limit is not None and 0 < limit < UNLIMITED_BYTES)])
 
 
-def free_memory_bytes(root: Path = ROOT) -> int:
-    """Memory that can be had now without swapping, by the kernel's estimate, within what this process may use."""
-    for line in _lines(root / "proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-            used = _number(root / "sys/fs/cgroup/memory.current")
-            return min(available, memory_bytes(root) - used) if used is not None else available
-    return 0
-
-
 def busy_frac() -> float:
     """Share of the processor cores that was in use over the last minute, 0 to 1."""
     return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def memory_free_bytes() -> int:
-    """Memory that could be given out now without taking it from anybody; all free pages where the system does not say
-    more."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
+def memory_free_bytes(root: Path = ROOT) -> int:
+    """Memory that could be given out now without taking it from anybody, within what this process may use; all free
+    pages where the system does not say more."""
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+            used = _number(root / "sys/fs/cgroup/memory.current")
+            return min(available, max(0, memory_bytes(root) - used)) if used is not None else available
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
@@ -124,7 +113,7 @@ def accelerators(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(found[:64])
 
 
-def busy_frac() -> float:
+def runnable_frac() -> float:
     """Runnable threads over the processors there are, mean of the last minute."""
     try:
         return min(1e4, os.getloadavg()[0] / cores())
@@ -172,12 +161,12 @@ def look(
         architecture=platform.machine()[:128],
         cores=cores(),
         memory_bytes=float(memory_bytes(root)),
-        memory_free_bytes=float(max(0, free_memory_bytes(root))),
+        memory_free_bytes=float(memory_free_bytes(root)),
         storage_free_bytes=float(free_bytes(store)),
         accelerators=accelerators(root),
         flops=flops,
         memory_bytes_per_s=memory_bytes_per_s,
-        load_frac=busy_frac(),
+        load_frac=runnable_frac(),
         slots=slots,
         slots_free=slots_free,
         energy=source,

@@ -65,8 +65,8 @@ from daitn.terminal.work import (
     WorkFinished,
     WorkProgressed,
 )
-from daitn.topology.map_entries import KeepMapEntry
 from daitn.tools.service import CloseLinks, OpenLink, PaceLinks
+from daitn.topology.map_entries import KeepMapEntry
 from daitn.wire.center_tools import VisitOrder
 from daitn.wire.topology_tools import Describe, Heartbeat
 

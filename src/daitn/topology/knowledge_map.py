@@ -25,11 +25,11 @@ from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.describing import believed, describe_node, forget_node
 from daitn.topology.fact_book import FactBook
+from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
 from daitn.topology.link_graph import LinkGraph
 from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
 from daitn.topology.taking import CENTER_SOURCE, bound_claim
-from daitn.topology.gathered import GatheredFacts
 from daitn.topology.trust import EvidenceFound, TrustBook
 
 __all__ = [

@@ -11,9 +11,9 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base.effects import Message
-from daitn.descriptors.fact_kinds import Kind
 from daitn.base.ids import NodeId
 from daitn.descriptors.availability import UpTime
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.links import LINKS, LinkState
 from daitn.descriptors.machine import MachineState, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
