@@ -24,7 +24,16 @@ import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.builders import bench, make_contract, make_evaluation, make_outcome, make_policy, make_request, make_work
+from tests.builders import (
+    bench,
+    make_contract,
+    make_data,
+    make_evaluation,
+    make_outcome,
+    make_policy,
+    make_request,
+    make_work,
+)
 from tests.contract import test_readers as readers
 from tests.hostile import Case, survives
 
@@ -40,6 +49,7 @@ from daitn.base.errors import PeerError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DataSetId, DomainId, GrantId, NodeId, OperatorId, VisitId
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
+from daitn.cli.access import parse_access, parse_window
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
@@ -59,11 +69,13 @@ from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
 from daitn.node import enrolment, map_store, pki
 from daitn.node.activations import Cached, read_about
+from daitn.node.data_watch import SENSED, ReleasedDynamics, read_sensed
 from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
 from daitn.node.fabric import chunks, keys, streams_direct, streams_routed
 from daitn.node.fabric.bulk import ChunkBatch
+from daitn.node.fabric.link_ledger import decode_tcp_info
 from daitn.node.fabric.router import RouterConfig, encode_config, load_config
 from daitn.node.http import api, bodies
 from daitn.node.http.owner_token import OwnerToken, parse_owner_token
@@ -82,6 +94,7 @@ from daitn.oam.timeline import Proof
 from daitn.scenario.files import load_scenario, policy_toml
 from daitn.sdk import jobs, map_questions, requests, transport
 from daitn.sdk.proofs import check_proofs
+from daitn.tools.sensing import Sensed
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
@@ -673,6 +686,7 @@ CASES = [
     Case("node.map_store.read_entries", journal_of, [ENTRY_KEPT], "msgpack"),
     # what peers send
     Case("topology.intake.FactIntake.take_messages", take_reports, [PACKED_REPORT]),
+    Case("node.fabric.link_ledger.decode_tcp_info", lambda data, _: decode_tcp_info(data), [bytes(range(232))]),
     Case("wire.oam.decode_counted", lambda data, _: decode_counted(data), [COUNTED], "msgpack"),
     Case("base.decoding.from_msgpack", lambda data, _: from_msgpack(data, ChunkBatch, "a batch"), [BATCH], "msgpack"),
     Case(
@@ -775,6 +789,16 @@ CASES = [
     Case(
         "sdk.requests.parse_duration", lambda data, _: requests.parse_duration(as_text(data)), [b"1h 30min", b"2 days"]
     ),
+    Case(
+        "cli.access.parse_window",
+        lambda data, _: parse_window(as_text(data)),
+        [b"2026-12-01T08:00Z for 10 min every 95 min", b"2026-12-01T08:00+01:00 for 2 days"],
+    ),
+    Case(
+        "cli.access.parse_access",
+        lambda data, _: parse_access(as_text(data), None, "5MB", ["2026-12-01T08:00Z for 10 min"]),
+        [b"satellite", b"wireline"],
+    ),
     Case("sdk.requests.parse_bytes", lambda data, _: requests.parse_bytes(as_text(data)), [b"1.5 GiB", b"20"]),
     Case(
         "sdk.requests.load_spec",
@@ -870,6 +894,18 @@ CASES = [
         "describe.table.MappedTable.open", table_with("table.json"), [(GOOD_TABLE / "table.json").read_bytes()], "json"
     ),
     Case("describe.table._load", table_with("numbers.npy"), [(GOOD_TABLE / "numbers.npy").read_bytes()]),
+    Case(
+        "node.data_watch.read_sensed",
+        in_file(SENSED, lambda path: read_sensed(path.parent)),
+        [plain(Sensed(data=()))],
+        "json",
+    ),
+    Case(
+        "node.data_watch.ReleasedDynamics._load",
+        in_file("dynamics.json", lambda path: ReleasedDynamics(path.parent).with_dynamics("d", make_data("s1/d"))),
+        [b'{"releases":{"d":[{"at_ns":1,"records":5.0,"labels":{"a":5.0},"noise_std":1.0}]}}'],
+        "json",
+    ),
     Case(
         "oam.collection.read_counters",
         in_file(FILE, lambda path: read_counters(path.parent)),

@@ -47,6 +47,7 @@ from daitn.descriptors.contract import (
     decode_contract,
 )
 from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.links import LinkShown
 from daitn.descriptors.policy import PolicySummary
 from daitn.descriptors.request import Request, check_request, parse_target
 from daitn.descriptors.terminals import (
@@ -73,11 +74,12 @@ from daitn.descriptors.work import (
 from daitn.node.center_service import nodes_on_map
 from daitn.node.clock import NodeClock
 from daitn.node.http.api import create_app
-from daitn.node.http.bodies import NodeOnMap, ProcessCounters
+from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.server import OwnerServer
 from daitn.node.http.tokens import TokenBook
 from daitn.node.map_service import MapService
 from daitn.node.pki import create_authority, write_private, write_public
+from daitn.node.tools_shown import links_shown, tools_shown
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress, VisitReport, VisitResult, encode_report
@@ -402,6 +404,12 @@ class MemoryService:
 
     def nodes(self) -> tuple[NodeOnMap, ...]:
         return nodes_on_map(self.center.knowledge, time.time_ns())
+
+    def links(self) -> tuple[LinkShown, ...]:
+        return links_shown(self.center, time.time_ns())
+
+    def tools(self) -> ToolsShown:
+        return tools_shown(self.center, time.time_ns())
 
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         if operator == "stranger":

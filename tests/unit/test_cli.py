@@ -16,13 +16,18 @@ import pytest
 from tests.owner_world import CONTRACT, Door, make_policy, write_package_dir
 from typer.testing import CliRunner
 
+from daitn.base.effects import Delivered
 from daitn.base.metrics import Count
 from daitn.cli.main import app, run
+from daitn.descriptors.access import Access, AccessKind
+from daitn.descriptors.links import ROUTER, LinkKind, LinkState
+from daitn.descriptors.machine import MachineState
 from daitn.descriptors.terminals import Role
 from daitn.node.counting import write_counters
 from daitn.node.datasets import DataShelf
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.wire.oam import Counted
+from daitn.wire.terminal_tools import LinksReported, MachineReported
 
 GOAL = ["--target", "accuracy >= 95%", "--deadline", "10 min", "--purpose", "diagnosis-support"]
 
@@ -223,6 +228,34 @@ def test_map_and_tokens(shell: Shell, door: Door) -> None:
     assert shell.json("token", "join", "x", "--role", "datum")[0] == 2
 
 
+def test_links_and_tools_are_shown_as_nodes_told_them(shell: Shell, door: Door) -> None:
+    center, now_ns = door.service.center, time.time_ns()
+    node = center.knowledge.nodes()[0].descriptor.node
+    other = center.knowledge.nodes()[1].descriptor.node
+    direct = LinkState(
+        number=2, peer=other, kind=LinkKind.CHUNKS, direct=True, address="a:1", received_bytes=5_000_000,
+        round_trip_s=0.012,
+    )  # fmt: skip
+    links = (LinkState(number=1, peer=ROUTER, kind=LinkKind.CONTROL), direct)
+    cellular = Access(kind=AccessKind.CELLULAR, metered=True)
+    said = [
+        LinksReported(sequence=1, access=cellular, links=links),
+        MachineReported(sequence=1, machine=MachineState(cores=4, processor="Test CPU", slots=2, slots_free=1)),
+    ]
+    door.on_loop(lambda: [center.handle(Delivered(sender=node, message=one), now_ns) for one in said])
+
+    shown = [one for one in shell.json("links", "--node", "h1")[1] if one["node"] == node]
+    assert [(one["state"]["kind"], one["state"]["direct"]) for one in shown] == [("control", False), ("chunks", True)]
+    text = shell("links")[1]
+    assert "12.00 ms" in text
+    assert "5.0 MB" in text
+    assert "direct, made here" in text
+    (tools,) = [one for one in shell.json("tools", "show")[1]["nodes"] if one["node"] == node]
+    assert tools["machine"]["processor"] == "Test CPU"
+    assert "4 × Test CPU" in shell("tools", "show")[1]
+    assert shell.json("links", "--token", door.token("bob"))[0] == 3
+
+
 def test_counters_of_the_domain_say_what_a_rise_means(shell: Shell, door: Door) -> None:
     door.on_loop(lambda: door.service.center.counters.count("visits_lost", "peer", by=7))
     (one,) = shell.json("counters")[1]
@@ -317,7 +350,7 @@ def test_predict_file(shell: Shell, tmp_path: Path) -> None:
 
 def test_every_command_has_json_and_a_sentence_of_help() -> None:
     runner = CliRunner()
-    groups = {"": app, "train": None, "data": None, "base": None, "token": None, "demo": None}
+    groups = {"": app, "train": None, "data": None, "base": None, "token": None, "tools": None, "demo": None}
     for group in groups:
         listed = runner.invoke(app, [*filter(None, [group]), "--help"]).output
         names = [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()]

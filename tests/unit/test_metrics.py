@@ -13,7 +13,7 @@ from tests.builders import JOB, Bench, make_mixer, make_site, make_unit
 import daitn
 from daitn.base.effects import replay
 from daitn.base.errors import BugError, InputError, PeerError
-from daitn.base.ids import NodeId
+from daitn.base.ids import CENTER, NodeId
 from daitn.base.metrics import BLAMES, METRICS, SERIES, Count, Counters, Metric
 from daitn.node.counting import fabric_counts, write_counters
 from daitn.node.fabric.contract import TELEMETRY_BYTES, FabricCounters
@@ -21,6 +21,7 @@ from daitn.node.http.tokens import TokenFault
 from daitn.node.sandbox.protocol import BLAME, FailReason
 from daitn.node.slot_book import RefusalReason
 from daitn.oam.collection import FILE, NODES, Collection, DomainCounters, prefixed, read_counters
+from daitn.tools.agent import ToolsAgent
 from daitn.wire.center_tools import VisitFailed
 from daitn.wire.oam import COUNTED_BYTES, SERIES_MOST, Counted, decode_counted, encode_counted
 
@@ -53,9 +54,14 @@ def test_metrics_of_the_store_are_those_it_counts() -> None:
     assert counted == {name for name in METRICS if name.startswith("store_")}
 
 
+def test_metrics_of_the_tools_are_those_their_agent_counts() -> None:
+    counted = {f"tools_{name}" for name in ToolsAgent(CENTER).counts()}
+    assert counted == {name for name in METRICS if name.startswith("tools_")}
+
+
 def test_every_metric_is_counted_somewhere_and_every_count_is_declared() -> None:
     calls = {name for text in SOURCES for name in re.findall(r'count\(\s*"(\w+)"', text)}
-    assert calls == {name for name in METRICS if not name.startswith(("fabric_", "store_"))}
+    assert calls == {name for name in METRICS if not name.startswith(("fabric_", "store_", "tools_"))}
 
 
 def test_counters_refuse_what_is_not_declared_so_that_series_are_bounded() -> None:

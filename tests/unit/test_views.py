@@ -17,15 +17,18 @@ from tests.builders import (
     make_unit,
 )
 
-from daitn.base.ids import DataSetId, DomainId, NodeId
+from daitn.base.ids import CENTER, DataSetId, DomainId, NodeId
+from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.contract import FieldByColumn
 from daitn.descriptors.outcome import ReasonCode
+from daitn.descriptors.places import Place
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Request, Selection
 from daitn.descriptors.terminals import Histogram, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
 from daitn.topology.views import Asker, field_counts, make_training_view
+from daitn.wire.topology_tools import TerminalGathered
 
 S = 1_000_000_000
 
@@ -227,3 +230,22 @@ def test_site_without_room_that_holds_the_model_stays_in():
     asker = {"package_bytes": 2_000_000_000, "holding": frozenset([full.node])}
 
     assert len(view_of(full, make_unit(), asker=asker).candidates) == 1
+
+
+def test_candidate_has_the_latency_and_the_availability_that_were_gathered():
+    knowledge = KnowledgeMap()
+    passes = Access(kind=AccessKind.SATELLITE, windows=(Window(start_unix_s=START_NS / 1e9, seconds=30),))
+    for node in (make_site(1), make_site(2, access=passes)):
+        knowledge.describe(node, 1, START_NS)
+    for number, x_s in ((1, 0.02), (2, 0.3)):
+        place = Place(x_s=x_s, height_s=0.001, error_frac=0.2)
+        knowledge.gathered.take(TerminalGathered(node=NodeId(f"n000{number}"), place=place), START_NS)
+    knowledge.gathered.take(TerminalGathered(node=CENTER, place=Place(height_s=0.001, error_frac=0.2)), START_NS)
+
+    view = view_of(knowledge=knowledge)
+
+    near, far = sorted(view.candidates, key=lambda one: one.latency_s)
+    assert near.latency_s == pytest.approx(0.022)
+    assert far.latency_s == pytest.approx(0.302)
+    assert near.availability == 1.0
+    assert far.availability == pytest.approx(0.1), "thirty of the next 300 seconds"

@@ -1,8 +1,10 @@
-"""A terminal node: visit keeper, reporters and record outbox in one core, whatever roles the node carries."""
+"""A terminal node: visit keeper, reporter, record outbox and the tools' services in one core, whatever roles the node
+carries; one with the role `tools` also manages the services for its domain."""
 
 from __future__ import annotations
 
-from daitn.base.effects import Append, Delivered, Effect, Event, Record, Started, TimerFired
+from daitn.base.effects import Append, Delivered, Effect, Event, Message, Record, Started, TimerFired
+from daitn.base.ids import NodeId
 from daitn.oam.outbox import TIMER as OUTBOX_TIMER
 from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
@@ -10,7 +12,9 @@ from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropp
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
 from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
-from daitn.wire.center_tools import JobsEnded
+from daitn.tools.agent import ToolsAgent, concerns_tools, settle_own
+from daitn.tools.manager import ServiceManager, concerns_manager
+from daitn.wire.center_tools import JobsEnded, VisitPrepare
 from daitn.wire.oam_records import RecordsKept
 from daitn.wire.terminal_tools import Left
 from daitn.wire.topology_tools import DescribeAgain, Described, FactsAsked, RosterKept, TuneReporting
@@ -19,11 +23,16 @@ from daitn.wire.topology_tools import DescribeAgain, Described, FactsAsked, Rost
 class TerminalCore:
     """Hands each event to the role it is for; `Started` to all. The outbox hears of every fact."""
 
-    def __init__(self, keeper: VisitKeeper, reporter: Reporter) -> None:
+    def __init__(
+        self, keeper: VisitKeeper, reporter: Reporter, node: NodeId, manager: ServiceManager | None = None
+    ) -> None:
         self.keeper = keeper
         self.reporter = reporter
         self.facts = FactReporter()
         self.outbox = RecordOutbox()
+        self.agent = ToolsAgent(node)
+        self.manager = manager
+        self._node = node
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -31,9 +40,10 @@ class TerminalCore:
             case Started():
                 self.facts.handle(event, now_ns)
                 effects = [*self.reporter.handle(event, now_ns), *self._keep(event, now_ns)]
-                return [*effects, *self.outbox.handle(event, now_ns)]
+                return [*effects, *self.outbox.handle(event, now_ns), *self._tool(event, now_ns)]
             case Linked():
-                return [*self.reporter.handle(event, now_ns), *self.outbox.handle(event, now_ns)]
+                effects = [*self.reporter.handle(event, now_ns), *self.outbox.handle(event, now_ns)]
+                return [*effects, *self._settled(self.agent.linked(now_ns), now_ns)]
             case Delivered(message=Described() | DescribeAgain() | Left() | JobsEnded()):
                 return self.reporter.handle(event, now_ns)
             case TimerFired(name=name) if name == TIMER:
@@ -48,9 +58,29 @@ class TerminalCore:
                 return self.outbox.handle(event, now_ns)
             case TimerFired(name=name) if name == OUTBOX_TIMER:
                 return self.outbox.handle(event, now_ns)
+            case _ if concerns_tools(event) or (self.manager is not None and concerns_manager(event)):
+                return self._tool(event, now_ns)
+            case Delivered(message=VisitPrepare()):
+                effects = self._keep(event, now_ns)
+                return [*effects, *self.outbox.speak(now_ns), *self._tool(event, now_ns)]
             case _:
                 effects = self._keep(event, now_ns)
                 return [*effects, *self.outbox.speak(now_ns)]
+
+    def _tool(self, event: Event, now_ns: int) -> list[Effect]:
+        """The services' turn: the manager's where it is here and the event is for it, else the agent's."""
+        if self.manager is not None and concerns_manager(event):
+            return self._settled(self.manager.handle(event, now_ns), now_ns)
+        return self._settled(self.agent.handle(event, now_ns), now_ns)
+
+    def _settled(self, effects: list[Effect], now_ns: int) -> list[Effect]:
+        def hear(message: Message) -> list[Effect]:
+            event = Delivered(sender=self._node, message=message)
+            if self.manager is not None and concerns_manager(event):
+                return self.manager.handle(event, now_ns)
+            return self.agent.handle(event, now_ns)
+
+        return settle_own(effects, self._node, hear)
 
     def _keep(self, event: Event, now_ns: int) -> list[Effect]:
         """The keeper's turn, its facts shown to the outbox."""
@@ -72,3 +102,6 @@ class TerminalCore:
         self.reporter.check_invariants()
         self.facts.check_invariants()
         self.outbox.check_invariants()
+        self.agent.check_invariants()
+        if self.manager is not None:
+            self.manager.check_invariants()

@@ -191,8 +191,14 @@ _STORE: Final = _plain(
     store_corrupt="an artifact's bytes changed on the disk: look at the disk",
 )
 
+_TOOLS: Final = _plain(
+    tools_probes_lost="probes of other nodes are not answered: links lose messages, or nodes are busy",
+    tools_probes_not_answered="this node is probed more often than it answers: a member floods it, look at which",
+    tools_orders_refused="a node that does not manage the services gave orders: late by a moment, or hostile",
+)
+
 METRICS: Final[Mapping[str, Metric]] = {
-    metric.name: metric for metric in (*_MESSAGES, *_TERMINAL, *_CENTER, *_OWNERS, *_FABRIC, *_STORE)
+    metric.name: metric for metric in (*_MESSAGES, *_TERMINAL, *_CENTER, *_OWNERS, *_FABRIC, *_STORE, *_TOOLS)
 }
 """All there are, by name."""
 

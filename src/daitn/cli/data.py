@@ -87,6 +87,30 @@ def describe(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
 
 
 @app.command()
+def sensing(folder: Folder = NODE, json: Json = False) -> None:
+    """How fast records arrive and how far they have drifted, exactly; this stays at the site."""
+    with errors(json):
+        from daitn.node.data_watch import read_sensed
+        from daitn.node.node_config import NodeFolder
+
+        found = read_sensed(NodeFolder(folder).data)
+
+        def show(where: Any) -> None:
+            from rich.table import Table
+
+            table = Table()
+            for heading in ("data set", "records", "appended", "a day", "drift"):
+                table.add_column(heading, justify="left" if heading == "data set" else "right")
+            for one in found.data:
+                rate = "" if one.arrival_per_day is None else f"{one.arrival_per_day:.1f}"
+                drift = "" if one.drift is None else f"{one.drift:.3f}"
+                table.add_row(one.dataset, str(one.rows), str(one.appended), rate, drift)
+            where.print(table)
+
+        answer(json, found, show)
+
+
+@app.command()
 def remove(name: DataName, folder: Folder = NODE, json: Json = False) -> None:
     """Take a data set off the shelf; its source stays, its spent privacy budget stays spent."""
     with errors(json):

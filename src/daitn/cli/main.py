@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import base, counters, data, map, nodes, predict, token, train
+from daitn.cli import base, counters, data, map, nodes, predict, token, tools, train
 from daitn.cli.alarms import show_alarms
 from daitn.cli.output import EXIT_CODES, fail
 
@@ -30,6 +30,8 @@ app.add_typer(token.app, name="token")
 app.add_typer(map.app, name="map")
 app.command("predict")(predict.predict_file)
 app.command("counters")(counters.show_counters)
+app.command("links")(tools.show_links)
+app.add_typer(tools.app, name="tools")
 nodes.add_commands(app)
 app.command("alarms")(show_alarms)
 

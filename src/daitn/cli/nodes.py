@@ -102,6 +102,15 @@ def join(
     storage: Annotated[
         str, typer.Option(help="Most that models and records may take here, such as 10GB; empty: as before, or 32 GiB.")
     ] = "",
+    access: Annotated[str, typer.Option(help="wireline, wifi, cellular or satellite.")] = "",
+    metered: Annotated[
+        bool | None, typer.Option("--metered/--unmetered", help="Each byte costs; default: by the kind of access.")
+    ] = None,
+    rate: Annotated[str, typer.Option(help="Most bytes a second that data may take, such as 5MB; empty: all.")] = "",
+    window: Annotated[
+        list[str] | None,
+        typer.Option(help="When the access is there: '2026-12-01T08:00Z for 10 min every 95 min'; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -114,6 +123,10 @@ def join(
         knobs: dict[str, Any] = {"region": region, "slots": slots, "threads": threads, "direct_host": direct}
         if storage:
             knobs["store_bytes"] = parse_bytes(storage)
+        if access or metered is not None or rate or window:
+            from daitn.cli.access import parse_access
+
+            knobs["access"] = parse_access(access or "wireline", metered, rate, window or ())
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

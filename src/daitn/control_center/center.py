@@ -33,6 +33,7 @@ from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.orchestration import TIMERS, Orchestration, make_orchestrator
 from daitn.control_center.presence import Presence
+from daitn.control_center.tools_desk import ToolsDesk
 from daitn.control_center.training.commands import (
     CancelAsked,
     ChangeAsked,
@@ -51,18 +52,7 @@ from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
 from daitn.descriptors.trust import Evidence
-from daitn.descriptors.work import (
-    AggregateOutcome,
-    AggregateWork,
-    EvaluateOutcome,
-    EvaluateWork,
-    Outcome,
-    ShareOutcome,
-    ShareWork,
-    TrainOutcome,
-    TrainWork,
-    Work,
-)
+from daitn.descriptors.work import TrainOutcome, answers
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.center_tools import (
@@ -111,6 +101,7 @@ class ControlCenter:
         self._desk = OrderDesk(config, tools, self.knowledge)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
+        self.tools = ToolsDesk(self.knowledge)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -118,6 +109,8 @@ class ControlCenter:
         """One event, one turn, one durable write at most."""
         turn = Turn(now_ns, self.apply)
         match event:
+            case _ if self.tools.minds(event):
+                self.tools.handle(turn, event)
             case Delivered(sender=sender, message=message):
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
@@ -152,13 +145,16 @@ class ControlCenter:
             case PeerAppeared(node=node):
                 self._presence.appeared(turn, node)
                 self.orchestration.appeared(turn, node)
+                self.tools.handle(turn, event)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
                 self.orchestration.vanished(turn, node)
+                self.tools.handle(turn, event)
             case LinkBroken():
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
+                self.tools.handle(turn, event)
             case _:
                 pass
         self.orchestration.weigh(turn, self.jobs)
@@ -252,8 +248,11 @@ class ControlCenter:
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
         """Take a node off the map; its visits are given up when their leases run out."""
-        turn.record_if(self.knowledge.remove(node, why))
+        gone = self.knowledge.remove(node, why)
+        turn.record_if(gone)
         self.orchestration.removed(turn, node)
+        if gone is not None:
+            self.tools.noticed(turn, node, present=False, left=True)
 
     def _described(self, turn: Turn, sender: NodeId, message: Describe) -> None:
         if fault := forgery_of(self._tools.member(sender), sender, message.descriptor):
@@ -272,6 +271,7 @@ class ControlCenter:
         self.orchestration.spoke(turn, sender)
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
+            self.tools.described(turn, sender)
             for machine in list(self.jobs.values()):
                 if not machine.state.ended and not machine.state.open:
                     self._advance(turn, machine)
@@ -331,7 +331,7 @@ class ControlCenter:
         if report.work != opened.ordered.work:
             self.counters.count("results_refused", "other-work")
             fault = "its result speaks of other work than was ordered"
-        elif not _answers(report.work, report.outcome):
+        elif not answers(report.work, report.outcome):
             self.counters.count("results_refused", "other-kind")
             fault = f"its result is a {type(report.outcome).__name__}, which is no answer to what was ordered"
         elif not self._tools.verify(key, encode_report(report), message.signature):
@@ -435,16 +435,3 @@ class ControlCenter:
 
     def _machine_of(self, visit: VisitId) -> JobMachine | None:
         return self.jobs.get(JobId(visit.rpartition("/")[0]))
-
-
-def _answers(work: Work, outcome: Outcome) -> bool:
-    """Whether an outcome is of the kind that the work has, and speaks of the same model."""
-    match work, outcome:
-        case EvaluateWork(model=asked), EvaluateOutcome(model=measured):
-            return asked == measured
-        case AggregateWork(updates=updates), AggregateOutcome(left_out=left_out):
-            return set(left_out) < {update.model for update in updates}
-        case (TrainWork(), TrainOutcome()) | (ShareWork(), ShareOutcome()):
-            return True
-        case _:
-            return False

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from daitn.base.ids import DataSetId, NodeId, OperatorId
+from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Column, FieldRule, Name
 from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
 from daitn.descriptors.policy import PolicySummary
@@ -27,6 +28,8 @@ class Role(StrEnum):
     COMPUTE = "compute"
     VERIFICATION = "verification"
     AGGREGATOR = "aggregator"
+    TOOLS = "tools"
+    """Manages the services of the tools layer for the domain, instead of the control centre."""
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,20 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     duplicate_frac: Frac = 0.0
     out_of_vocabulary_frac: Frac = 0.0
     dropped_frac: Frac = 0.0
+
+
+class Dynamics(msgspec.Struct, frozen=True, kw_only=True):
+    """How a data set changes, by its releases over these days."""
+
+    over_days: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    arrival_per_day: Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+    """Records; below 0 where there were fewer, or noise says so."""
+    arrival_std_per_day: Annotated[float, msgspec.Meta(ge=0, le=1e15)] | None = None
+    """Of the noise; None: not known."""
+    drift: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | None = None
+    """Population stability index of the labels; above 0.25 the data is not what it was. None: no labels."""
+    drift_noise: Annotated[float, msgspec.Meta(ge=0, le=1e15)] = 0.0
+    """What noise alone makes of it, in the mean."""
 
 
 class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +84,8 @@ class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     """What else its owner lets it say of its records: sketches, moments, quantiles, synthetic records."""
     record_bytes: Count
     """Mean size of one record as tensors."""
+    dynamics: Dynamics | None = None
+    """From releases alone; None until there were two."""
     newest_day: str = ""
     """ISO date of the newest record, to the day; empty where records carry no date."""
     policy: PolicySummary
@@ -83,6 +102,9 @@ class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     flops: Count
     store_bytes: Count = 0.0
     """Room there would be if nothing in the store were in use; a smaller value than `storage_bytes` says nothing."""
+    memory_bytes_per_s: Count = 0.0
+    """Copied by one thread, measured at joining; 0: not measured."""
+    processor: Annotated[str, msgspec.Meta(max_length=128)] = ""
     accelerators: tuple[str, ...] = ()
     sandbox: tuple[str, ...] = ()
     """What is enforced on a visit here: `no-network`, `read-only`, `memory`, `cpu`, `wall-time`, `namespaces`."""
@@ -107,6 +129,8 @@ class NodeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[Role, ...]
     direct: tuple[str, ...] = ()
     """Addresses of its direct data-plane listener; empty: reachable through the router only."""
+    access: Access = Access()
+    """How it reaches the network, and when."""
     public_key: str
     """Ed25519 key (hex) that signs this node's visit reports."""
     data: tuple[DataDescriptor, ...] = ()

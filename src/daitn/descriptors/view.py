@@ -36,8 +36,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds per batch as measured at an earlier visit of this job; None: not measured here yet."""
     bytes_per_s: float
     latency_s: float
+    """Round trip to where the records come from, else to the control centre: measured, or estimated from places in the
+    network; 0 where neither is known yet."""
     trust: float
     availability: float
+    """Share of the next minutes for which its nodes can be counted on: planned windows and past absences."""
     age_s: float
     """Age of the oldest fact about this pair."""
 

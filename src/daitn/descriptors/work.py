@@ -249,3 +249,16 @@ class ShareOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
 
 
 Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome
+
+
+def answers(work: Work, outcome: Outcome) -> bool:
+    """Whether an outcome is of the kind that the work has, and speaks of the same model."""
+    match work, outcome:
+        case EvaluateWork(model=asked), EvaluateOutcome(model=measured):
+            return asked == measured
+        case AggregateWork(updates=updates), AggregateOutcome(left_out=left_out):
+            return set(left_out) < {update.model for update in updates}
+        case (TrainWork(), TrainOutcome()) | (ShareWork(), ShareOutcome()):
+            return True
+        case _:
+            return False

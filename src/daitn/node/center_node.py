@@ -33,6 +33,7 @@ from daitn.control_center.training.commands import (
     RetireSlot,
 )
 from daitn.control_center.training.records import JOB_RECORDS
+from daitn.descriptors.access import Access
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
@@ -52,6 +53,7 @@ from daitn.node.map_store import MapStore
 from daitn.node.moving import Moving
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
+from daitn.node.tools_watch import LinkWatch
 from daitn.oam.collection import Collection, DomainCounters, prefixed
 from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
 from daitn.topology.map_entries import KeepMapEntry
@@ -127,11 +129,14 @@ class CenterNode:
                 case RetireSlot(node=node):
                     told.forget(node)
                     runner.spawn(asyncio.to_thread(book.leave, node))
+                case _ if links.perform(effect):
+                    pass
                 case _:
                     raise BugError(f"a control centre has no way to perform {type(effect).__name__}")
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
         maps = MapStore(self.folder.center / "map", runner.counters.count)
+        links = LinkWatch(fabric, runner.post, runner.spawn)
         async with self._enrolment(book) as enrolment:
 
             async def make_token(operator: str, roles: Sequence[str], valid_s: float) -> str:
@@ -157,6 +162,7 @@ class CenterNode:
             await moving.start()
             await runner.start()
             questions.start()
+            links.start(Access())
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
             runner.spawn(_hear_reports(runner, fabric))
@@ -169,6 +175,7 @@ class CenterNode:
             )
             collection.add(lambda: fabric_counts(fabric.counters))
             collection.add(lambda: prefixed("store", store.snapshot().counts))
+            collection.add(lambda: prefixed("tools", core.tools.agent.counts()))
             runner.spawn(hear_counters(fabric, told, runner.counters))
             server = OwnerServer(
                 app,

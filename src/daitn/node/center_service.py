@@ -38,13 +38,15 @@ from daitn.decision.facts import PackageFacts
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
-from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters
+from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.map_service import MapService
 from daitn.node.store import ChunkStore
+from daitn.node.tools_shown import links_shown, tools_shown
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -299,6 +301,14 @@ class CenterService:
         return tuple(
             ProcessCounters(node=node, name=names.get(node, ""), counted=counted) for node, counted in self._told()
         )
+
+    def links(self) -> tuple[LinkShown, ...]:
+        """The book of links."""
+        return links_shown(self._core, self._clock.now_ns())
+
+    def tools(self) -> ToolsShown:
+        """What the services of the tools layer know."""
+        return tools_shown(self._core, self._clock.now_ns())
 
     async def make_join_token(self, operator: str, roles: Sequence[str], valid_s: float) -> str:
         """A token for `daitn join`."""

@@ -40,6 +40,17 @@ class ChildKey(msgspec.Struct, frozen=True):
     data: str
 
 
+class PooledChild(msgspec.Struct, frozen=True):
+    """A child that is alive, and what it uses."""
+
+    pid: int
+    job: JobId
+    use: Literal["train", "verify"]
+    busy: bool
+    memory_bytes: int
+    cpu_s: float
+
+
 class _Slot:
     """A child that is warm, warming, or to be started again."""
 
@@ -59,6 +70,17 @@ class ChildPool:
         self._keep = keep
         self._slots: dict[ChildKey, _Slot] = {}
         self._uses = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a child is there, or gone."""
+
+    def running(self) -> tuple[PooledChild, ...]:
+        """The children that are alive; 50 µs each."""
+        found: list[PooledChild] = []
+        for key, slot in self._slots.items():
+            if slot.handle is not None and slot.handle.alive:
+                vital, busy = slot.handle.vital(), slot.lock.locked()
+                found.append(PooledChild(slot.handle.pid, key.job, key.use, busy, vital.memory_bytes, vital.cpu_s))
+        return tuple(found)
 
     # --- which child ------------------------------------------------------------------------------------------------
 
@@ -192,6 +214,7 @@ class ChildPool:
             slot.handle = await launch(
                 setup, sandbox=self._sandbox, data=table, vectors=vectors, descriptors=descriptors
             )
+            self.on_change()
             _log.info("a child is warm after %.2f s on %s", slot.handle.ready.warm_s, slot.handle.ready.device)
         return slot.handle
 
@@ -220,6 +243,7 @@ class ChildPool:
         if handle is not None:
             with suppress(VisitError):
                 await handle.kill()
+            self.on_change()
 
 
 def digest_of_test_set(samples: Sequence[SampleRef]) -> str:

@@ -100,7 +100,7 @@ def run_join(
 ) -> None:
     """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`.
 
-    Of an enrolled node, only the quota of its store is changed by `knobs`.
+    Of an enrolled node, `knobs` change the quota of its store and how it reaches the network, nothing else.
     """
     from daitn.node.terminal_node import TerminalNode
 
@@ -113,8 +113,8 @@ def run_join(
         check_name("node", name)
         here.make()
         _enrol(here, token, name, roles, knobs)
-    elif "store_bytes" in knobs:
-        here.save(msgspec.structs.replace(here.load(), store_bytes=knobs["store_bytes"]))
+    elif changed := {knob: knobs[knob] for knob in ("store_bytes", "access") if knob in knobs}:
+        here.save(msgspec.structs.replace(here.load(), **changed))
 
     async def run(stop: asyncio.Event) -> None:
         node = TerminalNode(folder)

@@ -8,8 +8,9 @@ from typing import Protocol
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request
-from daitn.node.http.bodies import NodeOnMap, ProcessCounters
+from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.map_service import MapService
 
 
@@ -87,6 +88,14 @@ class OwnerService(Protocol):
 
     def nodes(self) -> tuple[NodeOnMap, ...]:
         """The map for people: each node, whether it is reachable, and the age in seconds of what it said."""
+        ...
+
+    def links(self) -> tuple[LinkShown, ...]:
+        """For operators of the domain: every link between its nodes, as they said last."""
+        ...
+
+    def tools(self) -> ToolsShown:
+        """For operators of the domain: what the services of the tools layer know of each node."""
         ...
 
     def records(self, after: int) -> tuple[ShownRecord, ...]:

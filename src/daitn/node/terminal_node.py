@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -20,12 +19,13 @@ from daitn import __version__
 from daitn.artifacts.signatures import public_hex, public_key, sign_report
 from daitn.assembly.terminal import TerminalCore
 from daitn.base import limits
-from daitn.base.effects import Effect
+from daitn.base.effects import Effect, Event
 from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.machine import MachineState
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
     ComputeDescriptor,
@@ -41,6 +41,7 @@ from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.counting import fabric_counts, keep_told
+from daitn.node.data_watch import LOOK_S, DataWatch, ReleasedDynamics, keep_sensed
 from daitn.node.datasets import DataShelf
 from daitn.node.enrolment import keep_renewed, load_membership
 from daitn.node.exchanges import Exchanges
@@ -51,6 +52,7 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.store import ChunkStore
+from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
@@ -60,6 +62,8 @@ from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
 from daitn.terminal.visit_records import KEEPER_RECORDS
 from daitn.terminal.work import JOBS_PINNED_S, JobsPinned, PoliciesChanged
+from daitn.tools.manager import ServiceManager
+from daitn.tools.sensing import Sensed, SensingService
 
 STREAM: Final = "terminal"
 SHELF_S: Final = 0.5
@@ -96,11 +100,13 @@ class TerminalNode:
         self._signing = self.folder.signing_key()
         self._computes = Role.COMPUTE in self.config.roles or Role.VERIFICATION in self.config.roles
         self._shelf = DataShelf(self.folder.data, self.folder.site_secret(), activations=self.folder.activations)
+        self._dynamics = ReleasedDynamics(self.folder.data)
         self._bases = BaseShelf(self.folder.bases)
         self._known_bases: tuple[str, ...] = ()
+        self._sensing = SensingService()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
-        self._flops = 0.0
+        self._flops = self._memory_bytes_per_s = 0.0
         self._shelf_stamp = 0
         self._renewal_ns = 0
         self._room_bytes = 0
@@ -147,17 +153,23 @@ class TerminalNode:
                 self._left.set()
             elif isinstance(effect, ReportFacts):
                 runner.spawn(fabric.report(effect.payloads))
-            else:
+            elif not links.perform(effect):
                 worker.perform(effect)
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
+        links = LinkWatch(fabric, runner.post, runner.spawn)
+        machine = MachineWatch(lambda: self._look(core), children, runner.post, runner.spawn)
         runner.restore()
         self._room_bytes = await asyncio.to_thread(store.room_bytes)
         self._capacity_bytes = await asyncio.to_thread(store.capacity_bytes)
-        self._flops = await asyncio.to_thread(measures.measure_flops) if self._computes else 0.0
+        if self._computes:
+            self._flops = await asyncio.to_thread(measures.measure_flops)
+            self._memory_bytes_per_s = await asyncio.to_thread(measures.measure_memory_rate)
         await moving.start()
         await exchanges.start()
         await runner.start()
+        links.start(config.access)
+        machine.start()
         if fabric.direct_addresses:
             _log.info("direct transfers at %s", ", ".join(fabric.direct_addresses))
         await self._look_at_shelf(runner)
@@ -168,6 +180,8 @@ class TerminalNode:
         runner.spawn(self._measure_load(store, core, runner))
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
+        if Role.DATA in config.roles:
+            runner.spawn(_watch_data(DataWatch(self._shelf, config.name, self._sense), self._sensing, self.folder.data))
         runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
@@ -200,6 +214,7 @@ class TerminalNode:
         collection = Collection(time.time(), *books)
         collection.add(lambda: fabric_counts(fabric.counters))
         collection.add(lambda: prefixed("store", store.snapshot().counts))
+        collection.add(lambda: prefixed("tools", core.agent.counts()))
         return collection
 
     async def _leave_when(self, runner: CoreRunner, leave: asyncio.Event) -> None:
@@ -222,7 +237,21 @@ class TerminalNode:
             aggregates=Role.AGGREGATOR in config.roles,
         )
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
-        return TerminalCore(keeper, Reporter())
+        manager = ServiceManager() if Role.TOOLS in config.roles else None
+        return TerminalCore(keeper, Reporter(), self.membership.slot, manager)
+
+    def _look(self, core: TerminalCore) -> MachineState:
+        slots = self.config.slots if self._computes else 0
+        return measures.look(
+            self.folder.store,
+            flops=self._flops,
+            memory_bytes_per_s=self._memory_bytes_per_s,
+            slots=slots,
+            slots_free=max(0, slots - core.keeper.busy_slots()),
+        )
+
+    def _sense(self, event: Event) -> None:
+        self._sensing.handle(event, self._clock.now_ns())
 
     def _policies(self) -> dict[DataSetId, Policy]:
         return {DataSetId(f"{self.config.name}/{entry.name}"): entry.policy for entry in self._shelf.list()}
@@ -233,7 +262,10 @@ class TerminalNode:
         config = self.config
         compute = ComputeDescriptor(
             slots=config.slots,
-            cores=os.cpu_count() or 1,
+            cores=measures.cores(),
+            processor=measures.processor(),
+            accelerators=measures.accelerators(),
+            memory_bytes_per_s=self._memory_bytes_per_s,
             memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
             storage_bytes=float(self._room_bytes),
             store_bytes=float(self._capacity_bytes),
@@ -248,6 +280,7 @@ class TerminalNode:
             region=config.region,
             roles=config.roles,
             direct=fabric.direct_addresses,
+            access=config.access,
             public_key=key,
             data=tuple(self._data.values()),
             compute=compute if self._computes else None,
@@ -290,7 +323,8 @@ class TerminalNode:
         faults: dict[str, str] = {}
         for entry in self._shelf.list():
             try:
-                described[entry.name] = self._shelf.descriptor(entry.name, self.config.name)
+                descriptor = self._shelf.descriptor(entry.name, self.config.name)
+                described[entry.name] = self._dynamics.with_dynamics(entry.name, descriptor)
             except DaitnError as error:
                 self._counters.count("data_sets_not_described")
                 faults[entry.name] = error.render()
@@ -360,6 +394,18 @@ def _alarm(runner: CoreRunner, name: str, text: str) -> None:
     """Say it here and, by the record plane, to the domain's operator."""
     _log.warning("%s: %s", name, text)
     runner.post(AlarmNoticed(name=name, text=text))
+
+
+async def _watch_data(watch: DataWatch, sensing: SensingService, folder: Path) -> None:
+    """Look at the sources for ever; what is sensed is kept for the site's own eyes."""
+    said: Sensed | None = None
+    while True:
+        await asyncio.to_thread(watch.look)
+        now = sensing.view()
+        if now != said:
+            said = now
+            keep_sensed(folder, now)
+        await asyncio.sleep(LOOK_S)
 
 
 async def _sync_often(moving: Moving) -> None:

@@ -30,6 +30,7 @@ from daitn.base.ids import ArtifactId
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.contract import DataContract, Task
 from daitn.descriptors.job import JobStatus
+from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Budget, Hyperparameters, Request, Selection
 from daitn.descriptors.terminals import Role
 from daitn.node.http import bodies
@@ -226,6 +227,14 @@ class Network:
     def counters(self) -> tuple[bodies.ProcessCounters, ...]:
         """For operators: what was refused, lost and dropped, at the centre and at every node."""
         return self._transport.call("GET", "/v1/counters", tuple[bodies.ProcessCounters, ...])
+
+    def links(self) -> tuple[LinkShown, ...]:
+        """For operators: every link between the domain's nodes, as they said last."""
+        return self._transport.call("GET", "/v1/links", tuple[LinkShown, ...])
+
+    def tools(self) -> bodies.ToolsShown:
+        """For operators: what the services of the tools layer know of each node."""
+        return self._transport.call("GET", "/v1/tools", bodies.ToolsShown)
 
     def make_join_token(self, operator: str, roles: Sequence[str] = (), *, valid_s: float = 86_400.0) -> str:
         """For operators: a one-time token for `daitn join`."""

@@ -48,7 +48,7 @@ class SimulatedSite(TerminalCore):
             aggregates=Role.AGGREGATOR in spec.roles,
         )
         config = KeeperConfig(slots=spec.slots, progress_s=scenario.patience_s / 4)
-        super().__init__(VisitKeeper(config, roles, sign), Reporter())
+        super().__init__(VisitKeeper(config, roles, sign), Reporter(), node)
 
     def descriptor(self) -> NodeDescriptor:
         """What this node says it is."""

@@ -65,6 +65,7 @@ from daitn.terminal.work import (
     WorkFinished,
     WorkProgressed,
 )
+from daitn.tools.service import CloseLinks, OpenLink, PaceLinks
 from daitn.topology.map_entries import KeepMapEntry
 from daitn.wire.center_tools import VisitOrder
 from daitn.wire.topology_tools import Describe, Heartbeat
@@ -333,7 +334,7 @@ class World:
                     self._report(process.node, payload)
             case KeepMapEntry():
                 pass  # the map's files are a shortcut: after a crash nodes are asked for their facts
-            case WarmChild() | NodeLeft() | RetireSlot():
+            case WarmChild() | NodeLeft() | RetireSlot() | OpenLink() | CloseLinks() | PaceLinks():
                 pass
             case _:
                 raise BugError(f"the simulation has no way to perform {type(effect).__name__}")

@@ -1,1 +1,1 @@
-"""Tools layer (the paper's services): contracts and state of the communication service."""
+"""The tools layer: what all other layers stand on, as services with a contract (`service`), a state and a view."""

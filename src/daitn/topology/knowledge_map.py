@@ -25,6 +25,7 @@ from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.describing import believed, confirm_node, describe_node, forget_node
 from daitn.topology.fact_book import FactBook
+from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
 from daitn.topology.link_graph import LinkGraph
 from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
@@ -88,6 +89,7 @@ class KnowledgeMap:
         """How reports get into them."""
         self.links = LinkGraph(self.facts)
         """Ways between nodes."""
+        self.gathered = GatheredFacts()
         self._nodes: dict[NodeId, NodeFacts] = {}
         self._left: set[NodeId] = set()
         """Nodes that left: their ids are never given out again, and a late description must not bring them back. At
@@ -158,6 +160,7 @@ class KnowledgeMap:
         self._left.add(node)
         forget_node(self.intake, node)
         self.trust_book.forget(node)
+        self.gathered.forget(node)
         self.version += 1
 
     def has_left(self, node: NodeId) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from daitn.base.ids import DataSetId, DomainId, NodeId, OperatorId, OwnerId
+from daitn.base.ids import CENTER, DataSetId, DomainId, NodeId, OperatorId, OwnerId
 from daitn.base.units import show_bytes
 from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
 from daitn.descriptors.fitting import fits
@@ -27,6 +27,10 @@ from daitn.topology.relevance import relevance_shares
 TRUST_LEAST: Final = 0.4
 """Sites trusted less are left out while others serve: three lost visits, two harmful ones or one refuted claim of a
 newcomer get there."""
+
+
+FORECAST_S: Final = 300.0
+"""How far ahead the availability of a candidate is forecast: some visits, fetch and return included."""
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -289,11 +293,24 @@ def _candidate(
         slots=machine.slots,
         batch_s=measured_batch_s.get((data.dataset, node)),
         bytes_per_s=compute.bytes_per_s,
-        latency_s=0.0,
+        latency_s=_latency_s(knowledge, facts, compute),
         trust=min(knowledge.trust(facts, now_ns), knowledge.trust(compute, now_ns)),
-        availability=1.0,
+        availability=_availability(knowledge, (facts, compute), now_ns),
         age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
     )
+
+
+def _latency_s(knowledge: KnowledgeMap, facts: NodeFacts, compute: NodeFacts) -> float:
+    """Round trip that a visit there waits for: to where its records come from, else to the control centre."""
+    node, home = compute.descriptor.node, facts.descriptor.node
+    return knowledge.gathered.round_trip_s(node, home if home != node else CENTER) or 0.0
+
+
+def _availability(knowledge: KnowledgeMap, needed: tuple[NodeFacts, ...], now_ns: int) -> float:
+    """Share of the time to come for which all nodes needed can be counted on: planned windows and past absences."""
+    nodes = {one.descriptor.node: one.descriptor.access for one in needed}
+    shares = [knowledge.gathered.availability_over(*node, now_ns, FORECAST_S) for node in nodes.items()]
+    return min(shares)
 
 
 def _with_relevance(

@@ -31,7 +31,17 @@ from daitn.wire.center_tools import (
 )
 from daitn.wire.center_topology import QuestionAnswered, QuestionAsked
 from daitn.wire.oam_records import RecordsKept, RecordsReported
-from daitn.wire.terminal_tools import Leaving, Left
+from daitn.wire.terminal_tools import (
+    Leaving,
+    Left,
+    LinksPlanned,
+    LinksReported,
+    MachineReported,
+    MeasuredReported,
+    NeighborsGiven,
+    Probe,
+    ProbeAnswered,
+)
 from daitn.wire.topology_tools import (
     Describe,
     DescribeAgain,
@@ -42,6 +52,9 @@ from daitn.wire.topology_tools import (
     ReportingTuned,
     RosterAnnounced,
     RosterKept,
+    TerminalGathered,
+    TerminalNoticed,
+    ToolsAt,
     TuneReporting,
 )
 
@@ -71,8 +84,18 @@ AnyMessage = (
     | ReportingTuned
     | QuestionAsked
     | QuestionAnswered
+    | ToolsAt
+    | TerminalNoticed
+    | TerminalGathered
     | Leaving
     | Left
+    | Probe
+    | ProbeAnswered
+    | MeasuredReported
+    | NeighborsGiven
+    | LinksReported
+    | LinksPlanned
+    | MachineReported
     | RecordsReported
     | RecordsKept
 )

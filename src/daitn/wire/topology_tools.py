@@ -11,7 +11,12 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base.effects import Message
+from daitn.base.ids import NodeId
+from daitn.descriptors.availability import UpTime
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.links import LINKS, LinkState
+from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.reporting import TUNINGS_OF_A_SITE, GroupTuning
 from daitn.descriptors.terminals import NodeDescriptor
 
@@ -101,3 +106,36 @@ class ReportingTuned(Message, frozen=True, kw_only=True, tag="reporting_tuned"):
     """Terminal → topology: the tuning with this number is in force here (0: none)."""
 
     number: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class ToolsAt(Message, frozen=True, kw_only=True, tag="tools_at"):
+    """Topology → terminal: the tools' services are managed by this node from now on (a process of its own, or the
+    control centre). Said again with each `Described`; unanswered."""
+
+    node: NodeId
+
+
+class TerminalNoticed(Message, frozen=True, kw_only=True, tag="terminal_noticed"):
+    """Topology → tools: a terminal came, is seen again, is not seen any more, or left for good. With each change, and
+    the whole membership to a manager that appears. One that is lost costs a forecast until the next: the map knows
+    itself who is there and who left."""
+
+    node: NodeId
+    present: bool
+    left: bool = False
+
+
+class TerminalGathered(Message, frozen=True, kw_only=True, tag="terminal_gathered"):
+    """Tools → topology: what the services know of one terminal. Fields that are None are as they were; the newest of
+    each counts."""
+
+    node: NodeId
+    place: Place | None = None
+    round_trips: Annotated[tuple[RoundTrip, ...], msgspec.Meta(max_length=64)] | None = None
+    carried_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    probe_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    """Payload carried, and what of it was probes, as the terminal counted."""
+    up_time: UpTime | None = None
+    links: Annotated[tuple[LinkState, ...], msgspec.Meta(max_length=LINKS)] | None = None
+    machine: MachineState | None = None
+    processes: Annotated[tuple[WorkProcess, ...], msgspec.Meta(max_length=256)] | None = None

@@ -25,6 +25,7 @@ from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
 from daitn.node.fabric.chunks import ChunkLedger, decode_refusal
 from daitn.node.fabric.contract import ChunkWant, FabricCounters, Holder
+from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.tls import HEADER, Link, TlsContexts
 
 FETCH: Final = 1
@@ -83,9 +84,10 @@ class BufferPool:
 class BulkClient:
     """Fetches chunks over pooled direct connections; its methods block and are called from worker threads."""
 
-    def __init__(self, contexts: TlsContexts, counters: FabricCounters) -> None:
+    def __init__(self, contexts: TlsContexts, counters: FabricCounters, pacer: Pacer) -> None:
         self._contexts = contexts
         self._counters = counters
+        self._pacer = pacer
         self._buffers = BufferPool()
         self._lock = threading.Lock()
         self._idle: OrderedDict[NodeId, list[Link]] = OrderedDict()
@@ -103,6 +105,34 @@ class BulkClient:
             self._idle.clear()
         for link in links:
             link.close()
+
+    def sweep(self) -> None:
+        """Close idle connections that their peers closed, or that died: nobody reads them, so nobody would notice."""
+        dead: list[Link] = []
+        with self._lock:
+            for idle in self._idle.values():
+                dead += [link for link in idle if not link.standing]
+                idle[:] = [link for link in idle if link not in dead]
+        for link in dead:
+            link.close()
+
+    def warm(self, holder: Holder) -> bool:
+        """Have an idle connection to a holder at hand; whether there is one now. Failures are as those of `connect`."""
+        with self._lock:
+            if any(not link.expired for link in self._idle.get(holder.node, [])):
+                return True
+        self._give_idle(self.connect(holder))
+        return True
+
+    def drop(self, node: NodeId) -> int:
+        """Close idle connections to a node, and try its addresses again from now on; how many were closed. Those in use
+        end with their transfer, or by themselves where the node is gone."""
+        with self._lock:
+            links = self._idle.pop(node, [])
+            self._shunned.clear()
+        for link in links:
+            link.close()
+        return len(links)
 
     def connect(self, holder: Holder) -> Link:
         """A fresh connection; UnavailableError if no address leads to that node."""
@@ -142,7 +172,7 @@ class BulkClient:
         clean = False
         try:
             link.patience(STALL_S)
-            missing = self._receive(link, request, pipe)
+            missing = self._receive(link, request, pipe, transfer)
             pipe.finish()
             clean = True
             return missing
@@ -158,7 +188,7 @@ class BulkClient:
             else:
                 link.close()
 
-    def _receive(self, link: Link, request: _Request, pipe: _Pipe) -> list[ChunkWant]:
+    def _receive(self, link: Link, request: _Request, pipe: _Pipe, transfer: Transfer) -> list[ChunkWant]:
         missing: list[ChunkWant] = []
         batches = request.batches()
         for _ in range(2):  # one batch ahead, so that the holder never waits for the next request
@@ -172,6 +202,7 @@ class BulkClient:
                 if length != want.size:
                     self._counters.chunks_wrong += 1
                     raise PeerError(f"{link.peer} sent {length} bytes for chunk {want.id[:16]}… of {want.size}")
+                self._pacer.wait(length, lambda: transfer.stopped)
                 buffer = pipe.take()
                 link.receive_into(buffer[:length])
                 pipe.give(want, buffer)

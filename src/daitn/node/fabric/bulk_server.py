@@ -13,11 +13,12 @@ import msgspec
 
 from daitn.base.decoding import from_msgpack
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
-from daitn.base.ids import ArtifactId, ChunkId
+from daitn.base.ids import ArtifactId, ChunkId, NodeId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, STREAM, BufferPool, ChunkBatch
 from daitn.node.fabric.chunks import MissingChunkError, PackReader, Refusal, read_chunk
 from daitn.node.fabric.contract import ChunkProvider, FabricCounters
+from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.tls import HEADER, Link, TlsContexts
 
 IDLE_S: Final = 600.0
@@ -32,9 +33,10 @@ _log = logging.getLogger(__name__)
 class BulkServer:
     """Answers chunk batches of other nodes; one thread per connection. Streams are handed to `on_stream`."""
 
-    def __init__(self, contexts: TlsContexts, counters: FabricCounters, host: str, port: int) -> None:
+    def __init__(self, contexts: TlsContexts, counters: FabricCounters, host: str, port: int, pacer: Pacer) -> None:
         self._contexts = contexts
         self._counters = counters
+        self._pacer = pacer
         self._buffers = BufferPool()
         self._links: set[Link] = set()
         self._lock = threading.Lock()
@@ -61,6 +63,14 @@ class BulkServer:
             for link in self._links:
                 link.interrupt()
             return list(self._threads)
+
+    def drop(self, node: NodeId) -> int:
+        """Break the connections of a node that has left; how many."""
+        with self._lock:
+            gone = [link for link in self._links if link.peer == node]
+        for link in gone:
+            link.interrupt()
+        return len(gone)
 
     def _accept(self) -> None:
         while True:
@@ -148,6 +158,7 @@ class BulkServer:
         except MissingChunkError:
             link.send_frame(MISSING)
             return
+        self._pacer.wait(content.nbytes, self._closed.is_set)
         HEADER.pack_into(buffer, 0, CHUNK, content.nbytes)
         link.send_prepared(buffer[: HEADER.size + content.nbytes])
         self._counters.chunks_served += 1

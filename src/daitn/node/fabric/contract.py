@@ -18,6 +18,7 @@ import msgspec
 from daitn.base.errors import InputError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeId, check_name
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
+from daitn.node.fabric.link_ledger import LinksNow, TransferSeen
 
 TELEMETRY_BYTES: Final = 64 * 1024
 """Largest telemetry value; it has to fit one batch of the transport, or a single lost fragment costs 50 ms."""
@@ -232,6 +233,35 @@ class Fabric(Protocol):
 
         The fabric rejoins by itself when a router is back, and everything served, published or watched stands again.
         """
+        ...
+
+    def link_states(self) -> LinksNow:
+        """Every link that exists now: sessions to the router while they stand, direct connections made or accepted,
+        streams through the router; and the payload carried since opening. O(links)."""
+        ...
+
+    def link_news(self) -> AsyncIterator[TransferSeen | None]:
+        """None at once, and whenever which links exist has changed; a transfer for each fetch that brought something.
+
+        A slow reader sees one change for many, and of each peer and way the newest transfer.
+        """
+        ...
+
+    async def warm_link(self, peer: Holder) -> None:
+        """Have a direct connection to `peer` ready for bulk, where it has an address that is worth trying.
+
+        UnavailableError or PeerError if it cannot be made; its addresses are then not tried for a while.
+        """
+        ...
+
+    def drop_links(self, peer: NodeId) -> None:
+        """End direct connections to a peer that left or is elsewhere: idle ones made here, all that it made; forget
+        which addresses failed. A transfer under way that was opened here ends by itself."""
+        ...
+
+    def pace_links(self, bytes_per_s: float) -> None:
+        """Hold bulk (chunks and streams, both ways together) to this rate from now on; 0: no limit. Calls and
+        telemetry are not held."""
         ...
 
     async def call(self, receiver: NodeId, payload: bytes, *, plane: Plane = Plane.CP, timeout_s: float) -> bytes:

@@ -36,6 +36,8 @@ from daitn.node.fabric.chunks import (
 )
 from daitn.node.fabric.contract import ChunkProvider, ChunkWant, FabricConfig, FabricCounters, Holder, Sink
 from daitn.node.fabric.handoff import LoopMailbox, Workers
+from daitn.node.fabric.link_ledger import LinkLedger, TransferSeen
+from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.session import Cancel, Question, Session
 from daitn.node.fabric.tls import TlsContexts
 
@@ -55,8 +57,9 @@ class ChunkService:
     """The serving side through the router; the direct side shares its provider."""
 
     def __init__(
-        self, config: FabricConfig, session: Session, bulk: BulkServer | None, counters: FabricCounters
+        self, config: FabricConfig, session: Session, bulk: BulkServer | None, counters: FabricCounters, pacer: Pacer
     ) -> None:
+        self._pacer = pacer
         self._config = config
         self._session = session
         self._bulk = bulk
@@ -84,6 +87,7 @@ class ChunkService:
             ask = from_msgpack(question.payload(), ChunkAsk, "a chunk request")
             self._provider.authorise(requester, ask.grant, ask.artifact)
             content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer)
+            self._pacer.wait(len(content))
             question.answer(content)
             self._counters.chunks_served += 1
             _log.debug("sent chunk %s to %s", ask.chunk, requester)
@@ -113,12 +117,16 @@ class ChunkFetcher:
         contexts: TlsContexts,
         workers: Workers,
         counters: FabricCounters,
+        ledger: LinkLedger,
+        pacer: Pacer,
     ) -> None:
         self._config = config
         self._session = session
         self._workers = workers
         self._counters = counters
-        self.bulk = BulkClient(contexts, counters)
+        self._ledger = ledger
+        self.pacer = pacer
+        self.bulk = BulkClient(contexts, counters, pacer)
 
     async def fetch(
         self,
@@ -133,16 +141,20 @@ class ChunkFetcher:
         check_name("holder", holder.node)
         wants = list(chunks)
         check_wants(wants, sink)
+        began_s = time.monotonic()
         reports: LoopMailbox[ChunkId] = LoopMailbox(asyncio.get_running_loop(), on_chunk)
         ledger = ChunkLedger(holder.node, sink, self._counters, reports.put)
         try:
             missing: list[ChunkWant] = []
             if holder.direct and self.bulk.reachable(holder):
                 missing = await self._fetch_direct(holder, artifact, grant, wants, ledger)
+                began_s = self._moved(holder.node, wants, ledger, set(), began_s, direct=True)
+            came_direct = set(ledger.arrived)
             known_missing = set(missing)
             rest = [want for want in wants if want not in ledger.arrived and want not in known_missing]
             if rest:
                 missing += await _RoutedFetch(self, holder.node, artifact, grant, rest, ledger).run()
+                self._moved(holder.node, wants, ledger, came_direct, began_s, direct=False)
             if missing:
                 raise UnavailableError(
                     f"{holder.node} does not hold {len(missing)} of {len(wants)} chunks, first {missing[0].id[:16]}…",
@@ -151,6 +163,23 @@ class ChunkFetcher:
                 )
         finally:
             reports.flush()
+
+    def _moved(
+        self,
+        peer: NodeId,
+        wants: list[ChunkWant],
+        ledger: ChunkLedger,
+        before: set[ChunkWant],
+        began_s: float,
+        *,
+        direct: bool,
+    ) -> float:
+        """Tell the ledger of links what came by one way since `began_s`; now, in seconds."""
+        now_s = time.monotonic()
+        size = sum(want.size for want in wants if want in ledger.arrived and want not in before)
+        if size:
+            self._ledger.on_transfer(TransferSeen(peer, direct, size, now_s - began_s))
+        return now_s
 
     def close(self) -> None:
         """Close idle direct connections."""
@@ -220,6 +249,7 @@ class _RoutedFetch:
         await self._fetcher._workers.run(lambda: self._pull_now(want))
 
     def _pull_now(self, want: ChunkWant) -> None:
+        self._fetcher.pacer.wait(want.size, lambda: self._cancel.cancelled)
         body = msgspec.msgpack.encode(ChunkAsk(self._artifact, self._grant, want.id))
         content = self._fetcher._session.ask(
             self._key, keys.CHUNK_LANE, body, timeout_s=CHUNK_ASK_S, cancel=self._cancel

@@ -28,6 +28,7 @@ from daitn.base.errors import UnavailableError
 from daitn.node.fabric.chunks import Refusal, decode_refusal
 from daitn.node.fabric.contract import FabricConfig, Plane
 from daitn.node.fabric.keys import CHUNK_LANE, STREAM_LANE
+from daitn.node.fabric.link_ledger import Entry
 from daitn.node.fabric.router import transport_settings
 
 RECONNECT_FIRST_MS: Final = 100
@@ -81,11 +82,30 @@ class Cancel:
         self._token.cancel()  # type: ignore[no-untyped-call]
 
 
+class Tally:
+    """Counts the payload of a session into the ledger's entry of the link that stands now; into none while it does
+    not."""
+
+    def __init__(self) -> None:
+        self.entry: Entry | None = None
+
+    def sent(self, count: int) -> None:
+        """So many bytes went out."""
+        if (entry := self.entry) is not None:
+            entry.sent(count)
+
+    def received(self, count: int) -> None:
+        """So many bytes came in."""
+        if (entry := self.entry) is not None:
+            entry.received(count)
+
+
 class Pending:
     """A query that was sent."""
 
-    def __init__(self, key: str, replies: zenoh.Handler[zenoh.Reply], late_s: float) -> None:
+    def __init__(self, key: str, replies: zenoh.Handler[zenoh.Reply], late_s: float, tally: Tally) -> None:
         self._key = key
+        self._tally = tally
         self._replies = replies
         self._late_s = late_s
 
@@ -93,7 +113,9 @@ class Pending:
         """Block until it is answered: NoAnswerError, TimedOutError, or what a `Refusal` says."""
         with contextlib.suppress(zenoh.ZError):  # the session was closed meanwhile: no answer
             for reply in self._replies:
-                return _content(reply, self._key)
+                content = _content(reply, self._key)
+                self._tally.received(len(content))
+                return content
         if time.monotonic() >= self._late_s:  # the router's timeout was a moment before the session's own
             raise TimedOutError(f"no answer at {self._key} in time", todo="try again, or allow more time")
         raise NoAnswerError(f"nobody answers at {self._key}", todo="see whether the node is present, and try again")
@@ -102,17 +124,21 @@ class Pending:
 class Question:
     """A query that waits for its answer; answer, refuse or drop it exactly once."""
 
-    def __init__(self, query: zenoh.Query, key: str) -> None:
+    def __init__(self, query: zenoh.Query, key: str, tally: Tally) -> None:
         self._query = query
+        self._tally = tally
         self.key = key
 
     def payload(self) -> bytes:
         """What was asked."""
         payload = self._query.payload
-        return payload.to_bytes() if payload is not None else b""
+        content = payload.to_bytes() if payload is not None else b""
+        self._tally.received(len(content))
+        return content
 
     def answer(self, content: bytes | memoryview) -> None:
         """Send the answer; dropped silently if the asker has gone."""
+        self._tally.sent(len(content))
         with contextlib.suppress(zenoh.ZError), self._query as query:
             query.reply(self.key, content if isinstance(content, bytes) else bytes(content), express=True)
 
@@ -150,6 +176,7 @@ class Session:
                 f"{config.node} reaches no router at {', '.join(config.routers)} within {config.open_timeout_s:g} s",
                 todo="check that the router runs, its address, and that it belongs to the same domain's authority",
             ) from fault
+        self.tally = Tally()
         self._tokens: list[zenoh.LivelinessToken] = []
         self._report_keys: dict[str, zenoh.KeyExpr] = {}
         self._declarations: list[_Declaration] = []
@@ -188,7 +215,8 @@ class Session:
             )
         except zenoh.ZError as fault:
             raise UnavailableError(f"{key}: not sent, the session is closed or the call was cancelled") from fault
-        return Pending(key, replies, time.monotonic() + timeout_s * 0.95)
+        self.tally.sent(len(payload))
+        return Pending(key, replies, time.monotonic() + timeout_s * 0.95, self.tally)
 
     def ask(self, key: str, lane: str, payload: bytes, *, timeout_s: float, cancel: Cancel) -> bytes:
         """`begin` and wait for the answer."""
@@ -208,7 +236,7 @@ class Session:
 
         def receive(queryable: Iterable[zenoh.Query]) -> None:
             for query in queryable:
-                on_question(Question(query, str(query.key_expr)))
+                on_question(Question(query, str(query.key_expr), self.tally))
 
         self._declare(_Declaration(declare, receive, threads))
         with contextlib.suppress(zenoh.ZError):
@@ -218,6 +246,7 @@ class Session:
 
     def put_latest(self, key: str, payload: bytes) -> None:
         """Publish a value that may be dropped."""
+        self.tally.sent(len(payload))
         with contextlib.suppress(zenoh.ZError):
             self._session.put(
                 key,
@@ -274,7 +303,9 @@ class Session:
 
         def receive(subscriber: Iterable[zenoh.Sample]) -> None:
             for sample in subscriber:
-                on_value(str(sample.key_expr), sample.payload.to_bytes())
+                content = sample.payload.to_bytes()
+                self.tally.received(len(content))
+                on_value(str(sample.key_expr), content)
 
         self._declare(_Declaration(declare, receive))
 

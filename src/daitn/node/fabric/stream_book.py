@@ -11,6 +11,8 @@ from daitn.node.fabric.bulk import BulkClient
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.contract import STREAM_CREDITS, FabricConfig, FabricCounters, Holder, StreamHandler
 from daitn.node.fabric.handoff import Workers
+from daitn.node.fabric.link_ledger import LinkLedger
+from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.session import Session
 from daitn.node.fabric.streams import TAG_CHARS, StreamEnd, StreamRegister
 from daitn.node.fabric.streams_direct import DirectStreams
@@ -30,11 +32,13 @@ class StreamBook:
         server: BulkServer | None,
         client: BulkClient,
         counters: FabricCounters,
+        ledger: LinkLedger,
+        pacer: Pacer,
     ) -> None:
         self._server = server
         self._counters = counters
         self._workers = Workers("fabric-stream", THREADS)
-        self._register = StreamRegister(config.node, counters)
+        self._register = StreamRegister(config.node, counters, ledger, pacer)
         self._direct = DirectStreams(client, self._workers, self._register)
         self._routed = RoutedStreams(config, session, self._workers, self._register, counters)
 

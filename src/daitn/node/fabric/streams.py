@@ -21,6 +21,8 @@ import msgspec
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, FabricCounters, StreamHandler
+from daitn.node.fabric.link_ledger import LinkLedger
+from daitn.node.fabric.pacing import Pacer
 
 TAG_CHARS: Final = 200
 """Longest tag: a job, a visit and a name."""
@@ -194,7 +196,9 @@ class StreamEnd(ABC):
 class StreamRegister:
     """The streams accepted at this node: runs the handler for each and ends them with the fabric."""
 
-    def __init__(self, node: NodeId, counters: FabricCounters) -> None:
+    def __init__(self, node: NodeId, counters: FabricCounters, ledger: LinkLedger, pacer: Pacer) -> None:
+        self.ledger = ledger
+        self.pacer = pacer
         self._node = node
         self._counters = counters
         self._handler: StreamHandler | None = None

@@ -24,6 +24,7 @@ from daitn.base.decoding import from_msgpack
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.base.limits import MESSAGE_BYTES
+from daitn.descriptors.links import LinkKind
 from daitn.node.fabric.bulk import REFUSED, STREAM, BulkClient
 from daitn.node.fabric.chunks import Refusal, decode_refusal
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, Holder
@@ -60,6 +61,7 @@ class DirectStream(StreamEnd):
 
     def __init__(self, peer: NodeId, name: str, outgoing: Link, incoming: Link, register: StreamRegister) -> None:
         super().__init__(peer, name)
+        self._pacer = register.pacer
         self._outgoing = outgoing
         self._incoming = incoming
         self._register = register
@@ -95,6 +97,7 @@ class DirectStream(StreamEnd):
                 if kind != CREDIT or length != 2:
                     raise PeerError(f"{link.peer} sent a frame of kind {kind} instead of credit")
                 credit = int.from_bytes(link.receive_body(length, 2), "big")
+            self._pacer.wait(len(message), lambda: self._stopped)
             link.send_frame(DATA, message)
             credit -= 1
             self._events.put(lambda on_sent=on_sent: self.give_credit(on_sent))  # type: ignore[misc]
@@ -211,6 +214,7 @@ class DirectStreams:
     def attend(self, link: Link, body: bytes) -> None:
         """Serve one link of a stream opened to this node until it ends; for the bulk server's threads."""
         hello = decode_hello(body)
+        link.entry.use_as(LinkKind.STREAM)
         key = (link.peer, hello.stream)
         with self._lock:
             half = self._halves.pop(key, None)
@@ -264,6 +268,7 @@ class DirectStreams:
             for from_opener in (True, False):
                 link = self._bulk.connect(receiver)
                 links.append(link)
+                link.entry.use_as(LinkKind.STREAM)
                 link.patience(PAIRING_S)
                 link.send_frame(STREAM, msgspec.msgpack.encode(DirectHello(name, tag, from_opener)))
             for link in links:

@@ -20,6 +20,7 @@ import msgspec
 from daitn.base.decoding import from_msgpack
 from daitn.base.errors import DaitnError, PeerError, UnavailableError
 from daitn.base.ids import NodeId
+from daitn.descriptors.links import LinkKind
 from daitn.node.fabric import keys
 from daitn.node.fabric.chunks import Refusal
 from daitn.node.fabric.contract import (
@@ -30,6 +31,7 @@ from daitn.node.fabric.contract import (
     FabricCounters,
 )
 from daitn.node.fabric.handoff import LoopMailbox, Workers
+from daitn.node.fabric.link_ledger import Entry
 from daitn.node.fabric.session import Cancel, Question, Session, TimedOutError
 from daitn.node.fabric.streams import STREAMS, TAG_CHARS, StreamEnd, StreamRegister
 
@@ -82,9 +84,11 @@ class RoutedStream(StreamEnd):
         self._unanswered: dict[int, Question] = {}
         self._watcher: Question | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._entry: Entry | None = None
 
-    def begin(self) -> None:
+    def begin(self, *, opened_here: bool) -> None:
         """Watch the other end from now on."""
+        self._entry = self._streams.ledger.open(self._peer, LinkKind.STREAM, opened_here=opened_here)
         self._spawn(self._watch())
 
     def take(self, frame: StreamFrame, question: Question) -> None:
@@ -111,10 +115,12 @@ class RoutedStream(StreamEnd):
             self.arrive_finish()
         else:
             self._unanswered[frame.number] = question
+            self._note(received=len(frame.body))
             self.arrive(frame.number, frame.body)
 
     def _carry(self, message: Buffer, on_sent: Callable[[], None] | None) -> None:
         frame = StreamFrame(self.name, DATA, self._next_out, bytes(message))
+        self._note(sent=len(frame.body))
         self._next_out += 1
         self._spawn(self._deliver(frame, on_sent))
 
@@ -160,7 +166,14 @@ class RoutedStream(StreamEnd):
         if self._watcher is not None:
             self._streams.answer(self._watcher)
             self._watcher = None
+        if self._entry is not None:
+            self._entry.close()
         self._streams.forget(self)
+
+    def _note(self, *, sent: int = 0, received: int = 0) -> None:
+        if self._entry is not None:
+            self._entry.sent(sent)
+            self._entry.received(received)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -183,6 +196,7 @@ class RoutedStreams:
         self._session = session
         self._workers = workers
         self._register = register
+        self.ledger = register.ledger
         self._counters = counters
         self._streams: dict[tuple[NodeId, str], RoutedStream] = {}
         self._failed: OrderedDict[tuple[NodeId, str], None] = OrderedDict()
@@ -211,7 +225,7 @@ class RoutedStreams:
             del self._streams[(receiver, end.name)]
             raise
         self._register.keep(end)
-        end.begin()
+        end.begin(opened_here=True)
         return end
 
     async def close(self) -> None:
@@ -222,9 +236,13 @@ class RoutedStreams:
         """Send a frame and wait for its answer."""
         key = keys.message(self._config.domain, keys.STREAM_LANE, peer, self._config.node)
         body = msgspec.msgpack.encode(frame)
-        await self._workers.run(
-            lambda: self._session.ask(key, keys.STREAM_LANE, body, timeout_s=timeout_s, cancel=cancel)
-        )
+
+        def ask() -> None:
+            if frame.kind == DATA:
+                self._register.pacer.wait(len(body), lambda: cancel.cancelled)
+            self._session.ask(key, keys.STREAM_LANE, body, timeout_s=timeout_s, cancel=cancel)
+
+        await self._workers.run(ask)
 
     def answer(self, question: Question) -> None:
         """Answer with nothing, soon."""
@@ -287,5 +305,5 @@ class RoutedStreams:
         end = RoutedStream(sender, frame.stream, self)
         self._streams[(sender, frame.stream)] = end
         self.answer(question)
-        end.begin()
+        end.begin(opened_here=False)
         self._register.run(end, tag)

@@ -21,6 +21,8 @@ import msgspec
 
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import DomainId, NodeId
+from daitn.descriptors.links import LinkKind
+from daitn.node.fabric.link_ledger import LinkLedger, figures_of
 from daitn.node.pki import common_name_of, expiry_of, slot_host
 
 HEADER: Final = struct.Struct(">BI")
@@ -55,8 +57,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class TlsContexts:
     """TLS contexts from the identity's files, made anew when the certificate was renewed; for any thread."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, ledger: LinkLedger) -> None:
         self.identity = identity
+        self._ledger = ledger
         self._lock = threading.Lock()
         self._stamp = -1
         self._client: ssl.SSLContext
@@ -69,7 +72,7 @@ class TlsContexts:
             raw = socket.create_connection((host.strip("[]"), int(port)), timeout=HANDSHAKE_S)
             try:
                 name = slot_host(self.identity.domain, node)
-                return Link(self._client_context().wrap_socket(raw, server_hostname=name))
+                return Link(self._client_context().wrap_socket(raw, server_hostname=name), self._ledger, address)
             except BaseException:
                 raw.close()
                 raise
@@ -81,7 +84,7 @@ class TlsContexts:
     def accept(self, raw: socket.socket) -> Link:
         """Finish the handshake of an accepted connection; OSError if the other side has no valid certificate."""
         raw.settimeout(HANDSHAKE_S)
-        return Link(self._server_context().wrap_socket(raw, server_side=True))
+        return Link(self._server_context().wrap_socket(raw, server_side=True), self._ledger)
 
     def _client_context(self) -> ssl.SSLContext:
         self._refresh()
@@ -109,9 +112,12 @@ class TlsContexts:
 
 
 class Link:
-    """One TLS connection with framing; one thread at a time (OpenSSL allows no reader beside a writer)."""
+    """One TLS connection with framing; one thread at a time (OpenSSL allows no reader beside a writer).
 
-    def __init__(self, connection: ssl.SSLSocket) -> None:
+    `address`: where it was made to; empty if it was accepted. In the ledger of links from the handshake to `close`.
+    """
+
+    def __init__(self, connection: ssl.SSLSocket, ledger: LinkLedger, address: str = "") -> None:
         self._socket = connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for option, value in _KEEP_ALIVE:
@@ -124,6 +130,20 @@ class Link:
         self.peer = NodeId(common_name_of(certificate))
         self.expires_s = expiry_of(certificate)
         self._patience_s = 0.0
+        self.address = address
+        self.entry = ledger.open(
+            self.peer,
+            LinkKind.CHUNKS,
+            direct=True,
+            opened_here=bool(address),
+            address=address,
+            look=lambda: figures_of(connection),
+        )
+
+    @property
+    def standing(self) -> bool:
+        """Whether the connection is established, as far as this machine knows; costs one system call."""
+        return figures_of(self._socket).standing
 
     @property
     def expired(self) -> bool:
@@ -142,6 +162,7 @@ class Link:
     def send_frame(self, kind: int, body: bytes | bytearray | memoryview = b"") -> None:
         """Send one frame; a large body is not copied."""
         header = HEADER.pack(kind, len(body))
+        self.entry.sent(len(body))
         if len(body) > WHOLE_BYTES:
             self._socket.sendall(header)
             self._socket.sendall(body)
@@ -150,6 +171,7 @@ class Link:
 
     def send_prepared(self, frame: memoryview) -> None:
         """Send a frame whose header already stands in front of its body: one TLS write for both."""
+        self.entry.sent(frame.nbytes)
         self._socket.sendall(frame)
 
     def receive_header(self) -> tuple[int, int]:
@@ -175,6 +197,7 @@ class Link:
             if count == 0:
                 raise ConnectionResetError("closed by the other side")
             done += count
+        self.entry.received(size)
 
     def interrupt(self) -> None:
         """Break whatever blocks on this link; from any thread."""
@@ -184,6 +207,7 @@ class Link:
 
     def close(self) -> None:
         """Break and free the link."""
+        self.entry.close()
         self.interrupt()
         with contextlib.suppress(OSError):
             self._socket.close()

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from daitn.base.errors import UnavailableError
-from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
+from daitn.descriptors.links import ROUTER, LinkKind
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.calls import Calls
 from daitn.node.fabric.contract import (
@@ -32,6 +33,8 @@ from daitn.node.fabric.contract import (
 )
 from daitn.node.fabric.fetching import ChunkFetcher, ChunkService
 from daitn.node.fabric.handoff import LatestByKey, LoopMailbox, Workers, join_threads
+from daitn.node.fabric.link_ledger import LinkLedger, LinksNow, TransferSeen
+from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.presence import PresenceBook
 from daitn.node.fabric.reports import ReportLane
 from daitn.node.fabric.router import bracketed
@@ -43,6 +46,9 @@ from daitn.node.pki import expiry_of
 
 CALLS: Final = 256
 """Calls in flight per node, each holding a thread while it waits; beyond it callers wait for one to end."""
+
+NEWS: Final = 1024
+"""Peers whose newest transfer waits for a slow reader."""
 
 TRANSFERS: Final = 64
 """Blocking pieces of fetches at once: four fetches with the largest window through the router, or 64 direct ones."""
@@ -89,6 +95,13 @@ class ZenohFabric:
         self._workers = workers
         self._transfers = Workers("fabric-transfer", TRANSFERS)
         self._counters = FabricCounters()
+        self._pacer = Pacer()
+        self._ledger = LinkLedger()
+        self._link_news: LoopMailbox[TransferSeen | None]
+        self._link_news = LoopMailbox(asyncio.get_running_loop(), self._note_news)
+        self._ledger.on_change = lambda: self._link_news.put(None)
+        self._ledger.on_transfer = self._link_news.put
+        self._news_readers: list[LatestByKey[tuple[NodeId, bool] | None, TransferSeen | None]] = []
         self._up = dict.fromkeys(self._sessions, True)
         self._link_readers: list[LatestByKey[None, bool]] = []
         self._link_changes: LoopMailbox[tuple[str, bool]]
@@ -101,21 +114,25 @@ class ZenohFabric:
             key=config.key,
             authority=config.authority,
         )
-        contexts = TlsContexts(identity)
+        contexts = TlsContexts(identity, self._ledger)
         self._bulk: BulkServer | None = None
         if config.bulk_host is not None:
-            self._bulk = BulkServer(contexts, self._counters, config.bulk_host, config.bulk_port)
+            self._bulk = BulkServer(contexts, self._counters, config.bulk_host, config.bulk_port, self._pacer)
         planes = {Plane.CP: control, Plane.RECORD: control, Plane.DP: data}
         self._calls = Calls(config, planes, workers, self._counters)
         self._telemetry = LatestValues(config, control, workers, self._counters)
         self._reports = ReportLane(config, data, workers, self._counters)
         self._presence = PresenceBook(config, control, workers)
-        self._chunks = ChunkService(config, data, self._bulk, self._counters)
-        self._fetcher = ChunkFetcher(config, data, contexts, self._transfers, self._counters)
-        self._streams = StreamBook(config, data, self._bulk, self._fetcher.bulk, self._counters)
+        self._chunks = ChunkService(config, data, self._bulk, self._counters, self._pacer)
+        self._fetcher = ChunkFetcher(config, data, contexts, self._transfers, self._counters, self._ledger, self._pacer)
+        self._streams = StreamBook(
+            config, data, self._bulk, self._fetcher.bulk, self._counters, self._ledger, self._pacer
+        )
 
     async def start(self) -> None:
         """Show presence and watch the links; called once by `open_fabric`."""
+        for name in self._sessions:
+            self._enter(name)
         for name, session in self._sessions.items():
             await self._workers.run(lambda name=name, session=session: self._watch_link(name, session))  # type: ignore[misc]
         await self._presence.show()
@@ -137,6 +154,8 @@ class ZenohFabric:
         self._reports.close()
         for reader in self._link_readers:
             reader.close()
+        for one in self._news_readers:
+            one.close()
         await self._transfers.close()
 
     @property
@@ -171,6 +190,38 @@ class ZenohFabric:
                 yield connected
         finally:
             self._link_readers.remove(reader)
+
+    def link_states(self) -> LinksNow:
+        """See `Fabric.link_states`."""
+        self._fetcher.bulk.sweep()
+        return self._ledger.now()
+
+    async def link_news(self) -> AsyncIterator[TransferSeen | None]:
+        """See `Fabric.link_news`."""
+        reader: LatestByKey[tuple[NodeId, bool] | None, TransferSeen | None] = LatestByKey(NEWS)
+        reader.put(None, None)
+        self._news_readers.append(reader)
+        try:
+            async for _, news in reader.read():
+                yield news
+        finally:
+            self._news_readers.remove(reader)
+
+    async def warm_link(self, peer: Holder) -> None:
+        """See `Fabric.warm_link`."""
+        check_name("peer", peer.node)
+        if peer.direct and self._fetcher.bulk.reachable(peer):
+            await self._transfers.run(lambda: self._fetcher.bulk.warm(peer))
+
+    def drop_links(self, peer: NodeId) -> None:
+        """See `Fabric.drop_links`."""
+        self._fetcher.bulk.drop(peer)
+        if self._bulk is not None:
+            self._bulk.drop(peer)
+
+    def pace_links(self, bytes_per_s: float) -> None:
+        """See `Fabric.pace_links`."""
+        self._pacer.bytes_per_s = bytes_per_s
 
     async def call(self, receiver: NodeId, payload: bytes, *, plane: Plane = Plane.CP, timeout_s: float) -> bytes:
         """See `Fabric.call`."""
@@ -233,6 +284,7 @@ class ZenohFabric:
             return
         before = self.connected
         self._up[name] = up
+        self._enter(name)
         self._counters.link_losses += not up
         if self.connected != before:
             for reader in self._link_readers:
@@ -240,6 +292,21 @@ class ZenohFabric:
         if up and name == "control":
             self._telemetry.repeat()
             self._spawn(self._presence.reconcile())
+
+    def _enter(self, name: str) -> None:
+        """The ledger's entry of a session: there as long as its link stands."""
+        tally = self._sessions[name].tally
+        if (old := tally.entry) is not None:
+            tally.entry = None
+            old.close()
+        if self._up[name]:
+            kind = LinkKind.CONTROL if name == "control" else LinkKind.DATA
+            tally.entry = self._ledger.open(ROUTER, kind)
+
+    def _note_news(self, news: TransferSeen | None) -> None:
+        key = None if news is None else (news.peer, news.direct)
+        for reader in self._news_readers:
+            reader.put(key, news)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -26,6 +26,7 @@ from daitn.base.metrics import Counters
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
+from daitn.descriptors.links import LinkShown
 from daitn.node.http import bodies
 from daitn.node.http.events import Watches, status_events
 from daitn.node.http.gate import HOLDER, Gate
@@ -260,6 +261,19 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
     async def counters(request: Request) -> Response:
         _caller(request, Scope.OPERATE)
         return _json(service.counters_of_all())
+
+    manual.note("get", "/v1/links", gives=tuple[LinkShown, ...])
+    manual.note("get", "/v1/tools", gives=bodies.ToolsShown)
+
+    @app.get("/v1/links", summary="Every link between the domain's nodes, its class, and what it carried")
+    async def links(request: Request) -> Response:
+        _caller(request, Scope.OPERATE)
+        return _json(service.links())
+
+    @app.get("/v1/tools", summary="What the services of the tools layer know of each node")
+    async def tools(request: Request) -> Response:
+        _caller(request, Scope.OPERATE)
+        return _json(service.tools())
 
     manual.note("get", "/v1/records", gives=tuple[ShownRecord, ...])
 

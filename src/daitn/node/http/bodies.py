@@ -13,7 +13,10 @@ import msgspec
 from daitn.artifacts.manifest import Digest
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, NodeId
+from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Name
+from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
 from daitn.wire.oam import Counted
@@ -87,6 +90,33 @@ class NodeOnMap(msgspec.Struct, frozen=True, kw_only=True):
     """The latest, oldest first; for operators only, since reasons name jobs."""
     facts: tuple[FactOnMap, ...] = ()
     """What is known of it that changes fast; what is not known is left out."""
+
+
+class NodeTools(msgspec.Struct, frozen=True, kw_only=True):
+    """What the services of the tools layer know of a node."""
+
+    node: NodeId
+    name: str
+    place: Place | None
+    """Where it is in the network, None before it was placed."""
+    round_trips: tuple[RoundTrip, ...]
+    to_center_s: float | None
+    """Round trip to the control centre, measured or estimated."""
+    carried_bytes: int
+    probe_bytes: int
+    access: Access
+    availability: float
+    """Share of the next hour for which it can be counted on."""
+    machine: MachineState | None
+    machine_age_s: float
+    processes: tuple[WorkProcess, ...]
+
+
+class ToolsShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The tools layer of a domain: who manages its services, and what they know of each node."""
+
+    managed_by: NodeId
+    nodes: tuple[NodeTools, ...]
 
 
 class ProcessCounters(msgspec.Struct, frozen=True, kw_only=True):

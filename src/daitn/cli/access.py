@@ -1,0 +1,61 @@
+"""How a node reaches the network, as people write it: kind, metered, limit, windows."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from daitn.base.decoding import UNDECODABLE
+from daitn.base.errors import InputError
+from daitn.base.units import parse_bytes
+from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
+from daitn.sdk.requests import parse_duration
+
+_WINDOW: Final = re.compile(r"\s*(\S+)\s+for\s+(.+?)(?:\s+every\s+(.+?))?\s*")
+
+
+def parse_window(text: str) -> Window:
+    """`2026-12-01T08:00Z for 10 min every 95 min`; InputError where it is not of that form."""
+    found = _WINDOW.fullmatch(text)
+    try:
+        start = datetime.datetime.fromisoformat(found[1]) if found is not None else None
+    except ValueError:
+        start = None
+    if found is None or start is None or start.tzinfo is None:
+        raise InputError(
+            f"{text[:80]!r} is not a window",
+            todo="write a moment with its zone, a length, perhaps a period: 2026-12-01T08:00Z for 10 min every 95 min",
+        )
+    every_s = parse_duration(found[3]) if found[3] else None
+    seconds = parse_duration(found[2])
+    try:
+        begin_s = start.timestamp()
+        return msgspec.convert({"start_unix_s": begin_s, "seconds": seconds, "every_s": every_s}, type=Window)
+    except (*UNDECODABLE, OverflowError) as error:
+        raise InputError(f"the window {text[:80]!r} is out of range: {error}", todo="correct it") from None
+
+
+def parse_access(kind: str, metered: bool | None, rate: str, windows: Sequence[str]) -> Access:
+    """The access that options of `daitn join` describe; InputError with what is wrong."""
+    known = [one.value for one in AccessKind]
+    if kind not in known:
+        raise InputError(f"there is no access {kind!r}", todo=f"kinds are {', '.join(known)}")
+    which = AccessKind(kind)
+    bytes_per_s = float(parse_bytes(rate)) if rate else 0.0
+    if 0 < bytes_per_s < RATE_LEAST_BYTES_PER_S:
+        raise InputError(
+            f"{rate!r} a second is less than transfers need to go on",
+            todo=f"give at least {RATE_LEAST_BYTES_PER_S / 1000:.0f}kB",
+        )
+    access = Access(
+        kind=which,
+        metered=which in METERED if metered is None else metered,
+        bytes_per_s=bytes_per_s,
+        windows=tuple(parse_window(one) for one in windows),
+    )
+    check_access(access)
+    return access

@@ -1,0 +1,49 @@
+"""The tools layer for people: the book of links, and what the services know of each node."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.ids import CENTER, NodeId
+from daitn.base.units import ns_to_seconds
+from daitn.control_center.center import ControlCenter
+from daitn.descriptors.access import Access
+from daitn.descriptors.links import LinkShown
+from daitn.node.http.bodies import NodeTools, ToolsShown
+
+AHEAD_S: Final = 3600.0
+"""How far ahead availability is shown."""
+
+
+def links_shown(core: ControlCenter, now_ns: int) -> tuple[LinkShown, ...]:
+    """Every link of the domain, as its nodes said last."""
+    nodes = core.knowledge.nodes()
+    access = {one.descriptor.node: one.descriptor.access for one in nodes}
+    reachable = [one.descriptor.node for one in nodes if one.reachable]
+    return core.knowledge.gathered.links(access, reachable, now_ns)
+
+
+def tools_shown(core: ControlCenter, now_ns: int) -> ToolsShown:
+    """What the services know of the centre and of each node on the map."""
+    named: list[tuple[NodeId, str, Access]] = [(CENTER, "center", Access())]
+    named += [(one.descriptor.node, one.descriptor.name, one.descriptor.access) for one in core.knowledge.nodes()]
+    return ToolsShown(managed_by=core.tools.managed_by, nodes=tuple(_node_tools(core, *one, now_ns) for one in named))
+
+
+def _node_tools(core: ControlCenter, node: NodeId, name: str, access: Access, now_ns: int) -> NodeTools:
+    facts = core.knowledge.gathered
+    known = facts.node(node)
+    return NodeTools(
+        node=node,
+        name=name,
+        place=known.place if known.place is not None and known.place.error_frac < 1 else None,
+        round_trips=tuple(known.round_trips.values()),
+        to_center_s=facts.round_trip_s(node, CENTER),
+        carried_bytes=known.carried_bytes,
+        probe_bytes=known.probe_bytes,
+        access=access,
+        availability=facts.availability_over(node, access, now_ns, AHEAD_S),
+        machine=known.machine,
+        machine_age_s=ns_to_seconds(max(0, now_ns - known.machine_ns)) if known.machine is not None else 0.0,
+        processes=known.processes,
+    )
