@@ -47,6 +47,8 @@ def _of(info: mi.Type) -> st.SearchStrategy[Any]:
                 allow_nan=not bounded,
                 allow_infinity=False if bounded and (low is None or high is None) else None,
             )
+        case mi.StrType(pattern=pattern) if pattern is not None:
+            return st.from_regex(pattern, fullmatch=True)
         case mi.StrType(min_length=least, max_length=most):
             return st.text(min_size=least or 0, max_size=min(TEXT_MOST, most or TEXT_MOST))
         case mi.BytesType():
