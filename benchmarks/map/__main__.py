@@ -10,12 +10,11 @@ terminals, fewer paces. Loads of the machine before and after are part of the ou
 from __future__ import annotations
 
 import os
-import sqlite3
 import statistics
 import sys
-from importlib import metadata
 
 from benchmarks.map import messages, questions, restart, updates, views
+from benchmarks.map.asking import peers_versions
 from benchmarks.map.world import TERMINALS, make_map
 from benchmarks.report import arguments, print_report, summary
 
@@ -65,8 +64,7 @@ def main() -> int:
         f"{run['offered_per_s']:.0f}/s offered: {run['applied_per_s']:.0f}/s applied, {run['lost_frac']:.2%} lost"
         for run in runs
     ]
-    versions = {name: metadata.version(name) for name in ("duckdb", "pyarrow", "networkx")}
-    versions["sqlite"] = sqlite3.sqlite_version
+    versions = peers_versions()
     print_report("map", figures, peers, [SEED], only_json=asked.json, said=said, versions=versions)
     return 0
 
