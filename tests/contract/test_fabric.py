@@ -19,7 +19,7 @@ import pytest
 from blake3 import blake3
 from msgspec.structs import replace
 
-from daitn.base.errors import BugError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import BugError, InputError, NotHeldError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, GrantId, NodeId
 from daitn.node.fabric import calls, telemetry
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Reports, Stream
@@ -552,7 +552,7 @@ def test_missing_chunks_are_unavailable_and_the_rest_is_kept(
     async def body(a: Fabric, b: Fabric) -> None:
         told: list[ChunkId] = []
         sink = memoryview(bytearray(len(shelf.content)))
-        with pytest.raises(UnavailableError, match="does not hold 2 of 21"):
+        with pytest.raises(NotHeldError, match="does not hold 2 of 21"):
             await a.fetch_chunks(holder_of(b), ARTIFACT, GRANT, shelf.wants, sink, on_chunk=told.append)
         assert set(told) == set(shelf.places)
 

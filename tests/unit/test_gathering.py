@@ -13,9 +13,10 @@ from blake3 import blake3
 
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
-from daitn.base.errors import NoRoomError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import NoRoomError, NotHeldError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.node import gathering
+from daitn.node.fabric.chunks import WrongChunkError
 from daitn.node.fabric.contract import ChunkWant, Holder
 from daitn.node.gathering import SHARE_LEAST, Gathering
 from daitn.node.store import Adopted, ChunkStore, Receipt
@@ -140,6 +141,13 @@ def test_all_that_refuse_are_a_policy_and_each_is_named(made: Any) -> None:
     with pytest.raises(PolicyError) as raised:
         gather(made, [A, B], **refused)
     assert all(f"no {number}" in raised.value.what for number in (1, 2))
+
+
+@pytest.mark.parametrize("error", [NotHeldError("not here"), WrongChunkError("other bytes")])
+def test_all_that_fail_name_those_that_do_not_hold_it_or_not_undamaged(made: Any, error: Exception) -> None:
+    with pytest.raises(NotHeldError, match="cannot be fetched") as raised:
+        gather(made, [A, B, C], n0001=fail(error), n0002=fail(UnavailableError("cut")), n0003=fail(error, after=2))
+    assert (raised.value.artifact, set(raised.value.holders)) == (made[0].artifact, {A.node, C.node})
 
 
 def test_some_that_refuse_and_some_that_are_gone_are_unavailable_and_what_came_is_kept(made: Any) -> None:

@@ -17,6 +17,7 @@ from daitn.control_center.training.records import (
     JOB_RECORDS,
     GroupAgreed,
     GroupLost,
+    HolderDropped,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -181,6 +182,7 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
         job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), why="gone", left_out=DataSetId("st-mary/lesions")
     ),
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
+    HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),
     SiteBarred: SiteBarred(job=JOB, at_ns=9, dataset=DataSetId("st-mary/lesions"), why="its policy refuses"),
     RequestChanged: RequestChanged(job=JOB, at_ns=10, request=make_request(PACKAGE, deadline_s=900.0)),

@@ -6,7 +6,11 @@ wrong and what to do about it, because the reader is usually someone who did not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from daitn.base.ids import ArtifactId, NodeId
 
 
 class DaitnError(Exception):
@@ -67,6 +71,29 @@ class NoRoomError(UnavailableError):
     ) -> None:
         self.required_bytes = required_bytes
         self.available_bytes = available_bytes
+        super().__init__(what, todo=todo, ids=ids)
+
+
+class NotHeldError(UnavailableError):
+    """Whoever was asked answers, and does not hold what was asked for.
+
+    Apart from other unavailability because asking the same node again is in vain: another has to be asked. `artifact`
+    and `holders`: who was said to hold what and said that it does not, where that is known.
+    """
+
+    kind = "not-held"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        artifact: ArtifactId | None = None,
+        holders: Sequence[NodeId] = (),
+        todo: str = "",
+        ids: Mapping[str, str] | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self.holders = tuple(holders)
         super().__init__(what, todo=todo, ids=ids)
 
 

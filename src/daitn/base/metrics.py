@@ -18,7 +18,7 @@ import msgspec
 
 from daitn.base.errors import BugError
 
-BLAMES: Final = ("input", "peer", "unavailable", "policy", "bug", "partner")
+BLAMES: Final = ("input", "peer", "unavailable", "no-room", "not-held", "policy", "bug", "partner")
 """Who must act: the kinds of `base.errors`, and `partner`: another member of a visit's group."""
 
 

@@ -43,6 +43,7 @@ _ENTRY_STYLE: Final = {
     "refused": "bold red",
     "lost": "yellow",
     "model-gone": "bold yellow",
+    "holder-dropped": "yellow",
     "site-barred": "yellow",
     "phase": "bold",
 }

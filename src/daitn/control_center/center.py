@@ -134,9 +134,9 @@ class ControlCenter:
                 if machine is not None and machine.state.phase is Phase.DELIVERING:
                     machine.delivered(turn)
                     self._advance_queued(turn)
-            case ModelNotFetched(job=job):
+            case ModelNotFetched(job=job, lacking=lacking):
                 if (machine := self.jobs.get(job)) is not None and machine.state.phase is Phase.DELIVERING:
-                    machine.fetch_failed(turn)
+                    machine.fetch_failed(turn, lacking)
             case NodeExpelled(node=node, reason=reason):
                 self._remove(turn, node, f"expelled: {reason}")
                 turn.send(node, Left())
@@ -313,9 +313,9 @@ class ControlCenter:
         match message:
             case VisitResult():
                 self._take_result(turn, machine, sender, message)
-            case VisitFailed(reason=reason, blame=blame, partner=partner):
+            case VisitFailed(reason=reason, blame=blame, partner=partner, lacking=lacking):
                 turn.send(sender, ResultFenced(visit=visit, fence=fence))
-                machine.lose(turn, visit, reason, blame, partner)
+                machine.lose(turn, visit, reason, blame, partner=partner, lacking=lacking)
             case VisitRefused(faults=faults, reason=reason):
                 text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
                 machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from daitn.base import limits
 from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId, VisitId
 
 
@@ -12,6 +15,13 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     node: NodeId
     direct: tuple[str, ...] = ()
+
+
+class Lacking(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was named as a holder of an artifact and answered that it does not hold it."""
+
+    artifact: ArtifactId
+    holders: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=limits.HOLDERS)]
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):

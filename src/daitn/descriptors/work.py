@@ -171,6 +171,19 @@ class ShareWork(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
 Work = TrainWork | EvaluateWork | AggregateWork | ShareWork
 
 
+def inputs_of(work: Work) -> tuple[ArtifactId, ...]:
+    """The artifacts that have to be at a site before it can do a work."""
+    match work:
+        case TrainWork(model=model, records=records):
+            return (model,) if records is None else (model, records)
+        case EvaluateWork(model=model, samples=samples):
+            return (model, *(sample.artifact for sample in samples))
+        case AggregateWork(updates=updates):
+            return tuple(update.model for update in updates)
+        case ShareWork(contract=contract):
+            return (contract,)
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One figure with its interval; `records` is how many records it was measured on."""
 

@@ -50,7 +50,7 @@ from daitn.node.journal import Journal
 from daitn.node.map_service import QUESTION_RECORDS, MapService
 from daitn.node.map_snapshots import keep_snapshots
 from daitn.node.map_store import MapStore
-from daitn.node.moving import Moving
+from daitn.node.moving import Moving, lacking_of
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch
@@ -225,7 +225,7 @@ class CenterNode:
         try:
             await moving.fetch(effect.model, f"job {effect.job}")
         except DaitnError as error:
-            runner.post(ModelNotFetched(job=effect.job, artifact=artifact, what=error.what))
+            runner.post(ModelNotFetched(job=effect.job, artifact=artifact, what=error.what, lacking=lacking_of(error)))
         else:
             runner.post(ModelFetched(job=effect.job, artifact=artifact))
 

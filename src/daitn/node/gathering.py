@@ -20,8 +20,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from daitn.base.errors import DaitnError, NoRoomError, PeerError, PolicyError, UnavailableError
-from daitn.base.ids import ChunkId, GrantId
+from daitn.base.errors import DaitnError, NoRoomError, NotHeldError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.node.fabric.chunks import WrongChunkError
 from daitn.node.fabric.contract import ChunkWant, Fabric, Holder
 from daitn.node.store import Receipt
 
@@ -58,13 +59,15 @@ class Gathering:
         """Holders that were too slow: asked again only when nobody else is there."""
         self._working: dict[asyncio.Task[None], _Share] = {}
         self._faults: list[DaitnError] = []
+        self._lacking: list[NodeId] = []
         self._fatal: DaitnError | None = None
 
     async def run(self) -> None:
         """Fetch all that the receipt misses.
 
-        UnavailableError naming what each holder said where they have not all of it together, PolicyError where all
-        refuse, NoRoomError where this disk is full. What arrived before is kept in the receipt.
+        UnavailableError naming what each holder said where they have not all of it together, NotHeldError where some
+        answered so, PolicyError where all refuse, NoRoomError where this disk is full. What arrived before is kept in
+        the receipt.
         """
         try:
             while True:
@@ -136,6 +139,7 @@ class Gathering:
         except (UnavailableError, PeerError, PolicyError) as error:
             _log.info("holder %s of %s: %s", source.holder.node, self._receipt.artifact[:16], error)
             self._faults.append(error)
+            self._lacking += [source.holder.node] if isinstance(error, NotHeldError | WrongChunkError) else []
         else:
             self._free.appendleft(source)
 
@@ -159,10 +163,17 @@ class Gathering:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _failed(self) -> DaitnError:
-        said = "; ".join(error.what for error in self._faults) or "nobody that holds it can be reached"
-        refused = self._faults and all(isinstance(error, PolicyError) for error in self._faults)
-        kind = PolicyError if refused else UnavailableError
-        return kind(f"artifact {self._receipt.artifact[:16]} cannot be fetched: {said}")
+        return not_fetched(self._receipt.artifact, self._faults, self._lacking)
+
+
+def not_fetched(artifact: ArtifactId, faults: Sequence[DaitnError], lacking: Sequence[NodeId]) -> DaitnError:
+    """Why an artifact could not be had: what each holder said, and which of them do not hold it, or not undamaged."""
+    said = "; ".join(error.what for error in faults) or "nobody that holds it can be reached"
+    what = f"artifact {artifact[:16]} cannot be fetched: {said}"
+    if lacking:
+        return NotHeldError(what, artifact=artifact, holders=tuple(dict.fromkeys(lacking)))
+    refused = faults and all(isinstance(error, PolicyError) for error in faults)
+    return PolicyError(what) if refused else UnavailableError(what)
 
 
 class _Source:

@@ -22,15 +22,15 @@ from daitn.artifacts.layout import artifact_digest
 from daitn.artifacts.manifest import Manifest, Part
 from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
-from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import DaitnError, NotHeldError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, DomainId, GrantId, NodeId
 from daitn.base.metrics import Counters
 from daitn.base.units import MIB
-from daitn.descriptors.grant import Holder
+from daitn.descriptors.grant import Holder, Lacking
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
 from daitn.node.fabric.contract import Holder as FabricHolder
-from daitn.node.gathering import Gathering
+from daitn.node.gathering import Gathering, not_fetched
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import InputRef
 from daitn.wire.data_plane import (
@@ -114,8 +114,11 @@ class Moving:
         wanted = decode_wanted(payload)
         self.authorise(sender, GrantId(wanted.grant), wanted.artifact)
         if self._store.locate(ChunkId(wanted.artifact), wanted.artifact) is None:
-            raise UnavailableError(f"artifact {wanted.artifact[:16]} is not held here")
-        data = self._store.manifest_bytes(wanted.artifact)
+            raise NotHeldError(f"artifact {wanted.artifact[:16]} is not held here")
+        try:
+            data = self._store.manifest_bytes(wanted.artifact)
+        except UnavailableError as error:  # its file was lost or cannot be read: ask somebody else
+            raise NotHeldError(f"artifact {wanted.artifact[:16]} cannot be read here: {error.what}") from error
         page = ManifestPage(total_bytes=len(data), data=data[wanted.offset : wanted.offset + PAGE_BYTES])
         return encode_data_plane(page)
 
@@ -125,7 +128,8 @@ class Moving:
         """Bring an artifact into the store and pin it for the reason `pin`; returns the bytes that were moved.
 
         Whoever asks for the same artifact meanwhile waits for it. UnavailableError naming what each holder said where
-        they have not all of it, PolicyError where all refused, NoRoomError where there is none here.
+        they have not all of it, NotHeldError where some of them answered so, PolicyError where all refused, NoRoomError
+        where there is none here.
         """
         turn = self._turns.setdefault(wanted.artifact, asyncio.Lock())
         async with turn:
@@ -157,17 +161,17 @@ class Moving:
     async def _first_manifest(self, wanted: InputRef) -> tuple[Manifest, list[FabricHolder]]:
         """The manifest from the first holder that gives it, and the holders left to pull from, that one first."""
         reasons: list[DaitnError] = []
+        lacking: list[NodeId] = []
         for number, holder in enumerate(wanted.holders):
             try:
                 manifest = await self._manifest(holder, wanted)
             except (UnavailableError, PeerError, PolicyError) as error:
                 _log.info("holder %s of %s: %s", holder.node, wanted.artifact[:16], error)
                 reasons.append(error)
+                lacking += [holder.node] if isinstance(error, NotHeldError) else []
                 continue
             return manifest, [FabricHolder(one.node, one.direct) for one in wanted.holders[number:]]
-        said = "; ".join(error.what for error in reasons) or "nobody that holds it can be reached"
-        kind = PolicyError if reasons and all(isinstance(one, PolicyError) for one in reasons) else UnavailableError
-        raise kind(f"artifact {wanted.artifact[:16]} cannot be fetched: {said}")
+        raise not_fetched(wanted.artifact, reasons, lacking)
 
     async def fetch_parts(self, wanted: InputRef) -> tuple[Manifest, dict[str, bytes]]:
         """Manifest and small parts of a package (graph, contract, configuration), without its tensors."""
@@ -249,6 +253,13 @@ class Moving:
     async def sync(self) -> None:
         """Make all that was received survive a power cut; aside, since it is slow."""
         await asyncio.to_thread(self._store.sync)
+
+
+def lacking_of(error: DaitnError) -> Lacking | None:
+    """What a fetch that failed says of holders that do not hold what they were named for."""
+    if not isinstance(error, NotHeldError) or error.artifact is None or not error.holders:
+        return None
+    return Lacking(artifact=error.artifact, holders=error.holders[: limits.HOLDERS])
 
 
 def _small_parts(manifest: Manifest) -> tuple[Part, ...]:

@@ -43,7 +43,7 @@ from daitn.node.averaging import aggregate
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
-from daitn.node.moving import Moving
+from daitn.node.moving import Moving, lacking_of
 from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
 from daitn.node.store import ChunkStore
@@ -164,7 +164,8 @@ class VisitWorker:
                 servable = not private or (isinstance(order.work, EvaluateWork) and wanted.artifact == order.work.model)
                 moved += await self._moving.fetch(wanted, order.job, servable=servable, job=order.job)
         except DaitnError as error:
-            self._post(InputsFailed(visit=order.visit, what=error.what, blame=error.kind))
+            failed = InputsFailed(visit=order.visit, what=error.what, blame=error.kind, lacking=lacking_of(error))
+            self._post(failed)
             return
         self._tasks.pop(order.visit, None)
         self._post(InputsArrived(visit=order.visit, fetched_bytes=moved, seconds=time.monotonic() - began))

@@ -24,6 +24,7 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     GroupAgreed,
     GroupLost,
+    HolderDropped,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -83,6 +84,7 @@ class EntryKind(StrEnum):
     AGREED = "agreed"
     ROUND_LOST = "round-lost"
     MODEL_GONE = "model-gone"
+    HOLDER_DROPPED = "holder-dropped"
     REPLANNED = "replanned"
     SITE_BARRED = "site-barred"
     CHANGED = "changed"
@@ -208,10 +210,13 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _say_judged(record)
         case ModelGone(model=model, instead=instead):
             text = (
-                f"no site that holds model {wording.short(model)} came back in time; training goes on from "
-                f"{wording.short(instead)}"
+                f"no site that holds model {wording.short(model)} came back in time, or none has it any more; the job "
+                f"goes on from {wording.short(instead)}"
             )
             return _Said(EntryKind.MODEL_GONE, text)
+        case HolderDropped(artifact=artifact, node=node):
+            text = f"{names(node)} does not hold {wording.short(artifact)} any more, and is not asked for it again"
+            return _Said(EntryKind.HOLDER_DROPPED, text, node=node)
         case Replanned(why=why):
             return _Said(EntryKind.REPLANNED, f"the plan changes: {why}")
         case SiteBarred(dataset=dataset, why=why):

@@ -26,6 +26,7 @@ _BLAME: Final = {
     "peer": "the site broke the protocol",
     "unavailable": "the site could not be reached",
     "no-room": "the site had no room",
+    "not-held": "who was said to hold it does not",
     "policy": "the site's policy refuses",
     "bug": "a fault of the software",
     "partner": "another member of its group was lost",

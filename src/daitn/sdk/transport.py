@@ -60,6 +60,7 @@ _KINDS: Final[dict[str, type[DaitnError]]] = {
     "too-many": UnavailableError,
     "unavailable": UnavailableError,
     "no-room": UnavailableError,
+    "not-held": UnavailableError,
     "bug": BugError,
 }
 _LOST: Final = (ConnectionError, http.client.HTTPException, TimeoutError, ssl.SSLError, OSError)

@@ -28,6 +28,11 @@ class Kept:
             del pins[job]
         self._evict(node)
 
+    def lose(self, node: NodeId) -> None:
+        """The disk of a site was replaced by an empty one."""
+        self._pins.pop(node, None)
+        self._evict(node)
+
     def jobs(self, node: NodeId) -> tuple[JobId, ...]:
         """The jobs for which a site keeps something; what it keeps for none is evicted."""
         self._evict(node)

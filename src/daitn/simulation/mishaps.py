@@ -34,6 +34,7 @@ CELLS: Final = (
     ("link", "delayed"),
     ("link", "throttled"),
     ("disk of a site", "full"),
+    ("store of a site", "lost"),
     ("disk of the centre", "full"),
     ("clock of a site", "moved"),
     ("clock of the centre", "moved"),
@@ -65,7 +66,8 @@ class Mishaps:
     def plan(self) -> None:
         """Set down all mishaps that the scenario's rate draws."""
         world, moment_s = self._world, 0.0
-        kinds = (self._stop, self._stop, self._stop, self._router, self._disk, self._slow_link, self._owners_leave)
+        others = (self._router, self._disk, self._lost_store, self._slow_link, self._owners_leave)
+        kinds = (*[self._stop] * 4, *others)
         while world.faults.mishaps_per_minute > 0:
             moment_s += self._rng.expovariate(world.faults.mishaps_per_minute / 60)
             if moment_s >= world.faults.stop_after_s:
@@ -134,6 +136,16 @@ class Mishaps:
         process = world.processes[CENTER if self._rng.random() < 0.3 else self._rng.choice(list(world.processes))]
         self.hit("disk of the centre" if process.node == CENTER else "disk of a site", "full")
         process.disk_full_until_ns = world.now_ns + seconds_to_ns(seconds)
+
+    def _lost_store(self, seconds: float) -> None:
+        """A site that computes starts again with its journal and without the models it held."""
+        world = self._world
+        computing = [node for node, spec in world.specs.items() if Role.COMPUTE in spec.roles]
+        process = world.processes[self._rng.choice(computing)]
+        if process.alive:
+            self.hit("store of a site", "lost")
+            world.crash(process, "its store is lost", seconds)
+            world.kept.lose(process.node)
 
     def _slow_link(self, seconds: float) -> None:
         world = self._world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daitn.artifacts.grants import check_grant
 from daitn.base.effects import Event
@@ -10,13 +10,16 @@ from daitn.base.errors import PeerError, PolicyError
 from daitn.base.ids import CENTER, JobId, NodeId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.training.commands import ModelFetched, ModelNotFetched
-from daitn.descriptors.grant import Holder
+from daitn.descriptors.grant import Holder, Lacking
 from daitn.simulation.process import Process
 from daitn.terminal.work import InputsArrived, InputsFailed
 from daitn.wire.center_tools import InputRef, VisitOrder
 
 if TYPE_CHECKING:
     from daitn.simulation.world import World
+
+
+NOT_HELD: Final = "does not hold it"
 
 
 class SimulatedMoving:
@@ -35,10 +38,11 @@ class SimulatedMoving:
         def arrive() -> Event:
             world.watcher.sending.subtract(asked)
             for wanted in order.inputs:
-                reason = self._fetch(process.node, wanted)
+                reason, lacking = self._fetch(process.node, wanted)
                 if reason:
                     what = f"artifact {wanted.artifact[:12]} cannot be fetched: {reason}"
-                    return InputsFailed(visit=order.visit, what=what, blame="unavailable")
+                    blame = "unavailable" if lacking is None else "not-held"
+                    return InputsFailed(visit=order.visit, what=what, blame=blame, lacking=lacking)
                 if not wanted.parts_only:
                     world.kept.pin(process.node, order.job, wanted.artifact)
             return InputsArrived(visit=order.visit, fetched_bytes=1000 * len(order.inputs), seconds=seconds)
@@ -49,24 +53,26 @@ class SimulatedMoving:
         """Bring a finished model to the centre."""
 
         def arrive() -> Event:
-            reason = self._fetch(CENTER, model)
+            reason, lacking = self._fetch(CENTER, model)
             if reason:
-                return ModelNotFetched(job=job, artifact=model.artifact, what=reason)
+                return ModelNotFetched(job=job, artifact=model.artifact, what=reason, lacking=lacking)
             return ModelFetched(job=job, artifact=model.artifact)
 
         self._world.later(process, 0.05, arrive)
 
-    def _fetch(self, requester: NodeId, wanted: InputRef) -> str:
-        """Move one artifact; empty, or why it could not be had."""
+    def _fetch(self, requester: NodeId, wanted: InputRef) -> tuple[str, Lacking | None]:
+        """Move one artifact; empty, or why it could not be had, and who answered that it does not hold it."""
         if wanted.artifact in self._world.artifacts[requester]:
-            return ""
-        reasons: list[str] = []
+            return "", None
+        reasons: dict[NodeId, str] = {}
         for holder in wanted.holders or (Holder(node=CENTER),):
             reason = self._fetch_from(requester, wanted, holder.node)
             if not reason:
-                return ""
-            reasons.append(f"{holder.node}: {reason}")
-        return "; ".join(reasons)
+                return "", None
+            reasons[holder.node] = reason
+        lacking = tuple(node for node, reason in reasons.items() if reason == NOT_HELD)
+        said = "; ".join(f"{node}: {reason}" for node, reason in reasons.items())
+        return said, Lacking(artifact=wanted.artifact, holders=lacking) if lacking else None
 
     def _fetch_from(self, requester: NodeId, wanted: InputRef, holder: NodeId) -> str:
         world = self._world
@@ -77,7 +83,7 @@ class SimulatedMoving:
         if not linked or process.frozen_until_ns > world.now_ns:
             return "cannot be reached"
         if wanted.artifact not in world.artifacts[holder]:
-            return "does not hold it"
+            return NOT_HELD
         try:
             check_grant(
                 wanted.grant,

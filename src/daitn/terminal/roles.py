@@ -153,3 +153,12 @@ class Roles:
             "aggregator": self.aggregates,
         }
         return ", ".join(name for name, there in names.items() if there) or "none"
+
+
+def held_data(order: VisitOrder) -> DataSetId | None:
+    """The data set at this node that an order uses."""
+    match order.work:
+        case TrainWork(records=None, dataset=dataset) | ShareWork(dataset=dataset):
+            return dataset
+        case _:
+            return None

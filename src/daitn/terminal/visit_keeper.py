@@ -36,7 +36,7 @@ from daitn.base.effects import (
     TimerFired,
 )
 from daitn.base.errors import BugError
-from daitn.base.ids import CENTER, DataSetId, JobId, NodeId, VisitId
+from daitn.base.ids import CENTER, JobId, VisitId
 from daitn.base.metrics import BLAMES, Counters
 from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
@@ -45,11 +45,9 @@ from daitn.descriptors.work import (
     EvaluateWork,
     Outcome,
     ShareOutcome,
-    ShareWork,
     TrainOutcome,
-    TrainWork,
 )
-from daitn.terminal.roles import Roles, refused_by
+from daitn.terminal.roles import Roles, held_data, refused_by
 from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken
 from daitn.terminal.work import (
     AbandonVisit,
@@ -176,7 +174,7 @@ class VisitKeeper:
             case InputsArrived():
                 return self._arrived(event, now_ns)
             case InputsFailed() | WorkFailed():
-                return self._failed(event.visit, event.what, event.blame, now_ns, getattr(event, "partner", None))
+                return self._failed(event, now_ns)
             case WorkProgressed(visit=name, done=done, of=of, loss=loss):
                 visit = self._open.get(name)
                 if visit is not None and visit.state is State.WORKING:
@@ -266,7 +264,7 @@ class VisitKeeper:
             reason = "" if faults else f"{OPEN_VISITS} visits are open here"
             refusal = VisitRefused(visit=order.visit, fence=order.fence, faults=faults, reason=reason)
             return [Send(receiver=CENTER, message=refusal)]
-        taken = VisitTaken(visit=order.visit, job=order.job, fence=order.fence, dataset=_held_data(order), at_ns=now_ns)
+        taken = VisitTaken(visit=order.visit, job=order.job, fence=order.fence, dataset=held_data(order), at_ns=now_ns)
         self._note_use(taken)
         visit = _Visit(order.job, order.fence, order)
         self._open[order.visit] = visit
@@ -348,7 +346,8 @@ class VisitKeeper:
         effects: list[Effect] = []
         for name, visit in list(self._open.items()):
             if visit.owed is None:
-                effects += self._failed(name, "the node restarted while it worked on this visit", "unavailable", now_ns)
+                what = "the node restarted while it worked on this visit"
+                effects += self._failed(WorkFailed(visit=name, what=what, blame="unavailable"), now_ns)
             else:
                 effects += self._report(name, visit, now_ns)
         return effects
@@ -392,12 +391,17 @@ class VisitKeeper:
         owed = VisitResult(report=report, signature=self._sign(encode_report(report)))
         return self._end(name, visit, owed, records, now_ns)
 
-    def _failed(self, name: VisitId, what: str, blame: str, now_ns: int, partner: NodeId | None = None) -> list[Effect]:
+    def _failed(self, failed: InputsFailed | WorkFailed, now_ns: int) -> list[Effect]:
+        name, blame = failed.visit, failed.blame
         visit = self._open.get(name)
         if visit is None or visit.owed is not None:
             return []
         self._count("visits_failed", blame if blame in BLAMES else "bug")
-        owed = VisitFailed(visit=name, fence=visit.fence, reason=what[:4096], blame=blame, partner=partner)
+        owed = VisitFailed(visit=name, fence=visit.fence, reason=failed.what[:4096], blame=blame)
+        if isinstance(failed, InputsFailed):
+            owed = msgspec.structs.replace(owed, lacking=failed.lacking)
+        else:
+            owed = msgspec.structs.replace(owed, partner=failed.partner)
         return [*self._end(name, visit, owed, [], now_ns), AbandonVisit(visit=name)]
 
     def _end(
@@ -428,8 +432,8 @@ class VisitKeeper:
                 continue
             faults = self.roles.judge(visit.order)
             if faults:
-                rules = ", ".join(fault.rule for fault in faults)
-                effects += self._failed(name, f"the data owner withdrew consent: {rules}", "policy", now_ns)
+                what = f"the data owner withdrew consent: {', '.join(fault.rule for fault in faults)}"
+                effects += self._failed(WorkFailed(visit=name, what=what, blame="policy"), now_ns)
         return effects
 
     def _note_use(self, taken: VisitTaken) -> None:
@@ -439,12 +443,3 @@ class VisitKeeper:
     def _count(self, name: str, value: str = "") -> list[Effect]:
         self.counters.count(name, value)
         return []
-
-
-def _held_data(order: VisitOrder) -> DataSetId | None:
-    """The data set at this node that an order uses."""
-    match order.work:
-        case TrainWork(records=None, dataset=dataset) | ShareWork(dataset=dataset):
-            return dataset
-        case _:
-            return None

@@ -7,6 +7,7 @@ from typing import Final
 
 from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
+from daitn.descriptors.grant import Lacking
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.work import Outcome
 from daitn.wire.center_tools import VisitOrder, VisitPrepare
@@ -66,11 +67,13 @@ class InputsArrived(Event, frozen=True, kw_only=True):
 
 
 class InputsFailed(Event, frozen=True, kw_only=True):
-    """An input could not be had: `blame` is an error kind of `base.errors`."""
+    """An input could not be had: `blame` is an error kind of `base.errors`; `lacking`: whose fault it is, where named
+    holders answered that they do not hold it."""
 
     visit: VisitId
     what: str
     blame: str
+    lacking: Lacking | None = None
 
 
 class WorkProgressed(Event, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.decision.facts import PackageFacts
+from daitn.descriptors.grant import Lacking
 from daitn.descriptors.request import Request
 from daitn.wire.center_tools import InputRef
 
@@ -71,6 +72,8 @@ class ModelNotFetched(Event, frozen=True, kw_only=True):
     job: JobId
     artifact: ArtifactId
     what: str
+    lacking: Lacking | None = None
+    """Who of them answered that they do not hold it."""
 
 
 class FetchModel(Effect, frozen=True, kw_only=True):

@@ -13,9 +13,11 @@ from daitn.base.units import seconds_to_ns
 from daitn.control_center.training.commands import FetchModel, JobChanged
 from daitn.control_center.training.job_desk import WAIT_S, JobDesk
 from daitn.control_center.training.records import (
+    ModelGone,
     VisitLost,
 )
 from daitn.control_center.turn import Turn
+from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.wire.center_tools import ReleaseArtifacts, VisitCancel
 
@@ -50,6 +52,8 @@ class Ending:
             self.delivered(turn)
         elif self._fetching:
             return
+        elif not state.holders.get(state.best):
+            self._go_back(turn)
         elif turn.now_ns >= max(self._desk.deadline_ns, self._delivering_ns + patience_ns):
             self.end(turn, Phase.FAILED, "no site that holds the best model gave it back in time")
         elif self._desk.reachable(state.best):
@@ -59,9 +63,21 @@ class Ending:
         else:
             turn.wake_in(f"job {state.job}", WAIT_S)
 
-    def fetch_failed(self, turn: Turn) -> None:
-        """The best model could not be fetched this time; it is asked for again."""
+    def _go_back(self, turn: Turn) -> None:
+        """Every holder of the best model has answered that it has it no more: an older one is better than none."""
+        state = self.state
+        kept = state.kept != state.best and state.holders.get(state.kept)
+        instead = state.kept if kept else state.request.package
+        turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.best, instead=instead))
+        why = f"{state.reason.split(': ', 1)[1]}; no site has the best model any more, this one is older"
+        self._desk.enter(turn, Phase.DELIVERING, ("met: " if state.met else "not met: ") + why)
+        self.deliver(turn)
+
+    def fetch_failed(self, turn: Turn, lacking: Lacking | None) -> None:
+        """The best model could not be fetched this time; it is asked for again, of those who may have it."""
         self._fetching = False
+        if lacking is not None:
+            self._desk.drop_holders(turn, lacking)
         turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def delivered(self, turn: Turn) -> None:

@@ -40,6 +40,7 @@ from daitn.control_center.training.records import (
 from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
@@ -53,6 +54,7 @@ from daitn.descriptors.work import (
     ShareWork,
     TrainOutcome,
     TrainWork,
+    inputs_of,
 )
 from daitn.learning.methods import METHODS
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -160,12 +162,24 @@ class JobMachine:
                         dataset = ordered.work.dataset
                         turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
 
-    def lose(self, turn: Turn, visit: VisitId, why: str, blame: str, partner: NodeId | None = None) -> None:
-        """A visit will not be waited for any more. `partner`: the node because of which, where it blames one."""
+    def lose(
+        self,
+        turn: Turn,
+        visit: VisitId,
+        why: str,
+        blame: str,
+        *,
+        partner: NodeId | None = None,
+        lacking: Lacking | None = None,
+    ) -> None:
+        """A visit will not be waited for any more. `partner`: the node because of which, where it blames one;
+        `lacking`: holders that did not hold an input of it."""
         state = self.state
         ordered = state.open[visit].ordered
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
-        if blame in ("unavailable", "peer", "bug", "no-room"):
+        if lacking is not None and lacking.artifact in inputs_of(ordered.work):
+            self._desk.drop_holders(turn, lacking)
+        if blame in ("unavailable", "peer", "bug", "no-room", "not-held"):
             rest_ns = turn.now_ns + seconds_to_ns(REST_PATIENCES * self._desk.config.patience_s)
             self._desk.knowledge.rest(ordered.node, rest_ns)
         if blame in ("unavailable", "peer", "bug"):
@@ -283,9 +297,9 @@ class JobMachine:
         self._ending.end(turn, Phase.CANCELLED, why)
         return True
 
-    def fetch_failed(self, turn: Turn) -> None:
+    def fetch_failed(self, turn: Turn, lacking: Lacking | None) -> None:
         """The best model could not be fetched this time."""
-        self._ending.fetch_failed(turn)
+        self._ending.fetch_failed(turn, lacking)
 
     def delivered(self, turn: Turn) -> None:
         """The best model is at the centre."""

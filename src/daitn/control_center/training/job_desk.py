@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, NodeId, VisitId
+from daitn.base.ids import CENTER, ArtifactId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.commands import JobChanged
@@ -18,12 +18,14 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import (
+    HolderDropped,
     JobPhased,
     Purpose,
     VisitOrdered,
 )
 from daitn.control_center.turn import Turn
 from daitn.descriptors.contract import Classification
+from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import METRICS, Request
 from daitn.descriptors.trust import Evidence
@@ -200,9 +202,26 @@ class JobDesk:
         """Whether somebody who answers now holds an artifact."""
         return bool(self.orders.holders(self.state, artifact))
 
+    def drop_holders(self, turn: Turn, lacking: Lacking) -> None:
+        """Named holders answered that they do not hold an artifact: they are not named for it again.
+
+        What a site says of another is believed no further than this: the holder is not blamed, and of its other
+        artifacts nothing is said. A site that lies throws a run back to its last kept model, as one can that trains
+        badly. The centre knows itself what it holds.
+        """
+        state = self.state
+        known = set(state.holders.get(lacking.artifact, []))
+        known |= {sample.holder for sample in state.samples.values() if sample.artifact == lacking.artifact}
+        known |= {holder for artifact, holder in state.records.values() if artifact == lacking.artifact}
+        for node in [one for one in lacking.holders if one in known and one != CENTER]:
+            turn.record(HolderDropped(job=state.job, at_ns=turn.now_ns, artifact=lacking.artifact, node=node))
+
     def gone(self, turn: Turn, artifact: ArtifactId) -> bool:
         """Whether an artifact that nobody reachable holds is waited for no longer: a lease and a little, since a cut
-        may end; less where the processes that held it have ended, which are started again at once or not soon."""
+        may end; less where the processes that held it have ended, which are started again at once or not soon; not at
+        all where every holder has answered that it has it no more."""
+        if not self.state.holders.get(artifact):
+            return True
         facts = [one for node in self.state.holders.get(artifact, []) if (one := self.knowledge.node(node)) is not None]
         patience_s = self.config.patience_s
         ended = all(one.ended for one in facts)

@@ -14,6 +14,7 @@ from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import (
     GroupAgreed,
     GroupLost,
+    HolderDropped,
     JobAssessed,
     JobPhased,
     JobRecord,
@@ -161,8 +162,12 @@ class JobState:
                 self.records[(record.dataset, record.receiver)] = (record.artifact, record.holder)
             case ModelJudged():
                 self._judged(record)
-            case ModelGone(instead=instead):
+            case HolderDropped(artifact=artifact, node=node):
+                self._drop_holder(artifact, node)
+            case ModelGone(model=model, instead=instead):
                 self.updates, self.round_begun = [], False
+                if model == self.best and not self.holders.get(model):
+                    self._best_is_gone(instead)
                 if instead != self.head:
                     self._go_back_to(instead)
             case Replanned(plan=plan):
@@ -303,6 +308,26 @@ class JobState:
         self.head = self.kept = model
         self.rounds_since_verified = 0
 
+    def _best_is_gone(self, instead: ArtifactId) -> None:
+        """Nobody has the best model any more: an older one, as good as it was measured to be, takes its place."""
+        kept = instead == self.kept
+        self.best = instead
+        self.best_measurements = self.kept_measurements if kept else self.untrained
+        self.seen_best = self.seen_kept if kept else 0
+        self.best_score = score(self.request.targets, self.best_measurements)
+        self.met = meets(self.request.targets, self.best_measurements)
+
+    def _drop_holder(self, artifact: ArtifactId, node: NodeId) -> None:
+        """Records are then asked for again, and samples while the test set is not settled yet."""
+        if node in (nodes := self.holders.get(artifact, [])):
+            nodes.remove(node)
+        self.records = {key: given for key, given in self.records.items() if given != (artifact, node)}
+        if self.phase is Phase.ASSESSING:
+            gone = [key for key, one in self.samples.items() if (one.artifact, one.holder) == (artifact, node)]
+            for key in gone:
+                del self.samples[key]
+                self.sample_tries[key] = self.sample_tries.get(key, 0) + 1
+
     def _release(self) -> None:
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
@@ -335,7 +360,7 @@ class JobState:
         if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
             wanted = (ordered.work.receiver, ordered.work.dataset)
             self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
-            if record.blame not in ("unavailable", "no-room"):
+            if record.blame not in ("unavailable", "no-room", "not-held"):
                 self.sample_faults[wanted] = record.why
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1

@@ -124,11 +124,18 @@ class ModelJudged(JobRecord, frozen=True, kw_only=True, tag="model_judged"):
 
 
 class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
-    """No site that holds this model came back in time; the run goes on from an older one. `instead` is the head where
-    only the updates of a round are gone."""
+    """No site that holds this model came back in time, or none has it any more; the job goes on from an older one.
+    `instead` is the head where only the updates of a round are gone."""
 
     model: ArtifactId
     instead: ArtifactId
+
+
+class HolderDropped(JobRecord, frozen=True, kw_only=True, tag="holder_dropped"):
+    """A node that was named as a holder of an artifact answered that it does not hold it: it is not named again."""
+
+    artifact: ArtifactId
+    node: NodeId
 
 
 class Replanned(JobRecord, frozen=True, kw_only=True, tag="replanned"):
@@ -173,6 +180,7 @@ JOB_RECORDS = (
     RecordsGiven,
     ModelJudged,
     ModelGone,
+    HolderDropped,
     Replanned,
     SiteBarred,
     RequestChanged,

@@ -12,11 +12,11 @@ from typing import Final
 import msgspec
 
 from daitn.base.decoding import from_msgpack
-from daitn.base.errors import DaitnError, PeerError, UnavailableError
+from daitn.base.errors import DaitnError, NotHeldError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, NodeId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, STREAM, BufferPool, ChunkBatch
-from daitn.node.fabric.chunks import MissingChunkError, PackReader, Refusal, read_chunk
+from daitn.node.fabric.chunks import PackReader, Refusal, read_chunk
 from daitn.node.fabric.contract import ChunkProvider, FabricCounters
 from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.tls import HEADER, Link, TlsContexts
@@ -155,7 +155,7 @@ class BulkServer:
     ) -> None:
         try:
             content = read_chunk(provider, chunk, artifact, reader, buffer[HEADER.size :])
-        except MissingChunkError:
+        except NotHeldError:
             link.send_frame(MISSING)
             return
         self._pacer.wait(content.nbytes, self._closed.is_set)

@@ -19,7 +19,7 @@ import msgspec
 from blake3 import blake3
 
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import InputError, NoRoomError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import InputError, NoRoomError, NotHeldError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES
 from daitn.node.fabric.contract import ChunkPlace, ChunkProvider, ChunkWant, FabricCounters, Sink
@@ -36,8 +36,8 @@ WINDOW_GAIN: Final = 1.1
 """A larger window is kept only if it carried this much more; else it only makes queues longer."""
 
 
-MISSING_CHUNK: Final = "missing"
-"""Kind of the refusal for a chunk that is not held."""
+LOST: Final = (errno.ENOENT, errno.EIO, errno.ESTALE)
+"""Faults of a pack's file that do not pass: who asks has to ask somebody else."""
 
 
 class ChunkAsk(msgspec.Struct, frozen=True, array_like=True):
@@ -48,8 +48,8 @@ class ChunkAsk(msgspec.Struct, frozen=True, array_like=True):
     chunk: ChunkId
 
 
-class MissingChunkError(UnavailableError):
-    """The holder answers, but does not hold the chunk; others may still come."""
+class WrongChunkError(PeerError):
+    """A holder gave other bytes than those of the chunk: its copy is damaged, or it lies."""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
@@ -61,8 +61,8 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     def error(self, node: str) -> PolicyError | UnavailableError | PeerError:
         """The exception to raise at the asker."""
         what = f"{node}: {self.what[:500]}"
-        if self.kind == MISSING_CHUNK:
-            return MissingChunkError(what)
+        if self.kind == NotHeldError.kind:
+            return NotHeldError(what)
         if self.kind == PolicyError.kind:
             return PolicyError(what)
         if self.kind == UnavailableError.kind:
@@ -85,21 +85,23 @@ class PackReader:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read_into(self, place: ChunkPlace, buffer: memoryview) -> None:
-        """Fill `buffer` (of `place.size` bytes) from its place; UnavailableError if the file is gone or too short."""
+        """Fill `buffer` (of `place.size` bytes) from its place; NotHeldError if the file is gone, damaged or too short,
+        UnavailableError if it cannot be read now."""
         path = str(place.path)
         try:
             descriptor = self._open.get(path)
-            if descriptor is None or os.fstat(descriptor).st_nlink == 0:  # replaced by a new pack of that name
-                descriptor = self._reopen(path)
+            if descriptor is None or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                descriptor = self._reopen(path)  # the file moved on to another use, and a new pack has its name
             self._open.move_to_end(path)
             done = 0
             while done < place.size:
                 count = os.preadv(descriptor, [buffer[done:]], place.offset + done)
                 if count == 0:
-                    raise UnavailableError(f"pack {place.path.name} ends before byte {place.offset + place.size}")
+                    raise NotHeldError(f"pack {place.path.name} ends before byte {place.offset + place.size}")
                 done += count
         except OSError as fault:
-            raise UnavailableError(f"pack {place.path.name} cannot be read: {fault.strerror}") from fault
+            kind = NotHeldError if fault.errno in LOST else UnavailableError
+            raise kind(f"pack {place.path.name} cannot be read: {fault.strerror}") from fault
 
     def close(self) -> None:
         """Close all files."""
@@ -137,7 +139,7 @@ class ChunkLedger:
         if digest != want.id:
             with self._lock:
                 self._counters.chunks_wrong += 1
-            raise PeerError(
+            raise WrongChunkError(
                 f"{self._holder} sent {len(content)} bytes that are not chunk {want.id[:16]}… of {want.size} bytes",
                 todo="fetch it from another holder",
                 ids={"chunk": want.id, "node": self._holder},
@@ -195,10 +197,10 @@ class Window:
 def read_chunk(
     provider: ChunkProvider, chunk: ChunkId, artifact: ArtifactId, reader: PackReader, buffer: memoryview
 ) -> memoryview:
-    """The bytes of a chunk of an artifact, in `buffer` (CHUNK_BYTES long); MissingChunkError if not held."""
+    """The bytes of a chunk of an artifact, in `buffer` (CHUNK_BYTES long); NotHeldError if not held."""
     place = provider.locate(chunk, artifact)
     if place is None:
-        raise MissingChunkError(f"chunk {chunk[:16]}… is not held here")
+        raise NotHeldError(f"chunk {chunk[:16]}… is not held here")
     if not 0 < place.size <= CHUNK_BYTES:
         raise UnavailableError(f"chunk {chunk[:16]}… of {place.size} bytes is larger than {CHUNK_BYTES}")
     content = buffer[: place.size]

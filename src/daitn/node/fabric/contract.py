@@ -331,9 +331,10 @@ class Fabric(Protocol):
         """Pull `chunks` from `holder` into `sink`, direct if it can be, else through the router.
 
         Each chunk is checked against its BLAKE3 digest before it is written; then `on_chunk(id)` is called on the
-        event loop, before this returns or raises. UnavailableError if the holder or some chunks cannot be had (what
-        arrived is kept), PolicyError if the holder refuses the grant, PeerError on wrong bytes or sizes (counted, that
-        chunk is not written). Memory stays constant in the size of the artifact. After a cancel nothing is written.
+        event loop, before this returns or raises. UnavailableError if the holder cannot be had, NotHeldError if it has
+        not all of them (what arrived is kept), PolicyError if it refuses the grant, WrongChunkError, a PeerError, on
+        wrong bytes (counted, that chunk is not written). Memory stays constant in the size of the artifact. After a
+        cancel nothing is written.
         """
         ...
 

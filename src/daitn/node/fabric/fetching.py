@@ -17,17 +17,15 @@ from typing import Final
 import msgspec
 
 from daitn.base.decoding import from_msgpack
-from daitn.base.errors import BugError, DaitnError, PeerError, UnavailableError
+from daitn.base.errors import BugError, DaitnError, NotHeldError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
 from daitn.node.fabric import keys
 from daitn.node.fabric.bulk import BufferPool, BulkClient, Transfer
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.chunks import (
-    MISSING_CHUNK,
     WINDOW_MAX,
     ChunkAsk,
     ChunkLedger,
-    MissingChunkError,
     PackReader,
     Refusal,
     Window,
@@ -96,7 +94,7 @@ class ChunkService:
             question.refuse(Refusal(fault.kind, fault.what))
         except DaitnError as fault:
             self._counters.chunks_refused += 1
-            question.refuse(Refusal(MISSING_CHUNK if isinstance(fault, MissingChunkError) else fault.kind, fault.what))
+            question.refuse(Refusal(fault.kind, fault.what))
         finally:
             self._buffers.give(buffer)
 
@@ -156,7 +154,7 @@ class ChunkFetcher:
                 missing += await _RoutedFetch(self, holder.node, artifact, grant, rest, ledger).run()
                 self._moved(holder.node, wants, ledger, came_direct, began_s, direct=False)
             if missing:
-                raise UnavailableError(
+                raise NotHeldError(
                     f"{holder.node} does not hold {len(missing)} of {len(wants)} chunks, first {missing[0].id[:16]}…",
                     todo="fetch the rest from another holder",
                     ids={"node": holder.node, "artifact": artifact},
@@ -240,7 +238,7 @@ class _RoutedFetch:
                     try:
                         task.result()
                         self._window.arrived(want.size, time.monotonic())
-                    except MissingChunkError:
+                    except NotHeldError:
                         missing.append(want)
         finally:
             await self._end(flying)
