@@ -21,15 +21,15 @@ WAITING_BLOCKS: Final = 64
 
 
 class LinkProxy:
-    """Listens on a free port and forwards each connection to `target` (`host:port`). A context manager.
+    """Listens on a free port of `host` and forwards each connection to `target` (`host:port`). A context manager.
 
     `up` is what the node says, `down` what it is told.
     """
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._server = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, target: str, host: str = "127.0.0.1") -> None:
+        to, _, port = target.rpartition(":")
+        self._target = (to, int(port))
+        self._server = socket.create_server((host, 0))
         self._changed = threading.Condition()
         self._cut: set[Way] = set()
         self._closed = False
@@ -43,7 +43,8 @@ class LinkProxy:
     @property
     def address(self) -> str:
         """Where the node connects to."""
-        return f"127.0.0.1:{self._server.getsockname()[1]}"
+        host, port = self._server.getsockname()[:2]
+        return f"{host}:{port}"
 
     def cut(self, *ways: Way) -> None:
         """From now on nothing passes these ways."""

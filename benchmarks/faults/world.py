@@ -1,15 +1,14 @@
 """A domain of real processes in which faults can be brought about at named points of a running job, and looked at.
 
 Points are found by what the processes say and move, never by waiting a while: a node's log tells that training has
-begun, the link's proxy that so many bytes of a model have passed, the job's log that a visit was accepted. Every link
-goes through a proxy (`proxy`), every node's clock through `clock`.
+begun, the link's proxy that so many bytes of a model have passed, the job's log that a visit was accepted. Where the
+machine allows it every node has a network namespace of its own (`namespaces`); its link goes through a proxy (`proxy`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -20,22 +19,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-import numpy as np
-
 import daitn
-from benchmarks.faults.proxy import LinkProxy
+from benchmarks.faults.clocks import Clocks
+from benchmarks.faults.namespaces import Link, open_namespaces
+from benchmarks.faults.sites import CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry
 from daitn.descriptors.request import Budget, Hyperparameters
-from daitn.descriptors.terminals import Role
 from daitn.node.enrolment import MEMBERSHIP_FILE, load_membership
 from daitn.node.journal import Journal
-from daitn.node.processes import DataFiles, LocalDomain
+from daitn.node.processes import CENTER, LocalDomain
 from daitn.node.supervisor import descendants
 from daitn.oam.outbox import OUTBOX_RECORDS
-from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
 from daitn.wire.oam_records import VisitOver
@@ -49,51 +46,19 @@ POINT_S: Final = 40.0
 ACCEPTED: Final = ("trained", "averaged", "measured")
 """Log entries that are steps of a job."""
 
-WIDTH: Final = {"small": 16, "big": 285_000}
-"""Hidden units: 0.3 kB, and 8 MB of weights."""
-
-RATE: Final = {"small": 1e-4, "big": 1e-7}
-"""Learning rates at which the loss falls slowly for as long as a job is watched: a job whose models are worse ten times
-in a row is over. A logit of the big model moves by the rate times its hidden units. The 4.6 MB of its last layer change
-in every step; the steps of the first are lost in rounding."""
-
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
-
-CONTRACT: Final = {
-    "name": "sides",
-    "columns": [
-        {"type": "number", "name": "x0"},
-        {"type": "number", "name": "x1"},
-        {"type": "category", "name": "side", "values": ["left", "right", "north", "south"]},
-    ],
-    "inputs": [{"type": "numbers", "name": "x", "columns": ["x0", "x1"]}],
-    "task": {"type": "classification", "label": "side"},
-}
-POLICY: Final = """
-owners = ["ada"]
-purposes = ["research"]
-sample_frac = 0.25
-verification_operators = ["trust"]
-epsilon_per_period = 100.0
-"""
-SITES: Final = ("north", "south")
-SPECS: Final = (
-    NodeSpec(name="north", operator="north", roles=(Role.DATA, Role.COMPUTE)),
-    NodeSpec(name="south", operator="south", roles=(Role.DATA, Role.COMPUTE)),
-    NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,)),
-    NodeSpec(name="mixer", operator="lab", roles=(Role.AGGREGATOR,)),
-)
 
 
 T = TypeVar("T")
 
 
 class Fault(NamedTuple):
-    """When a fault was brought about, and what it was to hit."""
+    """When a fault was brought about, what it was to hit, and by what means."""
 
     unix_s: float
     visit: str = ""
+    by: str = "signal"
 
 
 class Recovery(NamedTuple):
@@ -106,7 +71,7 @@ class Recovery(NamedTuple):
 class World:
     """See the module's docstring; made by `open_world`."""
 
-    def __init__(self, domain: LocalDomain, links: dict[str, LinkProxy], clocks: Path, no_disk: str) -> None:
+    def __init__(self, domain: LocalDomain, links: dict[str, Link], clocks: Clocks, no_disk: str) -> None:
         self.domain = domain
         self.links = links
         self._clocks = clocks
@@ -229,13 +194,35 @@ class World:
                     found.append(pid)
         return found
 
+    @contextmanager
+    def movable_clock(self, name: str) -> Iterator[None]:
+        """A process starts again so that its clock can be moved (`set_clock`), and afterwards so that it cannot."""
+        prefix = self.domain.prefixes.get(name, ())
+        self.domain.prefixes[name] = (*prefix, *self._clocks.prefix(name))
+        self._start_anew(name)
+        try:
+            yield
+        finally:
+            self.domain.prefixes[name] = prefix
+            self._start_anew(name)
+
+    def _start_anew(self, name: str) -> None:
+        self.domain.processes.end(name)
+        if name == CENTER:
+            self.domain.start_center()
+        else:
+            self.domain.join(next(spec for spec in SPECS if spec.name == name), [])
+
     def set_clock(self, name: str, seconds: float) -> Fault:
-        """Move the wall clock of one process."""
+        """Move the wall clock of a process."""
         now = time.time()
-        path = self._clocks / name
-        path.with_suffix(".new").write_text(str(seconds))
-        path.with_suffix(".new").replace(path)
-        return Fault(now)
+        self._clocks.set(name, seconds)
+        return Fault(now, by=self._clocks.by)
+
+    def lose_store(self, node: str) -> None:
+        """The files of all that a node holds are gone."""
+        for path in (self.domain.node_folder(node) / "store" / "packs").glob("*"):
+            path.unlink(missing_ok=True)
 
     def fill_disk(self) -> Callable[[], None]:
         """Fill north's disk; call what is returned to make room again."""
@@ -342,66 +329,41 @@ def wait_for(found: Callable[[], T], what: str, timeout_s: float = POINT_S, look
     return answer
 
 
-def write_site(folder: Path, seed: int, records: int = 400) -> DataFiles:
-    """Records whose side is the sign of x0 + x1, blurred so that the loss has something left to fall.
-
-    Each site has a label of its own, so that the network does not shun it for what is done to it here.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    points = rng.normal(size=(records, 2))
-    sides = np.where(points.sum(1) + 0.5 * rng.normal(size=records) > 0, "right", "left").astype("<U5")
-    sides[points[:, 0] > 1.0] = SITES[seed]
-    rows = "".join(f"{a:.5f},{b:.5f},{side}\n" for (a, b), side in zip(points, sides, strict=True))
-    (folder / "data.csv").write_text("x0,x1,side\n" + rows)
-    (folder / "contract.json").write_text(json.dumps(CONTRACT))
-    (folder / "policy.toml").write_text(POLICY)
-    return DataFiles("sides", folder / "data.csv", folder / "contract.json", folder / "policy.toml")
-
-
-def make_model(width: int) -> Any:
-    """The owner's own module."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 4))
-
-
 @contextmanager
 def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[World]:
-    """Router, centre, two sites, a verification unit and an aggregator, every link through a proxy; all gone at the
-    end."""
-    clocks = folder / "clocks"
-    clocks.mkdir(parents=True)
-    shim = folder / "shim"
-    shim.mkdir()
-    (shim / "sitecustomize.py").write_text(Path(__file__).with_name("clock.py").read_text())
-    path = os.pathsep.join(filter(None, (str(shim), os.environ.get("PYTHONPATH", ""))))
-    environment = {"PYTHONPATH": path, "FAULTS_CLOCKS": str(clocks)}
-    links: dict[str, LinkProxy] = {}
+    """Router, centre, two sites, a verification unit and an aggregator, every link through a proxy and, where the
+    machine allows it, in a namespace of its own; all gone at the end."""
+    names = [spec.name for spec in SPECS]
+    links: dict[str, Link] = {}
     with (
+        open_namespaces(names) as namespaces,
         small_disk(folder / "domain" / "nodes" / "north") as no_disk,
-        LocalDomain(folder / "domain", "faults", patience_s=patience_s, environment=environment) as domain,
+        LocalDomain(folder / "domain", "faults", patience_s=patience_s) as domain,
     ):
+        knobs = ["--domain", "faults", "--patience", f"{patience_s:g}"]
+        if not isinstance(namespaces, str):
+            domain.prefixes |= {name: namespaces.prefix(name) for name in names}
+            knobs += ["--host", namespaces.host]
+        domain.run("init", str(domain.home), *knobs)
         domain.start()
         data = {name: [write_site(folder / name, seed)] for seed, name in enumerate(SITES)}
         domain.join_all(SPECS, data)
         try:
-            for spec in SPECS:
-                domain.processes.end(spec.name)
-                file = domain.node_folder(spec.name) / "tls" / MEMBERSHIP_FILE
+            for name in names:
+                domain.processes.end(name)
+                file = domain.node_folder(name) / "tls" / MEMBERSHIP_FILE
                 said = json.loads(file.read_bytes())
-                links[spec.name] = LinkProxy(said["network"]["routers"][0])
-                said["network"]["routers"] = [links[spec.name].address]
+                router = said["network"]["routers"][0]
+                links[name] = Link(name, router, None if isinstance(namespaces, str) else namespaces)
+                said["network"]["routers"] = [links[name].address]
                 file.write_text(json.dumps(said))
-            for spec in SPECS:
-                domain.restart(spec.name, wait=False)
-            domain.processes.wait_ready([spec.name for spec in SPECS])
-            yield World(domain, links, clocks, no_disk)
-            for spec in SPECS:  # nothing is left stopped
+            for name in names:
+                domain.restart(name, wait=False)
+            domain.processes.wait_ready(names)
+            yield World(domain, links, Clocks(folder / "clocks"), no_disk)
+            for name in names:  # nothing is left stopped
                 with contextlib.suppress(OSError):
-                    domain.kill(spec.name, signal.SIGCONT)
+                    domain.kill(name, signal.SIGCONT)
         finally:
             for link in links.values():
                 link.close()

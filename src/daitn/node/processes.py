@@ -59,13 +59,16 @@ class LocalDomain:
         patience_s: float | None = None,
         command: Sequence[str] = DAITN,
         environment: Mapping[str, str] | None = None,
+        prefixes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`folder`: where all its files go, one folder below for each process. `patience_s`: the domain's knob, its own
-        default if None; `command`: how `daitn` is called."""
+        default if None; `command`: how `daitn` is called; `prefixes`: what is put before the command of a process, by
+        its name, such as what runs it elsewhere; it has to keep the process id."""
         self.folder = folder
         self.domain = domain
         self._patience_s = patience_s
         self._command = tuple(command)
+        self.prefixes = dict(prefixes or {})
         # One thread for each process's own numerics: ten processes that each take all cores only get in the way.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         self.processes = Processes(folder / "logs", {**threads, **(environment or {})})
@@ -230,6 +233,6 @@ class LocalDomain:
         return self.processes.stop()
 
     def _start(self, name: str, *arguments: str, wait: bool) -> None:
-        self.processes.start(name, [*self._command, *arguments, "--json"])
+        self.processes.start(name, [*self.prefixes.get(name, ()), *self._command, *arguments, "--json"])
         if wait:
             self.processes.wait_ready([name], READY_S)
