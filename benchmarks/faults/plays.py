@@ -203,22 +203,27 @@ def disk_full(world: World, job: Job) -> Iterator[Fault]:
     at_accepted("south")(world, job)
     now = time.time()
     empty = world.fill_disk()
+    slot, known = world.slot("north"), len(world.log(job))
+
+    def alive() -> bool:
+        return world.domain.processes.alive("north")
+
+    def trained() -> bool:
+        if not alive():
+            world.restart("north")
+            world.ready("north")
+        return any(e.kind == "trained" and e.node == slot for e in world.log(job)[known:])
+
     try:
         yield Fault(now, by="a small file system")
-        slot, known = world.slot("north"), len(world.log(job))
         wait_for(
-            lambda: (
-                not world.domain.processes.alive("north")
-                or any(e.kind == "lost" and e.node == slot for e in world.log(job)[known:])
-            ),
+            lambda: not alive() or any(e.kind == "lost" and e.node == slot for e in world.log(job)[known:]),
             "north's full disk to be noticed",
         )
     finally:
         empty()
-        if not world.domain.processes.alive("north"):
-            world.restart("north")
-            world.ready("north")
-    at_accepted("north")(world, job)
+    known = len(world.log(job))
+    wait_for(trained, "a visit at north after there was room again")
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
