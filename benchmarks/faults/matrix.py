@@ -24,6 +24,7 @@ from benchmarks.faults.plays import (
     clock_moves,
     cut,
     disk_full,
+    disk_of_center_full,
     kill_and_restart,
     kill_for_good,
     owner_fails,
@@ -84,7 +85,7 @@ class Row(NamedTuple):
 
 def play(case: Case, world: World, job: Job) -> Row:
     """Run one case to its end."""
-    if case.run is disk_full and world.no_disk:
+    if case.run in (disk_full, disk_of_center_full) and world.no_disk:
         return Row(case.point, case.kind, float("nan"), case.bound_s, f"left out: {world.no_disk}", True)
     acts = case.run(world, job)
     began, seconds, fault, ok = time.time(), float("nan"), None, False
@@ -177,6 +178,7 @@ CASES: Final = (
     Case("clock of the centre", "moved forward 2 h", "small", KILL_BOUND_S, clock_moves(CENTER, 7200.0)),
     Case("clock of the centre", "moved back 2 h", "small", KILL_BOUND_S, clock_moves(CENTER, -7200.0)),
     Case("disk of the site", "full", "small", KILL_BOUND_S, disk_full),
+    Case("disk of the centre", "full, then room", "small", KILL_BOUND_S, disk_of_center_full),
     Case("site, receiving", "kill", "big", KILL_BOUND_S, kill_and_restart("north", at_transfer("north", "down"))),
     Case(
         "site, receiving",

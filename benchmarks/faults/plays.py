@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.faults.world import PATIENCE_S, Fault, World, wait_for
-from daitn.node.processes import DAITN
+from daitn.node.processes import CENTER, DAITN
 from daitn.sdk.jobs import Job
 
 SLOW_BYTES_PER_S: Final = 2_500_000.0
@@ -202,7 +202,7 @@ def disk_full(world: World, job: Job) -> Iterator[Fault]:
     """North's disk is full; later there is room again, and its supervisor starts it where it had to end."""
     at_accepted("south")(world, job)
     now = time.time()
-    empty = world.fill_disk()
+    empty = world.fill_disk("north")
     slot, known = world.slot("north"), len(world.log(job))
 
     def alive() -> bool:
@@ -224,6 +224,21 @@ def disk_full(world: World, job: Job) -> Iterator[Fault]:
         empty()
     known = len(world.log(job))
     wait_for(trained, "a visit at north after there was room again")
+
+
+def disk_of_center_full(world: World, job: Job) -> Iterator[Fault]:
+    """The centre's disk is full, so that it ends: it says nothing that is not kept. The fault is over when there is
+    room, and it is counted from there, since nothing is accepted before."""
+    at_training("north")(world, job)
+    empty = world.fill_disk(CENTER)
+    try:
+        wait_for(lambda: not world.domain.processes.alive(CENTER), "the centre to end on its full disk")
+    finally:
+        empty()
+    now = time.time()
+    world.restart(CENTER)
+    yield Fault(now, by="a small file system")
+    world.ready(CENTER)
 
 
 # --- points -----------------------------------------------------------------------------------------------------------

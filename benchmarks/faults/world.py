@@ -78,7 +78,7 @@ class World:
         self.token = domain.owner_token("ada")
         self._jobs = 0
         self.no_disk = no_disk
-        """Why no disk can be filled here; empty where north's can."""
+        """Why no disk can be filled here; empty where that of north and of the centre can."""
         self.faults: list[str] = []
         """What an owner who watched saw go wrong."""
 
@@ -224,9 +224,9 @@ class World:
         for path in (self.domain.node_folder(node) / "store" / "packs").glob("*"):
             path.unlink(missing_ok=True)
 
-    def fill_disk(self) -> Callable[[], None]:
-        """Fill north's disk; call what is returned to make room again."""
-        filler = self.domain.node_folder("north") / "filler"
+    def fill_disk(self, name: str) -> Callable[[], None]:
+        """Fill the disk of north or of the centre; call what is returned to make room again."""
+        filler = (self.domain.home / "center" if name == CENTER else self.domain.node_folder(name)) / "filler"
         with filler.open("wb", buffering=0) as file:
             size = 1 << 20
             while size >= 512:
@@ -338,6 +338,7 @@ def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Worl
     with (
         open_namespaces(names) as namespaces,
         small_disk(folder / "domain" / "nodes" / "north") as no_disk,
+        small_disk(folder / "domain" / "domain" / "center") as none_of_the_centre,
         LocalDomain(folder / "domain", "faults", patience_s=patience_s) as domain,
     ):
         knobs = ["--domain", "faults", "--patience", f"{patience_s:g}"]
@@ -360,7 +361,7 @@ def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Worl
             for name in names:
                 domain.restart(name, wait=False)
             domain.processes.wait_ready(names)
-            yield World(domain, links, Clocks(folder / "clocks"), no_disk)
+            yield World(domain, links, Clocks(folder / "clocks"), no_disk or none_of_the_centre)
             for name in names:  # nothing is left stopped
                 with contextlib.suppress(OSError):
                     domain.kill(name, signal.SIGCONT)

@@ -33,6 +33,7 @@ HERE = {
     "centre, stop",
     "router, stop",
     "owner's client, kill",
+    "owner's client, stop",
     "link of the site, cut both ways",
     "link of the site, cut towards the router",
     "link of the site, cut from the router",
@@ -40,6 +41,7 @@ HERE = {
     "disk of the site, full",
     "site, receiving, kill",
     "site, sending, stop",
+    "store of the site, lost under its process",
     "verification unit, kill",
 }
 """Kills of the centre and of the router are in `test_training_run`."""

@@ -1,0 +1,117 @@
+"""The fault matrix's bookkeeping: what is kept of each run, what is still to come, what is told of a miss."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from benchmarks.faults import namespaces
+from benchmarks.faults.evidence import keep_evidence
+from benchmarks.faults.keeping import Kept, table
+from benchmarks.faults.matrix import CASES, Row
+
+from daitn.base.ids import NodeId, VisitId
+from daitn.descriptors.job import LogEntry
+
+FIRST, SECOND = CASES[:2]
+
+
+def row(case=FIRST, seconds=1.0, *, ok=True, outcome="next step: trained") -> Row:
+    return Row(case.point, case.kind, seconds, case.bound_s, outcome, ok, "signal")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "faults.json"
+
+
+def test_runs_kept_are_not_played_again_and_first_runs_come_before_second_ones(results: Path) -> None:
+    kept = Kept(results)
+    kept.add(row())
+    kept.save(CASES)
+
+    wanting = Kept(results).wanting((FIRST, SECOND), 2)
+
+    assert wanting == [FIRST, SECOND, SECOND]
+
+
+def test_runs_of_another_source_do_not_count(results: Path) -> None:
+    kept = Kept(results)
+    kept.add(row())
+    kept.save(CASES)
+    document = json.loads(results.read_text())
+    results.write_text(json.dumps(document | {"source": "0" * 40}))
+
+    assert Kept(results).runs(FIRST) == []
+
+
+def test_figures_are_median_and_worst_and_a_miss_is_counted_and_told(results: Path) -> None:
+    kept = Kept(results)
+    for seconds in (1.0, 2.0, 9.0):
+        kept.add(row(seconds=seconds, ok=seconds < 5))
+    kept.add(row(SECOND, math.nan, ok=False, outcome="it did not come"))
+    kept.save(CASES)
+
+    document = json.loads(results.read_text())
+    figures = document["figures"]
+    assert (figures["site_training_kill_median_s"], figures["site_training_kill_worst_s"]) == (2.0, 9.0)
+    assert (figures["missed"], figures["runs"], figures["runs_least"]) == (2.0, 4.0, 1.0)
+    first, second = table(list(document["cells"].values())).splitlines()[2:]
+    told = "next step: trained (2 of 3); or **missed**: next step: trained (1 of 3)"
+    assert first == f"| site, training | kill | signal | 3 | 2.00 | 9.00 | 5 | {told} |"
+    assert second.endswith("| 1 | – | – | 5 | **missed**: it did not come |")
+
+
+def entry(unix_s: float, kind: str, visit: str = "", node: str = "n0001") -> LogEntry:
+    return LogEntry(number=0, unix_s=unix_s, kind=kind, text=f"{kind} {visit}", visit=VisitId(visit), node=NodeId(node))
+
+
+def test_timeline_of_a_miss_tells_which_visit_was_waited_for(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "north.log").write_text("12:00:01.500 INFO daitn.node: it began\nno moment\n")
+    fault_unix_s = float(subprocess.check_output(["date", "-d", "today 12:00:00", "+%s"]))
+    entries = (entry(fault_unix_s - 1, "ordered", "j/7"), entry(fault_unix_s + 5, "lost", "j/7"))
+
+    kept = keep_evidence(tmp_path / "kept", "site, training, kill", logs, entries, fault_unix_s)
+
+    lines = (kept / "timeline.txt").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["job", "job", "north", "job", "job"]
+    assert "silent for 6.00 s; open: 7 at n0001, ordered 6.00 s before" in lines[3]
+    assert (kept / "north.log").exists()
+
+
+@pytest.mark.skipif(bool(namespaces.why_not()), reason="namespaces need root")
+def test_leftovers_of_a_run_that_was_killed_are_removed_and_those_of_a_live_one_are_not() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    dead, live = f"{namespaces.PREFIX}{gone.pid}-north", f"{namespaces.PREFIX}{os.getpid()}-north"
+    for name in (dead, live):
+        subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        removed = namespaces.remove_leftovers()
+
+        listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+        assert dead in removed
+        assert dead not in listed
+        assert live in listed
+    finally:
+        subprocess.run(["ip", "netns", "delete", live], check=False)
+
+
+@pytest.mark.skipif(bool(namespaces.why_not()), reason="namespaces need root")
+def test_namespaces_are_gone_when_their_run_fails() -> None:
+    def run() -> None:
+        with namespaces.open_namespaces(["north"]) as made:
+            assert not isinstance(made, str)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    assert f"{namespaces.PREFIX}{os.getpid()}-" not in listed
