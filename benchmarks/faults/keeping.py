@@ -54,9 +54,15 @@ class Kept:
     def add(self, row: Row) -> None:
         """One more run."""
         cell = self._cells.setdefault(row.name, {"point": row.point, "kind": row.kind})
-        cell |= {"bound_s": row.bound_s, "by": row.by or cell.get("by", "")}
+        cell |= {"bound_s": min(row.bound_s, cell.get("bound_s", row.bound_s)), "by": row.by or cell.get("by", "")}
         seconds = None if math.isnan(row.seconds) else round(row.seconds, 3)
-        run = {"seconds": seconds, "ok": row.ok, "outcome": row.outcome, "load": round(os.getloadavg()[0], 1)}
+        run = {
+            "seconds": seconds,
+            "bound_s": row.bound_s,
+            "ok": row.ok,
+            "outcome": row.outcome,
+            "load": round(os.getloadavg()[0], 1),
+        }
         cell.setdefault("runs", []).append(run)
 
     def save(self, cases: Sequence[Case]) -> None:

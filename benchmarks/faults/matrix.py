@@ -40,7 +40,8 @@ from daitn.sdk.jobs import Job
 
 KILL_BOUND_S: Final = 5.0
 CUT_BOUND_S: Final = PATIENCE_S + 5.0
-"""The lease, and as long as after a kill."""
+"""The lease, and as long as after a kill. The centre gives longer leases to nodes whose signs of life come slowly, as
+on a loaded machine: a lease that ran out and was longer counts as long as it was."""
 
 
 class Case(NamedTuple):
@@ -88,7 +89,7 @@ def play(case: Case, world: World, job: Job) -> Row:
     if case.run in (disk_full, disk_of_center_full) and world.no_disk:
         return Row(case.point, case.kind, float("nan"), case.bound_s, f"left out: {world.no_disk}", True)
     acts = case.run(world, job)
-    began, seconds, fault, ok = time.time(), float("nan"), None, False
+    began, seconds, bound_s, fault, ok = time.time(), float("nan"), case.bound_s, None, False
     try:
         fault = next(acts)
         recovery = world.recovered(job, fault, case.steps)
@@ -101,14 +102,15 @@ def play(case: Case, world: World, job: Job) -> Row:
             wait_for(lambda: any(e.kind == case.tells and e.unix_s > began for e in world.log(job)), case.tells)
             outcome += f"; the log tells {case.tells}"
         world.check(job)
-        ok = seconds <= case.bound_s
+        bound_s += max(0.0, world.longest_lease_s(job, fault) - PATIENCE_S) if case.bound_s == CUT_BOUND_S else 0.0
+        ok = seconds <= bound_s
     except AssertionError as error:
         outcome, seconds = str(error)[:200], float("nan")
     finally:
         with contextlib.suppress(StopIteration):
             next(acts)
     by, moment = (fault.by, fault.unix_s) if fault is not None else ("", began)
-    return Row(case.point, case.kind, seconds, case.bound_s, outcome, ok, by, moment)
+    return Row(case.point, case.kind, seconds, bound_s, outcome, ok, by, moment)
 
 
 CASES: Final = (

@@ -15,6 +15,9 @@ from daitn.scenario.spec import NodeSpec
 WIDTH: Final = {"small": 16, "big": 285_000}
 """Hidden units: 0.3 kB, and 8 MB of weights."""
 
+BATCHES: Final = {"small": 600, "big": 12}
+"""Batches of a visit: half a second of training, so that what is measured is the recovery and not the next visit."""
+
 RATE: Final = {"small": 1e-4, "big": 1e-7}
 """Learning rates at which the loss falls slowly for as long as a job is watched: a job whose models are worse ten times
 in a row is over. A logit of the big model moves by the rate times its hidden units. The 4.6 MB of its last layer change

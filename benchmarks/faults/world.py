@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import daitn
 from benchmarks.faults.clocks import Clocks
 from benchmarks.faults.namespaces import Link, open_namespaces
-from benchmarks.faults.sites import CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
+from benchmarks.faults.sites import BATCHES, CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.descriptors.contract import decode_contract
@@ -49,6 +50,8 @@ ACCEPTED: Final = ("trained", "averaged", "measured")
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
 
+
+LEASE: Final = re.compile(r"its lease of ([0-9.]+) s has run out")
 
 T = TypeVar("T")
 
@@ -87,7 +90,7 @@ class World:
     def submit(self, size: str, **knobs: Any) -> Job:
         """A job that cannot reach its goal, so that it lasts; the owner watches it from now on."""
         self._jobs += 1
-        batches = {"small": 1500, "big": 12}[size]
+        batches = BATCHES[size]
         asked: dict[str, Any] = {
             "contract": decode_contract(json.dumps(CONTRACT).encode()),
             "targets": ["loss <= 0.0000001"],
@@ -248,6 +251,11 @@ class World:
         entry = wait_for(accepted, "a step accepted after the fault", timeout_s)
         assert entry is not None
         return Recovery(entry.unix_s - fault.unix_s, entry)
+
+    def longest_lease_s(self, job: Job, fault: Fault) -> float:
+        """The longest lease that ran out after a fault; 0: none did."""
+        lost = [entry.text for entry in self.log(job) if entry.kind == "lost" and entry.unix_s > fault.unix_s]
+        return max((float(found[1]) for text in lost if (found := LEASE.search(text))), default=0.0)
 
     def fenced(self, job: Job, node: str, visit: str) -> str:
         """How a node closed a visit it lost, once it has; AssertionError where the job has accepted it."""

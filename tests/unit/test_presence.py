@@ -40,7 +40,7 @@ def test_site_that_vanishes_after_silence_keeps_its_visit_for_its_lease():
 
     made.wait(made.config.lease_s + MARGIN_S)
     assert order.visit not in made.state().open
-    assert "lease has run out" in made.state().last_loss
+    assert "has run out" in made.state().last_loss
 
 
 def test_site_that_is_back_at_once_keeps_its_visit():

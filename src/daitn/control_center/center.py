@@ -146,6 +146,7 @@ class ControlCenter:
                 self._presence.appeared(turn, node)
                 self.orchestration.appeared(turn, node)
                 self.tools.handle(turn, event)
+                self._advance_idle(turn)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
                 self.orchestration.vanished(turn, node)
@@ -272,9 +273,13 @@ class ControlCenter:
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
             self.tools.described(turn, sender)
-            for machine in list(self.jobs.values()):
-                if not machine.state.ended and not machine.state.open:
-                    self._advance(turn, machine)
+            self._advance_idle(turn)
+
+    def _advance_idle(self, turn: Turn) -> None:
+        """A node is there, or says something new: jobs that have nothing under way may go on with it."""
+        for machine in list(self.jobs.values()):
+            if not machine.state.ended and not machine.state.open:
+                self._advance(turn, machine)
 
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
         machine = self._machine_of(message.visit)

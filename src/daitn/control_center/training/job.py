@@ -202,7 +202,8 @@ class JobMachine:
         if turn.now_ns >= opened.gives_up_at():
             silent = (turn.now_ns - max(opened.heard_ns, opened.ordered.at_ns)) / 1e9
             name = self._desk.name_of(opened.ordered.node)
-            why = f"nothing was heard from {name} for {silent:.1f} s; its lease has run out"
+            lease = f"its lease of {opened.lease_s:.1f} s has run out"
+            why = f"nothing was heard from {name} for {silent:.1f} s; {lease}"
             if opened.ended_ns:
                 why = f"the process of {name} has ended, and did not come back within {ENDED_S:g} s"
             self.lose(turn, visit, why, "unavailable")

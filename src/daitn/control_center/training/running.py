@@ -349,7 +349,9 @@ class Running:
     def _go_back(self, turn: Turn) -> None:
         """No site that holds the model is reachable: wait for one a while, then go on from an older model."""
         state = self.state
-        if self._desk.gone(turn, state.head):
-            instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
-            turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
-        turn.wake_in(f"job {state.job}", WAIT_S)
+        if not self._desk.gone(turn, state.head):
+            turn.wake_in(f"job {state.job}", WAIT_S)
+            return
+        instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
+        turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
+        self.run(turn)
