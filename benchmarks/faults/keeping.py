@@ -54,7 +54,7 @@ class Kept:
     def add(self, row: Row) -> None:
         """One more run."""
         cell = self._cells.setdefault(row.name, {"point": row.point, "kind": row.kind})
-        cell |= {"bound_s": min(row.bound_s, cell.get("bound_s", row.bound_s)), "by": row.by or cell.get("by", "")}
+        cell |= {"by": row.by or cell.get("by", "")}
         seconds = None if math.isnan(row.seconds) else round(row.seconds, 3)
         run = {
             "seconds": seconds,
@@ -99,7 +99,9 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
         seconds = _seconds(cell)
         middle, worst = (f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}") if seconds else ("–", "–")
         what = f"| {cell['point']} | {cell['kind']} | {cell['by']} | {len(cell['runs'])} "
-        lines.append(f"{what}| {middle} | {worst} | {cell['bound_s']:g} | {_outcome(cell)} |")
+        bounds = sorted({run["bound_s"] for run in cell["runs"]})
+        bound = f"{bounds[0]:g}" if len(bounds) == 1 else f"{bounds[0]:g} to {bounds[-1]:g}"
+        lines.append(f"{what}| {middle} | {worst} | {bound} | {_outcome(cell)} |")
     return "\n".join(lines)
 
 
