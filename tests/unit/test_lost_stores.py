@@ -38,7 +38,6 @@ def test_model_that_its_only_holder_has_lost_is_given_up_at_once_for_the_last_on
     assert (dropped.artifact, dropped.node) == (head, holder)
     (gone,) = [record for record in made.journal if isinstance(record, ModelGone)]
     assert (gone.model, made.state().head) == (head, gone.instead)
-    made.wait(1.0)
     _, again = the_order(made)
     assert again.inputs[0].artifact == gone.instead
     assert CENTER in [one.node for one in again.inputs[0].holders]

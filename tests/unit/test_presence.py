@@ -92,3 +92,18 @@ def test_model_that_only_one_site_held_is_waited_for_as_long_as_that_site_may_be
     made.wait(4 * WAIT_S)
     (gone,) = (record for record in made.journal if isinstance(record, ModelGone))
     assert gone.model == head
+
+
+def test_job_that_has_nothing_under_way_goes_on_as_soon_as_a_node_is_back():
+    made = running()
+    nodes = {node: made.silence(node) for node in list(made.nodes)}
+    for node in nodes:
+        made.give(PeerVanished(node=node))
+    made.wait(ENDED_S + 0.1)
+    assert not made.state().open
+
+    for node, descriptor in nodes.items():
+        made.nodes[node] = descriptor
+        made.give(PeerAppeared(node=node))
+
+    assert made.state().open
