@@ -8,6 +8,7 @@ or unfenced is looked at for all alike (`play`).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import time
@@ -233,17 +234,17 @@ def run_cases(
     told: Callable[[Row, Job], None] = lambda *_: None,
     until: float = math.inf,
 ) -> list[Row]:
-    """All cases in order, those of one job together; a job is ended, and its end seen, before the next begins. No case
-    is begun after `until` on the monotonic clock."""
+    """All cases in order, those in a row of one kind of job on one job; it is ended, and its end seen, before the next
+    begins. No case is begun after `until` on the monotonic clock."""
     rows: list[Row] = []
-    for kind in dict.fromkeys(case.job for case in cases):
+    for kind, alike in itertools.groupby(cases, key=lambda case: case.job):
         if time.monotonic() > until:
             break
         size, knobs = KNOBS[kind]
         job = world.submit(size, **knobs)
-        for case in cases:
-            if case.job != kind or time.monotonic() > until:
-                continue
+        for case in alike:
+            if time.monotonic() > until:
+                break
             try:
                 row = play(case, world, job)
             except DaitnError as error:
