@@ -48,8 +48,7 @@ class Kept:
 
     def wanting(self, cases: Sequence[Case], repeats: int) -> list[Case]:
         """The cells that have fewer runs, each as often as it wants, the first runs of all before the second."""
-        most = [repeats - len(self.runs(case)) for case in cases]
-        return [case for turn in range(repeats) for case, wants in zip(cases, most, strict=True) if wants > turn]
+        return [case for number in range(repeats) for case in cases if len(self.runs(case)) <= number]
 
     def add(self, row: Row) -> None:
         """One more run."""

