@@ -6,6 +6,7 @@ from tests.builders import JOB, Bench, facts_of, running, the_order, verify_with
 
 from daitn.base.ids import CENTER, ArtifactId, NodeId
 from daitn.control_center.training.commands import ModelNotFetched
+from daitn.control_center.training.job_desk import RETRIES_AT_ONCE
 from daitn.control_center.training.records import HolderDropped, ModelGone, VisitLost
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
@@ -114,3 +115,19 @@ def test_best_model_that_all_its_holders_lost_is_replaced_by_an_older_one_and_th
     assert state.best != best
     assert (made.state().phase, made.state().met) == (Phase.EXHAUSTED, False)
     assert "no site has the best model any more" in made.state().reason
+
+
+def test_job_that_learnt_who_lost_its_model_does_not_rest_before_it_goes_on():
+    made, holder, head = held_by_one()
+    for _ in range(RETRIES_AT_ONCE):
+        node, order = the_order(made)
+        failed = VisitFailed(visit=order.visit, fence=order.fence, reason="cut", blame="unavailable")
+        made.say(node, failed)
+        made.wait(1.0)
+    node, order = the_order(made)
+
+    lack(made, node, order, head, holder)
+
+    assert made.state().lost_in_row > RETRIES_AT_ONCE
+    _, again = the_order(made)
+    assert again.inputs[0].artifact != head

@@ -164,6 +164,7 @@ class JobState:
                 self._judged(record)
             case HolderDropped(artifact=artifact, node=node):
                 self._drop_holder(artifact, node)
+                self.lost_ns = 0  # the next try is another one: there is nothing to wait for
             case ModelGone(model=model, instead=instead):
                 self.updates, self.round_begun = [], False
                 if model == self.best and not self.holders.get(model):
