@@ -34,7 +34,8 @@ class Told(NamedTuple):
 
 def keep_evidence(folder: Path, name: str, logs: Path, entries: Sequence[LogEntry], fault_unix_s: float) -> Path:
     """Copy all logs and write the timeline; returns the folder of this play."""
-    kept = folder / f"{'_'.join(name.replace(',', '').split())}-{int(fault_unix_s)}"
+    words = "".join(one if one.isalnum() else " " for one in name).split()
+    kept = folder / f"{'_'.join(words)}-{int(fault_unix_s)}"
     shutil.copytree(logs, kept, dirs_exist_ok=True)
     lines = [*_of_job(entries, fault_unix_s), *_of_logs(logs, fault_unix_s)]
     shown = sorted(line for line in lines if -BEFORE_S <= line.at_s <= AFTER_S)
