@@ -8,7 +8,7 @@ averaging in the same harness.
 
 Measure, each the median over the seeds, with least and most: `updates` (steps of all sites together), `transfers`
 (between sites, or sites and aggregator), `checks` (to the verification unit), `reached` (seeds that arrived before the
-cap of 2,000 steps for 90 % and 4,000 for 99 %; the others count as where they were then).
+cap of 2,000 steps for 90 % and 8,000 for 99 %; the others count as where they were then).
 
 A *cell* is (method, nodes, seed, accuracy in per cent). A full run takes hours, so finished cells are kept in
 `results/tramfl.json` with the hash of the source that made them, and only missing ones are run:

@@ -58,23 +58,58 @@ def training(**values: Any) -> Training:
     return Training(**({"batch_size": 8, "batches": 5, "learning_rate": 0.1} | values))
 
 
-def test_average_follows_the_newest_weights_as_its_formula_says() -> None:
+@pytest.mark.parametrize("lead", [0.0, 0.8])
+def test_average_follows_and_newest_weights_lead_as_their_formulas_say(lead: float) -> None:
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    averaging = Averaging(6, {"w": parameter}, {})
+    averaging = Averaging(6, lead, {"w": parameter}, {})
     averaging.begin()
-    wanted = torch.zeros(3, dtype=torch.float64)
-    for step in range(1, 40):
+    wanted, newest = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for step in range(1, 80):
+        moved = torch.tensor([1.0, step, -0.5 * step])
         with torch.no_grad():
-            parameter += torch.tensor([1.0, step, -0.5 * step])
+            parameter += moved
         averaging.step()
-        wanted += max(1 / 6, EARLY / (EARLY + step)) * (parameter.detach() - wanted)
-    newest = parameter.detach().clone()
+        newest += moved
+        weight = max(1 / 6, EARLY / (EARLY + step))
+        wanted += weight * (newest - wanted)
+        newest += lead * (1 / 6 / weight) ** 4 * weight * (newest - wanted)
 
+    assert torch.allclose(parameter, newest)
     slots = averaging.end()
 
     assert torch.allclose(parameter, wanted)
-    assert torch.equal(slots["newest/w"], newest)
-    assert int(slots[AVERAGED_STEPS]) == 39
+    assert torch.allclose(slots["newest/w"], newest)
+    assert int(slots[AVERAGED_STEPS]) == 79
+
+
+def test_lead_speeds_up_what_steps_have_in_common_and_not_what_they_take_back() -> None:
+    parameter = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    averaging = Averaging(20, 0.8, {"w": parameter}, {})
+    averaging.begin()
+    for step in range(3000):
+        if step == 2000:
+            before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter += torch.tensor([0.01, 1.0 if step % 2 else -1.0])
+        averaging.step()
+    moved = parameter.detach() - before
+
+    share, ahead = 1 / 20, 0.8 / 20
+    speed = 1 + ahead * (1 - share) / (1 - (1 - share) * (1 + ahead))
+    assert moved[0].item() / 10 == pytest.approx(speed)
+    assert 4 < speed < 1 / (1 - 0.8)
+    assert abs(moved[1].item()) < 0.1
+
+
+def test_led_training_goes_on_over_visits_as_it_would_in_one() -> None:
+    whole, parts = Net(), Net()
+    chosen = training(average_steps=4, average_lead=0.8)
+    train(whole, numerics(), source(), training(average_steps=4, average_lead=0.8, batches=15), ModelState())
+    state = ModelState()
+    for _ in range(3):
+        state = train(parts, numerics(), source(), chosen, state).state
+
+    assert torch.equal(whole.layer.weight, parts.layer.weight)
 
 
 def test_newest_weights_are_those_of_training_without_an_average() -> None:
@@ -120,6 +155,6 @@ def test_model_whose_average_ends_goes_on_from_the_average() -> None:
 def test_slot_of_another_shape_or_a_negative_counter_is_refused() -> None:
     parameter = nn.Parameter(torch.zeros(3))
     with pytest.raises(InputError, match="average_steps"):
-        Averaging(5, {"w": parameter}, {"newest/w": torch.zeros(2)})
+        Averaging(5, 0.0, {"w": parameter}, {"newest/w": torch.zeros(2)})
     with pytest.raises(InputError, match="counter is -1"):
-        Averaging(5, {"w": parameter}, {"newest/w": torch.zeros(3), AVERAGED_STEPS: torch.tensor(-1)})
+        Averaging(5, 0.0, {"w": parameter}, {"newest/w": torch.zeros(3), AVERAGED_STEPS: torch.tensor(-1)})

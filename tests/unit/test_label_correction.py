@@ -7,7 +7,7 @@ import torch
 from tests.builders import make_candidate, make_view
 from torch.nn import functional
 
-from daitn.decision.hyperparameters import CORRECTION_MOST, correction, propose_training
+from daitn.decision.hyperparameters import AVERAGE_LEAD, CORRECTION_MOST, correction, propose_training
 from daitn.descriptors.contract import CategoryColumn, Classification, DataContract, NumberColumn, NumbersInput
 from daitn.descriptors.request import Hyperparameters
 from daitn.learning.tasks.classification import MISSING, ClassificationNumerics
@@ -70,7 +70,7 @@ def test_correction_grows_with_the_length_of_visits_and_with_how_far_labels_lie_
     assert 0 < correction(apart, 15) < correction(apart, 50) < correction(apart, 10_000) == CORRECTION_MOST
 
 
-def test_steady_methods_average_and_correct_and_the_owner_may_pin_both():
+def test_steady_methods_average_lead_and_correct_and_the_owner_may_pin_each():
     view = make_view(make_candidate("s1", {"0": 100.0}), make_candidate("s2", {"1": 100.0}))
 
     steady, choice = propose_training(view, Hyperparameters(batches_per_visit=20), parallel=False, steady=True)
@@ -78,8 +78,11 @@ def test_steady_methods_average_and_correct_and_the_owner_may_pin_both():
     pinned, _ = propose_training(
         view, Hyperparameters(average_steps=0, label_correction=0.0), parallel=False, steady=True
     )
+    unled, _ = propose_training(view, Hyperparameters(average_lead=0.0), parallel=False, steady=True)
 
     assert (steady.average_steps, steady.label_correction) == (60, correction(view, 20))
-    assert "averaged over 60 steps" in choice.chosen
+    assert "averaged over 60 steps, the newest leading by 0.8" in choice.chosen
+    assert (steady.average_lead, unled.average_lead, plain.average_lead) == (AVERAGE_LEAD, 0.0, 0.0)
+    assert unled.average_steps > 0
     assert (plain.average_steps, plain.label_correction) == (0, 0.0)
-    assert (pinned.average_steps, pinned.label_correction) == (0, 0.0)
+    assert (pinned.average_steps, pinned.average_lead, pinned.label_correction) == (0, 0.0, 0.0)

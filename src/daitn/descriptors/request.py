@@ -124,6 +124,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
     gradient_clip: Annotated[float, msgspec.Meta(gt=0)] | None = None
     average_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] | None = None
+    average_lead: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     label_correction: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] | None = None
     server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None

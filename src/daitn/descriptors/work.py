@@ -36,6 +36,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     average_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
     """The model handed on is the running average of its weights over about this many steps, and the newest weights
     travel among the slots; 0: the newest weights are handed on. Needs `carry_optimizer`."""
+    average_lead: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    """How far the newest weights go on ahead of their average: by up to this share of what it moves; 0: not at all. See
+    `learning.numerics.averaging`."""
     label_correction: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     """Classification: how far the loss makes up for a batch's mix of labels; 0: not at all. See
     `learning.tasks.classification`."""

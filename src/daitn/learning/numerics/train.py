@@ -205,7 +205,7 @@ def train(
     carried = training.carry_optimizer and state.travelling.optimizer == training.optimizer
     optimizer = make_optimizer(training, parameters, state.slots if carried else {})
     averaging = (
-        Averaging(training.average_steps, parameters, state.slots)
+        Averaging(training.average_steps, training.average_lead, parameters, state.slots)
         if training.average_steps and training.carry_optimizer
         else None
     )
