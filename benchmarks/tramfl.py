@@ -8,10 +8,11 @@ averaging in the same harness.
 
 Measure, each the median over the seeds, with least and most: `updates` (steps of all sites together), `transfers`
 (between sites, or sites and aggregator), `checks` (to the verification unit), `reached` (seeds that arrived before the
-cap of 2,000 steps for 90 % and 8,000 for 99 %; the others count as where they were then).
+cap of 2,000 steps for 90 % and 8,000 for 99 %, or that of `--give-up`; the others count as where they were then).
 
 A *cell* is (method, nodes, seed, accuracy in per cent). A full run takes hours, so finished cells are kept in
-`results/tramfl.json` with the hash of the source that made them, and only missing ones are run:
+`results/tramfl.json` with the hash of the source that made them, and only those are run that are missing or were given
+up sooner than they would be now:
 
     python -m benchmarks.tramfl --cells 'routed/*/*/90' --seconds 200 --part 0/2
 
@@ -28,7 +29,7 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -38,7 +39,7 @@ import torch
 from blake3 import blake3
 
 from benchmarks.report import make_document, print_report
-from benchmarks.tramfl_world import BATCHES, Arrival, Exam, find_data, read_digits, run_method
+from benchmarks.tramfl_world import BATCHES, CAPS, Arrival, Exam, find_data, read_digits, run_method
 from daitn.learning.methods import FIRST_CHOICE
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -143,11 +144,29 @@ def table(cells: dict[str, Any]) -> list[str]:
     return lines
 
 
-def run_cells(folder: Path, names: list[str], seconds: float, *, store: bool, quiet: bool) -> dict[str, Arrival]:
+def caps_of(give_up: int | None) -> dict[float, int]:
+    """Accuracy → steps after which a run is given up."""
+    return {accuracy: cap if give_up is None else min(cap, give_up) for accuracy, cap in CAPS.items()}
+
+
+def missing_cells(wanted: Iterable[str], known: Mapping[str, Any], caps: Mapping[float, int]) -> list[str]:
+    """Those not known, and those given up before their cap of now."""
+
+    def finished(name: str) -> bool:
+        cell = known.get(name)
+        return cell is not None and (cell["reached"] or cell["updates"] >= caps[int(name.rsplit("/", 1)[1]) / 100])
+
+    return [name for name in wanted if not finished(name)]
+
+
+def run_cells(
+    folder: Path, names: list[str], seconds: float, *, give_up: int | None = None, store: bool, quiet: bool
+) -> dict[str, Arrival]:
     """Run cells one after another; none is begun after `seconds`. Cells of a lower accuracy come with a higher one."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     train_set, test_set = read_digits(folder, "train"), read_digits(folder, "t10k")
+    caps = caps_of(give_up)
     arrivals: dict[str, Arrival] = {}
     for name in names:
         if name in arrivals or time.perf_counter() - began > seconds:
@@ -155,7 +174,7 @@ def run_cells(folder: Path, names: list[str], seconds: float, *, store: bool, qu
         method, nodes, seed, accuracy = name.split("/")
         wanted = tuple(each / 100 for each in ACCURACIES if each <= int(accuracy))
         cell_began = time.perf_counter()
-        found = run_method(method, int(nodes), int(seed), wanted, train_set, Exam(test_set))
+        found = run_method(method, int(nodes), int(seed), wanted, train_set, Exam(test_set), caps)
         for each, arrival in found.items():
             arrivals[cell_name(method, int(nodes), int(seed), round(100 * each))] = arrival
             if not quiet:
@@ -213,6 +232,7 @@ def main() -> None:
         "--cells", action="append", default=[], help="pattern of cells to run: method/nodes/seed/accuracy"
     )
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell after this long")
+    parser.add_argument("--give-up", type=int, help="steps after which a run is given up, if before the cap")
     parser.add_argument("--table", action="store_true", help="the stored cells as the table of docs/performance.md")
     parser.add_argument("--part", default="0/1", help="i/k: only every k-th of the missing cells, from the i-th")
     chosen = parser.parse_args()
@@ -236,10 +256,10 @@ def main() -> None:
         for method in METHODS
     ]
     wanted = dict.fromkeys(name for pattern in chosen.cells for name in every if fnmatchcase(name, pattern))
-    missing = [name for name in wanted if name not in known]
+    missing = missing_cells(wanted, known, caps_of(chosen.give_up))
     part, parts = (int(text) for text in chosen.part.split("/"))
     if missing:
-        run_cells(folder, missing[part::parts], chosen.seconds, store=True, quiet=chosen.json)
+        run_cells(folder, missing[part::parts], chosen.seconds, give_up=chosen.give_up, store=True, quiet=chosen.json)
     with stored() as cells:
         report = make_report(cells)
     sources = sorted({cell["source"] for cell in known.values()} | {source_hash()})

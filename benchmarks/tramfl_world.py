@@ -21,7 +21,7 @@ import gzip
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -214,9 +214,15 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_method(
-    method: str, nodes: int, seed: int, accuracies: tuple[float, ...], train_set: Digits, exam: Exam
+    method: str,
+    nodes: int,
+    seed: int,
+    accuracies: tuple[float, ...],
+    train_set: Digits,
+    exam: Exam,
+    caps: Mapping[float, int] = CAPS,
 ) -> dict[float, Arrival]:
-    """Train until the last of `accuracies` (ascending) is reached, or to the cap; tested after every visit or round."""
+    """Train until the last of `accuracies` (ascending) is reached, or to its cap; tested after every visit or round."""
     held = split(nodes, seed)
     sites = [Site(number, train_set, labels) for number, labels in enumerate(held)]
     torch.manual_seed(seed)
@@ -236,7 +242,7 @@ def run_method(
         count.checks += 1
         while len(found) < len(accuracies) and exam.passes(model, accuracies[len(found)]):
             found[accuracies[len(found)]] = _arrival(count, reached=True)
-        while len(found) < len(accuracies) and count.updates >= CAPS[accuracies[len(found)]]:
+        while len(found) < len(accuracies) and count.updates >= caps[accuracies[len(found)]]:
             found[accuracies[len(found)]] = _arrival(count, reached=False)
     return found
 

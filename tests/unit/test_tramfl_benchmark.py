@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from benchmarks.tramfl_world import Digits, Exam, split
+from benchmarks.tramfl import caps_of, missing_cells
+from benchmarks.tramfl_world import CAPS, Digits, Exam, split
 from torch import nn
 
 
@@ -58,3 +59,16 @@ def test_exam_ends_soon_where_the_same_images_are_missed_again():
     exam.passes(Counting(), 0.99)
 
     assert looked == 250 < first
+
+
+def test_cells_given_up_before_the_cap_of_now_are_run_again_and_no_others():
+    known = {
+        "routed/3/0/99": {"updates": 1200, "reached": True},
+        "routed/3/1/99": {"updates": CAPS[0.99], "reached": False},
+        "routed/3/2/99": {"updates": 4005, "reached": False},
+        "routed/3/2/90": {"updates": CAPS[0.9] + 5, "reached": False},
+    }
+    wanted = [*known, "routed/3/3/99"]
+
+    assert missing_cells(wanted, known, CAPS) == ["routed/3/2/99", "routed/3/3/99"]
+    assert missing_cells(wanted, known, caps_of(4000)) == ["routed/3/3/99"]
