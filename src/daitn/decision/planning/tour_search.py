@@ -24,6 +24,9 @@ COLD: Final = 0.02
 SHORTER: Final = 0.3
 """What saving one mean edge counts beside a mean gain: a shorter tour has room for the next stop."""
 
+STARTS: Final = 3
+"""Searches, one after another, that share the iterations: a tour that begins in the wrong cluster stays there."""
+
 FAR: Final = 1e17
 """A budget beyond every cost."""
 
@@ -368,16 +371,28 @@ def search(
         edge += cost[stop, near[stop, 0]]
     edge = max(1e-9, edge / stops)
     usual, little = max(1e-9, gain.mean()), 0.02 * edge
-    tour[0], place[start] = start, 0
-    size, length, gained = _insert(board, 1, 0.0, gain[start], FAR, every, 1.0, 0.0, little)
-    length, _ = _shorten(board, size, length)
-    size, length, gained = _drop(board, size, length, gained, budget, start, stops, 0.0)
-    length, _ = _shorten(board, size, length)
-    size, length, gained = _insert(board, size, length, gained, budget, every, 1.0, 0.0, little)
-    kept[:size], kept_size, kept_length, kept_gain = tour[:size], size, length, gained
-    best[:size], best_size, best_length, best_gain = tour[:size], size, length, gained
-    for iteration in range(iterations):
-        heat = WARM * (COLD / WARM) ** (iteration / iterations)
+    kept_size, kept_length, kept_gain = 1, 0.0, gain[start]
+    best[0], best_size, best_length, best_gain = start, 1, 0.0, gain[start]
+    size, length, gained, each = 1, 0.0, 0.0, max(1, iterations // STARTS)
+    for iteration in range(max(1, iterations)):
+        if iteration % each == 0 and iteration // each < STARTS:
+            # A search begins: the first and the third from a tour over everything, the second from the start alone.
+            place[:] = -1
+            tour[0], place[start] = start, 0
+            size, length, gained = 1, 0.0, gain[start]
+            if iteration // each != 1:
+                noise = 0.0 if iteration == 0 else 0.5
+                size, length, gained = _insert(board, size, length, gained, FAR, every, 1.0, noise, little)
+                length, _ = _shorten(board, size, length)
+                size, length, gained = _drop(board, size, length, gained, budget, start, stops, noise)
+                length, _ = _shorten(board, size, length)
+            size, length, gained = _insert(board, size, length, gained, budget, every, 1.0, 0.0, little)
+            kept[:size], kept_size, kept_length, kept_gain = tour[:size], size, length, gained
+            if gained > best_gain or iteration == 0:
+                best[:size], best_size, best_length, best_gain = tour[:size], size, length, gained
+            if iterations == 0:
+                break
+        heat = WARM * (COLD / WARM) ** (iteration % each / each)
         if size < stops and np.random.random() < GROW:
             size, length, gained = _grow(board, size, length, gained, budget, start, marked, little)
         else:

@@ -33,7 +33,7 @@ VISITS_MOST: Final = 64
 STOPS_SEARCHED: Final = 48
 """Of more stops than this the most promising are searched: by gain per cost over all that is wanted, and per field."""
 
-STARTS: Final = 4
+STARTS: Final = 8
 """Searches from different constructions."""
 
 EXACT_SEQUENCES: Final = 200_000
@@ -91,7 +91,7 @@ class VisitPlan(NamedTuple):
 def plan_visits(
     problem: VisitProblem,
     *,
-    steps: int = 40_000,
+    steps: int = 160_000,
     most: int = VISITS_MOST,
     seed: int = 0,
     exact_up_to: float = EXACT_SEQUENCES,
