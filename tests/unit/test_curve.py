@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from daitn.descriptors.contract import (
     Retrieval,
 )
 from daitn.learning.numerics.curve import RECORDS_LEAST, learning_curve
+from daitn.learning.numerics.evaluate import evaluate
 from daitn.learning.records import Records
 from daitn.learning.tasks import numerics_for
 
@@ -32,6 +35,15 @@ CONTRACT = DataContract(
     task=Classification(label="label"),
 )
 TRAINING = make_training(batch_size=8, batches=4, learning_rate=0.05, optimizer="momentum")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Steps this small are made faster by one thread, and ten times faster where others are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Reader(nn.Module):
@@ -68,7 +80,31 @@ def curve(sets: tuple[Records, ...], model: nn.Module | None = None, **knobs):
     """The curve of a small model."""
     torch.manual_seed(0)
     tried = model or Reader()
-    return learning_curve(tried, numerics_for(CONTRACT.task, CONTRACT), sets, ("accuracy",), TRAINING, **knobs)
+    task = numerics_for(CONTRACT.task, CONTRACT)
+    return learning_curve(tried, task, sets, ("accuracy",), TRAINING, **({"seconds": 600.0} | knobs))
+
+
+class SlowMachine:
+    """A clock that goes on by so much for each step and each measurement, whatever they really take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: float, measure_s: float) -> None:
+        import daitn.learning.numerics.curve as module
+
+        self.now_s, self.steps = 0.0, 0
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now_s)
+        evaluate, train = module.evaluate, module.train
+
+        def slow_evaluate(*arguments):
+            self.now_s += measure_s
+            return evaluate(*arguments)
+
+        def slow_train(model, task, source, training, *rest, should_stop, **knobs):
+            self.steps += training.batches
+            self.now_s += step_s * training.batches
+            return train(model, task, source, training, *rest, should_stop=should_stop, **knobs)
+
+        monkeypatch.setattr(module, "evaluate", slow_evaluate)
+        monkeypatch.setattr(module, "train", slow_train)
 
 
 def test_curve_rises_from_untrained_over_a_quarter_to_a_half_of_the_records():
@@ -113,6 +149,45 @@ def test_too_few_records_give_no_curve(size: int):
     assert curve(samples(size)) == ()
 
 
+@pytest.mark.parametrize(
+    ("seconds", "records", "measured", "steps"),
+    [
+        (200.0, [0, 60, 120], 240, 240),
+        (60.0, [0, 52, 104], 136, 192),
+        (20.0, [0, 52, 104], 136, 52),
+        (6.0, [0, 104], 136, 20),
+    ],
+)
+def test_slow_machine_gets_a_shorter_trial_with_the_same_steps_at_each_share(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, records: list[int], measured: int, steps: int
+):
+    machine = SlowMachine(monkeypatch, step_s=0.1, measure_s=1.0)
+
+    points = curve(samples(120), seconds=seconds)
+
+    assert [point.records for point in points] == records
+    assert {point.measurements[0].records for point in points} == {measured}
+    assert {point.steps for point in points[1:]} == {steps}
+    assert points[0].steps == 0
+    assert machine.now_s <= seconds
+
+
+def test_machine_that_gets_busier_keeps_the_points_it_has(monkeypatch: pytest.MonkeyPatch):
+    import daitn.learning.numerics.curve as module
+
+    machine = SlowMachine(monkeypatch, step_s=0.1, measure_s=1.0)
+    planned = module.fit_to_seconds
+
+    def fit_then_slow(*arguments):
+        extent = planned(*arguments)
+        machine.now_s += 25
+        return extent
+
+    monkeypatch.setattr(module, "fit_to_seconds", fit_then_slow)
+
+    assert [point.records for point in curve(samples(120), seconds=60.0)] == [0, 104]
+
+
 def test_no_time_gives_no_curve():
     assert curve(samples(120), seconds=0.0) == ()
 
@@ -151,7 +226,41 @@ def test_retrieval_is_tried_among_the_answers_of_both_halves():
             return torch.ones(len(x), 2) + 0 * self.layers(x)
 
     training = make_training(batch_size=8, batches=4, learning_rate=0.0)
-    points = learning_curve(Alike(), numerics_for(contract.task, contract), (pairs,), ("mrr",), training)
+    task = numerics_for(contract.task, contract)
+    points = learning_curve(Alike(), task, (pairs,), ("mrr",), training, seconds=600.0)
 
     assert points[0].measurements[0].value == pytest.approx(1 / size)
     assert points[0].measurements[0].records == size
+
+
+def test_retrieval_trial_measures_the_untrained_model_as_a_verification_does():
+    """The trial promises what a verification will measure, so both must ask the same of a model."""
+    contract = DataContract(
+        name="pairs",
+        columns=(NumberColumn(name="a"), NumberColumn(name="b")),
+        inputs=(NumbersInput(name="x", columns=("a", "b")), NumbersInput(name="y", columns=("a", "b"))),
+        task=Retrieval(query="x", answer="y", candidates=20),
+    )
+    rng = np.random.default_rng(0)
+    sets = []
+    for site in ("s1", "s2"):
+        values = rng.normal(size=(90, 2)).astype(np.float32)
+        near = values + rng.normal(scale=0.3, size=values.shape).astype(np.float32)
+        sets.append(
+            Records(
+                inputs={"x": values, "y": near},
+                labels=None,
+                fields=np.zeros((90, 0), dtype=np.bool_),
+                groups=np.arange(90) // 3,
+                dataset=DataSetId(f"{site}/d"),
+            )
+        )
+    task, model = numerics_for(contract.task, contract), Reader()
+    verified = evaluate(model, task, sets, ("accuracy", "mrr"))
+    training = make_training(batch_size=8, batches=4, learning_rate=1e-3)
+
+    untrained = learning_curve(model, task, sets, ("accuracy", "mrr"), training, seconds=600.0)[0]
+
+    for tried, whole in zip(untrained.measurements, verified, strict=True):
+        assert tried.value == pytest.approx(whole.value)
+        assert tried.records == whole.records

@@ -44,12 +44,25 @@ NOISE_LEAST: Final = 0.004
 """Least noise believed of a point: a test set of thousands is still one draw of batches."""
 PROMISE: Final = 0.8
 """Chance with which an offered figure is reached, unless the owner asks for more."""
+TRIAL_FRAC: Final = 0.05
+"""Share of the time to the deadline that the trial may take: an owner who gives an hour can wait three minutes to hear
+that it would be in vain. Most trials take seconds; one that is cut short knows less."""
+TRIAL_LEAST_S: Final = 10.0
+"""Seconds allowed however near the deadline is, up to a quarter of the time to it."""
+TRIAL_MOST_S: Final = 300.0
+"""Seconds allowed however far the deadline is: later the trial would take what a few visits take."""
 LOW: Final = 0.05
 HIGH: Final = 0.95
 """The interval shown holds with 90 %."""
 Z95: Final = 1.959963984540054
 
 Floats = NDArray[np.float64]
+
+
+def trial_seconds(deadline_s: float) -> float:
+    """Seconds that the trial of a request with this deadline may take."""
+    least_s = min(TRIAL_LEAST_S, deadline_s / 4)
+    return min(TRIAL_MOST_S, max(least_s, TRIAL_FRAC * deadline_s))
 
 
 def predict(view: TrainingView, request: Request, preflight: Preflight | None) -> tuple[Prediction, ...]:

@@ -20,6 +20,7 @@ from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import METHODS
+from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
 
 LEAST_TRAINING: Final = 20.0
 """Training records a target's field or label needs at all; below it nothing can be learnt about it, only remembered."""
@@ -77,7 +78,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, preflight
         *_resources(view, request, package, plan),
         *_data(view, request),
         *_preflight(preflight),
-        *_attainability(request, predictions),
+        *_attainability(request, preflight, predictions),
     ]
     return Judged(plan, tuple(conditions), predictions)
 
@@ -241,17 +242,22 @@ def _preflight(preflight: Preflight | None) -> list[Condition]:
     return conditions
 
 
-def _attainability(request: Request, predictions: tuple[Prediction, ...]) -> list[Condition]:
+def _attainability(
+    request: Request, preflight: Preflight | None, predictions: tuple[Prediction, ...]
+) -> list[Condition]:
     """The chance of each target against the owner's floor; where nothing could be tried, that is said."""
     known = {one.name: one for one in predictions}
+    steps = max((point.steps for point in preflight.curve), default=0) if preflight is not None else 0
+    short = f"; the trial had time for {steps} steps only, it may get further" if 0 < steps < STEPS_ENOUGH else ""
     conditions: list[Condition] = []
     for target in request.targets:
         found = known.get(target.name)
         if found is None:
-            text = "not known: too few test records to try it on, or not tried yet"
+            text = "not known: too few test records or too little time to try it, or not tried yet"
             conditions.append(_said(ReasonCode.ATTAINABILITY, f"chance of {target}", "a prediction", text, met=True))
             continue
-        said = f"{found.probability:.0%}: {found.expected:.3g} expected, {found.low:.3g} to {found.high:.3g} with 90 %"
+        within = f"{found.low:.3g} to {found.high:.3g} with 90 %"
+        said = f"{found.probability:.0%}: {found.expected:.3g} expected, {within}{short}"
         conditions.append(
             Condition(
                 code=ReasonCode.ATTAINABILITY,

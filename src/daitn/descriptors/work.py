@@ -119,6 +119,8 @@ class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     learns; None: not asked for."""
     trial_measurements: Annotated[tuple[Name, ...], msgspec.Meta(max_length=256)] = ()
     """What the trial measures: what the targets speak of."""
+    trial_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    """Seconds the trial may take; it makes itself as short as that."""
 
 
 class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +223,8 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
     records: Amount
     measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=256)]
+    steps: Amount = 0
+    """Training steps it took, the same for all points but the untrained one."""
 
 
 class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):

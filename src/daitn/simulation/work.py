@@ -26,7 +26,7 @@ from daitn.simulation.learner import Learner
 from daitn.wire.center_tools import VisitOrder
 
 TRIAL_STEPS: Final = 240
-"""As many as a real trial makes (`learning.numerics.curve`)."""
+"""As many as a real trial makes where time allows (`learning.numerics.trial_extent`)."""
 
 
 class SimulatedWork:
@@ -92,7 +92,7 @@ class SimulatedWork:
             learnt = round(2 * share * TRIAL_STEPS * work.trial.batch_size)
             tried = self._learner.train(model, DataSetId("trial"), held_out, learnt) if learnt else model
             figures = self._learner.measure(tried, held_out, work.trial_measurements)
-            points.append(CurvePoint(records=records, measurements=figures))
+            points.append(CurvePoint(records=records, steps=TRIAL_STEPS if learnt else 0, measurements=figures))
         return tuple(points)
 
     def group_outcome(

@@ -24,6 +24,7 @@ from daitn.control_center.training.records import (
     VisitOrdered,
 )
 from daitn.control_center.turn import Turn
+from daitn.decision.attainability import trial_seconds
 from daitn.descriptors.contract import Classification
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
@@ -196,6 +197,7 @@ class JobDesk:
             preflight=preflight,
             trial=trial,
             trial_measurements=targets if trial is not None else (),
+            trial_s=trial_seconds(state.request.deadline_s),
         )
 
     def reachable(self, artifact: ArtifactId) -> bool:

@@ -14,7 +14,7 @@ from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import VisitOrdered
 from daitn.descriptors.grant import Grant, Holder
-from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
+from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork, Work
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_tools import InputRef, PartnerRef, VisitOrder, Warrant
 
@@ -110,7 +110,7 @@ class OrderDesk:
             job=state.job,
             fence=ordered.fence,
             lease_s=self._knowledge.patience_with(node, self._config.lease_s),
-            wall_s=max(WALL_LEAST_S, WALL_FACTOR * expected),
+            wall_s=max(WALL_LEAST_S, WALL_FACTOR * expected) + _trial_seconds(ordered.work),
             package=state.request.package,
             work=ordered.work,
             inputs=tuple(inputs),
@@ -140,3 +140,8 @@ class OrderDesk:
             holder = Holder(node=member.node, direct=direct)
             found.append(PartnerRef(visit=member.visit, holder=holder, grant=self._tools.issue(grant)))
         return tuple(found)
+
+
+def _trial_seconds(work: Work) -> float:
+    """Seconds of a trial, which a preflight may take beyond what it takes anyway."""
+    return work.trial_s if isinstance(work, EvaluateWork) and work.trial is not None else 0.0

@@ -12,8 +12,10 @@ answers, so they come from one data set, as they will, and the data sets take tu
 answers of both: in half the ring twice as many rivals are about the same thing, which is what training learns first to
 tell apart, so that the trial would promise too much.
 
-What it does not do: extrapolate (`decision.attainability`), or go on until a model gets there: steps and seconds are
-bounded.
+It fits the seconds it is given: a step and a measurement are timed first, and what does not fit is left out
+(`learning.numerics.trial_extent`).
+
+What it does not do: extrapolate (`decision.attainability`), or go on until a model gets there.
 
 Legend: N records of a data set.
 """
@@ -37,16 +39,11 @@ from daitn.descriptors.work import CurvePoint, Measurement, Training
 from daitn.learning.numerics.evaluate import evaluate, keep_state, restore_state
 from daitn.learning.numerics.sources import MemorySlice
 from daitn.learning.numerics.train import ModelState, NotFiniteError, Seeds, train
+from daitn.learning.numerics.trial_extent import TURN_STEPS, fit_to_seconds
 from daitn.learning.tasks.contract import RecordSlice, RecordsLike, TaskNumerics, count_records, groups_of, take_rows
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
 
-CURVE_S: Final = 30.0
-"""No training for the curve begins after this long; an admission that takes minutes is worth no more than a visit."""
-CURVE_STEPS: Final = 240
-"""Steps of each training: about eight visits of a small model, after which most runs here had met their goals."""
-TURN_STEPS: Final = 4
-"""Steps of one turn, where data sets take turns."""
 RECORDS_LEAST: Final = 24
 """Records of a fold below which it says nothing."""
 
@@ -58,6 +55,22 @@ class _Fold(NamedTuple):
     test: list[RecordSlice]
 
 
+class _Trial(NamedTuple):
+    """What stays the same in all trainings of a trial. `ends`: by `time.perf_counter`."""
+
+    model: nn.Module
+    task: TaskNumerics
+    names: Sequence[str]
+    training: Training
+    kept: dict[str, torch.Tensor]
+    ends: float
+    should_stop: Callable[[], bool]
+
+    def over(self) -> bool:
+        """Whether to stop now."""
+        return time.perf_counter() > self.ends or self.should_stop()
+
+
 def learning_curve(
     model: nn.Module,
     task: TaskNumerics,
@@ -65,13 +78,14 @@ def learning_curve(
     names: Sequence[str],
     training: Training,
     *,
-    seconds: float = CURVE_S,
+    seconds: float,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[CurvePoint, ...]:
     """Figures `names` after training on none, about a quarter and about a half of the records of `sets`.
 
-    Empty where there are too few records, where records come from an environment, or where even the half took longer
-    than `seconds` or diverged. The model's state is put back.
+    Empty where there are too few records, where records come from an environment, or where training diverged or not
+    even the least trial fits `seconds`. Where time is short: one way round, fewer steps, without the quarter, in this
+    order. The model's state is put back. Cost: `seconds` at most, and one step or measurement.
     """
     if isinstance(task, ReinforcementNumerics):
         return ()
@@ -81,78 +95,95 @@ def learning_curve(
     folds = [_fold(sets, halves, side) for side in (0, 1)]
     if isinstance(task, RetrievalNumerics):
         folds = [fold._replace(test=_among_all(sets, halves, 1 - side)) for side, fold in enumerate(folds)]
-    kept = keep_state(model)
     was_training = model.training
-    ends = time.perf_counter() + seconds
-    points: list[CurvePoint] = []
+    trial = _Trial(model, task, names, training, keep_state(model), time.perf_counter() + seconds, should_stop)
     try:
-        for share in (0.0, 1.0, 0.5):
-            point = _point(model, task, folds, names, training, share, kept, ends, should_stop)
-            if point is None:
-                break
-            points.append(point)
+        points = _points(trial, folds)
     finally:
-        restore_state(model, kept)
+        restore_state(model, trial.kept)
         model.zero_grad(set_to_none=True)
         model.train(was_training)
     return tuple(sorted(points, key=lambda point: point.records)) if len(points) > 1 else ()
 
 
-def _point(
-    model: nn.Module,
-    task: TaskNumerics,
-    folds: Sequence[_Fold],
-    names: Sequence[str],
-    training: Training,
-    share: float,
-    kept: dict[str, torch.Tensor],
-    ends: float,
-    should_stop: Callable[[], bool],
-) -> CurvePoint | None:
-    """Both ways round with this share of the learning fold; None where time was up or training diverged."""
+def _points(trial: _Trial, folds: Sequence[_Fold]) -> list[CurvePoint]:
+    """The untrained point, then one for each share, the whole fold first, as far as time goes."""
+    if trial.over():
+        return []
+    began = time.perf_counter()
+    untrained = [evaluate(trial.model, trial.task, folds[0].test, trial.names)]
+    measure_s = time.perf_counter() - began
+    step_s = _step_seconds(trial, folds[0])
+    if step_s is None or trial.over():
+        return []
+    extent = fit_to_seconds(trial.ends - time.perf_counter(), step_s, measure_s)
+    if extent is None:
+        return []
+    untrained += [evaluate(trial.model, trial.task, fold.test, trial.names) for fold in folds[1 : extent.ways]]
+    points = [CurvePoint(records=0, measurements=tuple(map(_pooled, zip(*untrained, strict=True))))]
+    for share in extent.shares:
+        point = _point(trial, folds[: extent.ways], share, extent.steps)
+        if point is None:
+            break
+        points.append(point)
+    return points
+
+
+def _step_seconds(trial: _Trial, fold: _Fold) -> float | None:
+    """Seconds of a training step, the first one, which warms up, left out; None where training diverged or time was
+    up. Where data sets take turns, a step with the largest, whose batches are the fullest."""
+    parts = [max(_parts(trial, fold.learn), key=count_records)]
+    try:
+        if not _train(trial, parts, 1):
+            return None
+        began = time.perf_counter()
+        if not _train(trial, parts, TURN_STEPS):
+            return None
+        return (time.perf_counter() - began) / TURN_STEPS
+    finally:
+        restore_state(trial.model, trial.kept)
+
+
+def _point(trial: _Trial, folds: Sequence[_Fold], share: float, steps: int) -> CurvePoint | None:
+    """Each way round with this share of the learning fold; None where time was up or training diverged."""
     found: list[tuple[Measurement, ...]] = []
     records = 0
     for fold in folds:
-        if time.perf_counter() > ends or should_stop():
+        if trial.over():
             return None
-        restore_state(model, kept)
+        restore_state(trial.model, trial.kept)
         parts = [take_rows(part, slice(0, round(share * count_records(part)))) for part in fold.learn]
         parts = [part for part in parts if count_records(part)]
-        if parts and not _train(model, task, parts, training, ends, should_stop):
+        if not _train(trial, _parts(trial, parts), steps):
             return None
         records += sum(count_records(part) for part in parts)
-        found.append(evaluate(model, task, fold.test, names))
-    return CurvePoint(records=records // len(folds), measurements=tuple(map(_pooled, zip(*found, strict=True))))
+        found.append(evaluate(trial.model, trial.task, fold.test, trial.names))
+    measurements = tuple(map(_pooled, zip(*found, strict=True)))
+    return CurvePoint(records=records // len(folds), steps=steps, measurements=measurements)
 
 
-def _train(
-    model: nn.Module,
-    task: TaskNumerics,
-    parts: Sequence[RecordSlice],
-    training: Training,
-    ends: float,
-    should_stop: Callable[[], bool],
-) -> bool:
+def _parts(trial: _Trial, parts: Sequence[RecordSlice]) -> Sequence[RecordSlice]:
+    """What takes turns in training: the data sets of retrieval, else all records as one."""
+    return parts if isinstance(trial.task, RetrievalNumerics) else [_together(parts)]
+
+
+def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int) -> bool:
     """One short run over `parts`; False where it diverged or was stopped before its end."""
-    steps = CURVE_STEPS
-    if isinstance(task, RetrievalNumerics):
-        steps = TURN_STEPS
-    else:
-        parts = [_together(parts)]
-    visit = msgspec.structs.replace(training, batches=steps)
+    turn = TURN_STEPS if len(parts) > 1 else steps
     state = ModelState()
-    for number in range(CURVE_STEPS // steps):
+    for number, start in enumerate(range(0, steps, turn)):
         part = parts[number % len(parts)]
-        size = min(training.batch_size, count_records(part))
+        size = min(trial.training.batch_size, count_records(part))
+        batches = min(turn, steps - start)
         try:
             result = train(
-                model,
-                task,
+                trial.model,
+                trial.task,
                 MemorySlice(DataSetId(part.dataset), part),
-                msgspec.structs.replace(visit, batch_size=size),
+                msgspec.structs.replace(trial.training, batch_size=size, batches=batches),
                 state,
                 seeds=Seeds(job=0, visit=number),
-                should_stop=lambda: should_stop() or time.perf_counter() > ends,
+                should_stop=trial.over,
             )
         except NotFiniteError:
             return False

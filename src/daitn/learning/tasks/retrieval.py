@@ -31,6 +31,7 @@ from daitn.learning.tasks.contract import (
     Array,
     Batch,
     Outputs,
+    RecordSlice,
     RecordsLike,
     count_records,
     counted_of,
@@ -72,10 +73,15 @@ class RetrievalNumerics:
 
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:
         """(queries, answers), each of unit length: (B, D)."""
+        queries, answers = self._sides(batch)
+        return self._encode(model, queries), self._encode(model, answers)
+
+    def _sides(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the model is called with for the queries, and for the answers."""
         queries = {name: tensor for name, tensor in batch.inputs.items() if name not in self._names}
         answers = {new: batch.inputs[old] for old, new in self._names.items()}
         shared = {name: tensor for name, tensor in queries.items() if name not in answers}
-        return self._encode(model, queries), self._encode(model, {**shared, **answers})
+        return queries, {**shared, **answers}
 
     def _encode(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         outputs = model(**inputs)
@@ -132,6 +138,18 @@ class RetrievalNumerics:
 
         return measure(names, self._contract, fields, compute)
 
+    def _encode_sides(self, model: nn.Module, part: RecordSlice) -> tuple[Tensor, Tensor]:
+        """(queries, answers) to be measured; the query of a record that is but a rival is not encoded, and is 0."""
+        queries, answers = self._sides(self.prepare(part))
+        right = self._encode(model, answers)
+        if part.counted is None or part.counted.all():
+            return self._encode(model, queries), right
+        rows = torch.from_numpy(np.flatnonzero(part.counted)).to(self._device)
+        left = torch.zeros_like(right)
+        if len(rows):
+            left[rows] = self._encode(model, {name: tensor[rows] for name, tensor in queries.items()})
+        return left, right
+
     def _rank(
         self, model: nn.Module, members: Sequence[RecordsLike]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -140,7 +158,7 @@ class RetrievalNumerics:
         with torch.inference_mode():
             for records in members:
                 for part in evaluation_batches(records):
-                    left, right = self.forward(model, self.prepare(part))
+                    left, right = self._encode_sides(model, part)
                     queries.append(left.cpu())
                     answers.append(right.cpu())
             if not queries:

@@ -233,8 +233,15 @@ class Worker:
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
         curve: tuple[CurvePoint, ...] = ()
         if work.trial is not None and tried is not None and tried.overfits:
-            names = work.trial_measurements
-            curve = learning_curve(model, self._task, self._sets, names, work.trial, should_stop=should_stop)
+            curve = learning_curve(
+                model,
+                self._task,
+                self._sets,
+                work.trial_measurements,
+                work.trial,
+                seconds=work.trial_s,
+                should_stop=should_stop,
+            )
         if tried is not None and should_stop():
             raise Cancelled
         return Finished(
