@@ -119,6 +119,7 @@ def run_job(domain: LocalDomain, size: str, hops: int, seed: int) -> list[float]
         contract=decode_contract(json.dumps(contract()).encode()),
         targets=["loss <= 0.0000001"],
         chance_floor=0.0,
+        until_deadline=True,
         deadline=600,
         purpose="benchmark",
         method="cyclic",

@@ -95,6 +95,7 @@ class World:
             "contract": decode_contract(json.dumps(CONTRACT).encode()),
             "targets": ["loss <= 0.0000001"],
             "chance_floor": 0.0,
+            "until_deadline": True,
             "deadline": 3600,
             "purpose": "research",
             "name": f"{size}-{self._jobs}",

@@ -48,6 +48,9 @@ def submit(
     chance_floor: Annotated[
         float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: go ahead without asking.")
     ] = None,
+    until_deadline: Annotated[
+        bool | None, typer.Option("--until-deadline", help="Go on even where visits bring no gain any more.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -75,6 +78,7 @@ def submit(
             raw_records=raw_records,
             seed=seed,
             chance_floor=chance_floor,
+            until_deadline=until_deadline,
             idempotency_key=key,
         )
         with _connect(token) as network:

@@ -6,6 +6,7 @@ kept up to date here, so that the machine above only decides.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from daitn.base.errors import BugError
@@ -33,6 +34,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.decision.facts import Preflight
 from daitn.decision.keeping import meets, score
+from daitn.decision.stalling import noise
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
@@ -103,6 +105,10 @@ class JobState:
         self.seen: list[tuple[DataSetId, int]] = []
         self.seen_kept = 0
         self.seen_best = 0
+        self.looks_since_gain = 0
+        self.visits_since_gain: Counter[DataSetId] = Counter()
+        self.gain_score = float("-inf")
+        """Score of the model that last brought a gain beyond noise (`decision.stalling`)."""
         self.avoided: set[DataSetId] = set()
         """Data sets of visits rolled back since a model was last kept: asked again only when no other is there."""
         self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
@@ -146,6 +152,7 @@ class JobState:
                 self.preflight = preflight
                 self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
                 self.best_score = score(self.request.targets, preflight.measurements)
+                self._count_gains_anew()
             case VisitOrdered():
                 self._ordered(record)
             case VisitAccepted():
@@ -209,6 +216,7 @@ class JobState:
                     self.group[record.visit] = (ordered.work, outcome)
                     return
                 self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
+                self.visits_since_gain[ordered.work.dataset] += 1
                 if self.aggregates:
                     self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
                 else:
@@ -233,6 +241,7 @@ class JobState:
     def _agreed(self, record: GroupAgreed) -> None:
         for work, outcome in self.group.values():
             self.seen.append((work.dataset, outcome.batches * work.training.batch_size))
+            self.visits_since_gain[work.dataset] += 1
         self.group.clear()
         self.left_out.clear()
         self.lost_in_row = 0
@@ -269,6 +278,9 @@ class JobState:
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1
         self.rounds_since_verified = 0
+        self.looks_since_gain += 1
+        if record.keep and record.score > self.gain_score + noise(self.request.targets, record.measurements):
+            self._count_gains_anew(record.score)
         if record.keep:
             self.kept, self.kept_measurements = record.model, record.measurements
             self.seen_kept = len(self.seen)
@@ -298,6 +310,13 @@ class JobState:
             self.best, self.best_measurements, self.best_score = self.kept, self.kept_measurements, kept_score
             self.seen_best = self.seen_kept
         self.met = meets(targets, self.best_measurements)
+        self._count_gains_anew()
+
+    def _count_gains_anew(self, gain_score: float | None = None) -> None:
+        """From here on, against the best model so far unless a score is given."""
+        self.gain_score = self.best_score if gain_score is None else gain_score
+        self.looks_since_gain = 0
+        self.visits_since_gain.clear()
 
     def _go_back_to(self, model: ArtifactId) -> None:
         """The head is an older model again, and is compared with what that one was measured at."""

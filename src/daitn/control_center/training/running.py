@@ -26,6 +26,7 @@ from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.stalling import LOOKS_LEAST, Standing, stalled
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.trust import Evidence
@@ -80,7 +81,7 @@ class Running:
             return
         if not state.open and self._desk.rests(turn):
             return
-        spent = self._spent()
+        spent = self._spent(turn)
         if spent:
             if not state.open:
                 self._wind_up(turn, spent)
@@ -144,8 +145,8 @@ class Running:
             remembered = None
         return AggregateWork(updates=updates, server=state.plan.server, base=state.head, state=remembered)
 
-    def _spent(self) -> str:
-        """Which budget is used up; empty while none is."""
+    def _spent(self, turn: Turn) -> str:
+        """Which budget is used up, or why more training does not help; empty while neither is so."""
         state = self.state
         budget = state.request.budget
         if budget.visits is not None and state.visits >= budget.visits:
@@ -158,7 +159,18 @@ class Running:
             return f"{ROLLBACKS_MOST} models in a row were worse and rolled back: more training does not help here"
         if state.evaluations_left == 0:
             return "the verification unit answers no more for this job: a test set asked too often leaks"
-        return ""
+        return self._stalled(turn)
+
+    def _stalled(self, turn: Turn) -> str:
+        """Why the run has stalled; empty while it has not, and where its owner wants it to go on."""
+        state = self.state
+        if state.request.until_deadline or state.looks_since_gain < LOOKS_LEAST or state.plan is None:
+            return ""
+        standing = Standing(
+            looks=state.verifications, looks_since=state.looks_since_gain, visits_since=state.visits_since_gain
+        )
+        usable = datasets(self._desk.view(turn))
+        return stalled(standing, usable, state.plan.training, state.request.hyperparameters, state.planned_rate)
 
     def _run_so_far(self) -> Run:
         state = self.state
