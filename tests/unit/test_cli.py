@@ -119,8 +119,10 @@ def test_submit_refused_shows_every_failed_condition_and_exits_3(
             assert condition["code"] in text
         assert text.count("FAILS") == len(failed)
         assert "no nearby request" in text
-        code, document = shell.json("train", "fetch", done["status"]["job"], str(tmp_path / "r"))
+        job = done["status"]["job"]
+        code, document = shell.json("train", "fetch", job, str(tmp_path / "r"))
         assert (code, document["error"]["kind"]) == (3, "policy")
+        assert document["error"]["todo"] == f"`daitn train show {job}` has every condition"
 
 
 def test_submit_with_take_takes_the_counter_offer(shell: Shell, door: Door, package: str) -> None:
@@ -129,6 +131,11 @@ def test_submit_with_take_takes_the_counter_offer(shell: Shell, door: Door, pack
     assert code == 3
     assert "Counter-offer" in text
     assert "0.05 s" in text
+    job = shell.json("train", "list")[1][0]["job"]
+    code, document = shell.json("train", "fetch", job, "unused")
+    assert code == 3
+    assert f"daitn train show {job}" in document["error"]["todo"]
+    assert "--take" in document["error"]["todo"]
     code, done = shell.json("train", "submit", "--package", package, *goal, "--take", "--watch")
     assert (code, done["status"]["phase"], done["taken"]["phase"]) == (0, "refused", "delivered")
 
@@ -163,6 +170,8 @@ def test_pause_resume_set_cancel(shell: Shell, tmp_path: Path, package: str, mon
         assert shell.json("train", "set", job)[1]["error"]["kind"] == "input"
         code, text, _ = shell("train", "cancel", job)
         assert (code, "cancelled" in text) == (0, True)
+        code, document = shell.json("train", "fetch", job, "unused")
+        assert (code, f"daitn train log {job}" in document["error"]["todo"]) == (2, True)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

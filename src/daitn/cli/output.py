@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -58,7 +58,7 @@ def errors(as_json: bool) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def fail(as_json: bool, kind: str, what: str, todo: str = "", ids: dict[str, str] | None = None) -> None:
+def fail(as_json: bool, kind: str, what: str, todo: str = "", ids: dict[str, str] | None = None) -> NoReturn:
     """Print an error and leave with its code."""
     if as_json:
         import msgspec

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daitn.cli.output import REFUSED, Json, Token, answer, console, errors
+from daitn.cli.output import REFUSED, Json, Token, answer, console, errors, fail
 
 if TYPE_CHECKING:
     from daitn.descriptors.job import JobStatus
     from daitn.sdk.jobs import Job
+    from daitn.sdk.results import Result
 
 app = typer.Typer(help="Submit a model and a goal; follow, steer and fetch.", no_args_is_help=True)
 
@@ -233,7 +234,7 @@ def fetch(
 ) -> None:
     """Fetch the model of an ended job as a package, checked chunk by chunk."""
     with errors(json), _connect(token) as network:
-        result = network.job(job).result(folder)
+        result = _result(network.job(job), folder, json)
         document = {
             "job": result.status.job,
             "folder": str(result.folder),
@@ -249,6 +250,21 @@ def fetch(
             where.print(render.targets_table(result.targets))
 
         answer(json, document, show_result)
+
+
+def _result(job: Job, folder: Path, json: bool) -> Result:
+    """The job's result; where it has none, an error whose way out is a command."""
+    from daitn.sdk.jobs import JobEndedError, JobRefusedError
+
+    try:
+        return job.result(folder)
+    except JobRefusedError as error:
+        todo = f"`daitn train show {job.id}` has every condition"
+        if error.verdict is not None and error.verdict.counter_offer is not None:
+            todo += " and the counter-offer; submit it again with `--take` to take that"
+        fail(json, error.kind, error.what, todo, error.ids)
+    except JobEndedError as error:
+        fail(json, error.kind, error.what, f"`daitn train log {job.id}` tells how it came to that", error.ids)
 
 
 def _connect(token: str | None) -> Any:
