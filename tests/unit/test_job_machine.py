@@ -154,6 +154,8 @@ def test_counter_offer_accepted_beforehand_is_taken_and_runs():
 
     assert made.state().request.method == ""
     assert made.state().verdict.outcome == "admitted"
+    (refusal,) = made.state().refusals
+    assert [one.code for one in refusal.failed()] == [ReasonCode.METHOD]
 
 
 def test_counter_offer_with_a_later_deadline_moves_the_timer():

@@ -123,6 +123,8 @@ def job_view(status: JobStatus, recent: Sequence[LogEntry]) -> RenderableType:
         f"{status.lost} lost, {moved}"
     )
     pieces: list[RenderableType] = [_headline(status), Text(counts)]
+    for refusal in status.refusals:
+        pieces += [verdict(refusal), Text("This counter-offer was taken, as its owner had said.", "bold")]
     if status.phase is Phase.REFUSED:
         pieces.append(verdict(status.verdict, status.reason))
     else:

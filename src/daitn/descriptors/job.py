@@ -86,6 +86,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     transfer_bytes: int
     now: tuple[Whereabouts, ...]
     log_length: int
+    refusals: tuple[Verdict, ...] = ()
+    """Verdicts on what was first asked, where the owner had counter-offers taken at once; `verdict` is on the last."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ def job_status(machine_state: JobState, names: Callable[[NodeId], str]) -> JobSt
         ended_unix_s=None if state.ended_ns is None else ns_to_seconds(state.ended_ns),
         request=state.request,
         verdict=state.verdict,
+        refusals=tuple(state.refusals),
         plan=state.plan,
         targets=tuple(target_state(target, reached, untrained) for target in state.request.targets),
         untrained=untrained,

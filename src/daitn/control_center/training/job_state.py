@@ -71,6 +71,8 @@ class JobState:
         self.phase = Phase.ASSESSING
         self.reason = ""
         self.verdict: Verdict | None = None
+        self.refusals: list[Verdict] = []
+        """Verdicts whose counter-offers were taken at once, in order."""
         self.plan: Plan | None = None
         self.planned_rate = 0.0
         """The learning rate first planned: roll backs lower it, kept models raise it again up to here."""
@@ -147,6 +149,7 @@ class JobState:
                 self.verdict, self.plan = record.verdict, record.plan
                 self.planned_rate = record.plan.training.learning_rate
                 if record.taken is not None:
+                    self.refusals.append(record.verdict)
                     self._change(record.taken)
             case PreflightDone(preflight=preflight):
                 self.preflight = preflight
