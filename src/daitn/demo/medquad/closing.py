@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ import msgspec
 
 from daitn.base.units import show_bytes, show_seconds
 from daitn.demo.html import document, number, table
-from daitn.demo.medquad.recording import FieldRow, MedquadRecording, field_rows
-from daitn.demo.medquad.sites import PLACES
+from daitn.demo.medquad.recording import FieldRow, MedquadRecording, asked_fields, field_rows
+from daitn.demo.medquad.sites import PLACES, POLICY
 from daitn.demo.recording import JobRecord
 from daitn.demo.report import report
 from daitn.demo.sections import job_section, target_cells, timeline
+from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.work import Measurement
 from daitn.oam import wording
 
@@ -43,21 +45,29 @@ def figures(recording: MedquadRecording) -> dict[str, Any]:
     """The document of `report.json`: that of every demonstration, and per job its fields, offer and predictions."""
     document = report(recording.run)
     for one in recording.run.jobs:
-        verdict = one.job.status.verdict
-        offer = verdict.counter_offer if verdict is not None else None
+        status = one.job.status
+        verdicts = [*status.refusals, *([status.verdict] if status.verdict is not None else [])]
         document["jobs"][one.job.key] |= {
             "fields": [
                 {
                     "field": row.field,
                     "untrained": msgspec.to_builtins(row.untrained),
                     "trained": msgspec.to_builtins(row.reached),
-                    "added": row.gained,
+                    "added": None if row.gained is None else row.gained._asdict(),
                     "predicted": msgspec.to_builtins(row.predicted),
                 }
                 for row in field_rows(one.job)
             ],
-            "conditions": [msgspec.to_builtins(each) for each in verdict.conditions] if verdict is not None else [],
-            "counter_offer": [msgspec.to_builtins(each) for each in offer.changes] if offer is not None else None,
+            "verdicts": [
+                {
+                    "outcome": verdict.outcome,
+                    "conditions": [msgspec.to_builtins(each) for each in verdict.conditions],
+                    "offered": [msgspec.to_builtins(each) for each in verdict.counter_offer.changes]
+                    if verdict.counter_offer is not None
+                    else [],
+                }
+                for verdict in verdicts
+            ],
         }
     return document | {
         "base": recording.base,
@@ -81,9 +91,8 @@ def page(recording: MedquadRecording) -> str:
     listed = "".join(f"<li><b>{escape(value)}</b>{escape(what)}</li>" for value, what in facts)
     parts = [
         "<h1>Two departments' models learn at nine health institutes</h1>",
-        f'<p class="soft">daitn {escape(run.version)}, {when}. Real processes on one machine. No question or '
-        "answer left its institute; the notary measured on vectors of held-out questions. Text: MedQuAD (Ben Abacha "
-        "and Demner-Fushman 2019), CC BY 4.0.</p>",
+        f'<p class="soft">daitn {escape(run.version)}, {when}. Real processes on one machine. {_who_saw(recording)} '
+        "Text: MedQuAD (Ben Abacha and Demner-Fushman 2019), CC BY 4.0.</p>",
         f'<ul class="figures">{listed}</ul>',
     ]
     for place, one in enumerate(run.jobs):
@@ -91,31 +100,91 @@ def page(recording: MedquadRecording) -> str:
             ("target", "wanted", "reached", "95 % interval", "met", "sure", "untrained"),
             [target_cells(each) for each in one.job.status.targets],
         )
-        rows = table(HEADINGS, [[escape(cell) for cell in _cells(row)] for row in field_rows(one.job)], (1, 2, 3, 4, 5))
-        parts += [*job_section(PLACES, one, run.names, place), "<h3>Goals</h3>", targets, *_admission(one.job)]
-        parts += ["<h3>What training added, field by field</h3>", rows]
+        parts += [*job_section(PLACES, one, run.names, place), *_admission(one.job)]
+        parts += ["<h3>Goals</h3>", targets, *_fields(one.job)]
     parts += ["<h2>Who worked when</h2>", timeline(PLACES, run), "<h2>What was kept at the sites</h2>"]
     parts.append(_cached(recording))
     return document("daitn: nine health institutes", parts)
 
 
 def _admission(record: JobRecord) -> list[str]:
-    """What the admission had said before anything was trained."""
-    verdict = record.status.verdict
-    if verdict is None:
-        return []
-    failed = [[escape(one.what), escape(one.required), escape(one.available)] for one in verdict.failed()]
-    offer = verdict.counter_offer
-    changes = [[escape(one.what), escape(one.asked), escape(one.offered)] for one in (offer.changes if offer else ())]
-    parts = ["<h3>What the admission had said</h3>"]
-    if failed:
-        parts.append(table(("out of reach", "required", "found"), failed))
-    if changes:
-        parts.append(table(("offered instead, and taken", "asked", "offered"), changes))
-    return parts if failed or changes else [*parts, "<p>Everything asked for was thought within reach.</p>"]
+    """What the admission had said before anything was trained, on what was asked and on what was then taken."""
+    status = record.status
+    parts = ["<h3>What the admission had said, before any visit</h3>"]
+    for verdict in (*status.refusals, *([status.verdict] if status.verdict is not None else [])):
+        failed = [[escape(one.what), escape(one.required), escape(one.available)] for one in verdict.failed()]
+        chances = [
+            [escape(one.what), escape(one.available)]
+            for one in verdict.conditions
+            if one.code is ReasonCode.ATTAINABILITY and one.met
+        ]
+        parts.append(f"<p>{verdict.outcome.capitalize()}{escape(wording.probability(verdict))}.</p>")
+        if failed:
+            parts.append(table(("out of reach", "required", "found"), failed))
+        if chances:
+            parts.append(table(("within reach", "found"), chances))
+        if verdict.counter_offer is not None:
+            changes = [
+                [escape(one.what), escape(one.asked), escape(one.offered)] for one in verdict.counter_offer.changes
+            ]
+            taken = "offered instead" + (", and taken" if verdict in status.refusals else "")
+            parts.append(table((taken, "asked", "offered"), changes))
+    return parts
+
+
+def _fields(record: JobRecord) -> list[str]:
+    """Two tables, the untrained row first: what was asked for, and the other fields, so that forgetting shows."""
+    rows, asked = field_rows(record), asked_fields(record)
+    return [
+        "<h3>What training added to what was asked for</h3>",
+        _table_of(rows[:asked], predicted=True),
+        "<h3>The other fields: gained, or forgotten</h3>",
+        _table_of(rows[asked:], predicted=False),
+        f"<p>{escape(forgotten(rows))}</p>",
+    ]
+
+
+def _table_of(rows: Sequence[FieldRow], *, predicted: bool) -> str:
+    """Fields side by side: untrained, trained, what was added, what was predicted, on how many records."""
+    lines = [
+        ["untrained", *(_stacked(_figure(row.untrained)) for row in rows)],
+        ["trained", *(_stacked(_figure(row.reached)) for row in rows)],
+        ["added, in points", *(_stacked(_gained(row)) for row in rows)],
+    ]
+    if predicted:
+        lines.append(["predicted, with 90 %", *(_stacked(_predicted(row)) for row in rows)])
+    lines.append(["test records", *(str(row.reached.records) if row.reached is not None else "" for row in rows)])
+    return table(("", *(escape(row.field) for row in rows)), lines, range(1, len(rows) + 1))
+
+
+def _stacked(figure: str) -> str:
+    """A figure, and its interval on a line below."""
+    value, _, interval = figure.partition(" ")
+    return f'{escape(value)}<br><span class="soft small">{escape(interval.strip("()"))}</span>' if interval else value
+
+
+def forgotten(rows: Sequence[FieldRow]) -> str:
+    """Which fields lost by training, in one sentence."""
+    lost = [row for row in rows if row.gained is not None and row.gained.value < 0]
+    if not lost:
+        return "No field lost by training."
+    said = "; ".join(
+        f"{row.field} {_gained(row)}, {'more than chance' if row.gained.high < 0 else 'which may be chance'}"
+        for row in lost
+        if row.gained is not None
+    )
+    return f"Lost by training, in points: {said}."
+
+
+def _who_saw(recording: MedquadRecording) -> str:
+    """What left an institute."""
+    if recording.base:
+        return "No question or answer left its institute; the notary measured on vectors of held-out ones."
+    return "No question or answer was trained on outside its institute; the notary measured on held-out ones."
 
 
 def _cached(recording: MedquadRecording) -> str:
+    """What each institute computed once and kept, and when it was wiped."""
     rows = [
         [one.site, f"{one.column}, {one.length} tokens", str(one.records), show_bytes(one.size_bytes),
          f"{one.seconds:.1f} s"]
@@ -123,23 +192,38 @@ def _cached(recording: MedquadRecording) -> str:
     ]  # fmt: skip
     if not rows:
         return "<p>Nothing: there was no frozen base.</p>"
-    said = f"<p>Base {recording.base[:16]}; {recording.activations_left} files left after the jobs.</p>"
+    visits = sum(one.job.status.visits for one in recording.run.jobs)
+    said = (
+        f"<p>Base {recording.base[:16]}. Each institute encoded each of its texts once; {visits} training visits and "
+        f"the notary's samples used what it kept. Its policy, cache_activations = {POLICY.cache_activations!r}, had "
+        f"that wiped when the last job had ended: {recording.activations_left} files are left.</p>"
+    )
     return said + table(("site", "column", "texts", "size", "took"), rows, (2, 3, 4))
 
 
 def _cells(row: FieldRow) -> tuple[str, ...]:
-    said = ""
-    if row.predicted is not None:
-        low, high = wording.number(row.predicted.low), wording.number(row.predicted.high)
-        said = f"{wording.number(row.predicted.expected)} ({low} – {high})"
     return (
         row.field,
         _figure(row.untrained),
         _figure(row.reached),
-        "" if row.gained is None else f"{100 * row.gained:+.1f} points",
-        said,
+        _gained(row),
+        _predicted(row),
         str(row.reached.records) if row.reached is not None else "",
     )
+
+
+def _gained(row: FieldRow) -> str:
+    if row.gained is None:
+        return ""
+    value, low, high = (f"{100 * part:+.1f}".replace("-", "−") for part in row.gained)
+    return f"{value} ({low} – {high})"
+
+
+def _predicted(row: FieldRow) -> str:
+    if row.predicted is None:
+        return ""
+    low, high = wording.number(row.predicted.low), wording.number(row.predicted.high)
+    return f"{wording.number(row.predicted.expected)} ({low} – {high})"
 
 
 def _figure(one: Measurement | None) -> str:
@@ -167,7 +251,8 @@ def _words(recording: MedquadRecording, out: Path) -> str:
     kept = sum(one.size_bytes for one in recording.cached)
     return "\n".join(
         [
-            "in brackets: 95 % intervals; predicted: by the admission, before a visit, with 90 %.",
+            "in brackets: 95 % intervals; predicted: by the admission, before a visit, with 90 %; added: in points.",
+            *(f"{one.job.title}: {forgotten(field_rows(one.job))}" for one in run.jobs),
             f"{show_bytes(kept)} of activations were kept at the sites for the jobs, {recording.activations_left} "
             "files are left.",
             f"{run.processes} processes were started, {run.left} are left; {run.seconds:.0f} s in all.",
