@@ -154,8 +154,8 @@ def test_too_few_records_give_no_curve(size: int):
     [
         (200.0, [0, 60, 120], 240, 240),
         (60.0, [0, 52, 104], 136, 192),
-        (20.0, [0, 52, 104], 136, 52),
-        (6.0, [0, 104], 136, 20),
+        (20.0, [0, 104], 136, 116),
+        (12.0, [0, 104], 136, 60),
     ],
 )
 def test_slow_machine_gets_a_shorter_trial_with_the_same_steps_at_each_share(

@@ -32,8 +32,8 @@ def test_steps_that_take_no_time_that_can_be_measured_are_all_made():
     [
         (100, 2, (1.0, 0.5)),  # 50 s of measuring, 20 s for 4 × 125 steps
         (60, 1, (1.0, 0.5)),  # no room for the other way round: 22 s for 2 steps of 0.04
-        (35, 1, (1.0, 0.5)),  # fewer steps rather than no point at a quarter
-        (29.5, 1, (1.0,)),  # the second measurement alone would leave nothing
+        (40, 1, (1.0,)),  # no point at a quarter rather than 100 steps: 18 s for all 240 of them
+        (19, 1, (1.0,)),  # and last fewer steps: 3.3 s for 80
     ],
 )
 def test_what_does_not_fit_is_given_up_in_order(left_s: float, ways: int, shares: tuple[float, ...]):
