@@ -130,8 +130,8 @@ def test_page_has_untrained_before_trained_and_what_was_said_before_any_visit():
     ("cdc", "said"),
     [
         (0.96, "No field lost by training."),
-        (0.93, "cdc −2.0 (−7.7 – +3.7), which may be chance"),
-        (0.8, "cdc −15.0 (−20.7 – −9.3), more than chance"),
+        (0.93, "cdc −2.0 (−7.7 to +3.7), which may be chance"),
+        (0.8, "cdc −15.0 (−20.7 to −9.3), more than chance"),
     ],
 )
 def test_forgotten_fields_are_named_with_their_interval(cdc: float, said: str):

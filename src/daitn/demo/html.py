@@ -24,7 +24,7 @@ h3 { font-size: 16px; margin: 22px 0 6px; } p { margin: 6px 0; max-width: 75ch; 
 .scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); font-size: 13px; } td.n, th.n { text-align: right; }
-td.n { white-space: nowrap; } .small { font-size: 12px; }
+td.n { white-space: nowrap; } .small { font-size: 11px; }
 .yes { color: var(--good); font-weight: 600; } .no { color: var(--bad); font-weight: 600; }
 figure { margin: 12px 0; } figcaption { color: var(--soft); font-size: 13px; }
 svg { width: 100%; height: auto; display: block; }

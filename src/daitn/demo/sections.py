@@ -21,7 +21,10 @@ def target_cells(one: TargetState) -> list[str]:
     return [escape(one.name), escape(wanted), number(one.reached), interval, *flags, number(one.untrained)]
 
 
-def job_section(places: Sequence[Place], compared: Compared, names: dict[str, str], place: int) -> list[str]:
+def job_section(
+    places: Sequence[Place], compared: Compared, names: dict[str, str], place: int
+) -> tuple[list[str], list[str]]:
+    """What came of a job, with its curves and route; and why: what the network chose, and each hop."""
     record, status = compared.job, compared.job.status
     route = hops(record, names)
     choices = [
@@ -34,19 +37,26 @@ def job_section(places: Sequence[Place], compared: Compared, names: dict[str, st
         [str(hop.number), escape(hop.site), escape(hop.dataset), escape(hop.why), "" if hop.kept else "rolled back"]
         for hop in route
     ]
-    return [
+    head = [
         f"<h2>{escape(record.title.capitalize())}, for {escape(status.owner)}</h2>",
-        f"<p>{escape(status.phase.value.capitalize())}: {escape(status.reason)}. {status.visits} training visits, "
-        f"{status.verifications} verifications, {status.rolled_back} rolled back, {status.lost} lost, "
-        f"{show_bytes(status.transfer_bytes)} moved.</p>",
+        f"<p>{escape(status.phase.value.capitalize())}: {escape(status.reason)}. "
+        f"{_many(status.visits, 'training visit')}, {_many(status.verifications, 'verification')}, "
+        f"{status.rolled_back} rolled back, {status.lost} lost, {show_bytes(status.transfer_bytes)} moved.</p>",
         f"<div class=pair><figure>{curves}<figcaption>At the verification unit. Dashed: what is wanted. Hollow: "
         f"rolled back.</figcaption></figure><figure>{drawn}<figcaption>Numbers: order of visits. Point at an arrow to "
         "see why. Dotted: records that streamed.</figcaption></figure></div>",
+    ]
+    why = [
         "<h3>What the network chose, and why</h3>",
         table(("what", "chosen", "why", "not chosen"), choices),
         "<h3>Why each hop</h3>",
         table(("", "trained at", "data", "why", ""), hop_rows, (0,)),
     ]
+    return head, why
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def timeline(places: Sequence[Place], recording: Recording) -> str:

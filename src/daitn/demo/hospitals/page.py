@@ -24,7 +24,8 @@ def page(recording: Recording) -> str:
         *(
             part
             for place, one in enumerate(recording.jobs)
-            for part in job_section(PLACES, one, recording.names, place)
+            for section in job_section(PLACES, one, recording.names, place)
+            for part in section
         ),
         "<h2>What was refused, and what was offered instead</h2>",
         *(part for one in recording.refusals for part in _refusal(one)),

@@ -100,8 +100,8 @@ def page(recording: MedquadRecording) -> str:
             ("target", "wanted", "reached", "95 % interval", "met", "sure", "untrained"),
             [target_cells(each) for each in one.job.status.targets],
         )
-        parts += [*job_section(PLACES, one, run.names, place), *_admission(one.job)]
-        parts += ["<h3>Goals</h3>", targets, *_fields(one.job)]
+        head, why = job_section(PLACES, one, run.names, place)
+        parts += [*head, *_admission(one.job), "<h3>Goals</h3>", targets, *_fields(one.job), *why]
     parts += ["<h2>Who worked when</h2>", timeline(PLACES, run), "<h2>What was kept at the sites</h2>"]
     parts.append(_cached(recording))
     return document("daitn: nine health institutes", parts)
@@ -216,7 +216,7 @@ def _gained(row: FieldRow) -> str:
     if row.gained is None:
         return ""
     value, low, high = (f"{100 * part:+.1f}".replace("-", "−") for part in row.gained)
-    return f"{value} ({low} – {high})"
+    return f"{value} ({low} to {high})"
 
 
 def _predicted(row: FieldRow) -> str:
