@@ -41,7 +41,7 @@ def chance(core: str, probability: float, *, met: bool) -> Condition:
 def recording(*, base: str = "b" * 64, cdc: float = 0.9) -> MedquadRecording:
     """Cardiology asked for 95 % of core, was offered 90 and reached 91; one institute may have lost."""
     change = Change(
-        what="target accuracy@core", asked="accuracy@core >= 0.95", offered="accuracy@core >= 0.9",
+        what="target accuracy@core", asked=">= 0.95", offered=">= 0.9",
         because=ReasonCode.ATTAINABILITY,
     )  # fmt: skip
     refusal = Verdict(
@@ -149,7 +149,7 @@ def test_report_has_both_verdicts_and_gains(tmp_path: Path):
 
     job = msgspec.json.decode((tmp_path / "report.json").read_bytes())["jobs"]["cardiology"]
     assert [one["outcome"] for one in job["verdicts"]] == ["refused", "admitted"]
-    assert job["verdicts"][0]["offered"][0]["offered"] == "accuracy@core >= 0.9"
+    assert job["verdicts"][0]["offered"][0]["offered"] == ">= 0.9"
     core = job["fields"][0]
     assert core["added"]["value"] == pytest.approx(0.04)
     assert core["added"]["low"] < 0.04 < core["added"]["high"]

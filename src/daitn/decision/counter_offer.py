@@ -150,7 +150,7 @@ def _easier_targets(request: Request, judged: Judged, change: Callable[[str, str
         is_easier = value < target.value if target.sense == ">=" else value > target.value
         eased = msgspec.structs.replace(target, value=value) if is_easier else target
         if eased != target:
-            change(f"target {target.name}", str(target), str(eased))
+            change(f"target {target.name}", *(f"{one.sense} {one.value:g}" for one in (target, eased)))
         targets.append(eased)
     return msgspec.structs.replace(request, targets=tuple(targets))
 

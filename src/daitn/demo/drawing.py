@@ -18,6 +18,8 @@ from daitn.oam import wording
 
 SERIES: Final = ("var(--a)", "var(--b)", "var(--c)", "var(--d)")
 
+_LETTER: Final = 7.2
+"""Width of a letter at 13 px, rather more than the mean."""
 _MAP_WIDTH: Final = 560
 _MAP_HEIGHT: Final = 440
 _RADIUS: Final = 9.0
@@ -217,7 +219,7 @@ def _site(site: Place, visited: bool) -> str:
 
 def draw_timeline(places: Sequence[Place], works: Sequence[Work], jobs: Sequence[str], title: str) -> str:
     """Who worked when, for which job: one lane per site, one bar per visit or measurement."""
-    left, right, top = 78.0, 12.0, 26.0
+    left, right, top = max(78.0, 16 + _LETTER * max((len(site.name) for site in places), default=0)), 12.0, 26.0
     width = 960.0 - left - right
     most = max([1.0, *(work.ended_s for work in works)])
     lanes = {site.name: place for place, site in enumerate(places)}
