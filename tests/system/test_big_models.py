@@ -72,6 +72,7 @@ def submit(domain: LocalDomain, name: str, visits: int) -> Any:
         contract=contract(),
         targets=["loss <= 0.0000001"],
         chance_floor=0.0,
+        until_deadline=True,
         deadline=180,
         purpose="research",
         name=name,
