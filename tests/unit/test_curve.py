@@ -90,7 +90,7 @@ class SlowMachine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: float, measure_s: float) -> None:
         import daitn.learning.numerics.curve as module
 
-        self.now_s, self.steps = 0.0, 0
+        self.now_s = 0.0
         monkeypatch.setattr(module.time, "perf_counter", lambda: self.now_s)
         evaluate, train = module.evaluate, module.train
 
@@ -98,10 +98,14 @@ class SlowMachine:
             self.now_s += measure_s
             return evaluate(*arguments)
 
-        def slow_train(model, task, source, training, *rest, should_stop, **knobs):
-            self.steps += training.batches
-            self.now_s += step_s * training.batches
-            return train(model, task, source, training, *rest, should_stop=should_stop, **knobs)
+        def slow_train(*arguments, should_stop, **knobs):
+            def asked_before_each_step() -> bool:
+                if should_stop():
+                    return True
+                self.now_s += step_s
+                return False
+
+            return train(*arguments, should_stop=asked_before_each_step, **knobs)
 
         monkeypatch.setattr(module, "evaluate", slow_evaluate)
         monkeypatch.setattr(module, "train", slow_train)
@@ -154,8 +158,8 @@ def test_too_few_records_give_no_curve(size: int):
     [
         (200.0, [0, 60, 120], 240, 240),
         (60.0, [0, 52, 104], 136, 192),
-        (20.0, [0, 104], 136, 116),
-        (12.0, [0, 104], 136, 60),
+        (20.0, [0, 104], 136, 172),
+        (9.0, [0, 104], 136, 64),
     ],
 )
 def test_slow_machine_gets_a_shorter_trial_with_the_same_steps_at_each_share(
@@ -172,7 +176,18 @@ def test_slow_machine_gets_a_shorter_trial_with_the_same_steps_at_each_share(
     assert machine.now_s <= seconds
 
 
-def test_machine_that_gets_busier_keeps_the_points_it_has(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("seconds", "lost_s", "records", "steps"),
+    [
+        (60.0, 25.0, [0, 104], {192}),  # one way round: the quarter is left out
+        (200.0, 165.0, [0, 104], {240}),  # two: the one that was finished counts
+        (20.0, 8.0, [0, 104], {95}),  # the only training is cut short
+        (20.0, 12.0, [], set()),  # too short to say anything
+    ],
+)
+def test_machine_that_gets_busier_keeps_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, lost_s: float, records: list[int], steps: set[int]
+):
     import daitn.learning.numerics.curve as module
 
     machine = SlowMachine(monkeypatch, step_s=0.1, measure_s=1.0)
@@ -180,12 +195,15 @@ def test_machine_that_gets_busier_keeps_the_points_it_has(monkeypatch: pytest.Mo
 
     def fit_then_slow(*arguments):
         extent = planned(*arguments)
-        machine.now_s += 25
+        machine.now_s += lost_s
         return extent
 
     monkeypatch.setattr(module, "fit_to_seconds", fit_then_slow)
 
-    assert [point.records for point in curve(samples(120), seconds=60.0)] == [0, 104]
+    points = curve(samples(120), seconds=seconds)
+
+    assert [point.records for point in points] == records
+    assert {point.steps for point in points[1:]} == steps
 
 
 def test_no_time_gives_no_curve():

@@ -47,8 +47,8 @@ from daitn.sdk.network import Network
 from daitn.sdk.packaging import package_module
 
 SEED: Final = 1
-DEADLINE_S: Final = 1800.0
-"""Beyond what is needed: encoding, which takes long, is done before a job is submitted. The trial gets 90 s."""
+DEADLINE_S: Final = 3600.0
+"""Beyond what is needed: encoding, which takes long, is done before a job is submitted. The trial gets 180 s."""
 CHANCE_FLOOR: Final = 0.5
 """No department keeps nine institutes busy for a goal that is rather missed than met."""
 CYCLES: Final = 4

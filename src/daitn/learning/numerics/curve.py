@@ -39,7 +39,7 @@ from daitn.descriptors.work import CurvePoint, Measurement, Training
 from daitn.learning.numerics.evaluate import evaluate, keep_state, restore_state
 from daitn.learning.numerics.sources import MemorySlice
 from daitn.learning.numerics.train import ModelState, NotFiniteError, Seeds, train
-from daitn.learning.numerics.trial_extent import TURN_STEPS, fit_to_seconds
+from daitn.learning.numerics.trial_extent import STEPS_LEAST, TURN_STEPS, fit_to_seconds
 from daitn.learning.tasks.contract import RecordSlice, RecordsLike, TaskNumerics, count_records, groups_of, take_rows
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
@@ -66,9 +66,17 @@ class _Trial(NamedTuple):
     ends: float
     should_stop: Callable[[], bool]
 
-    def over(self) -> bool:
-        """Whether to stop now."""
-        return time.perf_counter() > self.ends or self.should_stop()
+    def over(self, spare_s: float = 0.0) -> bool:
+        """Whether to stop now, or would be in `spare_s`."""
+        return time.perf_counter() + spare_s > self.ends or self.should_stop()
+
+
+class _Learnt(NamedTuple):
+    """One way round: records learnt from, steps made, and figures on the other fold."""
+
+    records: int
+    steps: int
+    measurements: tuple[Measurement, ...]
 
 
 def learning_curve(
@@ -120,13 +128,33 @@ def _points(trial: _Trial, folds: Sequence[_Fold]) -> list[CurvePoint]:
     if extent is None:
         return []
     untrained += [evaluate(trial.model, trial.task, fold.test, trial.names) for fold in folds[1 : extent.ways]]
-    points = [CurvePoint(records=0, measurements=tuple(map(_pooled, zip(*untrained, strict=True))))]
+    ways = extent.ways
+    points: list[CurvePoint] = []
     for share in extent.shares:
-        point = _point(trial, folds[: extent.ways], share, extent.steps)
-        if point is None:
+        learnt: list[_Learnt] = []
+        for fold in folds[:ways]:
+            first = not points and not learnt
+            one = _learn(trial, fold, share, extent.steps, STEPS_LEAST if first else extent.steps, measure_s)
+            if one is None:
+                break
+            learnt.append(one)
+        if not points:
+            ways = len(learnt)  # what has one way round only, because time was up, is compared with that way round
+        if not learnt or len(learnt) < ways:
             break
-        points.append(point)
-    return points
+        points.append(
+            CurvePoint(
+                records=sum(one.records for one in learnt) // ways,
+                steps=learnt[0].steps,
+                measurements=tuple(map(_pooled, zip(*(one.measurements for one in learnt), strict=True))),
+            )
+        )
+        if learnt[0].steps < extent.steps:
+            break
+    if not points:
+        return []
+    figures = tuple(map(_pooled, zip(*untrained[:ways], strict=True)))
+    return [CurvePoint(records=0, measurements=figures), *points]
 
 
 def _step_seconds(trial: _Trial, fold: _Fold) -> float | None:
@@ -134,32 +162,29 @@ def _step_seconds(trial: _Trial, fold: _Fold) -> float | None:
     up. Where data sets take turns, a step with the largest, whose batches are the fullest."""
     parts = [max(_parts(trial, fold.learn), key=count_records)]
     try:
-        if not _train(trial, parts, 1):
+        if _train(trial, parts, 1) < 1:
             return None
         began = time.perf_counter()
-        if not _train(trial, parts, TURN_STEPS):
+        if _train(trial, parts, TURN_STEPS) < TURN_STEPS:
             return None
         return (time.perf_counter() - began) / TURN_STEPS
     finally:
         restore_state(trial.model, trial.kept)
 
 
-def _point(trial: _Trial, folds: Sequence[_Fold], share: float, steps: int) -> CurvePoint | None:
-    """Each way round with this share of the learning fold; None where time was up or training diverged."""
-    found: list[tuple[Measurement, ...]] = []
-    records = 0
-    for fold in folds:
-        if trial.over():
-            return None
-        restore_state(trial.model, trial.kept)
-        parts = [take_rows(part, slice(0, round(share * count_records(part)))) for part in fold.learn]
-        parts = [part for part in parts if count_records(part)]
-        if not _train(trial, _parts(trial, parts), steps):
-            return None
-        records += sum(count_records(part) for part in parts)
-        found.append(evaluate(trial.model, trial.task, fold.test, trial.names))
-    measurements = tuple(map(_pooled, zip(*found, strict=True)))
-    return CurvePoint(records=records // len(folds), steps=steps, measurements=measurements)
+def _learn(trial: _Trial, fold: _Fold, share: float, steps: int, least: int, measure_s: float) -> _Learnt | None:
+    """One way round with this share of the learning fold; None where training diverged, or time was up before `least`
+    steps and a measurement."""
+    if trial.over():
+        return None
+    restore_state(trial.model, trial.kept)
+    parts = [take_rows(part, slice(0, round(share * count_records(part)))) for part in fold.learn]
+    parts = [part for part in parts if count_records(part)]
+    made = _train(trial, _parts(trial, parts), steps, measure_s)
+    if made < least:
+        return None
+    measurements = evaluate(trial.model, trial.task, fold.test, trial.names)
+    return _Learnt(sum(count_records(part) for part in parts), made, measurements)
 
 
 def _parts(trial: _Trial, parts: Sequence[RecordSlice]) -> Sequence[RecordSlice]:
@@ -167,10 +192,11 @@ def _parts(trial: _Trial, parts: Sequence[RecordSlice]) -> Sequence[RecordSlice]
     return parts if isinstance(trial.task, RetrievalNumerics) else [_together(parts)]
 
 
-def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int) -> bool:
-    """One short run over `parts`; False where it diverged or was stopped before its end."""
+def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int, spare_s: float = 0.0) -> int:
+    """One short run over `parts`, ended `spare_s` before time is up: steps made, 0 where it diverged or is not wanted
+    any more."""
     turn = TURN_STEPS if len(parts) > 1 else steps
-    state = ModelState()
+    state, made = ModelState(), 0
     for number, start in enumerate(range(0, steps, turn)):
         part = parts[number % len(parts)]
         size = min(trial.training.batch_size, count_records(part))
@@ -183,14 +209,14 @@ def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int) -> bool:
                 msgspec.structs.replace(trial.training, batch_size=size, batches=batches),
                 state,
                 seeds=Seeds(job=0, visit=number),
-                should_stop=trial.over,
+                should_stop=lambda: trial.over(spare_s),
             )
         except NotFiniteError:
-            return False
-        state = result.state
+            return 0
+        state, made = result.state, made + result.batches
         if result.stopped:
-            return False
-    return True
+            break
+    return 0 if trial.should_stop() else made
 
 
 def _together(parts: Sequence[RecordSlice]) -> RecordSlice:

@@ -20,7 +20,8 @@ STEPS_LEAST: Final = 60
 TURN_STEPS: Final = 4
 """Steps of one turn, where data sets take turns; a training has whole turns."""
 PLANNED_FRAC: Final = 0.7
-"""Share of the seconds that is planned with: the rest is for a machine that gets busier meanwhile."""
+"""Share of the seconds that is planned with: the rest is for a machine that gets busier meanwhile. The least form, of
+one training, is planned with all of them, since that training can be cut short."""
 
 TICK_S: Final = 1e-7
 """Seconds a step takes at least, whatever a coarse clock says."""
@@ -44,22 +45,22 @@ def fit_to_seconds(left_s: float, step_s: float, measure_s: float) -> Extent | N
     `left_s`: seconds left after the untrained model was measured one way round; `step_s`: one training step;
     `measure_s`: one measurement of one way round.
     """
-    forms: tuple[tuple[int, tuple[float, ...], int], ...] = (
-        (2, _WHOLE_AND_HALF, STEPS_ENOUGH),
-        (1, _WHOLE_AND_HALF, STEPS_ENOUGH),
-        (1, _WHOLE, STEPS_LEAST),
+    forms: tuple[tuple[int, tuple[float, ...], float, int], ...] = (
+        (2, _WHOLE_AND_HALF, PLANNED_FRAC, STEPS_ENOUGH),
+        (1, _WHOLE_AND_HALF, PLANNED_FRAC, STEPS_ENOUGH),
+        (1, _WHOLE, 1.0, STEPS_LEAST),
     )
-    for ways, shares, least in forms:
-        steps = _steps(left_s, step_s, measure_s, ways, shares)
+    for ways, shares, planned_frac, least in forms:
+        steps = _steps(planned_frac * left_s, step_s, measure_s, ways, shares)
         if steps >= least:
             return Extent(ways, shares, steps)
     return None
 
 
-def _steps(left_s: float, step_s: float, measure_s: float, ways: int, shares: tuple[float, ...]) -> int:
+def _steps(planned_s: float, step_s: float, measure_s: float, ways: int, shares: tuple[float, ...]) -> int:
     """Steps of each training of this form, whole turns; 0 where its measurements alone take too long."""
     trainings = ways * len(shares)
     measurements = trainings + ways - 1  # untrained, the other way round
-    free_s = PLANNED_FRAC * left_s - measurements * measure_s
+    free_s = planned_s - measurements * measure_s
     steps = min(float(STEPS_MOST), max(0.0, free_s) / (trainings * max(TICK_S, step_s)))
     return int(steps // TURN_STEPS) * TURN_STEPS
