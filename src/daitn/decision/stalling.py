@@ -41,6 +41,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     looks_since: int
     visits_since: Mapping[DataSetId, int]
 
+    @property
+    def long_without(self) -> bool:
+        """Whether enough models in a row were no gain: the first thing to ask, since it needs no view."""
+        return self.looks_since >= max(LOOKS_LEAST, math.ceil(RUN_FRAC * self.looks))
+
 
 def noise(targets: Sequence[Target], measurements: Sequence[Measurement]) -> float:
     """Standard error of a score (`decision.keeping.score`): of the mean shortfall of the targets that are not met.
@@ -61,7 +66,7 @@ def stalled(
     """Why a run has stalled; empty while it has not. `datasets`: those that can be visited now; `training`: as the next
     visit would have it; `planned_rate`: the
     learning rate first planned."""
-    if standing.looks_since < max(LOOKS_LEAST, math.ceil(RUN_FRAC * standing.looks)):
+    if not standing.long_without:
         return ""
     if pinned.learning_rate is None and training.learning_rate < planned_rate:
         return ""

@@ -26,7 +26,7 @@ from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
-from daitn.decision.stalling import LOOKS_LEAST, Standing, stalled
+from daitn.decision.stalling import Standing, stalled
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.trust import Evidence
@@ -164,11 +164,11 @@ class Running:
     def _stalled(self, turn: Turn) -> str:
         """Why the run has stalled; empty while it has not, and where its owner wants it to go on."""
         state = self.state
-        if state.request.until_deadline or state.looks_since_gain < LOOKS_LEAST or state.plan is None:
-            return ""
         standing = Standing(
             looks=state.verifications, looks_since=state.looks_since_gain, visits_since=state.visits_since_gain
         )
+        if state.request.until_deadline or state.plan is None or not standing.long_without:
+            return ""
         usable = datasets(self._desk.view(turn))
         return stalled(standing, usable, state.plan.training, state.request.hyperparameters, state.planned_rate)
 
