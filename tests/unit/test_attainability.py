@@ -63,6 +63,22 @@ def test_steeper_curve_promises_more():
     assert steep.probability > flat.probability
 
 
+def test_what_is_promised_of_several_targets_holds_together():
+    trial = tried(0.5, 0.7, 0.8)
+
+    def both(measurements: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        return (*measurements, *(msgspec.structs.replace(each, name="auc") for each in measurements))
+
+    points = tuple(msgspec.structs.replace(point, measurements=both(point.measurements)) for point in trial.curve)
+    twice = msgspec.structs.replace(trial, measurements=both(trial.measurements), curve=points)
+
+    alone = one(make_request("accuracy >= 0.99"), trial)
+    found = predict(VIEW, make_request("accuracy >= 0.99", "auc >= 0.99"), twice)
+
+    assert [each.promised < alone.promised for each in found] == [True, True]
+    assert [each.expected for each in found] == [alone.expected] * 2
+
+
 def test_wider_noise_gives_a_wider_interval():
     sharp = tried(0.5, 0.7, 0.8)
     wide_points = tuple(

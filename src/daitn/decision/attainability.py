@@ -43,7 +43,7 @@ DRIFT: Final = (0.75, 0.86, 0.93, 1.0, 1.08, 1.17, 1.33)
 NOISE_LEAST: Final = 0.004
 """Least noise believed of a point: a test set of thousands is still one draw of batches."""
 PROMISE: Final = 0.8
-"""Chance with which an offered figure is reached, unless the owner asks for more."""
+"""Chance with which all offered figures are reached, unless the owner asks for more of each."""
 TRIAL_FRAC: Final = 0.05
 """Share of the time to the deadline that the trial may take: an owner who gives an hour can wait three minutes to hear
 that it would be in vain. Most trials take seconds; one that is cut short knows less."""
@@ -70,7 +70,8 @@ def predict(view: TrainingView, request: Request, preflight: Preflight | None) -
     if preflight is None or not preflight.curve:
         return ()
     records = sum({one.dataset: one.records for one in view.candidates}.values())
-    promise = max(PROMISE, request.chance_floor)
+    # As if never two were missed together (Bonferroni): whatever they have to do with each other, PROMISE holds.
+    promise = max(1 - (1 - PROMISE) / len(request.targets), request.chance_floor)
     found = [_predict(target, preflight, records, promise) for target in request.targets]
     return tuple(one for one in found if one is not None)
 
