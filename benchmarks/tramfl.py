@@ -51,6 +51,7 @@ MEASURED: Final = (
     "src/daitn/learning/methods/*.py",
     "src/daitn/learning/numerics/aggregate.py",
     "src/daitn/learning/numerics/averaging.py",
+    "src/daitn/learning/numerics/blocks.py",
     "src/daitn/learning/numerics/optimizers.py",
     "src/daitn/learning/numerics/sampler.py",
     "src/daitn/learning/numerics/train.py",
