@@ -91,7 +91,7 @@ LOOPBACK: Final = "127.0.0.1"
 ORDER_S: Final = 120.0
 LEASE_S: Final = 60.0
 DIGEST_BYTES: Final = 32
-SENT: Final = re.compile(r"sent chunk ([0-9a-f]{64}) to (\S+)")
+SENT: Final = re.compile(r"sen(?:t|ding) chunk ([0-9a-f]{64}) to (\S+)")
 FETCHED: Final = re.compile(r"fetched ([0-9a-f]{16}): (\d+) bytes in ([0-9.]+) s")
 
 

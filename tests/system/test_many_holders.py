@@ -69,7 +69,7 @@ async def main():
 
 asyncio.run(main())
 """
-SENT = re.compile(r"sent chunk ([0-9a-f]{64}) to n0003")
+SENT = re.compile(r"sen(?:t|ding) chunk ([0-9a-f]{64}) to n0003")
 
 
 class HolderProcess(NamedTuple):

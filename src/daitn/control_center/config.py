@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from daitn.base.ids import DomainId, NodeId
+from daitn.describe.damping import DampingConfig
 from daitn.descriptors.grant import Grant
 from daitn.topology.adapter import ViewUpdates
 
@@ -27,6 +28,8 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     percent of a 16 Mbit/s link."""
     views: ViewUpdates = ViewUpdates()
     """How views of running jobs are kept up to date."""
+    damping: DampingConfig = DampingConfig()
+    """When a node that comes and goes is asked after others."""
     direct: tuple[str, ...] = ()
     """The centre's own direct data-plane addresses, for fetching submitted packages."""
 

@@ -47,7 +47,8 @@ LEARNT_AT_ONCE: Final = 256
 def make_orchestrator(config: CenterConfig) -> TopologyOrchestrator:
     """The orchestrator of a domain: beats and looks follow from its patience."""
     tuner = TunerConfig(budget_bytes_per_s=config.report_bytes_per_s)
-    ours = OrchestratorConfig(tuner=tuner, beat_s=config.heartbeat_s, look_s=config.heartbeat_s)
+    beat_s = config.heartbeat_s
+    ours = OrchestratorConfig(tuner=tuner, beat_s=beat_s, look_s=beat_s, damping=config.damping)
     return TopologyOrchestrator(ours, registered_shape, HEADER.itemsize)
 
 

@@ -108,6 +108,7 @@ class CenterNode:
             patience_s=config.patience_s,
             report_bytes_per_s=config.report_bytes_per_s,
             views=config.views,
+            damping=config.damping,
             direct=tuple(fabric.direct_addresses),
             askers=tuple(NodeId(node) for node in config.askers),
         )

@@ -22,6 +22,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import CENTER, DomainId, check_name
 from daitn.base.units import GIB
+from daitn.describe.damping import DampingConfig
 from daitn.node.fabric.router import RouterConfig, encode_config
 from daitn.node.pki import Authority, create_authority, load_authority, make_request, write_private, write_public
 from daitn.topology.adapter import ViewUpdates
@@ -50,6 +51,9 @@ class DomainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What nodes' reports of facts may take, all together and in the mean over an hour."""
     views: ViewUpdates = ViewUpdates()
     """How views of running jobs are kept up to date: `{"by": "adapter"}`, or `{"by": "periodic", "period_s": 5}`."""
+
+    damping: DampingConfig = DampingConfig()
+    """When a node that comes and goes is asked after others: by default from seven falls within minutes."""
 
     askers: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """Ids of nodes whose questions on the map are answered by message: other domains' centres."""

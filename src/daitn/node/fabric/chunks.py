@@ -13,7 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from blake3 import blake3
@@ -22,15 +22,26 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, NoRoomError, NotHeldError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES
+from daitn.base.units import KIB
 from daitn.node.fabric.contract import ChunkPlace, ChunkProvider, ChunkWant, FabricCounters, Sink
 
 OPEN_PACKS: Final = 8
 """Pack files one server thread keeps open; an artifact seldom spans more."""
 
-WINDOW_MAX: Final = 16
-"""Chunks in flight through the router: 32 MiB, which fills 1 Gbit/s over 250 ms."""
+PIECE_BYTES: Final = 128 * KIB
+"""What is asked for at a time where a link is slow, or not known yet. A router cuts a link that does not take what
+waits for it within 0.2 s: so much fits into its queue and the sockets' buffers, where a chunk of 2 MiB does not."""
 
-WINDOW_START: Final = 2
+PIECES: Final = CHUNK_BYTES // PIECE_BYTES
+
+WINDOW_MAX: Final = 16 * PIECES
+"""Pieces in flight through the router: 32 MiB, which fills 1 Gbit/s over 250 ms."""
+
+WINDOW_WHOLE: Final = 2 * PIECES
+"""From this window on chunks are asked for whole, two at least."""
+
+FAST_BYTES_PER_S: Final = 16e6
+"""A link that carries so much takes two chunks within a quarter of a second."""
 
 WINDOW_GAIN: Final = 1.1
 """A larger window is kept only if it carried this much more; else it only makes queues longer."""
@@ -41,11 +52,14 @@ LOST: Final = (errno.ENOENT, errno.EIO, errno.ESTALE)
 
 
 class ChunkAsk(msgspec.Struct, frozen=True, array_like=True):
-    """Requester → holder: this chunk of that artifact under that grant. Answer: its bytes, or a `Refusal`."""
+    """Requester → holder: this chunk of that artifact under that grant, or `size` bytes of it from `start` (0: all of
+    it). Answer: the bytes, or a `Refusal`."""
 
     artifact: ArtifactId
     grant: GrantId
     chunk: ChunkId
+    start: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_BYTES)] = 0
+    size: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_BYTES)] = 0
 
 
 class WrongChunkError(PeerError):
@@ -157,54 +171,80 @@ class ChunkLedger:
 
 
 class Window:
-    """How many requests to keep in flight: grows while that carries more bytes per second, else steps back.
+    """How many pieces to keep in flight: grows while that carries more bytes per second, else steps back.
 
-    The plain form of a bandwidth × delay search: on a fast link two are enough, on a long one it doubles until the
-    rate no longer rises by WINDOW_GAIN.
+    The plain form of a bandwidth × delay search: it begins with one piece and doubles until the rate no longer rises by
+    WINDOW_GAIN. A link that proves fast goes on with whole chunks, two at least; one that turns slow goes back to one
+    piece.
     """
 
-    def __init__(self) -> None:
-        self.size = WINDOW_START
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
         self._best_rate = 0.0
         self._growing = True
         self._round_bytes = 0
-        self._round_count = 0
+        self._round_pieces = 0
         self._round_start: float | None = None
 
     def arrived(self, size: int, now_s: float) -> None:
-        """Count an arrival; at the end of a round of `self.size` arrivals set the next size."""
+        """Count an arrival; at the end of a round of twice the window set the next size."""
         if self._round_start is None:
             self._round_start = now_s
             return
         self._round_bytes += size
-        self._round_count += 1
-        if self._round_count < 2 * self.size:
+        self._round_pieces += pieces_of(size)
+        if self._round_pieces < 2 * self.size:
             return
         rate = self._round_bytes / max(now_s - self._round_start, 1e-6)
-        if self._growing and rate > self._best_rate * WINDOW_GAIN:
+        least = WINDOW_WHOLE if self.size >= WINDOW_WHOLE else 1
+        if self.size < WINDOW_WHOLE and rate >= FAST_BYTES_PER_S:
+            self._search(WINDOW_WHOLE)
+        elif self.size >= WINDOW_WHOLE and rate < FAST_BYTES_PER_S / 4:
+            self._search(1)
+        elif self._growing and rate > self._best_rate * WINDOW_GAIN:
             self.size = min(self.size * 2, WINDOW_MAX)
+            self._best_rate = rate
         elif self._growing:
-            self.size = max(self.size // 2, WINDOW_START)
+            self.size = max(self.size // 2, least)
             self._growing = False
-        elif rate < self._best_rate / 2:  # the link has changed: search anew
-            self._growing = True
-            self._best_rate = 0.0
-        self._best_rate = max(self._best_rate, rate)
-        self._round_bytes = self._round_count = 0
+        elif rate < self._best_rate / 2:  # the link has changed
+            self._search(self.size)
+        self._round_bytes = self._round_pieces = 0
         self._round_start = now_s
+
+    def _search(self, size: int) -> None:
+        """Look for the best size anew, from this one on."""
+        self.size = size
+        self._growing = True
+        self._best_rate = 0.0
+
+
+def pieces_of(size: int) -> int:
+    """How many pieces so many bytes count as."""
+    return -(-size // PIECE_BYTES)
 
 
 def read_chunk(
-    provider: ChunkProvider, chunk: ChunkId, artifact: ArtifactId, reader: PackReader, buffer: memoryview
+    provider: ChunkProvider,
+    chunk: ChunkId,
+    artifact: ArtifactId,
+    reader: PackReader,
+    buffer: memoryview,
+    start: int = 0,
+    size: int = 0,
 ) -> memoryview:
-    """The bytes of a chunk of an artifact, in `buffer` (CHUNK_BYTES long); NotHeldError if not held."""
+    """The bytes of a chunk of an artifact, or `size` of them from `start`, in `buffer` (CHUNK_BYTES long); NotHeldError
+    if it is not held, PeerError for a part beyond its end."""
     place = provider.locate(chunk, artifact)
     if place is None:
         raise NotHeldError(f"chunk {chunk[:16]}… is not held here")
     if not 0 < place.size <= CHUNK_BYTES:
         raise UnavailableError(f"chunk {chunk[:16]}… of {place.size} bytes is larger than {CHUNK_BYTES}")
-    content = buffer[: place.size]
-    reader.read_into(place, content)
+    wanted = min(size or place.size, place.size - start)
+    if wanted <= 0:
+        raise PeerError(f"chunk {chunk[:16]}… has {place.size} bytes, asked for those from {start}")
+    content = buffer[:wanted]
+    reader.read_into(ChunkPlace(place.path, place.offset + start, wanted), content)
     return content
 
 

@@ -1,7 +1,8 @@
 """Fetching chunks: direct from the holder if it can be reached, the rest through the router.
 
-Through the router each chunk is a query of its own, pulled with a window that adapts (`chunks.Window`); nothing is
-pushed, so a slow receiver stalls nobody. Direct transfers are in `bulk`.
+Through the router a chunk is a query of its own, pulled with a window that adapts (`chunks.Window`); nothing is
+pushed, so a slow receiver stalls nobody. Over a slow link a chunk is pulled piece by piece, so that what waits for the
+link stays small. Direct transfers are in `bulk`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -23,13 +24,16 @@ from daitn.node.fabric import keys
 from daitn.node.fabric.bulk import BufferPool, BulkClient, Transfer
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.chunks import (
-    WINDOW_MAX,
+    PIECE_BYTES,
+    PIECES,
+    WINDOW_WHOLE,
     ChunkAsk,
     ChunkLedger,
     PackReader,
     Refusal,
     Window,
     check_wants,
+    pieces_of,
     read_chunk,
 )
 from daitn.node.fabric.contract import ChunkProvider, ChunkWant, FabricConfig, FabricCounters, Holder, Sink
@@ -42,8 +46,8 @@ from daitn.node.fabric.tls import TlsContexts
 SERVING_THREADS: Final = 4
 """Threads that read and answer chunk queries; encryption runs on zenoh's own."""
 
-QUERIES_WAITING: Final = 4 * WINDOW_MAX
-"""Chunk queries waiting for them: four requesters with the largest window; beyond it the data link is held back."""
+QUERIES_WAITING: Final = 4 * PIECES
+"""Chunk queries waiting for them: four requesters with a window of sixteen; beyond it the data link is held back."""
 
 CHUNK_ASK_S: Final = 30.0
 """Longest wait for one chunk: 2 MiB at 70 kB/s."""
@@ -84,11 +88,12 @@ class ChunkService:
             requester = keys.sender_of_message(question.key, self._config.domain, keys.CHUNK_LANE, self._config.node)
             ask = from_msgpack(question.payload(), ChunkAsk, "a chunk request")
             self._provider.authorise(requester, ask.grant, ask.artifact)
-            content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer)
+            content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer, ask.start, ask.size)
             self._pacer.wait(len(content))
+            if ask.start == 0:
+                _log.debug("sending chunk %s to %s", ask.chunk, requester)
             question.answer(content)
-            self._counters.chunks_served += 1
-            _log.debug("sent chunk %s to %s", ask.chunk, requester)
+            self._counters.chunks_served += ask.start == 0
         except PeerError as fault:
             self._counters.inbox_malformed += 1
             question.refuse(Refusal(fault.kind, fault.what))
@@ -198,6 +203,41 @@ class ChunkFetcher:
         return missing
 
 
+class _Growing:
+    """A chunk that is on its way, whole or in pieces."""
+
+    def __init__(self, want: ChunkWant, *, whole: bool) -> None:
+        self.want = want
+        self.whole = whole
+        self.over = False
+        """Whether no more of it is to be asked for: it is all here, or its holder does not have it."""
+        self._buffer = bytearray() if whole else bytearray(want.size)
+        self._left = want.size
+
+    def pieces(self) -> Iterator[_Piece]:
+        """What is to be asked for, in order."""
+        size = self.want.size if self.whole else PIECE_BYTES
+        for start in range(0, self.want.size, size):
+            if self.over:
+                return
+            yield _Piece(self, start, min(size, self.want.size - start))
+
+    def put(self, piece: _Piece, content: bytes) -> bytes | None:
+        """Take a piece; the bytes of the chunk if it was the last one. What has another size than was asked for comes back
+        it is, to be judged as the chunk."""
+        if self.whole or len(content) != piece.size:
+            return content
+        self._buffer[piece.start : piece.start + piece.size] = content
+        self._left -= piece.size
+        return bytes(self._buffer) if self._left == 0 else None
+
+
+class _Piece(NamedTuple):
+    chunk: _Growing
+    start: int
+    size: int
+
+
 class _RoutedFetch:
     """One fetch through the router: a window of queries, each on a worker thread."""
 
@@ -211,7 +251,6 @@ class _RoutedFetch:
         ledger: ChunkLedger,
     ) -> None:
         self._fetcher = fetcher
-        self._holder = holder
         self._artifact = artifact
         self._grant = grant
         self._wants = wants
@@ -224,38 +263,56 @@ class _RoutedFetch:
     async def run(self) -> list[ChunkWant]:
         """Fetch all; returns those not held. What arrived before an error is kept."""
         missing: list[ChunkWant] = []
-        waiting = iter(self._wants)
-        flying: dict[asyncio.Task[None], ChunkWant] = {}
+        waiting = self._pieces()
+        following = next(waiting, None)
+        flying: dict[asyncio.Task[None], _Piece] = {}
         try:
             while True:
-                while len(flying) < self._window.size and (want := next(waiting, None)) is not None:
-                    flying[asyncio.ensure_future(self._pull(want))] = want
+                in_flight = sum(pieces_of(piece.size) for piece in flying.values())
+                while following is not None and (
+                    not flying or in_flight + pieces_of(following.size) <= self._window.size
+                ):
+                    flying[asyncio.ensure_future(self._pull(following))] = following
+                    in_flight += pieces_of(following.size)
+                    following = next(waiting, None)
                 if not flying:
                     return missing
                 landed, _ = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
                 for task in landed:
-                    want = flying.pop(task)
+                    piece = flying.pop(task)
                     try:
                         task.result()
-                        self._window.arrived(want.size, time.monotonic())
+                        self._window.arrived(piece.size, time.monotonic())
                     except NotHeldError:
-                        missing.append(want)
+                        if not piece.chunk.over:
+                            missing.append(piece.chunk.want)
+                        piece.chunk.over = True
         finally:
             await self._end(flying)
 
-    async def _pull(self, want: ChunkWant) -> None:
-        await self._fetcher._workers.run(lambda: self._pull_now(want))
+    def _pieces(self) -> Iterator[_Piece]:
+        """All that is to be asked for; whether a chunk is asked for whole is decided when its turn comes."""
+        for want in self._wants:
+            yield from _Growing(want, whole=self._window.size >= WINDOW_WHOLE).pieces()
 
-    def _pull_now(self, want: ChunkWant) -> None:
-        self._fetcher.pacer.wait(want.size, lambda: self._cancel.cancelled)
-        body = msgspec.msgpack.encode(ChunkAsk(self._artifact, self._grant, want.id))
-        content = self._fetcher._session.ask(
-            self._key, keys.CHUNK_LANE, body, timeout_s=CHUNK_ASK_S, cancel=self._cancel
+    async def _pull(self, piece: _Piece) -> None:
+        if piece.chunk.over:
+            return
+        content = piece.chunk.put(piece, await self._fetcher._workers.run(lambda: self._ask(piece)))
+        if content is not None and not piece.chunk.over:
+            piece.chunk.over = True
+            await self._fetcher._workers.run(lambda: self._ledger.accept(piece.chunk.want, content))
+            self._fetcher._counters.chunks_routed += 1
+
+    def _ask(self, piece: _Piece) -> bytes:
+        self._fetcher.pacer.wait(piece.size, lambda: self._cancel.cancelled)
+        part = (0, 0) if piece.chunk.whole else (piece.start, piece.size)
+        body = msgspec.msgpack.encode(ChunkAsk(self._artifact, self._grant, piece.chunk.want.id, *part))
+        return bytes(
+            self._fetcher._session.ask(self._key, keys.CHUNK_LANE, body, timeout_s=CHUNK_ASK_S, cancel=self._cancel)
         )
-        self._ledger.accept(want, content)
-        self._fetcher._counters.chunks_routed += 1
 
-    async def _end(self, flying: dict[asyncio.Task[None], ChunkWant]) -> None:
+    async def _end(self, flying: dict[asyncio.Task[None], _Piece]) -> None:
         """Stop what is in flight and wait for it: nothing may be written after the fetch has ended."""
         if not flying:
             return
