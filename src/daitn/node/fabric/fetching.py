@@ -223,8 +223,8 @@ class _Growing:
             yield _Piece(self, start, min(size, self.want.size - start))
 
     def put(self, piece: _Piece, content: bytes) -> bytes | None:
-        """Take a piece; the bytes of the chunk if it was the last one. What has another size than was asked for comes back
-        it is, to be judged as the chunk."""
+        """Take a piece; the bytes of the chunk if it was the last one. What has another size than was asked for comes
+        back as it is, to be judged as the chunk."""
         if self.whole or len(content) != piece.size:
             return content
         self._buffer[piece.start : piece.start + piece.size] = content
