@@ -91,7 +91,8 @@ def test_site_that_dies_with_the_only_copy_costs_its_visit_and_no_more():
 
 def test_site_that_comes_back_late_is_fenced_and_changes_nothing():
     scenario = load()
-    scenario = changed(scenario, patience_s=4.0, jobs=(changed(scenario.jobs[0], visits=20),))
+    job = changed(scenario.jobs[0], visits=20, until_deadline=True)
+    scenario = changed(scenario, patience_s=4.0, jobs=(job,))
     order, site, at_s = first_training(scenario)
     report, world = play(with_faults(scenario, CutSpec(node=site, at_s=at_s + 0.01, seconds=7.0, down=False)))
 

@@ -133,7 +133,7 @@ def test_policy_ignored_by_centre_and_site_is_found(monkeypatch):
 def silent_site() -> Scenario:
     """A long job during which one hospital is heard no more, for longer than consent holds."""
     scenario = load()
-    job = changed(scenario.jobs[0], visits=None, deadline_s=100.0)
+    job = changed(scenario.jobs[0], visits=None, deadline_s=100.0, until_deadline=True)
     cut = CutSpec(node="north", at_s=3.0, seconds=CONSENT_AGE_S + 60, down=False)
     return with_faults(changed(scenario, jobs=(job,)), cut)
 

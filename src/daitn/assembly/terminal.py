@@ -29,6 +29,7 @@ class TerminalCore:
         self.keeper = keeper
         self.reporter = reporter
         self.facts = FactReporter()
+        self.reporter.told = lambda: (self.facts.incarnation, self.facts.sequence)
         self.outbox = RecordOutbox()
         self.agent = ToolsAgent(node)
         self.manager = manager

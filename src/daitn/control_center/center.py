@@ -208,6 +208,7 @@ class ControlCenter:
                     turn.send(sender, Left())
                 elif self.knowledge.heard(sender, sequence, turn.now_ns):
                     self.orchestration.spoke(turn, sender, beat=True)
+                    self._facts.beat(turn, sender, message)
                 else:
                     facts = self.knowledge.node(sender)
                     turn.send(sender, DescribeAgain(known_sequence=facts.sequence if facts is not None else 0))

@@ -27,7 +27,7 @@ from daitn.topology.map_entries import KeepMapEntry, ReportsEntry, RosterEntry
 from daitn.topology.refusals import MARKS, Example, Fault
 from daitn.wire.center_topology import QuestionAsked
 from daitn.wire.oam_records import Alarm
-from daitn.wire.topology_tools import FactsAsked, FactsTold, RosterAnnounced, RosterKept
+from daitn.wire.topology_tools import FactsAsked, FactsTold, Heartbeat, RosterAnnounced, RosterKept
 
 ALARM_S: Final = 600.0
 """The same fault of the same node is told again after ten minutes: its counter shows how often it happens."""
@@ -94,6 +94,13 @@ class FactDesk:
         for node in intake.to_ask(turn.now_ns):
             known = int(intake.sources.incarnation[intake.sources.find(node)])
             turn.send(node, FactsAsked(incarnation=known))
+        if intake.waiting:
+            turn.wake_in(ASK_TIMER, 1.0)
+
+    def beat(self, turn: Turn, sender: NodeId, message: Heartbeat) -> None:
+        """A node says how many messages of facts it has sent: the last ones may be lost."""
+        intake = self._knowledge.intake
+        intake.told(sender, message.incarnation, message.told, turn.now_ns)
         if intake.waiting:
             turn.wake_in(ASK_TIMER, 1.0)
 

@@ -71,6 +71,11 @@ def preview(descriptor: DataDescriptor, release: Release, policy: Policy) -> Pre
         f"{max(1, policy.min_count)} rows stand behind it):",
         f"  quality       {shares}",
     ]
+    if (dynamics := descriptor.dynamics) is None:
+        lines.append("  dynamics      none: it takes two releases")
+    else:
+        shown = ", ".join(f"{name} {getattr(dynamics, name)}" for name in dynamics.__struct_fields__)
+        lines.append(f"  dynamics      {shown}  (made of releases alone: costs nothing more)")
     if descriptor.newest_day:
         lines.append(f"  newest day    {descriptor.newest_day}")
     return Preview(msgspec.json.encode(descriptor), "\n".join(lines) + "\n")

@@ -101,6 +101,7 @@ def _submit_later(world: World, number: int, spec: JobSpec) -> None:
             seed=number,
             accept_counter_offer=number == 1,
             chance_floor=spec.chance_floor,
+            until_deadline=spec.until_deadline,
         ),
         package=PackageFacts(contract=contract, kind="graph", signer="owner", payload_bytes=1000, parts_bytes=100),
         key=spec.name,

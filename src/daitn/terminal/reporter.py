@@ -8,6 +8,7 @@ job ends, and that message may be lost.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from daitn.base import limits
@@ -67,6 +68,8 @@ class Reporter:
         self.known = False
         self.heartbeat_s = 1.0
         self.leaving: Leaving | None = None
+        self.told: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        """Incarnation and number of the last message of facts that this node sent."""
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -119,7 +122,9 @@ class Reporter:
             return []
         if self.known:
             again: Effect = SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(self.heartbeat_s))
-            return [Send(receiver=CENTER, message=Heartbeat(sequence=self.sequence)), again]
+            incarnation, told = self.told()
+            beat = Heartbeat(sequence=self.sequence, incarnation=incarnation, told=told)
+            return [Send(receiver=CENTER, message=beat), again]
         describe = Describe(sequence=self.sequence, generated_unix_s=now_ns / NS_PER_S, descriptor=self.descriptor)
         again = SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(REPEAT_S))
         return [Send(receiver=CENTER, message=describe), again]

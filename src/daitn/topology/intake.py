@@ -160,6 +160,12 @@ class FactIntake:
             self.unsynced.pop(index, None)
             self._told[index] = (sequence, now_ns)
 
+    def told(self, node: NodeId, incarnation: int, sequence: int, now_ns: int) -> None:
+        """A node has sent messages up to this number: the last ones are asked for if they do not come in a while."""
+        index = self.sources.find(node)
+        if index >= 0 and incarnation == self.sources.incarnation[index] and sequence > self.sources.sequence[index]:
+            self._told.setdefault(index, (sequence, now_ns))
+
     def _take_length(
         self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
     ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:

@@ -350,6 +350,8 @@ class ReportTuner:
             known = self._sites[site]
             grown = max(0.0, targets[site] - known.promised)
             allowed = min(grown, max(0.0, free))
+            if known.promised + allowed < floor / 2:
+                allowed = 0.0  # nothing to speak of is free: it waits until others have let go, and is not starved
             free -= allowed
             shares[site] = min(targets[site], known.promised + allowed)
         return shares

@@ -43,9 +43,13 @@ class Described(Message, frozen=True, kw_only=True, tag="described"):
 
 
 class Heartbeat(Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """Terminal → topology: the description with `sequence` still holds. One that the map does not hold is asked for."""
+    """Terminal → topology: the description with `sequence` still holds. One that the map does not hold is asked for; so
+    are facts, where messages up to `told` did not arrive and no later one showed it."""
 
     sequence: Annotated[int, msgspec.Meta(ge=1)]
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    told: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    """Messages of facts that the process of this incarnation has sent."""
     busy_slots: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
 
 

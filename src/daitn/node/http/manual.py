@@ -5,6 +5,7 @@ FastAPI knows paths and parameters; bodies and answers are msgspec types, whose 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import msgspec
@@ -38,11 +39,21 @@ class Manual:
                     takes, gives = self._types.get((method, path), (None, None))
                     _fill(operations[method], takes, gives, by_type)
         document["components"] = {
-            "schemas": components,
+            "schemas": {name: _finite(schema) for name, schema in components.items()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "daitn-owner1"}},
         }
         document["security"] = [{"token": []}]
         return document
+
+
+def _finite(schema: Any) -> Any:
+    """A schema without bounds and defaults that JSON has no word for: infinity bounds nothing."""
+    if isinstance(schema, dict):
+        kept = {
+            name: part for name, part in schema.items() if not (isinstance(part, float) and not math.isfinite(part))
+        }
+        return {name: _finite(part) for name, part in kept.items()}
+    return [_finite(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _fill(operation: dict[str, Any], takes: Any, gives: Any, by_type: dict[str, Any]) -> None:
