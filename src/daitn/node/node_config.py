@@ -13,6 +13,7 @@ journal.sqlite     visits taken and owed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -95,12 +96,16 @@ class NodeFolder:
         return load_or_create_key(self.folder / "signing.key")
 
     def site_secret(self) -> bytes:
-        """32 secret bytes of this site, made at the first call."""
+        """32 secret bytes of this site, made at the first call; the same for commands that call at the same time."""
         path = self.folder / "site.secret"
         if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            made = self.folder / f"site.secret.{secrets.token_hex(8)}"
+            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(32))
+            with contextlib.suppress(FileExistsError):
+                os.link(made, path)  # whole or not at all, and only the first
+            made.unlink()
         data = path.read_bytes()
         if len(data) != 32:
             raise InputError(f"{path} has {len(data)} bytes, not 32", todo="restore it from a backup")
