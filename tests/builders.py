@@ -10,6 +10,7 @@ import msgspec
 from daitn.base.effects import (
     Append,
     CancelTimer,
+    Compute,
     Delivered,
     Effect,
     Event,
@@ -20,6 +21,7 @@ from daitn.base.effects import (
     SetTimer,
     Started,
     TimerFired,
+    computed,
     replay,
 )
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, GrantId, JobId, NodeId, OperatorId, OwnerId, VisitId
@@ -384,6 +386,8 @@ class Bench:
         self.sent: list[tuple[NodeId, Message]] = []
         self.timers: dict[str, int] = {}
         self.fetches: list[FetchModel] = []
+        self.problems: dict[str, Compute] = {}
+        """What the centre wants solved and has not been answered: with the next event that time brings, or `solve`."""
         self.handled = 0
         self.center = self._make()
         self.give(Started())
@@ -419,6 +423,15 @@ class Bench:
                     self.timers.pop(name, None)
                 case FetchModel():
                     self.fetches.append(effect)
+                case Compute(key=key):
+                    self.problems[key] = effect
+        return effects
+
+    def solve(self) -> list[Effect]:
+        """All that the centre wants solved is, and it hears of it."""
+        effects: list[Effect] = []
+        while self.problems:
+            effects += self.give(computed(self.problems.pop(next(iter(self.problems)))))
         return effects
 
     def say(self, node: NodeId, message: Message) -> list[Effect]:
@@ -469,6 +482,7 @@ class Bench:
     ) -> None:
         """Terminals answer, oldest order first, until the job's state is as wanted."""
         for _ in range(most):
+            self.solve()
             if done(self.state(job)):
                 return
             orders = self.orders(job)
@@ -483,6 +497,7 @@ class Bench:
         end_ns = self.now_ns + seconds_to_ns(seconds)
         next_beat_ns = self.now_ns
         while True:
+            self.solve()
             name, at_ns = min(self.timers.items(), key=lambda item: item[1], default=("", end_ns + 1))
             if min(at_ns, next_beat_ns) > end_ns:
                 break
@@ -511,6 +526,7 @@ class Bench:
         """The centre dies and starts again from its journal; all nodes are still there."""
         self.center = self.replayed()
         self.timers = {}
+        self.problems = {}
         self.give(Started())
         for node in self.nodes:
             self.give(PeerAppeared(node=node))

@@ -24,7 +24,7 @@ from tests.builders import (
     the_order,
 )
 
-from daitn.base.effects import Append, Delivered, PeerAppeared, PeerVanished
+from daitn.base.effects import Append, Computed, Delivered, PeerAppeared, PeerVanished
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import (
@@ -34,9 +34,11 @@ from daitn.control_center.training.commands import (
     ResumeAsked,
 )
 from daitn.control_center.training.records import JobSubmitted, VisitAccepted, VisitLost
+from daitn.decision.validity import ValidityFound
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import Phase
+from daitn.descriptors.plan import Validity
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget
 from daitn.descriptors.terminals import Role
@@ -519,12 +521,60 @@ def test_plan_of_a_job_comes_with_ranges_that_reports_are_weighed_by_until_it_en
     made.submit()
     made.answer_until(lambda state: state.phase is Phase.RUNNING)
 
-    validity = made.state().plan.validity
+    validity = made.center.jobs[JOB].validity
     assert {pair.dataset for pair in validity.pairs} == {"s1/records", "s2/records"}
     assert {one.fact for one in validity.ranges} >= {"trust", "flops"}
     assert made.center.orchestration.weighing == {JOB}
     made.give(CancelAsked(job=JOB, reason="enough"))
     assert made.center.orchestration.weighing == set()
+
+
+def test_ranges_are_worked_out_beside_the_turn():
+    made = Bench(make_site(1), make_site(2), make_unit())
+    made.submit()
+    while made.state().phase is Phase.ASSESSING:
+        made.answer(*made.orders()[0])
+
+    assert made.center.jobs[JOB].validity is None
+    assert not made.center.orchestration.weighing
+    made.solve()
+    assert made.center.jobs[JOB].validity is not None
+    assert made.center.orchestration.weighing == {JOB}
+
+
+def test_ranges_follow_the_stops_of_a_run_once_in_a_while():
+    made = running()
+    first = made.center.jobs[JOB].validity
+    made.answer_until(lambda state: state.visits == 2)
+    assert made.center.jobs[JOB].validity == first
+
+    for _ in range(6):
+        made.wait(2.0)
+        made.answer(*made.orders()[0])
+    made.solve()
+    assert made.center.jobs[JOB].validity != first
+
+
+def test_answer_for_a_job_that_is_unknown_or_has_ended_changes_nothing():
+    made = running()
+    made.give(CancelAsked(job=JOB, reason="enough"))
+    before = len(made.journal)
+
+    made.give(Computed(key=f"validity {JOB}", basis=0, solution=ValidityFound(validity=Validity())))
+    made.give(Computed(key="validity nobody", basis=0, solution=None))
+
+    assert len(made.journal) == before
+    assert made.center.jobs[JOB].validity is None
+
+
+def test_centre_that_began_anew_weighs_reports_by_the_next_choice():
+    made = running()
+    made.restart()
+    assert made.center.orchestration.weighing == set()
+
+    made.answer_until(lambda state: state.visits == 2)
+
+    assert made.center.orchestration.weighing == {JOB}
 
 
 @pytest.mark.parametrize("by", ["adapter", "periodic"])

@@ -7,6 +7,8 @@ effect is begun, so a message never speaks of a fact that a crash could undo. A 
 sets a timer for everything it waits for.
 
 Cores add their own work effects (train, fetch, …) by subclassing `Effect`, and their results by subclassing `Event`.
+What takes longer than a millisecond is never done in `handle`: it is a `Problem`, handed out by `Compute`, and comes
+back as `Computed`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import NodeId
 
 
@@ -99,6 +102,57 @@ class Append(Effect, frozen=True, kw_only=True):
     """Make records durable before anything that follows is performed."""
 
     records: tuple[Record, ...]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to be worked out that takes longer than a turn may.
+
+    All it depends on lies in its fields, frozen or copied: it is solved beside the core, while the core goes on.
+    """
+
+    def solve(self) -> Solution:
+        """A pure function of the fields; limits are counted in iterations, never in seconds, so that a replay finds the
+        same. DaitnError where there is none."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Solution(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out of a problem."""
+
+
+class Compute(Effect, frozen=True, kw_only=True):
+    """Solve a problem beside the core, and answer with `Computed`.
+
+    Of several with one key only the newest is answered, so a core has at most one answer of each key to expect. It is
+    not durable: a core that needs it asks again when it is `Started`.
+    """
+
+    key: str
+    """Who asks and what for: words with a space between, as names of timers are."""
+    basis: int
+    """Version of what the problem was made from; comes back, so that the core can see what has changed since."""
+    problem: Problem
+
+
+class Computed(Event, frozen=True, kw_only=True):
+    """A problem was solved; `solution` is None where it has none, and `fault` says why."""
+
+    key: str
+    basis: int
+    solution: Solution | None
+    fault: str = ""
+
+
+def computed(effect: Compute) -> Computed:
+    """Solve a problem here and now: what each world does, wherever and whenever it does it."""
+    solution, fault = None, ""
+    try:
+        solution = effect.problem.solve()
+    except BugError:
+        raise
+    except DaitnError as error:
+        fault = str(error)
+    return Computed(key=effect.key, basis=effect.basis, solution=solution, fault=fault)
 
 
 class Core(Protocol):

@@ -11,6 +11,7 @@ import heapq
 from typing import Final
 
 from daitn.base.effects import (
+    Computed,
     Delivered,
     Effect,
     Event,
@@ -115,6 +116,8 @@ class ControlCenter:
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
                 self._timer(turn, name)
+            case Computed(key=key):
+                self._computed(turn, JobId(key.partition(" ")[2]), event)
             case SubmissionReceived():
                 self._submitted(turn, event)
             case PauseAsked(job=job):
@@ -387,6 +390,12 @@ class ControlCenter:
         if changed:
             self._advance(turn, machine)
             self._advance_queued(turn)
+
+    def _computed(self, turn: Turn, job: JobId, event: Computed) -> None:
+        if (machine := self.jobs.get(job)) is not None:
+            if machine.computed(event):
+                self._advance(turn, machine)
+            self.orchestration.reweigh(job)
 
     def _timer(self, turn: Turn, timer: str) -> None:
         kind, _, subject = timer.partition(" ")

@@ -69,7 +69,7 @@ class Orchestration:
         self._presence = presence
         self.weighing: set[JobId] = set()
         """Jobs whose plans reports are weighed by."""
-        self._phased: dict[JobId, None] = {}
+        self._changed: dict[JobId, None] = {}
 
     def started(self, turn: Turn) -> None:
         """The centre runs."""
@@ -132,15 +132,18 @@ class Orchestration:
     def noted(self, record: JobRecord) -> None:
         """A fact of a job: one that is in another phase weighs reports differently."""
         if isinstance(record, JobPhased):
-            self._phased[record.job] = None
+            self.reweigh(record.job)
+
+    def reweigh(self, job: JobId) -> None:
+        """At the end of this turn reports are weighed by what this job's choice stands on by then."""
+        self._changed[job] = None
 
     def weigh(self, turn: Turn, jobs: Mapping[JobId, JobMachine]) -> None:
-        """At the end of a turn: plans of jobs that changed phase in it are from now on what reports are weighed by."""
-        while self._phased:
-            job = next(iter(self._phased))
-            del self._phased[job]
-            state = jobs[job].state
-            validity = state.plan.validity if state.plan is not None and not state.ended else None
+        """At the end of a turn: choices of jobs that changed in it are from now on what reports are weighed by."""
+        while self._changed:
+            job = next(iter(self._changed))
+            del self._changed[job]
+            validity = jobs[job].validity
             ranges = validity.ranges if validity is not None else ()
             (self.weighing.add if ranges else self.weighing.discard)(job)
             self._tell(turn, RangesStated(holder=f"job {job}", ranges=ranges))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from daitn.base.effects import Append, Effect, Record, Send, SetTimer
+from daitn.base.effects import Append, Compute, Effect, Problem, Record, Send, SetTimer
 from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
 from daitn.wire.codec import AnyMessage
@@ -44,6 +44,10 @@ class Turn:
     def wake_in(self, name: str, seconds: float) -> None:
         """Wake up after some seconds."""
         self.timer(name, self.now_ns + seconds_to_ns(seconds))
+
+    def compute(self, key: str, problem: Problem, basis: int) -> None:
+        """Have something worked out beside the turn, from what stood at version `basis`; the answer is an event."""
+        self._effects.append(Compute(key=key, basis=basis, problem=problem))
 
     def perform(self, effect: Effect) -> None:
         """Any other effect."""

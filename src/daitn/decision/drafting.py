@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from daitn.base import limits
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute, datasets
-from daitn.decision.validity import validity_of
+from daitn.decision.validity import ValiditySought
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
@@ -153,18 +151,16 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     )
 
 
-def with_validity(plan: Plan, view: TrainingView, request: Request) -> Plan:
-    """A plan with the ranges of facts within which the first stop of its route stands (`decision.validity`).
+def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> ValiditySought | None:
+    """The problem whose solution are the ranges of facts within which a choice of this plan's rule stands.
 
-    Apart from `draft_plan`, because counter-offers draft many plans and want no ranges. Methods without a route, and
-    views of more than `VALIDITY_MOST` candidates, have none.
+    None for methods without a route, and views of more than `VALIDITY_MOST` candidates.
     """
     method = METHODS[plan.method]
-    if not isinstance(method, Sequential) or not plan.route or len(view.candidates) > VALIDITY_MOST:
-        return plan
+    if not isinstance(method, Sequential) or len(view.candidates) > VALIDITY_MOST:
+        return None
     records = plan.training.batches * plan.training.batch_size
-    validity = validity_of(view, RULES[method.rule], Seen(seed=request.seed), records, plan.route[0])
-    return msgspec.structs.replace(plan, validity=validity)
+    return ValiditySought(view=view, rule=RULES[method.rule], seen=seen, records_per_visit=records, stop=stop)
 
 
 def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.effects import Problem, Solution
 from daitn.decision.routes.contract import RouteRule, Seen, Span
 from daitn.descriptors.plan import RANGES_MOST, FactRange, Pair, Stop, Validity
 from daitn.descriptors.view import Candidate, TrainingView
@@ -34,6 +35,26 @@ PARTS: Final = tuple(1 - sixteenth / 16 for sixteenth in range(17))
 
 FACTS: Final = ("trust", "availability", "batch_s", "flops")
 """Facts of a candidate that route rules look at and that move while a job runs."""
+
+
+class ValidityFound(Solution, frozen=True, kw_only=True):
+    """How long a choice stands; None where the view is too large to tell."""
+
+    validity: Validity | None
+
+
+class ValiditySought(Problem, frozen=True, kw_only=True):
+    """How long does this stop of this rule stand on this view?"""
+
+    view: TrainingView
+    rule: RouteRule
+    seen: Seen
+    records_per_visit: int
+    stop: Stop
+
+    def solve(self) -> ValidityFound:
+        """See `validity_of`."""
+        return ValidityFound(validity=validity_of(self.view, self.rule, self.seen, self.records_per_visit, self.stop))
 
 
 def widened(candidate: Candidate, share: float) -> tuple[Candidate, Candidate]:

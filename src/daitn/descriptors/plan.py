@@ -84,6 +84,3 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     view_version: int
     server: ServerStep | None = None
     """The step that follows the mean of a round; None: the mean is the next model."""
-    validity: Validity | None = None
-    """How far facts may move before the first stop of the route would be another; None where there is no stop, or the
-    view is too large to tell."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from daitn.base.effects import (
     Append,
     CancelTimer,
+    Compute,
     Core,
     Delivered,
     Effect,
@@ -36,6 +37,7 @@ from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.base.units import ns_to_seconds
 from daitn.node.clock import NodeClock
+from daitn.node.computing import Computing
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.journal import Journal
 from daitn.wire.codec import decode, encode
@@ -77,6 +79,7 @@ class CoreRunner:
         self._busy = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._computing = Computing(self.post, self.spawn)
 
     def restore(self) -> int:
         """Rebuild the core from its journal; returns how many records that took."""
@@ -99,6 +102,7 @@ class CoreRunner:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._computing.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -148,6 +152,8 @@ class CoreRunner:
             case CancelTimer(name=name):
                 if (timer := self._timers.pop(name, None)) is not None:
                     timer.cancel()
+            case Compute():
+                self._computing.begin(effect)
             case _:
                 self._perform(effect)
 

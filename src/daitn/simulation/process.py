@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from daitn.base.effects import Message, Record
+from daitn.base.effects import Compute, Computed, Message, Record, computed
 from daitn.base.ids import ArtifactId, JobId, NodeId
 from daitn.control_center.center import ControlCenter
 from daitn.simulation.sites import SimulatedSite
@@ -25,6 +25,8 @@ class Process:
         self.core = make_core()
         self.journal: list[Record] = []
         self.timers: dict[str, int] = {}
+        self.computing: dict[str, Compute] = {}
+        """The newest problem of each key that this life of it wants solved."""
         self.alive = False
         self.life = 0
         self.frozen_until_ns = 0
@@ -39,6 +41,12 @@ class Process:
     def clock_ns(self, now_ns: int) -> int:
         """What its own clock shows."""
         return now_ns + self.skew_ns
+
+    def solved(self, effect: Compute) -> Callable[[], Computed | None]:
+        """Solve a problem; the answer comes when it is asked for, unless the same key has asked again by then."""
+        self.computing[effect.key] = effect
+        event = computed(effect)
+        return lambda: event if self.computing.get(effect.key) is effect else None
 
 
 class Watcher(msgspec.Struct, kw_only=True):

@@ -20,6 +20,7 @@ from daitn.artifacts.signatures import public_hex, sign_report, verify_report
 from daitn.base.effects import (
     Append,
     CancelTimer,
+    Compute,
     Delivered,
     Effect,
     Event,
@@ -73,6 +74,9 @@ from daitn.wire.topology_tools import Describe, Heartbeat
 EPOCH_NS: Final = 1_700_000_000 * NS_PER_S
 """Virtual time starts here, so that clocks look like clocks."""
 
+COMPUTING_S: Final = 0.1
+"""Longest that the solving of a problem takes; each takes a random share of it."""
+
 LONG_S: Final = 2.0
 """How long a node looks on at a child that is stopped."""
 
@@ -88,6 +92,7 @@ class World:
         self.faults = scenario.faults
         self.rng = random.Random(f"world {scenario.seed}")
         self.network = SimulatedNetwork(scenario.faults, random.Random(f"network {scenario.seed}"))
+        self._computing_rng = random.Random(f"computing {scenario.seed}")
         self.learner = Learner()
         self.now_ns = EPOCH_NS
         self.watcher = Watcher()
@@ -183,6 +188,7 @@ class World:
         process.skew_ns = self.mishaps.clock_skew_ns(process)
         process.life += 1
         process.timers = {}
+        process.computing = {}
         self._trace(process.node, "boot")
         self.give(process, Started())
         if process.node == CENTER:
@@ -317,6 +323,8 @@ class World:
                 self.at(at_ns - process.skew_ns, lambda: self._fire(process, life, name, at_ns))
             case CancelTimer(name=name):
                 process.timers.pop(name, None)
+            case Compute():
+                self.later(process, COMPUTING_S * self._computing_rng.random(), process.solved(effect))
             case FetchInputs(order=order):
                 self._moving.fetch_inputs(process, order)
             case BeginWork(order=order):

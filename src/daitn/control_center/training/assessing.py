@@ -16,8 +16,8 @@ from daitn.control_center.training.records import (
     PreflightDone,
 )
 from daitn.control_center.turn import Turn
-from daitn.decision.drafting import with_validity
 from daitn.decision.facts import Preflight
+from daitn.decision.routes.contract import Seen
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
@@ -93,8 +93,9 @@ class Assessing:
         offer = verdict.counter_offer
         taken = offer.request if offer is not None and state.request.accept_counter_offer else None
         if verdict.outcome == "admitted":
-            plan = with_validity(plan, view, state.request)
             turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
+            if plan.route:
+                self._desk.seek_validity(turn, plan, view, Seen(seed=state.request.seed), plan.route[0])
             self._desk.enter(turn, Phase.QUEUED, "admitted")
         elif taken is not None:
             turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, taken=taken))

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.effects import Computed
 from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
@@ -40,8 +41,10 @@ from daitn.control_center.training.records import (
 from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.decision.validity import ValidityFound
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
+from daitn.descriptors.plan import Validity
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import (
@@ -242,6 +245,20 @@ class JobMachine:
             if opened.ended_ns and node in (None, opened.ordered.node):
                 opened.ended_ns = 0
                 turn.timer(f"visit {name}", next_check_ns(opened))
+
+    @property
+    def validity(self) -> Validity | None:
+        """Within which ranges its last choice stands, where that is known; of a job that has ended nothing stands."""
+        return None if self.state.ended else self._desk.validity
+
+    def computed(self, event: Computed) -> bool:
+        """Something that this job wanted solved is. Whether the job goes on because of it."""
+        match event.solution:
+            case ValidityFound(validity=validity):
+                self._desk.validity = validity
+            case _:
+                pass
+        return False
 
     def watch_deadline(self, turn: Turn) -> None:
         """Wake up at the deadline, wherever it is now."""

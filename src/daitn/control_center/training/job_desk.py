@@ -25,9 +25,12 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.attainability import trial_seconds
+from daitn.decision.drafting import seek_validity
+from daitn.decision.routes.contract import Seen
 from daitn.descriptors.contract import Classification
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
+from daitn.descriptors.plan import Plan, Stop, Validity
 from daitn.descriptors.request import METRICS, Request
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
@@ -43,6 +46,10 @@ from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
 from daitn.topology.relevance import needs_of
 from daitn.topology.views import Asker, make_training_view
+
+VALIDITY_S: Final = 10.0
+"""How long stops of a job's route are told apart by the ranges of one: they take some milliseconds of a thread, and
+reports are tuned by them every minute."""
 
 WAIT_S: Final = 0.5
 """How soon a job that can do nothing now (no site, no unit) looks again."""
@@ -81,6 +88,9 @@ class JobDesk:
         self._adapter = ViewAdapter(config.views)
         self.resumed_ns = 0
         """When the centre took this job up again after its last start; 0: it has not."""
+        self.validity: Validity | None = None
+        """How far facts may move before the stop last asked about would be another; None: it is not known."""
+        self._sought_ns = 0
 
     @property
     def deadline_ns(self) -> int:
@@ -138,6 +148,14 @@ class JobDesk:
             or self._orchestrator.damped(node, turn.now_ns)
             or self._orchestrator.suspect(node, turn.now_ns)
         )
+
+    def seek_validity(self, turn: Turn, plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> None:
+        """Have it worked out how long a choice stands, unless that was done a moment ago for the one before."""
+        if turn.now_ns - self._sought_ns < seconds_to_ns(VALIDITY_S):
+            return
+        if (sought := seek_validity(plan, view, seen, stop)) is not None:
+            self._sought_ns = turn.now_ns
+            turn.compute(f"validity {self.state.job}", sought, view.version)
 
     def found(self, turn: Turn, node: NodeId, kind: Evidence, why: str, share: float = 1.0) -> None:
         """Evidence about a node: kept, so that its score outlives a restart."""

@@ -233,6 +233,9 @@ class Running:
         train = self._work(turn, view, model, stop)
         if train is not None:
             self._desk.order(turn, "train", stop.compute_node, train, stop.why)
+            if (plan := self.state.plan) is not None:
+                seen = Seen(visits=tuple(self.state.seen), seed=self.state.request.seed)
+                self._desk.seek_validity(turn, plan, view, seen, stop)
             self._warm_next(turn, view, stop)
 
     def _work(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> TrainWork | None:
