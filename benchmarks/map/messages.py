@@ -132,7 +132,7 @@ async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminal
         columns = intake.book[Kind.TERMINAL].ensure("load")
         columns.sequence[:] = 1
         async with open_fabric(domain.node(CENTER)) as fabric:
-            reports = fabric.subscribe_reports()
+            reports = fabric.subscribe_reports(intake.share_bytes_per_s)
             first = asyncio.ensure_future(anext(reports))
             await asyncio.sleep(0.5)
             senders = [await _start(domain, site, pace / SENDERS, seconds, terminals, seed) for site in range(SENDERS)]
@@ -184,7 +184,7 @@ async def measure_pace(intake: FactIntake, pace: float, seconds: float, terminal
 async def _repair(intake: FactIntake, fabric: Fabric, senders: list[Any], terminals: int) -> int:
     """Syncs after the drops, until every terminal of the senders has the newest report: how many it took, 0 for none
     of the `SYNCS` that were tried."""
-    reports = fabric.subscribe_reports()
+    reports = fabric.subscribe_reports(intake.share_bytes_per_s)
     heard_s = time.perf_counter()
 
     async def take() -> None:

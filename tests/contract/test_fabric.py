@@ -278,6 +278,36 @@ def test_overseer_hears_each_report_once_and_in_order(domain: LoopbackDomain) ->
     run(test)
 
 
+def test_what_a_node_reports_beyond_its_share_is_cut_and_counted_and_costs_nobody_else(domain: LoopbackDomain) -> None:
+    async def test() -> None:
+        async with fabrics(domain.node(CENTER), domain.node(A), domain.node(B)) as (center, a, b):
+            reports = center.subscribe_reports(lambda _: 10_000.0)
+            hearing = asyncio.ensure_future(hear(reports, b"first"))
+            while not hearing.done():
+                await b.report([b"first"])
+                await asyncio.wait([hearing], timeout=0.1)
+
+            await a.report([bytes(5_000)] * 50)
+            await a.report([b"seen"])
+            heard, cut = 0, 0
+            async for batch in reports:
+                heard += sum(sender == A for sender in batch.senders)
+                cut += batch.cut.get(A, 0)
+                assert B not in batch.cut
+                if heard + cut == 51:
+                    break
+            assert 0 < heard <= 8  # two windows of four at most, if the moment between them was met
+            assert center.counters.reports_cut == cut
+            hearing = asyncio.ensure_future(hear(reports, b"honest"))
+            while not hearing.done():
+                await b.report([b"honest"])
+                await asyncio.wait([hearing], timeout=0.1)
+            assert all(sender == B for sender, _ in await hearing)
+            await reports.aclose()  # type: ignore[attr-defined]
+
+    run(test)
+
+
 def test_report_that_is_too_large_is_refused(domain: LoopbackDomain) -> None:
     async def test() -> None:
         async with fabrics(domain.node(A)) as (a,):

@@ -253,6 +253,16 @@ def test_roster_of_one_node_is_bounded(first):
     assert link.center.knowledge.trust_book.changes(NODE) == ()
 
 
+def test_flood_that_was_cut_unread_is_counted_and_its_sender_named():
+    link = Link()
+    link.to_center(ReportsArrived(senders=[], payloads=[], cut={NODE: 812}))
+
+    assert link.center.counters.of("facts_refused", "flood") == 812
+    (alarm,) = [one.entry for one in link.center.records.shown()]
+    assert NODE in alarm.text
+    assert "812 messages were not read" in alarm.text
+
+
 # --- tuned by the orchestrator ----------------------------------------------------------------------------------------
 
 LOAD_NUMBER = group_named("load").number

@@ -173,6 +173,7 @@ _FABRIC: Final = _plain(
     fabric_chunks_served="chunks were given to others; work, no fault",
     fabric_chunks_refused="chunks were asked for without a grant, or are not here",
     fabric_reports_dropped="reports of facts came faster than they were taken; the next sync mends what was lost",
+    fabric_reports_cut="a node reports more than its share, and the rest is cut before it is read: see the alarms",
     fabric_chunks_direct="chunks came over direct links; work, no fault",
     fabric_chunks_routed="chunks came through the router; work, no fault",
     fabric_chunks_wrong="a holder sent bytes of another digest: its disk is damaged, or it is hostile",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final
 
+import msgspec
+
 from daitn.base.effects import Event
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import CENTER, NodeId
@@ -46,6 +48,8 @@ class ReportsArrived(Event, frozen=True, kw_only=True):
 
     senders: list[NodeId]
     payloads: list[bytes]
+    cut: dict[NodeId, int] = msgspec.field(default_factory=dict)
+    """Messages that were beyond their sender's share and were not read, by sender."""
 
 
 class FactDesk:
@@ -71,8 +75,13 @@ class FactDesk:
         intake = self._knowledge.intake
         before = int(intake.sources.dropped.sum())
         seen = intake.take_messages(event.senders, event.payloads, turn.now_ns)
-        for sender in set(event.senders):
+        for sender in {*event.senders, *event.cut}:
             self._knowledge.spoke(sender, turn.now_ns)
+        for sender, count in event.cut.items():
+            self.counters.count("facts_refused", Fault.FLOOD.label, by=count)
+            share = intake.share_bytes_per_s(sender)
+            text = f"{sender} reports more than its share of {share:.0f} bytes a second; {count} messages were not read"
+            self._say(turn, sender, Fault.FLOOD, text)
         if seen.records:
             self.counters.count("facts_taken", by=seen.records)
             kept = ReportsEntry(received_ns=turn.now_ns, senders=event.senders, payloads=event.payloads)

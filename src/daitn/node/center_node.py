@@ -55,7 +55,7 @@ from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch
 from daitn.oam.collection import Collection, DomainCounters, prefixed
-from daitn.topology.knowledge_map import NodeDescribed, NodeRemoved
+from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.map_entries import KeepMapEntry
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.oam import Counted
@@ -166,7 +166,7 @@ class CenterNode:
             links.start(Access())
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
-            runner.spawn(_hear_reports(runner, fabric))
+            runner.spawn(_hear_reports(runner, fabric, core.knowledge))
             runner.spawn(keep_snapshots(maps, core.knowledge, self._clock, runner.counters))
             tokens = self.token_book()
             app = create_app(service, tokens)
@@ -254,10 +254,11 @@ async def _watch_link(runner: CoreRunner, fabric: Fabric) -> None:
             runner.post(LinkBroken())
 
 
-async def _hear_reports(runner: CoreRunner, fabric: Fabric) -> None:
-    """What nodes report of what changes fast: into the map, as many at once as have arrived."""
-    async for reports in fabric.subscribe_reports():
-        runner.post(ReportsArrived(senders=reports.senders, payloads=reports.payloads))
+async def _hear_reports(runner: CoreRunner, fabric: Fabric, knowledge: KnowledgeMap) -> None:
+    """What nodes report of what changes fast: into the map, as many at once as have arrived, of each as much as its
+    share."""
+    async for reports in fabric.subscribe_reports(lambda node: knowledge.intake.share_bytes_per_s(node)):
+        runner.post(ReportsArrived(senders=reports.senders, payloads=reports.payloads, cut=reports.cut))
 
 
 async def _sync_often(moving: Moving) -> None:

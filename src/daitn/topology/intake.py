@@ -29,6 +29,12 @@ AGAIN_NS: Final = 1_000_000_000
 """A source is asked for its facts again at most this often."""
 
 
+MESSAGE_MOST_BYTES: Final = HEADER.itemsize + max(
+    record_dtype(group).itemsize for group in BY_NUMBER.values() if group.packed
+)
+"""Largest message with one record."""
+
+
 class Intake(msgspec.Struct, kw_only=True):
     """What became of many messages."""
 
@@ -113,6 +119,11 @@ class FactIntake:
             owners = table.owners()
             counted = np.bincount(owners[owners >= 0], minlength=1)
             self.sources.things[: len(counted)] += counted
+
+    def share_bytes_per_s(self, node: NodeId) -> float:
+        """What a node may report, as bytes: its share of records, were each the largest there is in a message of its
+        own. May be asked by another thread."""
+        return self.sources.records_per_s(self.sources.find(node)) * MESSAGE_MOST_BYTES
 
     # --- messages ---------------------------------------------------------------------------------------------------
 

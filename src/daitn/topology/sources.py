@@ -110,6 +110,10 @@ class SourceBook:
         self.sequence[:size] = newest
         return np.flatnonzero(missing)
 
+    def records_per_s(self, index: int) -> float:
+        """How many records a second this source may report; -1: one that is not known."""
+        return SHARE_LEAST + SHARE_PER_THING * (float(self.things[index]) if index >= 0 else 0.0)
+
     def admit(self, source: NDArray[np.int32], now_ns: int) -> NDArray[np.bool_] | None:
         """Which records, in the order of the batch, are within their sources' shares; None for all of them."""
         size = len(self._nodes)

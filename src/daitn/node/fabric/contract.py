@@ -19,6 +19,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeId, check_name
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
 from daitn.node.fabric.link_ledger import LinksNow, TransferSeen
+from daitn.node.fabric.report_shares import ShareOf
 
 TELEMETRY_BYTES: Final = 64 * 1024
 """Largest telemetry value; it has to fit one batch of the transport, or a single lost fragment costs 50 ms."""
@@ -114,6 +115,8 @@ class Reports(msgspec.Struct, frozen=True):
     senders: list[NodeId]
     """Who sent each, proven by certificate."""
     payloads: list[bytes]
+    cut: dict[NodeId, int] = {}
+    """Reports that came before these and were beyond their sender's share, by sender."""
 
 
 class ChunkWant(msgspec.Struct, frozen=True):
@@ -188,6 +191,7 @@ class FabricCounters(msgspec.Struct):
     handlers_failed: int = 0
     telemetry_dropped: int = 0
     reports_dropped: int = 0
+    reports_cut: int = 0
     chunks_served: int = 0
     chunks_refused: int = 0
     chunks_direct: int = 0
@@ -302,8 +306,12 @@ class Fabric(Protocol):
         """
         ...
 
-    def subscribe_reports(self) -> AsyncIterator[Reports]:
-        """What all nodes report, overseers only, as many together as have arrived; a slow reader loses the oldest."""
+    def subscribe_reports(self, share_of: ShareOf | None = None) -> AsyncIterator[Reports]:
+        """What all nodes report, overseers only, as many together as have arrived; a slow reader loses the oldest.
+
+        `share_of`: bytes per second that a sender may report; what is beyond is cut before it is read, and counted. It
+        is that of the last who subscribed; None leaves what holds.
+        """
         ...
 
     def presence(self) -> AsyncIterator[tuple[NodeId, bool]]:

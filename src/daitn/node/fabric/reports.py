@@ -8,6 +8,7 @@ dropped, and what arrives is handed on many at a time, since a step of Python fo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -17,6 +18,7 @@ from daitn.base.ids import NodeId
 from daitn.node.fabric import keys
 from daitn.node.fabric.contract import REPORTS_AT_ONCE, TELEMETRY_BYTES, FabricConfig, FabricCounters, Reports
 from daitn.node.fabric.handoff import LoopMailbox, Workers
+from daitn.node.fabric.report_shares import ReportShares, ShareOf
 from daitn.node.fabric.session import Session
 
 DEPTH: Final = 65_536
@@ -41,6 +43,7 @@ class ReportLane:
         self._senders: dict[str, NodeId] = {}
         self._readers: list[_Reader] = []
         self._watching = False
+        self._shares: ReportShares | None = None
         self._arrivals: LoopMailbox[Reports]
         self._arrivals = LoopMailbox(asyncio.get_running_loop(), self._note)
 
@@ -50,10 +53,12 @@ class ReportLane:
             raise InputError(f"a report of {largest} bytes is larger than {TELEMETRY_BYTES}")
         self._session.soon(lambda: self._session.put_reports(self._key, payloads))
 
-    async def follow(self) -> AsyncIterator[Reports]:
+    async def follow(self, share_of: ShareOf | None = None) -> AsyncIterator[Reports]:
         """See `Fabric.subscribe_reports`."""
         if self._config.node not in self._config.overseers:
             raise InputError(f"{self._config.node} may not read reports", todo="name it an overseer of the domain")
+        if share_of is not None:
+            self._shares = ReportShares(share_of)
         reader = _Reader()
         self._readers.append(reader)
         try:
@@ -80,7 +85,12 @@ class ReportLane:
             senders = [known[name] for name in names]
         except KeyError:
             senders, payloads = self._learn(names, payloads)
-        self._arrivals.put(Reports(senders, payloads))
+        shares = self._shares
+        if shares is None:
+            self._arrivals.put(Reports(senders, payloads))
+            return
+        senders, payloads, cut = shares.within(senders, payloads, time.monotonic())
+        self._arrivals.put(Reports(senders, payloads, cut))
 
     def _learn(self, names: list[str], payloads: list[bytes]) -> tuple[list[NodeId], list[bytes]]:
         if len(self._senders) > SENDERS:
@@ -99,6 +109,7 @@ class ReportLane:
         return senders, kept
 
     def _note(self, reports: Reports) -> None:
+        self._counters.reports_cut += sum(reports.cut.values())
         for reader in self._readers:
             self._counters.reports_dropped += reader.put(reports)
 

@@ -36,6 +36,7 @@ from daitn.node.fabric.handoff import LatestByKey, LoopMailbox, Workers, join_th
 from daitn.node.fabric.link_ledger import LinkLedger, LinksNow, TransferSeen
 from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.presence import PresenceBook
+from daitn.node.fabric.report_shares import ShareOf
 from daitn.node.fabric.reports import ReportLane
 from daitn.node.fabric.router import bracketed
 from daitn.node.fabric.session import Session
@@ -243,9 +244,9 @@ class ZenohFabric:
         """See `Fabric.report`."""
         self._reports.send(payloads)
 
-    def subscribe_reports(self) -> AsyncIterator[Reports]:
+    def subscribe_reports(self, share_of: ShareOf | None = None) -> AsyncIterator[Reports]:
         """See `Fabric.subscribe_reports`."""
-        return self._reports.follow()
+        return self._reports.follow(share_of)
 
     def presence(self) -> AsyncIterator[tuple[NodeId, bool]]:
         """See `Fabric.presence`."""
