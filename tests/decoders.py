@@ -96,9 +96,10 @@ from daitn.sdk import jobs, map_questions, requests, transport
 from daitn.sdk.proofs import check_proofs
 from daitn.tools.sensing import Sensed
 from daitn.topology.fact_book import FactBook
+from daitn.topology.image_making import make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
-from daitn.topology.map_image import load_image, make_image
+from daitn.topology.map_image import load_image
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_records, record_dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from hypothesis import settings
@@ -14,9 +15,12 @@ from daitn.base.ids import NodeId
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.node.map_store import read_snapshot, write_snapshot
+from daitn.topology import image_making
 from daitn.topology.fact_book import FactBook
+from daitn.topology.image_making import ImageMaking, make_image
 from daitn.topology.intake import FactIntake
-from daitn.topology.map_image import load_image, make_image
+from daitn.topology.map_entries import ReportsEntry, apply_entry
+from daitn.topology.map_image import load_image
 from daitn.wire.packed_facts import encode_records, record_dtype
 
 NOW = 2 * 10**18
@@ -36,6 +40,8 @@ class Churn(RuleBasedStateMachine):
         self.sequences: dict[tuple[NodeId, int], int] = {}
         self.made = 0
         self.value = 0.0
+        self.making: ImageMaking | None = None
+        self.entries: list[ReportsEntry] = []
 
     @rule(node=NODES, count=st.integers(1, 5))
     def announce(self, node: NodeId, count: int) -> None:
@@ -82,6 +88,7 @@ class Churn(RuleBasedStateMachine):
         incarnation = self.incarnations.get(node, 1)
         data = encode_records(LOAD, record, sequence=1, incarnation=incarnation)
         seen = self.intake.take_messages([node], [data], NOW)
+        self.entries.append(ReportsEntry(received_ns=NOW, senders=[node], payloads=[data]))
         roster = self.rosters.get(node, [])
         thing = roster[number] if number < len(roster) else ""
         taken = thing in self.held and not old
@@ -96,6 +103,31 @@ class Churn(RuleBasedStateMachine):
             path = Path(folder) / "snapshot.map"
             write_snapshot(path, *make_image(self.intake, NOW))
             self.intake = load_image(*read_snapshot(path), str(path))
+            self.making = None  # it was of the map as it was
+
+    @rule()
+    def begin_image(self) -> None:
+        self.making, self.entries = ImageMaking(self.intake, NOW), []
+
+    @rule(steps=st.integers(1, 6))
+    def copy_some(self, steps: int) -> None:
+        with mock.patch.object(image_making, "STEP_BYTES", 64), mock.patch.object(image_making, "STEP_NAMES", 1):
+            for _ in range(steps if self.making is not None else 0):
+                self.making.step()
+
+    @rule()
+    def load_image_and_what_came_since(self) -> None:
+        making, self.making = self.making, None
+        if making is None:
+            return
+        while making.step():
+            pass
+        image = making.image()
+        assert (image is None) == making.torn
+        if image is not None:
+            self.intake = load_image(*image, "the image")
+            for entry in self.entries:
+                apply_entry(self.intake, entry)
 
     @invariant()
     def map_holds_what_the_dictionary_does(self) -> None:

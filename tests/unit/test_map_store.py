@@ -17,10 +17,10 @@ from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import REGISTRY_VERSION, group_named
 from daitn.node import map_store
 from daitn.node.map_store import MapStore, write_snapshot
+from daitn.topology.image_making import ImageMaking, make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.knowledge_map import KnowledgeMap
-from daitn.topology.map_entries import ReportsEntry, RosterEntry
-from daitn.topology.map_image import make_image
+from daitn.topology.map_entries import ReportsEntry, RosterEntry, apply_entry
 from daitn.wire.packed_facts import encode_records, record_dtype
 
 NODE = NodeId("n0001")
@@ -75,6 +75,23 @@ def test_snapshot_and_what_came_since_give_the_map_again(tmp_path):
     assert again.sources.things.sum() == 2
     replayed = again.take_messages([NODE], reports(1, 0.9).payloads, START_NS)
     assert replayed.records == 0
+
+
+def test_image_is_torn_by_what_comes_or_leaves_and_by_nothing_else():
+    intake = FactIntake(KnowledgeMap().facts)
+    apply_entry(intake, ROSTER)
+
+    making = ImageMaking(intake, START_NS)
+    apply_entry(intake, reports(1, 0.25))
+    while making.step():
+        pass
+    assert making.image() is not None
+
+    making = ImageMaking(intake, START_NS)
+    making.step()
+    intake.announce(NODE, Kind.TERMINAL, 2, ["site/t2"])
+    assert not making.step()
+    assert making.image() is None
 
 
 def test_everything_that_is_described_comes_back(tmp_path):

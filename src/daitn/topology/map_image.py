@@ -1,7 +1,7 @@
 """The map as an image: columns, ids, words, sources and rosters, as one head of plain values and a list of arrays.
 
-What a snapshot keeps (`node.map_store` writes and reads it). An image is a copy made at one moment: it can be written
-by another thread while the map goes on. Names, not places, say what an array is, so a later version reads an earlier
+What a snapshot keeps (`node.map_store` writes and reads it). An image is a copy (`image_making`): it can be written by
+another thread while the map goes on. Names, not places, say what an array is, so a later version reads an earlier
 one's image: facts that it does not have any more are passed over, facts that are new are not known. The other way round
 is refused: an image of a later registry could mean anything.
 """
@@ -54,35 +54,6 @@ class ImageHead(msgspec.Struct, frozen=True, kw_only=True):
     words: tuple[str, ...]
     nodes: tuple[NodeId, ...]
     tables: tuple[TableHead, ...]
-
-
-def make_image(intake: FactIntake, taken_ns: int) -> tuple[ImageHead, Arrays]:
-    """A copy of all of it: O(bytes of the map)."""
-    arrays: Arrays = {}
-    tables: list[TableHead] = []
-    for kind, table in intake.book.tables.items():
-        high = table.high
-        groups = tuple(group.name for group in table.groups())
-        tables.append(TableHead(kind=kind.value, ids=tuple(table.ids()), groups=groups))
-        arrays[f"{kind.value}/owner"] = table.owners().copy()
-        for name in groups:
-            for part, column in table.ensure(name).arrays().items():
-                arrays[f"{kind.value}/{name}/{part}"] = column[:high].copy()
-    sources = intake.sources
-    for name in ("incarnation", "sequence", "dropped"):
-        arrays[f"source/{name}"] = getattr(sources, name)[: len(sources)].copy()
-    for kind, roster in intake.rosters.items():
-        for index in range(len(sources)):
-            if len(rows := roster.rows_of(index)):
-                arrays[f"roster/{kind.value}/{index}"] = rows.copy()
-    head = ImageHead(
-        registry=REGISTRY_VERSION,
-        taken_ns=taken_ns,
-        words=intake.book.words.texts(),
-        nodes=sources.nodes(),
-        tables=tuple(tables),
-    )
-    return head, arrays
 
 
 def check_registry(head: ImageHead, where: str) -> None:

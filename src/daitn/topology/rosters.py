@@ -23,6 +23,8 @@ class Roster:
     """The rosters of all sources for one kind; see the module's docstring."""
 
     def __init__(self) -> None:
+        self.changes = 0
+        """Grows when a number means another row."""
         self._rows = np.full(64, NO_ROW, np.int32)
         self._used = 0
         self._offset = np.zeros(64, np.int64)
@@ -40,6 +42,7 @@ class Roster:
             self._widen(source, end)
         start = self._offset[source] + first
         self._rows[start : start + len(rows)] = rows
+        self.changes += 1
 
     def resolve(self, source: NDArray[np.int32], numbers: NDArray[np.uint32]) -> NDArray[np.int32]:
         """Rows of numbers, -1 where a source has no such number: (B,)."""
@@ -60,10 +63,12 @@ class Roster:
         """These rows of a source are no things any more: O(its roster)."""
         held = self.rows_of(source)
         held[np.isin(held, rows)] = NO_ROW
+        self.changes += 1
 
     def clear(self, source: int) -> None:
         """A source numbers its things anew."""
         self.rows_of(source)[:] = NO_ROW
+        self.changes += 1
 
     @property
     def nbytes(self) -> int:

@@ -40,6 +40,6 @@ class Words:
         """The word with this number; empty for `NO_WORD`."""
         return self._texts[code] if code >= 0 else ""
 
-    def texts(self) -> tuple[str, ...]:
-        """All words by number."""
-        return tuple(self._texts)
+    def texts(self, first: int = 0, beyond: int | None = None) -> tuple[str, ...]:
+        """Words by number, from `first` up to but not `beyond`; all of them where neither is given."""
+        return tuple(self._texts[first:beyond])
