@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daitn.base.effects import Append, SetTimer, Started, TimerFired
+from daitn.base.effects import Append, Compute, SetTimer, Started, TimerFired, computed
 from daitn.base.errors import InputError
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
@@ -15,6 +15,7 @@ from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.questions import Answer, AnswerRow, Compare, Find, Measure
 from daitn.descriptors.saved_questions import Moved
 from daitn.topology.fact_book import FactBook
+from daitn.topology.questions import putting
 from daitn.topology.questions.dependence import groups_read, reads_time
 from daitn.topology.questions.saved import (
     CHANGES_KEPT,
@@ -51,6 +52,40 @@ class World:
     def later(self, seconds=1.0):
         self.now += int(seconds * NS_PER_S)
         return [e.change for e in self.core.handle(TimerFired(name=TIMER), self.now) if isinstance(e, TellChange)]
+
+
+def test_question_that_takes_long_is_solved_beside_the_core_and_told_of_when_it_is(world, monkeypatch):
+    monkeypatch.setattr(putting, "AT_ONCE_ROWS", 3)
+    kept, problem, timer = world.save(BEST)
+    assert (type(kept), type(problem), type(timer)) == (Append, Compute, SetTimer)
+    assert world.core.since("best", 0).answer is None
+
+    (told,) = world.core.handle(computed(problem), world.now)
+
+    assert [row.id for row in told.change.entered] == ["t3", "t2"]
+    assert [row.id for row in world.core.since("best", 0).answer.rows] == ["t3", "t2"]
+
+
+@pytest.mark.parametrize("then", ["forgotten", "saved anew"])
+def test_answer_to_a_question_that_is_not_saved_any_more_is_dropped(world, monkeypatch, then):
+    monkeypatch.setattr(putting, "AT_ONCE_ROWS", 3)
+    _, problem, _ = world.save(BEST)
+    world.now += 1
+    if then == "forgotten":
+        world.core.handle(ForgetAsked(name="best"), world.now)
+    else:
+        world.save("terminal where not reachable")
+
+    assert world.core.handle(computed(problem), world.now) == []
+
+
+def test_question_that_finds_nothing_to_read_is_told_with_its_fault(world, monkeypatch):
+    monkeypatch.setattr(putting, "AT_ONCE_ROWS", 3)
+    _, problem, _ = world.save("terminal nearest t9")
+
+    assert world.core.handle(computed(problem), world.now) == []
+
+    assert "no terminal 't9'" in world.core.since("best", 0).fault
 
 
 BEST = "terminal where reachable score trust top 2"

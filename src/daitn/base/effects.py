@@ -107,7 +107,9 @@ class Append(Effect, frozen=True, kw_only=True):
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Something to be worked out that takes longer than a turn may.
 
-    All it depends on lies in its fields, frozen or copied: it is solved beside the core, while the core goes on.
+    All it depends on lies in its fields, frozen or copied, since it is solved beside the core, while the core goes on;
+    where a copy would cost more than the work (columns of a million rows), it sees to it itself that what it read held
+    together.
     """
 
     def solve(self) -> Solution:

@@ -34,6 +34,7 @@ from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.orchestration import TIMERS, Orchestration, make_orchestrator
 from daitn.control_center.presence import Presence
+from daitn.control_center.question_desk import KEY as QUESTION_KEY
 from daitn.control_center.tools_desk import ToolsDesk
 from daitn.control_center.training.commands import (
     CancelAsked,
@@ -116,8 +117,8 @@ class ControlCenter:
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
                 self._timer(turn, name)
-            case Computed(key=key):
-                self._computed(turn, JobId(key.partition(" ")[2]), event)
+            case Computed():
+                self._computed(turn, event)
             case SubmissionReceived():
                 self._submitted(turn, event)
             case PauseAsked(job=job):
@@ -391,8 +392,11 @@ class ControlCenter:
             self._advance(turn, machine)
             self._advance_queued(turn)
 
-    def _computed(self, turn: Turn, job: JobId, event: Computed) -> None:
-        if (machine := self.jobs.get(job)) is not None:
+    def _computed(self, turn: Turn, event: Computed) -> None:
+        kind, _, subject = event.key.partition(" ")
+        if kind == QUESTION_KEY:
+            self._facts.questions.answered(turn, NodeId(subject), event)
+        elif (machine := self.jobs.get(job := JobId(subject))) is not None:
             if machine.computed(event):
                 self._advance(turn, machine)
             self.orchestration.reweigh(job)

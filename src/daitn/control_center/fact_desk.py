@@ -19,7 +19,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import Member
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
-from daitn.control_center.question_desk import answer_asker
+from daitn.control_center.question_desk import QuestionDesk
 from daitn.control_center.turn import Turn
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.trust import Evidence
@@ -67,7 +67,7 @@ class FactDesk:
         self._records = records
         self.counters = counters
         self._member = member
-        self._askers = askers
+        self.questions = QuestionDesk(knowledge.facts, askers, counters)
         self._alarmed: dict[tuple[NodeId, Fault], int] = {}
 
     def arrived(self, turn: Turn, event: ReportsArrived) -> Intake:
@@ -122,7 +122,7 @@ class FactDesk:
             case FactsTold():
                 self._told(turn, sender, message)
             case QuestionAsked():
-                answer_asker(turn, sender, message, self._knowledge.facts, self._askers, self.counters)
+                self.questions.asked(turn, sender, message)
 
     def _announced(self, turn: Turn, sender: NodeId, message: RosterAnnounced) -> None:
         """A node numbers the things it speaks for."""

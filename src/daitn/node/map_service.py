@@ -1,30 +1,32 @@
 """Questions on a control centre's map: asked once, in SQL, explained, or saved and watched.
 
-Questions in the typed form are evaluated at once on the event loop, between two events of the core: the map does not
-change under them, and they take milliseconds. SQL reads the columns as they were when it was asked, on a worker thread.
-The core of saved questions runs here, with a stream of its own in the centre's journal.
+Questions in the typed form are answered on the event loop, between two events of the core, where the map is small; on a
+worker thread where it is large (`topology.questions.putting`). SQL reads the columns as they were when it was asked, on
+a worker thread. The core of saved questions runs here, with a stream of its own in the centre's journal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-from daitn.base.effects import Append, Effect, Event, Record, SetTimer, Started, TimerFired, replay
+from daitn.base.effects import Append, Compute, Computed, Effect, Event, Record, SetTimer, Started, TimerFired, replay
 from daitn.base.errors import BugError, InputError
 from daitn.base.units import ns_to_seconds
+from daitn.descriptors.question_check import check_question
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.questions import Answer, Explanation, Find, Question
 from daitn.descriptors.saved_questions import SavedAnswer
 from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.clock import NodeClock
+from daitn.node.computing import Computing
 from daitn.node.journal import Journal
 from daitn.node.map_sql import MapSql
 from daitn.topology.fact_book import FactBook
-from daitn.topology.questions.answering import answer_question
 from daitn.topology.questions.explaining import explain
+from daitn.topology.questions.putting import QuestionPut, read_beside, takes_long
 from daitn.topology.questions.saved import (
     ForgetAsked,
     QuestionForgotten,
@@ -55,6 +57,8 @@ class MapService:
         self._saved = SavedQuestions(book)
         self._changed: dict[str, asyncio.Event] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._computing = Computing(self._solved, self._spawn)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -69,7 +73,23 @@ class MapService:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._computing.stop()
         self._sql.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    def _solved(self, event: Computed) -> None:
+        self._post(event)
+        if event.solution is None:
+            self._wake(event.key)  # whoever waits sees the fault
 
     def _post(self, event: Event) -> None:
         try:
@@ -86,11 +106,16 @@ class MapService:
             case SetTimer(name=name, at_ns=at_ns):
                 delay_s = max(0.0, ns_to_seconds(at_ns - self._clock.now_ns()))
                 self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self._fire, name)
+            case Compute():
+                self._computing.begin(effect)
             case TellChange(name=name):
-                if (waiting := self._changed.pop(name, None)) is not None:
-                    waiting.set()
+                self._wake(name)
             case _:
                 raise BugError(f"the map's service has no way to perform {type(effect).__name__}")
+
+    def _wake(self, name: str) -> None:
+        if (waiting := self._changed.pop(name, None)) is not None:
+            waiting.set()
 
     def _fire(self, name: str) -> None:
         self._timers.pop(name, None)
@@ -98,16 +123,23 @@ class MapService:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    def ask(self, question: Question | str) -> Answer:
+    async def ask(self, question: Question | str) -> Answer:
         """The answer now; text is parsed. InputError naming what is wrong and the nearest known."""
-        return answer_question(self._book, _read(question), self._clock.now_ns())
+        asked = _checked(question)
+        put = QuestionPut(book=self._book, question=asked, now_ns=self._clock.now_ns())
+        if not takes_long(self._book, asked):
+            return put.solve().answer
+        return (await asyncio.to_thread(put.solve)).answer
 
-    def explain(self, question: Question | str, thing: str) -> Explanation:
+    async def explain(self, question: Question | str, thing: str) -> Explanation:
         """Why a thing is or is not in an answer."""
-        asked = _read(question)
+        asked = _checked(question)
         if not isinstance(asked, Find):
             raise InputError("only answers that list things can be explained", todo="ask as `terminal where …`")
-        return explain(self._book, asked, thing, self._clock.now_ns())
+        now_ns = self._clock.now_ns()
+        if not takes_long(self._book, asked):
+            return explain(self._book, asked, thing, now_ns)
+        return await asyncio.to_thread(read_beside, self._book, lambda: explain(self._book, asked, thing, now_ns))
 
     async def sql(self, sql: str) -> SqlAnswer:
         """The answer to a SELECT. Columns are taken here, between two events; the question runs beside the core."""
@@ -116,19 +148,19 @@ class MapService:
 
     # --- saved ------------------------------------------------------------------------------------------------------
 
-    def save(self, name: str, owner: str, question: Question | str, every_s: float) -> SavedAnswer:
-        """Save a question, in place of an earlier one of that name; durable when it returns."""
+    async def save(self, name: str, owner: str, question: Question | str, every_s: float) -> SavedAnswer:
+        """Save a question, in place of an earlier one of that name; durable when it returns, with its first answer."""
         asked = SaveAsked(name=name, owner=owner, question=_read(question), every_s=every_s)
         self._saved.check(asked)
         self._post(asked)
-        return self._saved.since(name, 0)
+        told = self._saved.since(name, 0)
+        return await self.watch(name, 0, WAIT_MOST_S) if told.answer is None and not told.fault else told
 
     def forget(self, name: str) -> None:
         """Forget a saved question. InputError where there is none."""
         self._saved.since(name, 0)
         self._post(ForgetAsked(name=name))
-        if (waiting := self._changed.pop(name, None)) is not None:
-            waiting.set()
+        self._wake(name)
 
     def saved(self) -> tuple[SavedAnswer, ...]:
         """All saved questions."""
@@ -147,3 +179,9 @@ class MapService:
 
 def _read(question: Question | str) -> Question:
     return parse_question(question) if isinstance(question, str) else question
+
+
+def _checked(question: Question | str) -> Question:
+    asked = _read(question)
+    check_question(asked)
+    return asked

@@ -50,13 +50,13 @@ def add_map_routes(
     async def ask(request: Request) -> Response:
         operator(request)
         asked: MapQuestion = await read(request, MapQuestion)
-        return _json(service.ask(asked.question))
+        return _json(await service.ask(asked.question))
 
     @app.post("/v1/map/explanations", summary="Why a thing is or is not in an answer")
     async def explanation(request: Request) -> Response:
         operator(request)
         asked: ExplanationAsked = await read(request, ExplanationAsked)
-        return _json(service.explain(asked.question, asked.thing))
+        return _json(await service.explain(asked.question, asked.thing))
 
     @app.post("/v1/map/sql", summary="Ask the map with one SELECT")
     async def sql(request: Request) -> Response:
@@ -78,7 +78,7 @@ def add_map_routes(
                 todo="use lower case, digits, dots and dashes, at most 64 characters",
             )
         asked: SavingAsked = await read(request, SavingAsked)
-        return _json(service.save(name, caller.owner, asked.question, asked.every_s))
+        return _json(await service.save(name, caller.owner, asked.question, asked.every_s))
 
     @app.get("/v1/map/saved/{name}", summary="Its answer; with wait_s, once that is another than at after_ns")
     async def watch(request: Request, name: str, after_ns: int = 0, wait_s: float = 0.0) -> Response:

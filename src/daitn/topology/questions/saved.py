@@ -2,7 +2,8 @@
 
 A core without I/O. Of each question it is known which groups of facts it reads; it is evaluated again only when one of
 them changed (or time passed, for questions about ages and certainty), at most once in its `every_s`, and one question
-a wake-up, so that many of them never hold up the rest for longer than one. Questions are durable, answers are not:
+a wake-up, so that many of them never hold up the rest for longer than one; one that takes long is a problem that is
+solved beside the core. Questions are durable, answers are not:
 after a restart the first evaluation is the answer that changes are told from.
 """
 
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from daitn.base.effects import Append, Effect, Event, Record, SetTimer, Started, TimerFired
+from daitn.base.effects import Append, Compute, Computed, Effect, Event, Record, SetTimer, Started, TimerFired
 from daitn.base.errors import BugError, DaitnError, InputError
 from daitn.base.nearest import nearest_known
 from daitn.base.units import seconds_to_ns
@@ -20,8 +21,8 @@ from daitn.descriptors.question_check import check_question
 from daitn.descriptors.questions import Answer, Find, Question
 from daitn.descriptors.saved_questions import LOOK_S, AnswerChange, EverySeconds, Moved, QuestionName, SavedAnswer
 from daitn.topology.fact_book import FactBook
-from daitn.topology.questions.answering import answer_question
 from daitn.topology.questions.dependence import Read, groups_read, reads_time, stamp
+from daitn.topology.questions.putting import MapAnswered, QuestionPut, takes_long
 
 SAVED_MOST: Final = 256
 """Questions saved at a time: each costs a look at its stamps in every wake-up, a few microseconds."""
@@ -121,6 +122,12 @@ class SavedQuestions:
                 return [Append(records=(forgotten,))]
             case Started():
                 return self._wake(now_ns)
+            case Computed(key=name):
+                kept = self._kept.get(name)
+                if kept is None or kept.record.at_ns != event.basis:
+                    return []  # forgotten, or saved anew, since it was asked
+                answer = event.solution.answer if isinstance(event.solution, MapAnswered) else None
+                return self._answered(kept, answer, event.fault, now_ns)
             case TimerFired(name=name) if name == TIMER:
                 self._waking = False
                 return self._look(now_ns)
@@ -183,13 +190,19 @@ class SavedQuestions:
     def _evaluate(self, kept: _Kept, current: tuple[int, ...], now_ns: int) -> list[Effect]:
         self.evaluations += 1
         kept.looked_ns, kept.stamp = now_ns, current
+        record = kept.record
+        put = QuestionPut(book=self._book, question=record.question, now_ns=now_ns)
+        if takes_long(self._book, record.question):
+            return [Compute(key=record.name, basis=record.at_ns, problem=put)]
         try:
-            answer = answer_question(self._book, kept.record.question, now_ns)
+            return self._answered(kept, put.solve().answer, "", now_ns)
         except DaitnError as error:
-            # A terminal that the question names has left, for instance: it may come back.
-            kept.fault = str(error)
-            return []
-        kept.fault = ""
+            return self._answered(kept, None, str(error), now_ns)
+
+    def _answered(self, kept: _Kept, answer: Answer | None, fault: str, now_ns: int) -> list[Effect]:
+        kept.fault = fault
+        if answer is None:
+            return []  # a terminal that the question names has left, for instance: it may come back
         before, kept.answer = kept.answer, answer
         if before is None:
             kept.since_ns = kept.at_ns = now_ns
