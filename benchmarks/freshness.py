@@ -41,7 +41,7 @@ from blake3 import blake3
 from benchmarks import freshness_world as fw
 from benchmarks.freshness_views import run_views
 from benchmarks.report import make_document, print_report
-from daitn.base.effects import Delivered, Effect, Send, SetTimer, Started, TimerFired
+from daitn.base.effects import Compute, Delivered, Effect, Send, SetTimer, Started, TimerFired, computed
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds, seconds_to_ns
 from daitn.describe.reporting import ReportingRule, registered_shape
@@ -264,6 +264,8 @@ class Domain:
                     self._heap = [entry for entry in self._heap if (entry[2], entry[3]) != ("timer", name)]
                     heapq.heapify(self._heap)
                     self._at(at_ns, "timer", name)
+                case Compute():
+                    self._effects(self.orchestrator.handle(computed(effect), now_ns), now_ns)
                 case Send(receiver=receiver, message=TuneReporting() as message):
                     site = int(receiver[1:])
                     self._count(len(encode(message)) + 2 * NUMBER_BYTES, now_ns)

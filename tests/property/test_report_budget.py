@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from daitn.base.effects import Delivered, Send, Started, TimerFired
+from daitn.base.effects import Compute, Delivered, Send, Started, TimerFired, computed
 from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
 from daitn.describe.reporting import ReportingRule, registered_shape
@@ -55,7 +55,9 @@ class Sites:
             for site in self.rules:
                 self.orchestrator.handle(NodeSignalled(node=site, beat=True), now_ns)
             if second % PERIOD_S == 1:
-                self._post(self.orchestrator.handle(TimerFired(name=TUNE_TIMER), now_ns), second)
+                effects = self.orchestrator.handle(TimerFired(name=TUNE_TIMER), now_ns)
+                for sought in [effect for effect in effects if isinstance(effect, Compute)]:
+                    self._post(self.orchestrator.handle(computed(sought), now_ns), second)
             self._tuned(second, now_ns)
             self.orchestrator.check_invariants()
 

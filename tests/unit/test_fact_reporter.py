@@ -7,7 +7,18 @@ import math
 import pytest
 from tests.builders import START_NS, bench, make_site, messages
 
-from daitn.base.effects import Append, Delivered, Effect, Message, Send, SetTimer, Started, TimerFired
+from daitn.base.effects import (
+    Append,
+    Compute,
+    Delivered,
+    Effect,
+    Message,
+    Send,
+    SetTimer,
+    Started,
+    TimerFired,
+    computed,
+)
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, NodeId
 from daitn.base.units import NS_PER_S
@@ -68,6 +79,8 @@ class Link:
         for effect in effects:
             if isinstance(effect, Send) and effect.receiver == NODE:
                 self.to_terminal(Delivered(sender=CENTER, message=effect.message))
+            elif isinstance(effect, Compute):
+                self.to_center(computed(effect))
 
     def pass_s(self, seconds: float) -> None:
         self.now_ns += round(seconds * NS_PER_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.builders import START_NS, messages
 
-from daitn.base.effects import Delivered, Effect, SetTimer, Started, TimerFired
+from daitn.base.effects import Compute, Delivered, Effect, SetTimer, Started, TimerFired, computed
 from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
 from daitn.describe.damping import DampingConfig
@@ -69,8 +69,14 @@ def tell(
 
 
 def tune(core: TopologyOrchestrator, at_s: float) -> list[TuneReporting]:
-    """What a tuning says, acknowledged by nobody."""
-    return messages(TuneReporting, give(core, TimerFired(name=TUNE_TIMER), at_s))
+    """What a tuning says, once its thresholds are found; acknowledged by nobody."""
+    effects = give(core, TimerFired(name=TUNE_TIMER), at_s)
+    return messages(TuneReporting, [one for sought in problems(effects) for one in give(core, computed(sought), at_s)])
+
+
+def problems(effects: list[Effect]) -> list[Compute]:
+    """What shall be worked out."""
+    return [effect for effect in effects if isinstance(effect, Compute)]
 
 
 def wandering(core: TopologyOrchestrator, thing: str, until_s: int, site: NodeId = NODE) -> None:
@@ -137,6 +143,31 @@ def test_node_that_left_is_forgotten():
 
     assert core.phi(NODE, at(100)) == 0.0
     assert tune(core, 100) == []
+
+
+def test_tuning_that_is_being_worked_out_is_not_begun_again_and_is_after_a_restart():
+    core = make()
+    tell(core, 1.0, 0)
+    (sought,) = problems(give(core, TimerFired(name=TUNE_TIMER), 1))
+
+    assert problems(give(core, TimerFired(name=TUNE_TIMER), 61)) == []
+    assert messages(TuneReporting, give(core, computed(sought), 62))
+    assert problems(give(core, TimerFired(name=TUNE_TIMER), 121))
+    give(core, Started(), 130)
+    assert problems(give(core, TimerFired(name=TUNE_TIMER), 190))
+
+
+def test_sites_that_came_or_left_while_thresholds_were_found_are_no_trouble():
+    core = make()
+    tell(core, 1.0, 0)
+    tell(core, 1.0, 0, thing="n0002", site=NodeId("n0002"))
+    (sought,) = problems(give(core, TimerFired(name=TUNE_TIMER), 1))
+    give(core, NodeDropped(node=NODE), 1)
+    tell(core, 1.0, 1, thing="n0003", site=NodeId("n0003"))
+
+    sent = give(core, computed(sought), 2)
+
+    assert [one.receiver for one in sent] == ["n0002"]
 
 
 def test_new_site_is_tuned_soon_after_its_first_report():

@@ -56,6 +56,7 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import TrainOutcome, answers
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
+from daitn.topology.orchestrator import TUNE_TIMER
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.center_tools import (
     JobsEnded,
@@ -394,7 +395,9 @@ class ControlCenter:
 
     def _computed(self, turn: Turn, event: Computed) -> None:
         kind, _, subject = event.key.partition(" ")
-        if kind == QUESTION_KEY:
+        if event.key == TUNE_TIMER:
+            self.orchestration.computed(turn, event)
+        elif kind == QUESTION_KEY:
             self._facts.questions.answered(turn, NodeId(subject), event)
         elif (machine := self.jobs.get(job := JobId(subject))) is not None:
             if machine.computed(event):

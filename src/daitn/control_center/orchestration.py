@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
+from daitn.base.effects import Compute, Computed, Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
 from daitn.base.ids import JobId, NodeId
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.fact_desk import FactDesk, ReportsArrived
@@ -148,6 +148,10 @@ class Orchestration:
             (self.weighing.add if ranges else self.weighing.discard)(job)
             self._tell(turn, RangesStated(holder=f"job {job}", ranges=ranges))
 
+    def computed(self, turn: Turn, event: Computed) -> None:
+        """Something that it wanted solved is."""
+        self._tell(turn, event)
+
     def timer(self, turn: Turn, name: str) -> None:
         """One of its timers fired."""
         self._tell(turn, TimerFired(name=name))
@@ -161,7 +165,7 @@ class Orchestration:
             case DeclareFailure(node=node, phi=phi, silent_s=silent_s):
                 self._counters.count("nodes_silent")
                 self._presence.lost(turn, node, f"not heard of for {silent_s:.1f} s, φ {phi:.1f}")
-            case Send() | SetTimer():
+            case Send() | SetTimer() | Compute():
                 turn.perform(effect)
             case _:
                 pass  # suspects are asked for when a view is made

@@ -3,7 +3,8 @@
 Paper II-A: the orchestrator commands the collection that the map (G-KRRM) is made of. Two loops, both cores' work:
 
     tuning   readings the map has taken, and the ranges within which decisions stand
-             → weights and wander of each fact → thresholds by the law of `topology.budget` → `TuneReporting`
+             → weights and wander of each fact → thresholds by the law of `topology.budget`, a problem that is solved
+               beside the core → `TuneReporting`
     failures signs of life → φ of each node (`topology.suspicion`) → `DeclareFailure`, `DeclareSuspicion`; a node that
              fails again and again is damped (`describe.damping`): here is where its falls are first known
 
@@ -12,7 +13,8 @@ shares of all sites, and what the tunings themselves take, add up to the budget.
 told when it is old, and otherwise only when there is nothing better to spend bytes on.
 
 It keeps nothing durable: after a restart sites go on as they were tuned, and what was learnt is learnt again within a
-period. Legend: F facts, N nodes. Cost: O(1) for a reading or sign of life, O(F) for a tuning, O(N) for a look around.
+period. Legend: F facts, N nodes. Cost: O(1) for a reading or sign of life, O(N) for a look around and for
+a tuning, whose thresholds are worked out beside the core.
 """
 
 from __future__ import annotations
@@ -22,7 +24,17 @@ from typing import Annotated, Final
 
 import msgspec
 
-from daitn.base.effects import Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
+from daitn.base.effects import (
+    Compute,
+    Computed,
+    Delivered,
+    Effect,
+    Event,
+    Send,
+    SetTimer,
+    Started,
+    TimerFired,
+)
 from daitn.base.errors import BugError
 from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
@@ -31,6 +43,7 @@ from daitn.describe.reporting import GroupShape
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import Reading
 from daitn.topology.suspicion import GapHistory, Standing, SuspicionConfig
+from daitn.topology.thresholds import ThresholdsFound
 from daitn.topology.tuning import ReportTuner, TunerConfig
 from daitn.wire.topology_tools import ReportingTuned
 
@@ -114,6 +127,8 @@ class TopologyOrchestrator:
         self._standing: dict[NodeId, Standing] = {}
         """Of nodes that are not alive."""
         self._dampers: dict[NodeId, FlapDamper] = {}
+        self._seeking = False
+        """Whether thresholds are being worked out."""
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -138,13 +153,20 @@ class TopologyOrchestrator:
             case Delivered(sender=sender, message=ReportingTuned(number=number)):
                 return self._repeat(sender, number)
             case Started():
+                self._seeking = False
                 return [self._timer(LOOK_TIMER, now_ns), self._timer(TUNE_TIMER, now_ns)]
             case TimerFired(name="look for failures"):
                 return [*self._look(now_ns), self._timer(LOOK_TIMER, now_ns)]
             case TimerFired(name="tune reporting"):
-                tunings = self.tuner.tune(now_ns, self._alive())
-                sends: list[Effect] = [Send(receiver=site, message=message) for site, message in tunings]
-                return [*sends, self._timer(TUNE_TIMER, now_ns)]
+                sought: list[Effect] = []
+                if not self._seeking:
+                    self._seeking = True
+                    sought = [Compute(key=TUNE_TIMER, basis=now_ns, problem=self.tuner.seek(now_ns))]
+                return [*sought, self._timer(TUNE_TIMER, now_ns)]
+            case Computed(key="tune reporting", solution=ThresholdsFound() as found):
+                self._seeking = False
+                tunings = self.tuner.spend(found, self._alive())
+                return [Send(receiver=site, message=message) for site, message in tunings]
             case _:
                 pass
         return []

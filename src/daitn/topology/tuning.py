@@ -3,7 +3,7 @@
 Of each fact it keeps how it wanders (squared moves per second, from what was told: unbiased for a motion without drift,
 whatever the thresholds), how it jumps, how wide it spreads, and its margins: how far it was from the edges of the
 ranges that the last `MARGINS` decisions came with (`descriptors.plan.FactRange`), and what each unit beyond costs.
-`topology.budget` makes thresholds of all this.
+`topology.thresholds` makes thresholds of all this, beside the core.
 
 The budget is kept in three parts. What sites may tell: each is granted a share, and no share grows before another has
 been acknowledged to be smaller, so that the sum holds at every moment and not only when all tunings have arrived. Of a
@@ -21,53 +21,26 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
-import numpy as np
 
 from daitn.base.errors import BugError
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds
-from daitn.describe.reporting import UNTUNED_AGES, GroupShape
+from daitn.describe.reporting import GroupShape
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import (
-    AGE_MOST_S,
-    ANY_MOVE,
     EVERY,
-    STEPS_PER_OCTAVE,
     TUNINGS_OF_A_SITE,
     GroupTuning,
     Reading,
-    amount_of,
-    step_of,
 )
-from daitn.topology.budget import expected_bytes, expected_loss, spread_budget
-from daitn.topology.watched import MARGINS, Key, WatchedFact, WatchedGroup, WatchedSite, moves_in_force
+from daitn.topology.thresholds import SiteKnown, ThresholdsFound, ThresholdsSought
+from daitn.topology.watched import WatchedFact, WatchedGroup, WatchedSite, moves_in_force
 from daitn.wire.codec import encode
 from daitn.wire.topology_tools import TuneReporting
-
-STEPS: Final = 2
-"""A threshold is told again when it is to change by this many steps, a factor of two: finer changes cost more than they
-save."""
-
-GAP_LEAST_S: Final = 1.0
-"""No fact is worth telling more often: thresholds are not finer than what a fact moves in this time."""
 
 GAIN_MOST: Final = 2.0
 """What sites were told to expect is corrected by what they took, at most by this factor each period: facts that jump
 take less than the law believes."""
-
-IDLE_FRAC: Final = 1e-3
-"""Loss of a fact that no decision has depended on yet, relative to the mean: decisions to come may."""
-
-THRESHOLDS: Final = 24
-SPREADS_MOST: Final = 8.0
-"""Thresholds to choose from: half octaves downwards from this many standard deviations of a fact, or from twice its
-widest margin; beyond, it is told for its age only."""
-
-ROWS_AT_ONCE: Final = 4096
-"""Facts spread over at once: 4,096 facts of 24 thresholds and 16 margins are 12 MB."""
-
-AGE_FRAC: Final = 0.1
-"""Share of the budget that telling old facts again may take; ages grow until it fits."""
 
 BURST_FRAC: Final = 0.1
 """Of a site's share over a window: what it may save up. The rest is its rate."""
@@ -116,7 +89,8 @@ class ReportTuner:
         self._shape_of = shape_of
         self._overhead_bytes = overhead_bytes
         self._sites: dict[NodeId, WatchedSite] = {}
-        self._places: dict[tuple[str, str], tuple[WatchedGroup, int]] = {}
+        self._places: dict[tuple[str, str], tuple[NodeId, tuple[str, str], int]] = {}
+        """By thing and fact: the site that told of it, thing and group, and the fact's place there."""
         self._held: dict[str, tuple[FactRange, ...]] = {}
         self._allowance = self._tuning_window_bytes
         self._tuned_ns: int | None = None
@@ -147,17 +121,18 @@ class ReportTuner:
             watched = known.things.get(key)
             if watched is None:
                 shape = self._shape_of(reading.group)
-                watched = known.things[key] = WatchedGroup(shape, reading)
-                self._places |= {(reading.thing, fact): (watched, place) for place, fact in enumerate(shape.facts)}
+                facts = tuple(WatchedFact(value) for value in reading.values)
+                known.things[key] = WatchedGroup(shape, reading, facts)
+                self._places |= {(reading.thing, fact): (site, key, place) for place, fact in enumerate(shape.facts)}
                 continue
-            seconds = ns_to_seconds(reading.measured_ns - watched.told_ns)
+            seconds = ns_to_seconds(reading.measured_ns - watched.reading.measured_ns)
             if seconds <= 0:
                 continue
             fade = 0.5 ** (seconds / (4 * self.config.period_s))
-            moves = moves_in_force(known.sent.get((reading.thing, watched.shape.number)), len(watched.facts))
-            for fact, before, now, move in zip(watched.facts, watched.values, reading.values, moves, strict=True):
-                fact.told(before, now, seconds, fade, move)
-            watched.values, watched.told_ns = reading.values, reading.measured_ns
+            moves = moves_in_force(known.sent.get(watched.key), len(watched.facts))
+            told = zip(watched.facts, watched.reading.values, reading.values, moves, strict=True)
+            facts = tuple(fact.told(before, now, seconds, fade, move) for fact, before, now, move in told)
+            known.things[key] = WatchedGroup(watched.shape, reading, facts)
         return new
 
     def hold(self, holder: str, ranges: tuple[FactRange, ...]) -> None:
@@ -179,16 +154,20 @@ class ReportTuner:
             place = self._places.get((one.thing, one.fact))
             if place is None:
                 continue
-            watched, number = place
-            value, fact = watched.values[number], watched.facts[number]
+            site, key, number = place
+            things = self._sites[site].things
+            watched = things[key]
+            value, fact = watched.reading.values[number], watched.facts[number]
             for edge in (one.low, one.high):
                 if math.isfinite(edge) and math.isfinite(value):
-                    fact.margins.append((abs(value - edge), one.loss))
+                    fact = fact.near(abs(value - edge), one.loss)
+            facts = (*watched.facts[:number], fact, *watched.facts[number + 1 :])
+            things[key] = WatchedGroup(watched.shape, watched.reading, facts)
 
     # --- tuning -----------------------------------------------------------------------------------------------------
 
-    def tune(self, now_ns: int, alive: Collection[NodeId]) -> list[tuple[NodeId, TuneReporting]]:
-        """What to tell sites now. O(F), vectorised: 40 ms for 1,000 things with 2,000 facts that matter."""
+    def seek(self, now_ns: int) -> ThresholdsSought:
+        """Begin a tuning: the problem whose solution `spend` takes. O(things) references, and the ranges that stand."""
         if self._tuned_ns is not None:
             gained = self.config.tuning_frac * self.config.budget_bytes_per_s * ns_to_seconds(now_ns - self._tuned_ns)
             self._allowance = min(self._tuning_window_bytes, self._allowance + max(0.0, gained))
@@ -196,13 +175,28 @@ class ReportTuner:
         for ranges in self._held.values():
             self._weigh(ranges)
         self._correct(now_ns)
-        wanted, rates = self._solve()
-        shares = self._share_out(rates)
-        changes = {site: self._changes(site, wanted[site], shares[site]) for site in self._sites if site in alive}
+        return ThresholdsSought(
+            sites={
+                site: SiteKnown(tuple(known.things.values()), dict(known.sent)) for site, known in self._sites.items()
+            },
+            reports_bytes_per_s=self._reports_bytes_per_s,
+            gain=self._gain,
+            overhead_bytes=self._overhead_bytes,
+        )
+
+    def spend(self, found: ThresholdsFound, alive: Collection[NodeId]) -> list[tuple[NodeId, TuneReporting]]:
+        """What to tell sites now; those that came since it was sought are told next time. O(sites) and what is told."""
+        wanted = {site: one for site, one in found.wanted.items() if site in self._sites}
+        shares = self._share_out({site: one.bytes_per_s for site, one in wanted.items()})
+        gains = {
+            site: wanted[site].gain + self._share_moved(site, shares[site])
+            for site in wanted
+            if site in alive and shares[site] > 0
+        }
         out: list[tuple[NodeId, TuneReporting]] = []
-        for site in sorted(changes, key=lambda one: (-changes[one][1], one)):
-            groups, gain = changes[site]
-            if gain > 0 and (message := self._affordable(site, groups, shares[site])) is not None:
+        for site in sorted(gains, key=lambda one: (-gains[one], one)):
+            changes = list(wanted[site].changes)
+            if gains[site] > 0 and (message := self._affordable(site, changes, shares[site])) is not None:
                 out.append((site, message))
         return out
 
@@ -279,58 +273,6 @@ class ReportTuner:
         self._gain = min(GAINS_MOST, max(1 / GAINS_MOST, self._gain * min(GAIN_MOST, max(1 / GAIN_MOST, aim))))
         self._corrected_ns = now_ns
 
-    def _solve(self) -> tuple[dict[NodeId, dict[Key, GroupTuning]], dict[NodeId, float]]:
-        """For each site the tunings that lose least, and the bytes per second they are expected to take."""
-        ages = self._ages()
-        rates: dict[NodeId, float] = dict.fromkeys(self._sites, 0.0)
-        rows: list[tuple[NodeId, WatchedGroup, int, WatchedFact]] = []
-        for site, known in self._sites.items():
-            for watched in known.things.values():
-                rates[site] += self._bytes_of(watched) / ages[watched.shape.number]
-                named = [fact for fact in watched.facts if fact.margins] or watched.facts
-                rows += [
-                    (site, watched, place, fact)
-                    for place, fact in enumerate(watched.facts)
-                    if fact.variance > 0 and any(fact is one for one in named)
-                ]
-        budget = max(0.0, self._reports_bytes_per_s - sum(rates.values())) * self._gain
-        moves: dict[int, dict[int, int]] = {}
-        for begin in range(0, len(rows), ROWS_AT_ONCE):  # in parts of equal means, so that memory stays bounded
-            part = rows[begin : begin + ROWS_AT_ONCE]
-            for (site, watched, place, _), step, rate in _thresholds(
-                part, self._bytes_of, budget * len(part) / len(rows)
-            ):
-                moves.setdefault(id(watched), {})[place] = step
-                rates[site] += rate
-        wanted: dict[NodeId, dict[Key, GroupTuning]] = {site: {} for site in self._sites}
-        for site, known in self._sites.items():
-            for watched in known.things.values():
-                weighed = {place: ANY_MOVE for place, fact in enumerate(watched.facts) if fact.margins}
-                number = watched.shape.number
-                said = weighed | moves.get(id(watched), {})
-                wanted[site][watched.thing, number] = GroupTuning(
-                    watched.thing, number, step_of(ages[number]), said, bool(weighed)
-                )
-        return wanted, rates
-
-    def _bytes_of(self, watched: WatchedGroup) -> int:
-        return watched.shape.record_bytes + self._overhead_bytes
-
-    def _ages(self) -> dict[int, float]:
-        """By group: the age at which it is told again, so that all this takes no more than its share."""
-        count: Counter[int] = Counter()
-        shapes: dict[int, GroupShape] = {}
-        for known in self._sites.values():
-            for watched in known.things.values():
-                count[watched.shape.number] += 1
-                shapes[watched.shape.number] = watched.shape
-        each = AGE_FRAC * self._reports_bytes_per_s / max(1, len(count))
-        ages: dict[int, float] = {}
-        for group, things in count.items():
-            fitting = things * (shapes[group].record_bytes + self._overhead_bytes) / each
-            ages[group] = amount_of(step_of(min(AGE_MOST_S, max(shapes[group].age_most_s / UNTUNED_AGES, fitting))))
-        return ages
-
     def _share_out(self, rates: Mapping[NodeId, float]) -> dict[NodeId, float]:
         """Each site's bytes per second: in proportion to what it takes or is expected to, none below what one
         report a window needs; what is promised to others stays promised until they have let go of it."""
@@ -341,7 +283,7 @@ class ReportTuner:
         over = total - floor * len(sites)
         needs = {site: self._sites[site].need for site in sites}
         scale = EXPECTED_FRAC * sum(needs.values()) / max(1e-9, sum(rates.values()))
-        wants = {site: max(needs[site], rates[site] * scale, 1e-9) for site in sites}
+        wants = {site: max(needs[site], rates.get(site, 0.0) * scale, 1e-9) for site in sites}
         asked = sum(wants.values())
         targets = {site: floor + over * wants[site] / asked for site in sites}
         free = total - sum(known.promised for known in self._sites.values())
@@ -356,62 +298,11 @@ class ReportTuner:
             shares[site] = min(targets[site], known.promised + allowed)
         return shares
 
-    def _changes(
-        self, site: NodeId, wanted: Mapping[Key, GroupTuning], share: float
-    ) -> tuple[list[GroupTuning], float]:
-        """What would have to be told to a site, the most important first, and how much there is to gain."""
+    def _share_moved(self, site: NodeId, share: float) -> float:
+        """What there is to gain by telling a site its share alone: octaves that it moved by, half of one at least."""
         known = self._sites[site]
-        if share <= 0:
-            return [], 0.0
-        far = {key: _steps_apart(known.sent.get(key), one) for key, one in wanted.items()}
-        changed = sorted((key for key in wanted if far[key] >= STEPS), key=lambda key: (-far[key], key))
-        gain = float(sum(min(40, far[key]) for key in changed))
         moved = abs(math.log2(share / known.share)) if known.share > 0 else 100.0
-        return [wanted[key] for key in changed], gain + (moved if moved >= 0.5 else 0.0)
-
-
-def _thresholds(
-    rows: Sequence[tuple[NodeId, WatchedGroup, int, WatchedFact]],
-    bytes_of: Callable[[WatchedGroup], int],
-    budget: float,
-) -> list[tuple[tuple[NodeId, WatchedGroup, int, WatchedFact], int, float]]:
-    """For each fact its threshold's step and what that is expected to take."""
-    widest = [
-        max(SPREADS_MOST * math.sqrt(fact.variance), 2 * max((margin for margin, _ in fact.margins), default=0.0))
-        for *_, fact in rows
-    ]
-    last = np.ceil(STEPS_PER_OCTAVE * np.log2(widest)).astype(int)
-    steps_FK = last[:, None] - np.arange(THRESHOLDS)[None, :]  # the coarsest first: it is taken where none is better
-    moves_FK = 2.0 ** (steps_FK / STEPS_PER_OCTAVE)
-    margins = np.full((len(rows), MARGINS), np.inf)
-    slopes = np.zeros((len(rows), MARGINS))
-    for row, (*_, fact) in enumerate(rows):
-        for place, (margin, slope) in enumerate(fact.margins):
-            margins[row, place], slopes[row, place] = margin, slope / len(fact.margins)
-    loss_FK = expected_loss(moves_FK, margins, slopes)
-    usual = float(np.mean(loss_FK[:, 0])) or 1.0
-    loss_FK += IDLE_FRAC * usual * (moves_FK / moves_FK[:, :1]) ** 2
-    bytes_FK = expected_bytes(
-        moves_FK,
-        np.array([fact.wander for *_, fact in rows]),
-        np.array([fact.jump for *_, fact in rows]),
-        np.array([float(bytes_of(watched)) for _, watched, _, _ in rows]),
-        GAP_LEAST_S,
-    )
-    spread = spread_budget(loss_FK, bytes_FK, budget)
-    every = np.arange(len(rows))
-    chosen, rates = steps_FK[every, spread.chosen_F], bytes_FK[every, spread.chosen_F]
-    return [(row, int(step), float(rate)) for row, step, rate in zip(rows, chosen, rates, strict=True)]
-
-
-def _steps_apart(sent: GroupTuning | None, wanted: GroupTuning) -> int:
-    """By how many steps two tunings differ, where they differ most; very far where one lacks a fact."""
-    if sent is None:
-        return 1000
-    if sent.moves.keys() != wanted.moves.keys() or sent.quiet != wanted.quiet:
-        return 400
-    pairs = [(sent.age_step, wanted.age_step), *((sent.moves[fact], wanted.moves[fact]) for fact in sent.moves)]
-    return max(abs(now - was) for was, now in pairs)
+        return moved if moved >= 0.5 else 0.0
 
 
 def _message(groups: tuple[GroupTuning, ...], share: float, window_s: float, since: int, number: int) -> TuneReporting:

@@ -1,15 +1,19 @@
 """What the orchestrator has learnt of facts: how each wanders and jumps, how wide it spreads, how near decisions are to
 it.
 
-Learnt from what sites tell and from the ranges that decisions come with; `topology.tuning` makes thresholds of it. Sums
-fade with time, so that what a fact did yesterday does not decide what is told of it today.
+Learnt from what sites tell and from the ranges that decisions come with; `topology.thresholds` makes thresholds of it.
+Sums fade with time, so that what a fact did yesterday does not decide what is told of it today.
+
+What is known of a fact is never changed, another takes its place: so all that is known at a moment is a copy of
+references, and thresholds can be worked out of it beside the core while more is learnt.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
+
+import msgspec
 
 from daitn.describe.reporting import GroupShape
 from daitn.descriptors.reporting import GroupTuning, Reading, amount_of
@@ -24,54 +28,62 @@ MARGINS: Final = 16
 """Margins of recent decisions that a fact's loss is made of."""
 
 
-class WatchedFact:
+class WatchedFact(msgspec.Struct, frozen=True, gc=False):
     """What is known of one fact of one thing."""
 
-    __slots__ = ("jump", "margins", "mean", "seconds", "squares", "variance")
-
-    def __init__(self, value: float) -> None:
-        self.mean = value
-        self.variance = 0.0
-        self.jump = 0.0
-        """How far it moves at once: thresholds below that save nothing."""
-        self.squares = 0.0
-        self.seconds = 0.0
-        self.margins: deque[tuple[float, float]] = deque(maxlen=MARGINS)
-        """Of recent decisions: distance to the range's edge, and loss for each unit beyond."""
+    mean: float
+    variance: float = 0.0
+    jump: float = 0.0
+    """How far it moves at once: thresholds below that save nothing."""
+    squares: float = 0.0
+    seconds: float = 0.0
+    margins: tuple[tuple[float, float], ...] = ()
+    """Of recent decisions, the newest `MARGINS`: distance to the range's edge, and loss for each unit beyond."""
 
     @property
     def wander(self) -> float:
         """Squared units per second."""
         return self.squares / self.seconds if self.seconds > 0 else 0.0
 
-    def told(self, before: float, now: float, seconds: float, fade: float, move: float) -> None:
-        """Another value, `seconds` after the one before; `move`: the threshold in force. What it is seen to move when
-        it is told for it bounds its jumps from above, and is one where there is no threshold."""
-        far = abs(now - before)
+    def told(self, before: float, now: float, seconds: float, fade: float, move: float) -> WatchedFact:
+        """Once it has another value, `seconds` after the one before; `move`: the threshold in force. What it is seen to
+        move when it is told for it bounds its jumps from above, and is one where there is no threshold."""
+        far, jump = abs(now - before), self.jump
         if move < far < math.inf:
-            if self.jump <= 0 or far < self.jump:
-                self.jump = far if self.jump <= 0 else (self.jump + far) / 2
+            if jump <= 0 or far < jump:
+                jump = far if jump <= 0 else (jump + far) / 2
             elif move <= 0:
-                self.jump += SMOOTHING / 2 * (far - self.jump)
-        if math.isfinite(now) and math.isfinite(before):
-            self.squares = self.squares * fade + (now - before) ** 2
-            self.seconds = self.seconds * fade + seconds
-            off = now - self.mean if math.isfinite(self.mean) else 0.0
-            self.mean = self.mean + SMOOTHING * off if math.isfinite(self.mean) else now
-            self.variance = (1 - SMOOTHING) * (self.variance + SMOOTHING * off * off)
+                jump += SMOOTHING / 2 * (far - jump)
+        if not (math.isfinite(now) and math.isfinite(before)):
+            return WatchedFact(self.mean, self.variance, jump, self.squares, self.seconds, self.margins)
+        off = now - self.mean if math.isfinite(self.mean) else 0.0
+        return WatchedFact(
+            self.mean + SMOOTHING * off if math.isfinite(self.mean) else now,
+            (1 - SMOOTHING) * (self.variance + SMOOTHING * off * off),
+            jump,
+            self.squares * fade + (now - before) ** 2,
+            self.seconds * fade + seconds,
+            self.margins,
+        )
+
+    def near(self, margin: float, loss: float) -> WatchedFact:
+        """Once a decision stood this far from its edge."""
+        margins = (*self.margins[1 - MARGINS :], (margin, loss))
+        return WatchedFact(self.mean, self.variance, self.jump, self.squares, self.seconds, margins)
 
 
-class WatchedGroup:
+class WatchedGroup(msgspec.Struct, frozen=True):
     """One group of one thing."""
 
-    __slots__ = ("facts", "shape", "thing", "told_ns", "values")
+    shape: GroupShape
+    reading: Reading
+    """As it was told last."""
+    facts: tuple[WatchedFact, ...]
 
-    def __init__(self, shape: GroupShape, reading: Reading) -> None:
-        self.thing = reading.thing
-        self.shape = shape
-        self.values = reading.values
-        self.told_ns = reading.measured_ns
-        self.facts = [WatchedFact(value) for value in reading.values]
+    @property
+    def key(self) -> Key:
+        """Which it is."""
+        return self.reading.thing, self.shape.number
 
 
 class WatchedSite:
