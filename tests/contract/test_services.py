@@ -95,7 +95,7 @@ def _some_event(rng: random.Random) -> Event:
         LinksPlanned(sequence=number, bytes_per_s=rng.choice((0.0, 1e6)), close=(peer,)),
         LinksReported(sequence=number, access=access, direct=("a:1",), links=(link,)),
         MeasuredReported(sequence=number, place=place, round_trips=(trip,)),
-        MachineReported(sequence=number, machine=machine, processes=(process,)),
+        MachineReported(sequence=number, machine=machine.hardware(), processes=(process,)),
         TerminalNoticed(node=peer, present=rng.random() < 0.7, left=rng.random() < 0.1),
         VisitPrepare(job=JobId("j"), package=package, warrant=warrant, dataset=None),
     ]

@@ -20,8 +20,9 @@ from daitn.base.effects import Delivered
 from daitn.base.metrics import Count
 from daitn.cli.main import app, run
 from daitn.descriptors.access import Access, AccessKind
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.links import ROUTER, LinkKind, LinkState
-from daitn.descriptors.machine import MachineState
+from daitn.descriptors.machine import Hardware
 from daitn.descriptors.terminals import Role
 from daitn.node.counting import write_counters
 from daitn.node.datasets import DataShelf
@@ -249,9 +250,13 @@ def test_links_and_tools_are_shown_as_nodes_told_them(shell: Shell, door: Door) 
     cellular = Access(kind=AccessKind.CELLULAR, metered=True)
     said = [
         LinksReported(sequence=1, access=cellular, links=links),
-        MachineReported(sequence=1, machine=MachineState(cores=4, processor="Test CPU", slots=2, slots_free=1)),
+        MachineReported(sequence=1, machine=Hardware(cores=4, processor="Test CPU", slots=2)),
     ]
     door.on_loop(lambda: [center.handle(Delivered(sender=node, message=one), now_ns) for one in said])
+    row = center.knowledge.node(node).row
+    load = {"load_frac": 0.25, "free_slots": 1.0}
+    table = center.knowledge.facts[Kind.TERMINAL]
+    door.on_loop(lambda: table.note(row, "load", load, source=0, generated_ns=now_ns, received_ns=now_ns))
 
     shown = [one for one in shell.json("links", "--node", "h1")[1] if one["node"] == node]
     assert [(one["state"]["kind"], one["state"]["direct"]) for one in shown] == [("control", False), ("chunks", True)]
@@ -261,7 +266,11 @@ def test_links_and_tools_are_shown_as_nodes_told_them(shell: Shell, door: Door) 
     assert "direct, made here" in text
     (tools,) = [one for one in shell.json("tools", "show")[1]["nodes"] if one["node"] == node]
     assert tools["machine"]["processor"] == "Test CPU"
-    assert "4 × Test CPU" in shell("tools", "show")[1]
+    assert (tools["load_frac"], tools["slots_free"]) == (0.25, 1)
+    assert 0 <= tools["load_age_s"] < 60
+    text = shell("tools", "show")[1]
+    assert "4 × Test CPU" in text
+    assert "1 of 2" in text
     assert shell.json("links", "--token", door.token("bob"))[0] == 3
 
 

@@ -89,16 +89,17 @@ def reports(effects) -> list:
     return [effect.message for effect in effects if isinstance(effect, Send)]
 
 
-def test_machine_is_said_again_when_it_changed_enough_and_not_for_each_breath():
+def test_machine_is_said_again_when_it_changed_enough_and_never_for_how_busy_it_is():
     service = ComputeService()
-    calm = MachineState(load_frac=0.1, memory_free_bytes=8e9, slots=2, slots_free=2)
+    calm = MachineState(memory_bytes=16e9, load_frac=0.1, memory_free_bytes=8e9, slots=2, slots_free=2)
 
-    assert reports(service.handle(MachineMeasured(machine=calm), START_NS))
-    breath = MachineState(load_frac=0.12, memory_free_bytes=7.9e9, slots=2, slots_free=2)
-    assert not reports(service.handle(MachineMeasured(machine=breath), START_NS + 2 * S))
-    busy = MachineState(load_frac=0.12, memory_free_bytes=7.9e9, slots=2, slots_free=1)
-    (said,) = reports(service.handle(MachineMeasured(machine=busy), START_NS + 4 * S))
-    assert said.machine.slots_free == 1
+    (first,) = reports(service.handle(MachineMeasured(machine=calm), START_NS))
+    busy = MachineState(memory_bytes=15.9e9, load_frac=3.0, memory_free_bytes=1e9, slots=2, slots_free=0)
+    assert not reports(service.handle(MachineMeasured(machine=busy), START_NS + 2 * S))
+    smaller = MachineState(memory_bytes=8e9, slots=2)
+    (said,) = reports(service.handle(MachineMeasured(machine=smaller), START_NS + 4 * S))
+    assert (first.machine, said.machine) == (calm.hardware(), smaller.hardware())
+    assert service.view().machine == smaller
 
 
 def test_processes_are_counted_from_their_start_to_their_end():

@@ -105,8 +105,8 @@ def _tools_tables(found: ToolsShown) -> list[Any]:
             one.access.kind.value + (", metered" if one.access.metered else ""),
             f"{100 * one.availability:.1f} %",
             "" if machine is None else f"{machine.cores} × {machine.processor or machine.architecture}",
-            "" if machine is None else f"{100 * machine.load_frac:.0f} %",
-            "" if machine is None else f"{machine.slots_free} of {machine.slots}",
+            "" if one.load_frac is None else f"{100 * one.load_frac:.0f} %",
+            "" if machine is None or one.slots_free is None else f"{one.slots_free} of {machine.slots}",
             _share(one),
         )
     running = [(one.name or one.node, process) for one in found.nodes for process in one.processes]

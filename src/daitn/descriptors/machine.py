@@ -32,8 +32,8 @@ class Battery(msgspec.Struct, frozen=True, kw_only=True):
     """Until they are empty at the present draw; None: unknown, or charging."""
 
 
-class MachineState(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine at one moment. Measured, not claimed; 0 where a thing could not be measured."""
+class Hardware(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine: what changes seldom. Measured, not claimed; 0 where a thing could not be measured."""
 
     processor: Text = ""
     architecture: Text = ""
@@ -41,19 +41,28 @@ class MachineState(msgspec.Struct, frozen=True, kw_only=True):
     """Those this process may use."""
     memory_bytes: Amount = 0.0
     """What the node may use: physical, or its control group's limit."""
-    memory_free_bytes: Amount = 0.0
-    storage_free_bytes: Amount = 0.0
     accelerators: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
     flops: Amount = 0.0
     """float32 multiply-adds of one thread, twice counted, a second."""
     memory_bytes_per_s: Amount = 0.0
     """Copied by one thread: half is read, half written."""
-    load_frac: Annotated[float, msgspec.Meta(ge=0, le=1e4)] = 0.0
-    """Runnable threads over cores, mean of a minute; above 1 they wait."""
     slots: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
-    slots_free: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
     energy: EnergySource = EnergySource.UNKNOWN
     battery: Battery | None = None
+
+
+class MachineState(Hardware, frozen=True, kw_only=True):
+    """One machine at one moment, and how busy it is."""
+
+    memory_free_bytes: Amount = 0.0
+    storage_free_bytes: Amount = 0.0
+    load_frac: Annotated[float, msgspec.Meta(ge=0, le=1e4)] = 0.0
+    """Runnable threads over cores, mean of a minute; above 1 they wait."""
+    slots_free: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
+
+    def hardware(self) -> Hardware:
+        """Without how busy it is."""
+        return Hardware(**{name: getattr(self, name) for name in Hardware.__struct_fields__})
 
 
 class WorkProcess(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
-"""Compute service: the machine of a node as it is now, said to the domain when it changed enough to matter.
+"""Compute service: the machine of a node, said to the domain when it changed enough to matter.
 
-Processors, memory, storage, accelerators, energy source and battery, measured speed of computing and of memory, load,
-free slots. `node.measures` looks; this core decides what is worth saying, and says it with what runs for visits.
+Processors, memory, accelerators, energy source and battery, measured speed of computing and of memory, slots.
+`node.measures` looks; this core decides what is worth saying, and says it with what runs for visits. How busy the
+machine is shows in its view; the domain has that from the facts that the node reports to the map.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from daitn.base.effects import Effect, Event, Send, SetTimer, TimerFired
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER
 from daitn.base.units import seconds_to_ns
-from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.machine import Hardware, MachineState, WorkProcess
 from daitn.tools.service import MachineMeasured, ManagerChanged, ServiceView
 from daitn.wire.terminal_tools import PROCESSES, MachineReported
 
-LOAD_FRAC: Final = 0.25
-"""A change of the load by this much of all cores is news."""
-
-ROOM_FRAC: Final = 0.1
-"""So is a change by this part of free memory or storage,"""
+SIZE_FRAC: Final = 0.1
+"""A change by this part of memory or speed is news,"""
 
 CHARGE_FRAC: Final = 0.05
 """or by this part of the battery's charge."""
@@ -49,7 +47,7 @@ class ComputeService:
         self._manager = CENTER
         self._machine: MachineState | None = None
         self._processes: tuple[WorkProcess, ...] = ()
-        self._said: tuple[MachineState, tuple[int, ...]] | None = None
+        self._said: tuple[Hardware, tuple[int, ...]] | None = None
         self._said_ns = -seconds_to_ns(LEAST_S)
         self._sequence = 0
 
@@ -83,9 +81,9 @@ class ComputeService:
             raise BugError(f"{self._machine.slots_free} of {self._machine.slots} slots are free")
 
     def _report_if_news(self, now_ns: int) -> list[Effect]:
-        machine = self._machine
-        if machine is None:
+        if self._machine is None:
             return []
+        machine = self._machine.hardware()
         pids = tuple(one.pid for one in self._processes)
         if self._said is not None and not _differs(self._said[0], machine) and self._said[1] == pids:
             return []
@@ -98,17 +96,15 @@ class ComputeService:
         return [Send(receiver=self._manager, message=report), again]
 
 
-def _differs(said: MachineState, now: MachineState) -> bool:
+def _differs(said: Hardware, now: Hardware) -> bool:
     """Whether what was said of a machine is not good enough any more."""
-    if abs(said.load_frac - now.load_frac) > LOAD_FRAC:
-        return True
     pairs = (
-        (said.memory_free_bytes, now.memory_free_bytes),
-        (said.storage_free_bytes, now.storage_free_bytes),
+        (said.memory_bytes, now.memory_bytes),
+        (said.memory_bytes_per_s, now.memory_bytes_per_s),
         (said.flops, now.flops),
     )
-    if any(abs(before - after) > ROOM_FRAC * max(before, 1.0) for before, after in pairs):
+    if any(abs(before - after) > SIZE_FRAC * max(before, 1.0) for before, after in pairs):
         return True
     charges = [one.battery.charge_frac if one.battery is not None else -1.0 for one in (said, now)]
-    fixed = [(one.processor, one.cores, one.accelerators, one.slots, one.slots_free, one.energy) for one in (said, now)]
+    fixed = [(one.processor, one.cores, one.accelerators, one.slots, one.energy) for one in (said, now)]
     return abs(charges[0] - charges[1]) > CHARGE_FRAC or fixed[0] != fixed[1]

@@ -16,7 +16,7 @@ from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.descriptors.access import Access
 from daitn.descriptors.availability import UpTime
 from daitn.descriptors.links import LinkShown, LinkState
-from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip, estimate_s
 from daitn.tools.availability import forecast, forecast_span
 from daitn.tools.communication import link_class
@@ -33,7 +33,7 @@ class Gathered(msgspec.Struct, kw_only=True):
     up_time: UpTime | None = None
     links: tuple[LinkState, ...] = ()
     links_ns: int = 0
-    machine: MachineState | None = None
+    machine: Hardware | None = None
     machine_ns: int = 0
     processes: tuple[WorkProcess, ...] = ()
 

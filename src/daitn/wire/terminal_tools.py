@@ -15,7 +15,7 @@ from daitn.base.effects import Message
 from daitn.base.ids import NodeId
 from daitn.descriptors.access import Access
 from daitn.descriptors.links import LINKS, LinkState
-from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
 
 PEERS_REPORTED: Final = 64
@@ -101,9 +101,10 @@ class LinksPlanned(Message, frozen=True, kw_only=True, tag="links_planned"):
 
 
 class MachineReported(Message, frozen=True, kw_only=True, tag="machine_reported"):
-    """Terminal → compute and process services: my machine now, and what runs on it for visits. The newest counts; it is
-    sent when something changed and now and then, and answered by nothing."""
+    """Terminal → compute and process services: my machine, and what runs on it for visits. The newest counts; it is
+    sent when something changed and now and then, and answered by nothing. How busy it is, is a fact of the map
+    (`topology_tools`), told there and nowhere else."""
 
     sequence: Number
-    machine: MachineState
+    machine: Hardware
     processes: Annotated[tuple[WorkProcess, ...], msgspec.Meta(max_length=PROCESSES)] = ()

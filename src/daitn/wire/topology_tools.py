@@ -15,7 +15,7 @@ from daitn.base.ids import NodeId
 from daitn.descriptors.availability import UpTime
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.links import LINKS, LinkState
-from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.reporting import TUNINGS_OF_A_SITE, GroupTuning
 from daitn.descriptors.terminals import NodeDescriptor
@@ -141,5 +141,5 @@ class TerminalGathered(Message, frozen=True, kw_only=True, tag="terminal_gathere
     """Payload carried, and what of it was probes, as the terminal counted."""
     up_time: UpTime | None = None
     links: Annotated[tuple[LinkState, ...], msgspec.Meta(max_length=LINKS)] | None = None
-    machine: MachineState | None = None
+    machine: Hardware | None = None
     processes: Annotated[tuple[WorkProcess, ...], msgspec.Meta(max_length=256)] | None = None

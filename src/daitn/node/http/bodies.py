@@ -15,7 +15,7 @@ from daitn.base import limits
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Name
-from daitn.descriptors.machine import MachineState, WorkProcess
+from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
@@ -107,8 +107,12 @@ class NodeTools(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     availability: float
     """Share of the next hour for which it can be counted on."""
-    machine: MachineState | None
+    machine: Hardware | None
     machine_age_s: float
+    load_frac: float | None
+    """Share of its cores in use, as the map has it; None where the node does not tell."""
+    slots_free: int | None
+    load_age_s: float | None
     processes: tuple[WorkProcess, ...]
 
 
