@@ -71,6 +71,7 @@ MEASURED: Final = (
     "src/daitn/topology/adapter.py",
     "src/daitn/topology/budget.py",
     "src/daitn/topology/orchestrator.py",
+    "src/daitn/topology/thresholds.py",
     "src/daitn/topology/tuning.py",
     "src/daitn/topology/watched.py",
     "src/daitn/wire/packed_facts.py",

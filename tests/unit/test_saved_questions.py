@@ -81,7 +81,7 @@ def test_answer_to_a_question_that_is_not_saved_any_more_is_dropped(world, monke
 
 def test_question_that_finds_nothing_to_read_is_told_with_its_fault(world, monkeypatch):
     monkeypatch.setattr(putting, "AT_ONCE_ROWS", 3)
-    _, problem, _ = world.save("terminal nearest t9")
+    _, problem, _ = world.save("terminal nearest to t9")
 
     assert world.core.handle(computed(problem), world.now) == []
 
