@@ -394,7 +394,7 @@ def index_with(data: bytes, folder: Path) -> Any:
         index.close()
 
 
-def index_read_beside(data: bytes, folder: Path) -> Any:
+def index_found_beside(data: bytes, folder: Path) -> Any:
     """The same rows, read from beside a store that may be running."""
     index_with(data, folder)
     path = folder / "index.sqlite"
@@ -881,7 +881,7 @@ CASES = [
     Case("artifacts.package._read_index", package_with("manifest.json"), [good_package_file("manifest.json")], "json"),
     Case("artifacts.package.read_package", package_with("model.safetensors"), [good_package_file("model.safetensors")]),
     Case("node.journal.Journal._decode", journalled, [packed({"record": "Noted", "number": 1})], "msgpack"),
-    Case("node.store.index.read_index", index_read_beside, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
+    Case("node.store.index.read_index", index_found_beside, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.store.index.PackIndex.load", index_with, [packed((PackedChunk("c" * 64, 0, 5),))], "msgpack"),
     Case("node.datasets.DataShelf._entries", shelf_with("index.json", DataShelf.list), [SHELF_INDEX], "json"),
     Case("node.releases.ReleaseBook.ledger", shelf_with("ledger.jsonl", DataShelf.ledger), [plain(SPENT) + b"\n"]),

@@ -11,7 +11,7 @@ from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.question_text import parse_question
 from daitn.topology.fact_book import FactBook
-from daitn.topology.questions.putting import AT_ONCE_ROWS, TRIES, QuestionPut, read_beside, takes_long
+from daitn.topology.questions.putting import AT_ONCE_ROWS, TRIES, QuestionPut, found_beside, takes_long
 
 NOW = 1_000_000 * NS_PER_S
 
@@ -41,7 +41,7 @@ def test_reading_is_made_again_while_things_come():
             book[Kind.TERMINAL].add(f"new{len(reads)}", 1)
         return len(reads)
 
-    assert read_beside(book, read) == 3
+    assert found_beside(book, read) == 3
 
 
 def test_reading_that_fails_because_rows_moved_is_made_again_and_one_that_fails_by_itself_is_not():
@@ -58,10 +58,10 @@ def test_reading_that_fails_because_rows_moved_is_made_again_and_one_that_fails_
         reads.append(1)
         raise InputError("no such thing")
 
-    assert read_beside(book, read) == "read"
+    assert found_beside(book, read) == "read"
     before = len(reads)
     with pytest.raises(InputError):
-        read_beside(book, wrong)
+        found_beside(book, wrong)
     assert len(reads) == before + 1
 
 
@@ -73,7 +73,7 @@ def test_map_that_never_holds_still_is_unavailable():
         book[Kind.TERMINAL].add(f"new{len(reads)}", 1)
 
     with pytest.raises(UnavailableError, match="ask again"):
-        read_beside(book, read)
+        found_beside(book, read)
     assert len(reads) == TRIES
 
 

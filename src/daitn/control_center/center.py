@@ -190,16 +190,8 @@ class ControlCenter:
     def check_invariants(self) -> None:
         """BugError unless visits, fences and phases agree, and no site was promised more bytes than there are."""
         self.orchestrator.check_invariants()
-        for job, machine in self.jobs.items():
-            state = machine.state
-            if state.ended and state.open:
-                raise BugError(f"job {job} has ended and has visits under way")
-            if len({visit.ordered.fence for visit in state.open.values()}) != len(state.open):
-                raise BugError(f"job {job} has two visits with one fence")
-            if state.accepted & set(state.open):
-                raise BugError(f"job {job} waits for visits it has accepted")
-            if state.met and not state.best_measurements:
-                raise BugError(f"job {job} met its targets without being measured")
+        for machine in self.jobs.values():
+            machine.state.check_invariants()
 
     # --- what terminals say -----------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from daitn.node.journal import Journal
 from daitn.node.map_sql import MapSql
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.explaining import explain
-from daitn.topology.questions.putting import QuestionPut, read_beside, takes_long
+from daitn.topology.questions.putting import QuestionPut, found_beside, takes_long
 from daitn.topology.questions.saved import (
     ForgetAsked,
     QuestionForgotten,
@@ -139,7 +139,7 @@ class MapService:
         now_ns = self._clock.now_ns()
         if not takes_long(self._book, asked):
             return explain(self._book, asked, thing, now_ns)
-        return await asyncio.to_thread(read_beside, self._book, lambda: explain(self._book, asked, thing, now_ns))
+        return await asyncio.to_thread(found_beside, self._book, lambda: explain(self._book, asked, thing, now_ns))
 
     async def sql(self, sql: str) -> SqlAnswer:
         """The answer to a SELECT. Columns are taken here, between two events; the question runs beside the core."""

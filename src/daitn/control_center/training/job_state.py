@@ -196,6 +196,17 @@ class JobState:
             case _:
                 raise BugError(f"job {self.job}: no rule for {type(record).__name__}")
 
+    def check_invariants(self) -> None:
+        """BugError unless visits, fences and what was measured agree."""
+        if self.ended and self.open:
+            raise BugError(f"job {self.job} has ended and has visits under way")
+        if len({visit.ordered.fence for visit in self.open.values()}) != len(self.open):
+            raise BugError(f"job {self.job} has two visits with one fence")
+        if self.accepted & set(self.open):
+            raise BugError(f"job {self.job} waits for visits it has accepted")
+        if self.met and not self.best_measurements:
+            raise BugError(f"job {self.job} met its targets without being measured")
+
     def _ordered(self, record: VisitOrdered) -> None:
         self.fence = max(self.fence, record.fence)
         self.open[record.visit] = OpenVisit(ordered=record, spoken_ns=record.at_ns)

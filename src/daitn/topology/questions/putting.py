@@ -43,7 +43,7 @@ class QuestionPut(Problem, frozen=True, kw_only=True):
     def solve(self) -> MapAnswered:
         """InputError for a question that is wrong, UnavailableError where the map does not hold still."""
         return MapAnswered(
-            answer=read_beside(self.book, lambda: answer_question(self.book, self.question, self.now_ns))
+            answer=found_beside(self.book, lambda: answer_question(self.book, self.question, self.now_ns))
         )
 
 
@@ -52,7 +52,7 @@ def takes_long(book: FactBook, question: Question) -> bool:
     return any(book[kind].high > AT_ONCE_ROWS for kind, _ in groups_read(question))
 
 
-def read_beside(book: FactBook, read: Callable[[], Found]) -> Found:
+def found_beside(book: FactBook, read: Callable[[], Found]) -> Found:
     """What `read` finds on the map while another thread may change it; UnavailableError where things come or leave
     each time it is tried."""
     for _ in range(TRIES):
