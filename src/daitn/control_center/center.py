@@ -51,10 +51,11 @@ from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import JobRecord, JobSubmitted
+from daitn.control_center.training.results import wrong_in
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
 from daitn.descriptors.trust import Evidence
-from daitn.descriptors.work import TrainOutcome, answers
+from daitn.descriptors.work import TrainOutcome
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.orchestrator import TUNE_TIMER
 from daitn.topology.trust import EvidenceFound
@@ -68,7 +69,6 @@ from daitn.wire.center_tools import (
     VisitProgress,
     VisitRefused,
     VisitResult,
-    encode_report,
 )
 from daitn.wire.center_topology import QuestionAsked
 from daitn.wire.oam_records import RecordsKept, RecordsReported
@@ -331,24 +331,17 @@ class ControlCenter:
         opened = machine.state.open[report.visit]
         facts = self.knowledge.node(sender)
         key = facts.descriptor.public_key if facts is not None else ""
-        if report.work != opened.ordered.work:
-            self.counters.count("results_refused", "other-work")
-            fault = "its result speaks of other work than was ordered"
-        elif not answers(report.work, report.outcome):
-            self.counters.count("results_refused", "other-kind")
-            fault = f"its result is a {type(report.outcome).__name__}, which is no answer to what was ordered"
-        elif not self._tools.verify(key, encode_report(report), message.signature):
-            self.counters.count("results_refused", "signature")
-            fault = "the signature of its report does not hold"
-        else:
+        wrong = wrong_in(message, opened.ordered.work, key, self._tools.verify)
+        if wrong is None:
             machine.accept(turn, report.visit, report.outcome, message.signature)
             turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
             if isinstance(report.outcome, TrainOutcome):
                 self.knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
             return
+        self.counters.count("results_refused", wrong.label)
         turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))
-        turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=fault))
-        machine.lose(turn, report.visit, fault, "peer")
+        turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=wrong.fault))
+        machine.lose(turn, report.visit, wrong.fault, "peer")
 
     # --- owners and time --------------------------------------------------------------------------------------------
 
