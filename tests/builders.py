@@ -331,6 +331,7 @@ def make_outcome(work: Work, tag: str = "1", *, accuracy: float = 0.5, **changes
                 "update_norm": 1.0,
                 "data_version": "1",
                 "seconds": 0.5,
+                "control": ArtifactId((tag + "-control-").ljust(64, "f")) if training.control_variates else None,
             }
             return TrainOutcome(**(values | changes))
         case EvaluateWork(model=model, measurements=names, preflight=preflight):

@@ -78,7 +78,7 @@ def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path:
     check_log(job)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedadam", "diloco"])
+@pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "diloco"])
 def test_federated_methods_reach_the_goal_too(domain: LocalDomain, method: str) -> None:
     job = submit(domain, f"averaged-{method}", method=method)
     status = job.wait()

@@ -154,7 +154,7 @@ def test_rate_of_a_step_that_the_method_does_not_take_is_refused_by_name():
     verdict = assess(make_request(method="fedavg", hyperparameters=pinned), view)
 
     (failed,) = [one for one in verdict.failed() if one.code is ReasonCode.METHOD]
-    assert failed.required == "one of diloco, fedadam, fedyogi"
+    assert failed.required == "one of diloco, fedadam, fedyogi, scaffold"
     assert failed.available == "method 'fedavg' has none"
 
 

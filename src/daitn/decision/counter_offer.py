@@ -21,6 +21,7 @@ from daitn.decision.feasibility import Judged, judge
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
 from daitn.descriptors.request import Request, Target
 from daitn.descriptors.view import TrainingView
+from daitn.learning.methods.compatibility import without_option
 
 ROUNDS: Final = 6
 """Times a changed request is judged again before there is no offer."""
@@ -85,6 +86,10 @@ def _mend(
         case ReasonCode.PRICE:
             change("price budget", f"{budget.price:g}", "none: it cannot be kept account of here")
             return replace(request, budget=replace(budget, price=None))
+        case ReasonCode.METHOD if (without := without_option(request, failed.what)) != request:
+            option = failed.what.partition(":")[0]
+            change(option, "as asked", f"left out: {failed.available}")
+            return without
         case ReasonCode.METHOD if not request.method:
             return request  # what is missing is something no method has
         case ReasonCode.METHOD:

@@ -20,6 +20,7 @@ from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import METHODS
+from daitn.learning.methods.compatibility import conflicts
 from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
 
 LEAST_TRAINING: Final = 20.0
@@ -75,6 +76,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, preflight
     conditions = [
         *_policy(view, request),
         *_method(view, request),
+        *_options(request, plan),
         *_resources(view, request, package, plan),
         *_data(view, request),
         *_preflight(preflight),
@@ -132,10 +134,6 @@ def _method(view: TrainingView, request: Request) -> list[Condition]:
     if method is None:
         known = ", ".join(sorted(METHODS))
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", f"one of {known}", "unknown", met=False)]
-    if request.hyperparameters.server_learning_rate is not None and method.prefers.server is None:
-        stepping = ", ".join(sorted(name for name, one in METHODS.items() if one.prefers.server is not None))
-        what = "server_learning_rate: a step that follows the mean"
-        return [_said(ReasonCode.METHOD, what, f"one of {stepping}", f"method {method.name!r} has none", met=False)]
     if method.exchanges:
         nodes = {candidate.compute_node for candidate in view.candidates}
         wanted, said = "two sites that compute", f"{len(nodes)}"
@@ -145,6 +143,14 @@ def _method(view: TrainingView, request: Request) -> list[Condition]:
         available = view.aggregators[0].node if there else "none reachable"
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", "an aggregator", available, met=there)]
     return []
+
+
+def _options(request: Request, plan: Plan) -> list[Condition]:
+    """What is asked for and the method cannot do: `learning.methods.compatibility`."""
+    return [
+        _said(ReasonCode.METHOD, one.what, one.admitted_by, one.why, met=False)
+        for one in conflicts(METHODS[plan.method], request)
+    ]
 
 
 def _resources(view: TrainingView, request: Request, package: PackageFacts, plan: Plan) -> list[Condition]:

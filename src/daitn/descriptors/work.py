@@ -44,6 +44,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     `learning.tasks.classification`."""
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """FedProx: weight of the squared distance to the model as it arrived."""
+    control_variates: bool = False
+    """SCAFFOLD: each gradient is corrected by what all sites' gradients were like against this one's. See
+    `learning.numerics.control_variates`."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +98,19 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """Records as tensors, from a data node without compute; None: the data set is at this node."""
     group: Group | None = None
     """With whom the gradients of each batch are exchanged; None: with nobody."""
+    shared_control: ArtifactId | None = None
+    """With `training.control_variates`: what the gradients of all sites were like; None: nothing is known yet."""
+    own_control: ArtifactId | None = None
+    """What those of this data set were like when it was last trained on; None: nothing is known yet."""
+
+    def __post_init__(self) -> None:
+        if not self.training.control_variates and (self.shared_control or self.own_control):
+            raise ValueError("control variates are given to training that does not use them")
+
+    def models_in(self) -> tuple[ArtifactId, ...]:
+        """All that has to be at the site besides records, the model first."""
+        others = (one for one in (self.shared_control, self.own_control) if one is not None)
+        return (self.model, *others)
 
 
 class SampleRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,12 +149,23 @@ class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
 class ServerStep(msgspec.Struct, frozen=True, kw_only=True):
     """How an aggregator goes on from the mean of a round, all decided. See `learning.numerics.server_step`."""
 
-    optimizer: Literal["momentum", "nesterov", "adam", "yogi"]
+    optimizer: Literal["momentum", "nesterov", "adam", "yogi", "scaffold"]
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)]
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
     second_moment: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
     adaptivity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
     """Change of a weight per round below which steps are no longer made larger (Adam, Yogi)."""
+
+
+class ControlRound(msgspec.Struct, frozen=True, kw_only=True):
+    """What SCAFFOLD's server has to know of a round besides its models. Records weigh data sets, as in the mean."""
+
+    records_before: Annotated[float, msgspec.Meta(ge=0)]
+    """Records of all data sets whose gradients the round's shared control variate speaks of."""
+    records_after: Annotated[float, msgspec.Meta(gt=0)]
+    """The same after the round: with those of data sets that took part for the first time."""
+    reach: Annotated[float, msgspec.Meta(gt=0)]
+    """Batches of a visit times its learning rate: how far a gradient of one moves a weight."""
 
 
 class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
@@ -151,10 +178,14 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """The model that the round began from; with `server` only."""
     state: ArtifactId | None = None
     """What the optimizer remembers of earlier rounds; None: nothing yet."""
+    control: ControlRound | None = None
+    """With a step of `scaffold`, and only with one."""
 
     def __post_init__(self) -> None:
         if (self.server is None) != (self.base is None) or (self.state is not None and self.server is None):
             raise ValueError("a server's step needs the model that the round began from, and nothing else does")
+        if (self.control is not None) != (self.server is not None and self.server.optimizer == "scaffold"):
+            raise ValueError("a step of scaffold needs to know of the round's records, and no other does")
 
     def models_in(self) -> tuple[ArtifactId, ...]:
         """All that it is made from, in order."""
@@ -179,12 +210,12 @@ Work = TrainWork | EvaluateWork | AggregateWork | ShareWork
 def inputs_of(work: Work) -> tuple[ArtifactId, ...]:
     """The artifacts that have to be at a site before it can do a work."""
     match work:
-        case TrainWork(model=model, records=records):
-            return (model,) if records is None else (model, records)
+        case TrainWork(records=records) as train:
+            return train.models_in() if records is None else (*train.models_in(), records)
         case EvaluateWork(model=model, samples=samples):
             return (model, *(sample.artifact for sample in samples))
-        case AggregateWork(updates=updates):
-            return tuple(update.model for update in updates)
+        case AggregateWork() as average:
+            return average.models_in()
         case ShareWork(contract=contract):
             return (contract,)
 
@@ -214,6 +245,8 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     seconds: Seconds
     exchanged_bytes: Amount = 0
     """Bytes of tensors that were sent to partners and taken from them."""
+    control: ArtifactId | None = None
+    """With `training.control_variates`: what this data set's gradients were like, for its next visit."""
     fetch_s: Seconds = 0.0
     fetched_bytes: Amount = 0
 
@@ -278,7 +311,9 @@ def answers(work: Work, outcome: Outcome) -> bool:
             return asked == measured
         case AggregateWork(updates=updates), AggregateOutcome(left_out=left_out):
             return set(left_out) < {update.model for update in updates}
-        case (TrainWork(), TrainOutcome()) | (ShareWork(), ShareOutcome()):
+        case TrainWork(training=training), TrainOutcome(control=control):
+            return training.control_variates == (control is not None)
+        case ShareWork(), ShareOutcome():
             return True
         case _:
             return False

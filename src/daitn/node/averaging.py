@@ -13,12 +13,13 @@ import time
 
 import msgspec
 
+from daitn.artifacts.layout import Layout
 from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.base.ids import ArtifactId
 from daitn.base.metrics import Counters
 from daitn.descriptors.work import AggregateOutcome, AggregateWork
 from daitn.learning.numerics.aggregate import Update, average_sound, merge_states, most_alike, plan_average
-from daitn.learning.numerics.server_step import Area, plan_state, take_step
+from daitn.learning.numerics.server_step import Area, control_moves, plan_state, take_step
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import VisitOrder
 
@@ -49,7 +50,8 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
             if layout.payload_bytes:
                 with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
                     updates = average_sound(updates, layout, view)
-                    state = _step(store, order, work, Area(layout.entries, view))
+                    records = sum(update.weight for update in updates)
+                    state = _step(store, order, work, Area(layout.entries, view), records)
             kept = {update.name for update in updates}
             left_out = tuple(one.model for one in work.updates if one.model not in kept)
             parents = tuple(one.model for one in work.updates if one.model in kept)
@@ -73,8 +75,24 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
     return AggregateOutcome(model=adopted.artifact, seconds=time.monotonic() - began, state=state, left_out=left_out)
 
 
-def _step(store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area) -> ArtifactId | None:
-    """Turn the mean into the next model where the order says so; the artifact of what the optimizer remembers."""
+def state_draft(order: VisitOrder, name: str, layout: Layout, model: ArtifactId) -> Manifest:
+    """The manifest of what is remembered of a visit that began from `model`, without its chunks."""
+    return Manifest(
+        kind="state",
+        name=name,
+        parts=(),
+        tensors=layout.entries,
+        payload_bytes=layout.payload_bytes,
+        chunks=(),
+        lineage=Lineage(job=order.job, visit=order.visit, parents=(model,)),
+    )
+
+
+def _step(store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area, records: float) -> ArtifactId | None:
+    """Turn the mean into the next model where the order says so; the artifact of what the optimizer remembers.
+
+    `records`: those of the updates in the mean.
+    """
     if work.server is None or work.base is None:
         return None
     base = store.read_tensor_map(work.base)
@@ -87,16 +105,9 @@ def _step(store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area)
             if before is not None and work.state is not None:
                 known = Area(store.manifest(work.state).tensors, before.payload)
             with mmap.mmap(output.fileno(), layout.payload_bytes) as area, memoryview(area) as view:
-                take_step(work.server, origin, mean, known, Area(layout.entries, view))
-            draft = Manifest(
-                kind="state",
-                name=f"what {work.server.optimizer} remembers",
-                parts=(),
-                tensors=layout.entries,
-                payload_bytes=layout.payload_bytes,
-                chunks=(),
-                lineage=Lineage(job=order.job, visit=order.visit, parents=(work.base,)),
-            )
+                moves = control_moves(work.control, records) if work.control is not None else None
+                take_step(work.server, origin, mean, known, Area(layout.entries, view), moves)
+            draft = state_draft(order, f"what {work.server.optimizer} remembers", layout, work.base)
             return store.adopt(output, draft, pin=order.job).artifact
     finally:
         for mapped in (base, before):

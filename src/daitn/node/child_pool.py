@@ -25,7 +25,7 @@ from daitn.descriptors.work import EvaluateWork, SampleRef, TrainWork
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.exchange_port import ExchangePort
 from daitn.node.sandbox.launcher import Sandbox
-from daitn.node.sandbox.protocol import Finished, Progressed, Setup, Started, TableData, TensorData
+from daitn.node.sandbox.protocol import ControlData, Finished, Progressed, Setup, Started, TableData, TensorData
 from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
 from daitn.node.store import ChunkStore
 
@@ -112,8 +112,12 @@ class ChildPool:
         on_started: Callable[[Started], None],
         exchange: ExchangePort | None = None,
         vectors: Path | None = None,
+        control: int | None = None,
     ) -> Finished:
-        """One training run, on a mapped table, with the activations its contract asks for, or on streamed records."""
+        """One training run, on a mapped table, with the activations its contract asks for, or on streamed records.
+
+        `control`: where the data set's control variate is written, where it is trained with one.
+        """
         key = ChildKey(job, "train", work.dataset if work.records is None else f"{work.dataset} {work.records}")
         slot = self._slot(key)
         async with slot.lock:
@@ -126,7 +130,7 @@ class ChildPool:
                 child = await self._ensure(slot, setup, table, descriptors, vectors)
             finally:
                 _close(descriptors)
-            finished = await self._run(slot, child, manifest, work, output, on_progress, on_started, exchange)
+            finished = await self._run(slot, child, manifest, work, output, on_progress, on_started, exchange, control)
         await self._trim()
         return finished
 
@@ -168,8 +172,7 @@ class ChildPool:
         descriptors: list[int] = []
         for dataset, artifact in artifacts:
             manifest = self._store.manifest(artifact)
-            place = self._store.payload_place(artifact)
-            descriptors.append(os.open(place.path, os.O_RDONLY))
+            descriptors.append(self._open(artifact))
             entries, size = manifest.tensors, manifest.payload_bytes
             records.append(TensorData(dataset=dataset, entries=entries, payload_bytes=size))
         return tuple(records), descriptors
@@ -186,18 +189,33 @@ class ChildPool:
         on_progress: Callable[[Progressed], None],
         on_started: Callable[[Started], None],
         exchange: ExchangePort | None = None,
+        control: int | None = None,
     ) -> Finished:
         run = plan_run(work, manifest.tensors, manifest.payload_bytes, manifest.state)
-        place = self._store.payload_place(work.model)
-        payload = os.open(place.path, os.O_RDONLY)
+        arrived: list[ControlData] = []
+        opened = [self._open(work.model)]
         try:
+            for whose, artifact in controls_of(work):
+                described = self._store.manifest(artifact)
+                entries, size = described.tensors, described.payload_bytes
+                arrived.append(ControlData(whose=whose, entries=entries, payload_bytes=size))
+                opened.append(self._open(artifact))
             return await child.run(
-                run, payload, output, on_progress=on_progress, on_started=on_started, exchange=exchange
+                msgspec.structs.replace(run, controls=tuple(arrived)),
+                opened[0],
+                output,
+                controls=() if control is None else (control, *opened[1:]),
+                on_progress=on_progress,
+                on_started=on_started,
+                exchange=exchange,
             )
         finally:
-            os.close(payload)
+            _close(opened)
             if not child.alive:
                 slot.handle = None
+
+    def _open(self, artifact: ArtifactId) -> int:
+        return os.open(self._store.payload_place(artifact).path, os.O_RDONLY)
 
     async def _ensure(
         self,
@@ -249,6 +267,15 @@ class ChildPool:
 def digest_of_test_set(samples: Sequence[SampleRef]) -> str:
     """Names a test set by the samples it is made of."""
     return blake3(" ".join(f"{one.dataset}={one.artifact}" for one in samples).encode()).hexdigest()
+
+
+def controls_of(work: TrainWork | EvaluateWork) -> list[tuple[Literal["shared", "own"], ArtifactId]]:
+    """The control variates that a run is given, and whose each is."""
+    found: list[tuple[Literal["shared", "own"], ArtifactId]] = []
+    if isinstance(work, TrainWork):
+        found += [("shared", work.shared_control)] if work.shared_control is not None else []
+        found += [("own", work.own_control)] if work.own_control is not None else []
+    return found
 
 
 def _setup(manifest: Manifest, parts: dict[str, bytes], threads: int, seed: int) -> Setup:

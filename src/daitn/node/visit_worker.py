@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -36,17 +37,17 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
-from daitn.learning.numerics.slots import plan_result
+from daitn.learning.numerics.slots import plan_control, plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.activations import SiteActivations
-from daitn.node.averaging import aggregate
+from daitn.node.averaging import aggregate, state_draft
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
 from daitn.node.moving import Moving, lacking_of
 from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
-from daitn.node.store import ChunkStore
+from daitn.node.store import ChunkStore, OutputFile
 from daitn.terminal.work import (
     AbandonVisit,
     BeginWork,
@@ -257,7 +258,10 @@ class VisitWorker:
             version = self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
         exchanged = 0
-        with self._store.new_output(layout.payload_bytes, job=order.job) as output:
+        with (
+            self._store.new_output(layout.payload_bytes, job=order.job) as output,
+            self._control_output(order, work, manifest) as control,
+        ):
             _log.debug("visit %s: output file is there", order.visit)
             tells = (self._progressed(order), self._started(order))
             async with self._exchanges.meet(order) as port:
@@ -271,6 +275,7 @@ class VisitWorker:
                     *tells,
                     exchange=port,
                     vectors=vectors,
+                    control=None if control is None else control.fileno(),
                 )
             exchanged = port.moved_bytes if port is not None else 0
             _log.info("visit %s last step at %d", order.visit, finished.last_step_unix_ns)
@@ -293,6 +298,10 @@ class VisitWorker:
                 state=finished.state,
                 lineage=lineage,
             )
+            variate = None
+            if control is not None:
+                drawn = state_draft(order, f"gradients of {work.dataset}", plan_control(manifest.tensors), work.model)
+                variate = (await asyncio.to_thread(self._store.adopt, control, drawn, pin=order.job)).artifact
             adopted = await asyncio.to_thread(self._store.adopt, output, draft, pin=order.job)
         _log.debug(
             "visit %s: load %.3f s, work %.3f s, write %.3f s",
@@ -309,7 +318,16 @@ class VisitWorker:
             data_version=version,
             seconds=finished.load_s + finished.work_s + finished.write_s,
             exchanged_bytes=exchanged,
+            control=variate,
         )
+
+    def _control_output(
+        self, order: VisitOrder, work: TrainWork, manifest: Manifest
+    ) -> AbstractContextManager[OutputFile | None]:
+        """Room for the data set's control variate, where the visit makes one."""
+        if not work.training.control_variates:
+            return nullcontext()
+        return self._store.new_output(plan_control(manifest.tensors).payload_bytes, job=order.job)
 
     def _check_source(self, name: str) -> None:
         """InputError where the data set's files changed since they were added.

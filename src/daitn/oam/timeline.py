@@ -252,6 +252,9 @@ def _say_work(work: Work, where: str, names: Names) -> str:
     match work:
         case TrainWork(model=model, dataset=dataset, training=training, records=records, group=group):
             streamed = ", whose records stream there" if records is not None else ""
+            if training.control_variates:
+                known = work.shared_control is not None
+                streamed += ", gradients corrected" if known else ", gradients not corrected yet"
             if group is not None:
                 others = ", ".join(names(member.node) for _, member in group.others())
                 streamed += f", in lock step with {others}"

@@ -92,3 +92,8 @@ class Learner:
                 )
             )
         return tuple(found)
+
+
+def control_name(model: ArtifactId) -> ArtifactId:
+    """The control variate that came with a trained model."""
+    return ArtifactId(blake3(f"control {model}".encode()).hexdigest())

@@ -22,7 +22,7 @@ from daitn.descriptors.work import (
     TrainWork,
 )
 from daitn.scenario.spec import Scenario
-from daitn.simulation.learner import Learner
+from daitn.simulation.learner import Learner, control_name
 from daitn.wire.center_tools import VisitOrder
 
 TRIAL_STEPS: Final = 240
@@ -44,8 +44,12 @@ class SimulatedWork:
                 labels = self.labels_of(dataset)
                 trained = self._learner.train(model, dataset, labels, training.batches * training.batch_size)
                 self._artifacts[node].add(trained)
+                control = control_name(trained) if training.control_variates else None
+                if control is not None:
+                    self._artifacts[node].add(control)
                 return TrainOutcome(
                     model=trained,
+                    control=control,
                     batches=training.batches,
                     records=sum(labels.values()),
                     loss_first=1.0,
@@ -133,6 +137,8 @@ def made_by(outcome: Outcome) -> tuple[ArtifactId, ...]:
     match outcome:
         case AggregateOutcome(model=made, state=state) if state is not None:
             return (made, state)
+        case TrainOutcome(model=made, control=control) if control is not None:
+            return (made, control)
         case TrainOutcome(model=made) | AggregateOutcome(model=made) | ShareOutcome(artifact=made):
             return (made,)
         case _:

@@ -11,6 +11,7 @@ from typing import Final
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.control_center.training.control_book import ControlBook
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import (
     GroupAgreed,
@@ -117,6 +118,7 @@ class JobState:
         self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
         self.server_states: dict[ArtifactId, ArtifactId] = {}
         """What the server's optimizer remembers beside each model that it made."""
+        self.controls = ControlBook()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
@@ -225,7 +227,10 @@ class JobState:
                 self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
                 self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
                 self._hold(outcome.model, ordered.node)
-                self._hold(ordered.work.model, ordered.node)
+                for held in (outcome.control, *ordered.work.models_in()):
+                    if held is not None:
+                        self._hold(held, ordered.node)
+                self.controls.trained(ordered.work, outcome)
                 if ordered.work.group is not None:
                     self.group[record.visit] = (ordered.work, outcome)
                     return
@@ -243,6 +248,7 @@ class JobState:
                 if record.outcome.state is not None:
                     self._hold(record.outcome.state, ordered.node)
                     self.server_states[model] = record.outcome.state
+                self.controls.averaged(ordered.work, model, record.outcome.left_out)
                 self._advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
@@ -365,7 +371,7 @@ class JobState:
     def _release(self) -> None:
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
-        needed |= set(self.server_states.values())
+        needed |= set(self.server_states.values()) | self.controls.keep(needed)
         self.released = {}
         for artifact in [one for one in self.holders if one not in needed]:
             for node in self.holders.pop(artifact):

@@ -90,8 +90,8 @@ class OrderDesk:
         inputs: list[InputRef] = []
         node = ordered.node
         match ordered.work:
-            case TrainWork(model=model, records=records, dataset=dataset):
-                inputs.append(self.input_ref(state, model, node, now_ns))
+            case TrainWork(records=records, dataset=dataset) as train:
+                inputs += [self.input_ref(state, model, node, now_ns) for model in train.models_in()]
                 if records is not None:
                     holder = state.records[(dataset, node)][1]
                     inputs.append(self.input_ref(state, records, node, now_ns, holder=holder))

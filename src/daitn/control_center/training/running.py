@@ -140,10 +140,16 @@ class Running:
         state = self.state
         if state.plan is None or state.plan.server is None:
             return AggregateWork(updates=updates)
+        server, training = state.plan.server, state.plan.training
         remembered = state.server_states.get(state.head)
         if remembered is not None and not self._desk.reachable(remembered):
             remembered = None
-        return AggregateWork(updates=updates, server=state.plan.server, base=state.head, state=remembered)
+        control = None
+        if server.optimizer == "scaffold":
+            remembered = remembered if state.controls.corrected(updates) else None
+            reach = training.batches * training.learning_rate
+            control = state.controls.round_of(state.head, remembered, updates, reach)
+        return AggregateWork(updates=updates, server=server, base=state.head, state=remembered, control=control)
 
     def _spent(self, turn: Turn) -> str:
         """Which budget is used up, or why more training does not help; empty while neither is so."""
@@ -261,12 +267,18 @@ class Running:
                 self._desk.order(turn, "records", candidate.data_node, work, why)
                 return None
             records = given[0]
+        shared, own = None, None
+        if state.plan.training.control_variates:
+            known = state.server_states.get(model)
+            shared, own = state.controls.for_visit(model, stop.dataset, known, self._desk.reachable)
         return TrainWork(
             model=model,
             dataset=stop.dataset,
             training=state.plan.training,
             seed=state.request.seed,
             records=records,
+            shared_control=shared,
+            own_control=own,
         )
 
     def _warm_next(self, turn: Turn, view: TrainingView, stop: Stop) -> None:

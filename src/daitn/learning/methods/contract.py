@@ -81,7 +81,9 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """The step an aggregator takes along the mean of a round; None: the mean is the next model."""
     proximal: float = 0.0
     """How strongly local training is held to the model as it arrived."""
-    optimizer: Literal["momentum", "adamw"] = "momentum"
+    control_variates: bool = False
+    """Whether gradients are corrected for how a site differs from all (SCAFFOLD)."""
+    optimizer: Literal["sgd", "momentum", "adamw"] = "momentum"
     epochs: float = 0.0
     """Passes over a typical site per visit; 0: as usual."""
     batches_most: int = 0

@@ -3,8 +3,9 @@ makes the next one of what they hand in.
 
 Synchronous: a round ends when every site has answered or was given up (its lease ran out). Weights are the sites'
 training records. The aggregator is a terminal; the control centre sees no tensor. The relatives differ in what a site
-does (FedProx: held to the model as it arrived; DiLoCo: hundreds of steps of AdamW) and in the step that follows the
-mean (`learning.numerics.server_step`), not in who does what when.
+does (FedProx: held to the model as it arrived; SCAFFOLD: gradients corrected for how the site differs from all;
+DiLoCo: hundreds of steps of AdamW) and in the step that follows the mean (`learning.numerics.server_step`), not in who
+does what when.
 
 A site's own optimizer begins anew each round: nothing but the model travels. DiLoCo's paper keeps each worker's
 AdamW state there; workers here may be other sites every round.
@@ -29,6 +30,10 @@ and t = 0.001."""
 
 OUTER_RATE: Final = 0.7
 """DiLoCo (A. Douillard et al. 2023): rate of the outer Nesterov step, with momentum 0.9."""
+
+
+SCAFFOLD_RATE: Final = 1.0
+"""SCAFFOLD (S. P. Karimireddy et al., ICML 2020): the paper's server rate, with which the step is the mean itself."""
 
 
 class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +65,14 @@ FEDERATED: Final = (
     ),
     FederatedAveraging(
         name="fedyogi", prefers=Preferences(server=ServerStep(optimizer="yogi", learning_rate=ADAPTIVE_RATE))
+    ),
+    FederatedAveraging(
+        name="scaffold",
+        prefers=Preferences(
+            server=ServerStep(optimizer="scaffold", learning_rate=SCAFFOLD_RATE),
+            optimizer="sgd",
+            control_variates=True,
+        ),
     ),
     FederatedAveraging(
         name="diloco",

@@ -9,11 +9,16 @@ Nesterov's momentum after hundreds of local steps. With x the model of before, d
     nesterov   v = b v + d                      x + r (d + b v)
     adam       m = b m + (1 - b) d              v = c v + (1 - c) d²                    x + r m / (√v + t)
     yogi       m as adam                        v = v - (1 - c) d² sign(v - d²)         x + r m / (√v + t)
+    scaffold   v = ((n - s) v - s d / h) / n'    x + r d
 
 r, b, c, t: `ServerStep.learning_rate`, `momentum`, `second_moment`, `adaptivity`; v begins at 0, for Adam and Yogi at
-t² (their Algorithm 2). Only trained parameters take the step: buffers, counters and frozen tensors are the mean's.
+t² (their Algorithm 2). Of SCAFFOLD (S. P. Karimireddy et al., ICML 2020) v is the server's control variate, h
+`ControlRound.reach`, and s, n, n' are the records of the round's data sets, of all before it and of all after it. Its
+paper has every site send the change of its own variate, -v + (x - y) / h; their mean follows from the mean of the
+models, so here no site sends one. Only trained parameters take the step: buffers, counters and frozen tensors are the
+mean's.
 
-What the optimizer remembers is an artifact of its own, kept where models are averaged: it never travels to a site.
+What the optimizer remembers is an artifact of its own, kept where models are averaged; only SCAFFOLD's goes to sites.
 Without torch, in blocks, on mapped payloads: memory does not grow with the model.
 """
 
@@ -21,23 +26,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daitn.artifacts.layout import Layout, TensorSpec, plan_layout
 from daitn.artifacts.manifest import TensorEntry
-from daitn.base.errors import PeerError
-from daitn.descriptors.work import ServerStep
+from daitn.base.errors import BugError, PeerError
+from daitn.descriptors.work import ControlRound, ServerStep
 from daitn.learning.numerics.blocks import blocks, narrow, tensor_view, widen
-from daitn.learning.numerics.slots import is_trained, slot_name
+from daitn.learning.numerics.slots import CONTROL, is_trained, slot_name
 
 KINDS: Final[dict[str, tuple[str, ...]]] = {
     "momentum": ("momentum",),
     "nesterov": ("momentum",),
     "adam": ("mean", "variance"),
     "yogi": ("mean", "variance"),
+    "scaffold": (CONTROL,),
 }
 """What each optimizer remembers of every trained parameter, as float32."""
 
@@ -64,11 +70,27 @@ def plan_state(entries: Sequence[TensorEntry], step: ServerStep) -> Layout:
     )
 
 
-def take_step(step: ServerStep, base: Area, mean: Area, before: Area | None, after: Area) -> None:
+class Moved(NamedTuple):
+    """How a round moves SCAFFOLD's control variate: v becomes kept · v - moved · d."""
+
+    kept: float
+    moved: float
+
+
+def control_moves(control: ControlRound, records: float) -> Moved:
+    """What a round does to the control variate; `records`: of the updates that are in the mean."""
+    return Moved(
+        (control.records_before - records) / control.records_after, records / control.records_after / control.reach
+    )
+
+
+def take_step(
+    step: ServerStep, base: Area, mean: Area, before: Area | None, after: Area, control: Moved | None = None
+) -> None:
     """Turn `mean` (written in place) into the next model, and write what is remembered of it into `after`.
 
-    `before`: what was remembered, or None; a tensor that it lacks, or has in another shape, begins anew. PeerError
-    where `base` is another model, or the step leads beyond what the type can hold. Cost: one pass.
+    `before`: what was remembered, or None; a tensor that it lacks, or has in another shape, begins anew. `control`: for
+    scaffold. PeerError where `base` is another model, or the step leads beyond what the type can hold. Cost: one pass.
     """
     bases, befores = base.places(), before.places() if before is not None else {}
     afters = after.places()
@@ -94,7 +116,9 @@ def take_step(step: ServerStep, base: Area, mean: Area, before: Area | None, aft
         for block in blocks(len(target)):
             x = widen(start[block], entry.dtype)
             with np.errstate(over="ignore", invalid="ignore"):
-                moved = x + _change(step, widen(target[block], entry.dtype) - x, [slot[block] for slot in slots])
+                moved = x + _change(
+                    step, widen(target[block], entry.dtype) - x, [slot[block] for slot in slots], control
+                )
                 stored = narrow(moved, entry.dtype)
             if not np.isfinite(widen(stored, entry.dtype)).all():
                 raise PeerError(
@@ -105,9 +129,17 @@ def take_step(step: ServerStep, base: Area, mean: Area, before: Area | None, aft
             target[block] = stored
 
 
-def _change(step: ServerStep, d: NDArray[np.float64], slots: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+def _change(
+    step: ServerStep, d: NDArray[np.float64], slots: list[NDArray[np.float32]], control: Moved | None
+) -> NDArray[np.float64]:
     """How far the weights of a block move; `slots` are brought up to date in place."""
     rate, b, c = step.learning_rate, step.momentum, step.second_moment
+    if step.optimizer == "scaffold":
+        if control is None:
+            raise BugError("a step of scaffold was asked for without the round's records")
+        (variate,) = slots
+        variate[...] = control.kept * variate.astype(np.float64) - control.moved * d
+        return rate * d
     if step.optimizer in ("momentum", "nesterov"):
         (velocity,) = slots
         v = b * velocity.astype(np.float64) + d

@@ -21,6 +21,8 @@ NEWEST: Final = "newest"
 """Kind of the slots that hold the newest weights while the parameters are their running average."""
 AVERAGED_STEPS: Final = "average/steps"
 """int64, shape (): steps averaged so far."""
+CONTROL: Final = "control"
+"""Kind of the tensors that hold a control variate: float32, in an artifact of their own, never beside a model."""
 
 KINDS: Final[dict[str, tuple[str, ...]]] = {
     "sgd": (),
@@ -61,3 +63,12 @@ def plan_result(entries: Sequence[TensorEntry], training: Training) -> Layout:
     """Layout of what a training visit writes: the model as it arrived, with the slots that travel on."""
     kept = [entry for entry in entries if entry.role != "optimizer"]
     return plan_layout([*kept, *slot_specs(training, entries)])
+
+
+def plan_control(entries: Iterable[TensorEntry]) -> Layout:
+    """Layout of a control variate of a model of these tensors: one float32 tensor per trained parameter."""
+    return plan_layout(
+        TensorSpec(name=slot_name(CONTROL, entry.name), dtype="float32", shape=entry.shape, role="optimizer")
+        for entry in entries
+        if is_trained(entry)
+    )

@@ -30,6 +30,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.descriptors.work import Training
 from daitn.learning.numerics.averaging import Averaging
+from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.sampler import Sampler
@@ -104,6 +105,8 @@ class TrainResult:
     stopped: bool
     last_step_unix_ns: int = 0
     """When the last step ended: where a hop begins."""
+    control: Mapping[str, Tensor] = field(default_factory=dict)
+    """The data set's control variate for its next visit, where it is trained with one."""
 
 
 class _Losses:
@@ -172,6 +175,7 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     group: Lockstep | None = None,
+    control: ControlVariates | None = None,
 ) -> TrainResult:
     """Train `model` in place for `training.batches` steps.
 
@@ -184,6 +188,7 @@ def train(
             otherwise they are copied first.
         on_start: called once, right before the first step.
         group: with whom each step's gradients are averaged; PartnerError where that fails.
+        control: what corrects each step's gradient, for plain gradient descent.
 
     NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
     do not fit. Memory: parameters, gradients, slots, one batch.
@@ -236,6 +241,8 @@ def train(
             add_proximal(parameters, arrived, training.proximal)
         if training.gradient_clip:
             clip_gradients(parameters, training.gradient_clip)
+        if control is not None:
+            control.correct()
         optimizer.step()
         if averaging is not None:
             averaging.step()
@@ -272,6 +279,7 @@ def train(
         update_norm=norm,
         seconds=time.perf_counter() - began,
         stopped=stopped,
+        control={} if control is None or not done else control.end(arrived, done * training.learning_rate),
     )
 
 

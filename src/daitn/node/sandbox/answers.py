@@ -8,7 +8,7 @@ from typing import Final
 
 from daitn.artifacts.manifest import TensorEntry, TravellingState
 from daitn.descriptors.work import EvaluateWork, TrainWork
-from daitn.learning.numerics.slots import plan_result
+from daitn.learning.numerics.slots import plan_control, plan_result
 from daitn.node.sandbox.launcher import exit_signal
 from daitn.node.sandbox.protocol import EvaluateNumbers, Failed, FailReason, Finished, Run, TrainNumbers
 
@@ -30,6 +30,7 @@ def plan_run(
     if isinstance(work, EvaluateWork):
         return Run(number=0, work=work, entries=entries, payload_bytes=payload_bytes, state=state)
     layout = plan_result(entries, work.training)
+    control = plan_control(entries) if work.training.control_variates else None
     return Run(
         number=0,
         work=work,
@@ -38,6 +39,8 @@ def plan_run(
         state=state,
         output=layout.entries,
         output_bytes=layout.payload_bytes,
+        control_output=control.entries if control is not None else (),
+        control_bytes=control.payload_bytes if control is not None else 0,
     )
 
 

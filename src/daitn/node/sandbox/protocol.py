@@ -116,6 +116,14 @@ class TensorData(msgspec.Struct, frozen=True, kw_only=True):
     payload_bytes: Bytes
 
 
+class ControlData(msgspec.Struct, frozen=True, kw_only=True):
+    """A control variate as it arrived; its payload comes as a descriptor, in the order of the list."""
+
+    whose: Literal["shared", "own"]
+    entries: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)]
+    payload_bytes: Bytes
+
+
 class Setup(_Frame, frozen=True, kw_only=True, tag="setup"):
     """Node → child, once: what the job's model is and which records it will see. Answered by `Ready` or `Failed`."""
 
@@ -180,7 +188,9 @@ class Run(_Frame, frozen=True, kw_only=True, tag="run"):
     """Node → child: do this, on the model in the first descriptor. Answered by `Finished` or `Failed`.
 
     A training run has a second descriptor, writable and `output_bytes` long, into which the result is written as
-    `output` says (`learning.numerics.slots.plan_result`); one that exchanges has a third, its `room`.
+    `output` says (`learning.numerics.slots.plan_result`). Further ones, in this order: with control variates one that
+    the new variate is written into as `control_output` says, and one for each of `controls`; its `room`, where it
+    exchanges.
     """
 
     number: Count
@@ -190,7 +200,18 @@ class Run(_Frame, frozen=True, kw_only=True, tag="run"):
     state: TravellingState = TravellingState()
     output: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)] = ()
     output_bytes: Bytes = 0
+    controls: Annotated[tuple[ControlData, ...], msgspec.Meta(max_length=2)] = ()
+    control_output: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)] = ()
+    control_bytes: Bytes = 0
     room: ExchangeRoom | None = None
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors come with it."""
+        if not isinstance(self.work, TrainWork):
+            return 1
+        control = 1 + len(self.controls) if self.work.training.control_variates else 0
+        return 2 + control + (self.room is not None)
 
 
 class Cancel(_Frame, frozen=True, kw_only=True, tag="cancel"):

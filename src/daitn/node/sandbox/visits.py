@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import array
 import asyncio
-import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -46,6 +45,7 @@ from daitn.node.sandbox.protocol import (
     encode_frame,
 )
 from daitn.node.sandbox.protocol import Started as StepStarted
+from daitn.node.sandbox.vital import Vital, look_at
 
 __all__ = ["ChildHandle", "VisitError", "Vital", "embed", "launch", "plan_run"]
 
@@ -75,16 +75,6 @@ class VisitError(DaitnError):
         self.failed = failed
         self.blame = BLAME[failed.reason]
         super().__init__(failed.what, todo=failed.todo)
-
-
-class Vital(NamedTuple):
-    """Signs of life, all processes of a child together. Memory: private and shared pages, not mapped files."""
-
-    alive: bool
-    cpu_s: float
-    memory_bytes: int
-    stopped: bool
-    """Some of them was stopped by a signal, and does nothing until it is told to go on."""
 
 
 async def launch(
@@ -185,6 +175,7 @@ class ChildHandle:
         payload: int,
         output: int | None = None,
         *,
+        controls: Sequence[int] = (),
         wall_s: float | None = None,
         on_progress: Callable[[Progressed], None] | None = None,
         on_started: Callable[[StepStarted], None] | None = None,
@@ -192,9 +183,10 @@ class ChildHandle:
     ) -> Finished:
         """Do one run (`plan_run`) on the model in descriptor `payload`; a training result goes into `output`.
 
-        `exchange`: the streams of its partners, where the method exchanges within a step. The descriptors and the
-        exchange stay the caller's. `wall_s`: less than the limits' if given. VisitError says why there is no result;
-        the child may then still be `alive` and warm. Cancelling the awaiting task kills the child.
+        `controls`: with control variates, where the new one goes, then those that arrived. `exchange`: the streams of
+        its partners, where the method exchanges within a step. All stay the caller's. `wall_s`: less than the limits'
+        if given. VisitError says why there is no result; the child may then still be `alive` and warm. Cancelling the
+        awaiting task kills the child.
         """
         if self._busy or not self.alive:
             raise BugError("a run was asked of a child that is " + ("busy" if self._busy else "dead"))
@@ -202,7 +194,7 @@ class ChildHandle:
         self._number += 1
         room = None if exchange is None else exchange.room
         run = msgspec.structs.replace(run, number=self._number, room=room)
-        descriptors = [payload] if output is None else [payload, output]
+        descriptors = [payload] if output is None else [payload, output, *controls]
         if exchange is not None:
             exchange.attach(self._number, self._say)
             descriptors.append(exchange.area)
@@ -285,19 +277,7 @@ class ChildHandle:
 
     def vital(self) -> Vital:
         """Signs of life from `/proc`; 50 µs."""
-        cpu_ticks = memory = 0
-        alive = stopped = False
-        for pid in _tree(self._started.leader):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                status = Path(f"/proc/{pid}/status").read_text()
-            except OSError:
-                continue
-            alive = alive or fields[0] not in "ZX"
-            stopped = stopped or fields[0] in "Tt"
-            cpu_ticks += int(fields[11]) + int(fields[12])
-            memory += sum(_kilobytes(status, name) for name in ("RssAnon:", "RssShmem:")) * 1024
-        return Vital(alive, cpu_ticks / os.sysconf("SC_CLK_TCK"), memory, stopped)
+        return look_at(self._started.leader)
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -430,20 +410,3 @@ async def _writable(channel: socket.socket) -> None:
         await ready
     finally:
         loop.remove_writer(channel.fileno())
-
-
-def _tree(root: int) -> Iterator[int]:
-    """A process and all that descend from it."""
-    waiting = [root]
-    while waiting:
-        pid = waiting.pop()
-        yield pid
-        try:
-            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-        except OSError:
-            continue
-
-
-def _kilobytes(status: str, name: str) -> int:
-    _, found, rest = status.partition(name)
-    return int(rest.split(maxsplit=1)[0]) if found else 0

@@ -26,11 +26,12 @@ from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, Training, TrainWork
+from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
 from daitn.learning.numerics.evaluate import evaluate, preflight
 from daitn.learning.numerics.lockstep import Lockstep
-from daitn.learning.numerics.modules import BoundModule, build_structure
+from daitn.learning.numerics.modules import BoundModule, build_structure, view_tensor
 from daitn.learning.numerics.sources import MemorySlice, TableSource
 from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
 from daitn.learning.records import Records, records_from_tensors
@@ -133,17 +134,16 @@ class Worker:
     ) -> Finished:
         """Do what `run` says; closes the descriptors. Cancelled if told to stop; errors as the numerics raise them."""
         try:
-            expected = 1 + isinstance(run.work, TrainWork) + (run.room is not None)
-            if len(descriptors) != expected:
-                raise BugError(f"the run takes {expected} descriptors, not {len(descriptors)}")
+            if len(descriptors) != run.descriptors:
+                raise BugError(f"the run takes {run.descriptors} descriptors, not {len(descriptors)}")
             if not isinstance(run.work, TrainWork):
                 return self._evaluate(run, run.work, descriptors[0], say, dialogue.should_stop)
             if run.room is None or run.work.group is None:
-                return self._train(run, run.work, descriptors[0], descriptors[1], say, dialogue.should_stop)
-            dialogue.exchange = ChildExchange(run.room, descriptors[2], run.number, dialogue)
+                return self._train(run, run.work, descriptors, say, dialogue.should_stop)
+            dialogue.exchange = ChildExchange(run.room, descriptors[-1], run.number, dialogue)
             try:
                 group = self._join(run, run.work.group, dialogue.exchange)
-                return self._train(run, run.work, descriptors[0], descriptors[1], say, dialogue.should_stop, group)
+                return self._train(run, run.work, descriptors, say, dialogue.should_stop, group)
             finally:
                 dialogue.exchange.close()
                 dialogue.exchange = None
@@ -165,14 +165,15 @@ class Worker:
         self,
         run: Run,
         work: TrainWork,
-        payload: int,
-        output: int,
+        descriptors: Sequence[int],
         say: Callable[[Started | Progressed], None],
         should_stop: Callable[[], bool],
         group: Lockstep | None = None,
     ) -> Finished:
+        payload, output = descriptors[:2]
         began = time.perf_counter()
         self._model.bind(run.entries, map_payload(payload, run.payload_bytes, keep=True), changing=True)
+        control = self._control(run, descriptors[3:]) if work.training.control_variates else None
         loaded = time.perf_counter()
 
         def on_progress(progress: Progress) -> None:
@@ -191,12 +192,15 @@ class Worker:
             on_progress=on_progress,
             should_stop=should_stop,
             group=group,
+            control=control,
         )
         if result.stopped:
             raise Cancelled
         synchronise(self.device)
         trained = time.perf_counter()
         self._write(run, payload, output, result.state.slots)
+        for entry in run.control_output:
+            write_tensor(descriptors[2], entry, _laid_out(entry, result.control.get(entry.name)))
         return Finished(
             number=run.number,
             numbers=TrainNumbers(
@@ -269,9 +273,22 @@ class Worker:
                 copy_bytes(payload, old.offset, output, entry.offset, entry.nbytes)
                 continue
             tensor = slots.get(entry.name) if entry.role == "optimizer" else self._model.tensor(entry.name)
-            if tensor is None or tuple(tensor.shape) != entry.shape or str(tensor.dtype) != f"torch.{entry.dtype}":
-                raise BugError(f"tensor {entry.name!r} of the result is not what was laid out")
-            write_tensor(output, entry, tensor)
+            write_tensor(output, entry, _laid_out(entry, tensor))
+
+    def _control(self, run: Run, descriptors: Sequence[int]) -> ControlVariates:
+        """The control variates that came with a run. PeerError where one is not finite or of another model."""
+        given: dict[str, dict[str, Tensor]] = {}
+        for data, fd in zip(run.controls, descriptors, strict=False):
+            payload = map_payload(fd, data.payload_bytes, keep=True)
+            given[data.whose] = {entry.name: view_tensor(entry, payload) for entry in data.entries}
+        return ControlVariates(given.get("shared"), given.get("own"), self._model.trainable())
+
+
+def _laid_out(entry: TensorEntry, tensor: Tensor | None) -> Tensor:
+    """The tensor of a result. BugError where the node laid out something else."""
+    if tensor is None or tuple(tensor.shape) != entry.shape or str(tensor.dtype) != f"torch.{entry.dtype}":
+        raise BugError(f"tensor {entry.name!r} of the result is not what was laid out")
+    return tensor
 
 
 def map_payload(fd: int, size: int, *, keep: bool = False) -> memoryview:

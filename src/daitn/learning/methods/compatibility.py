@@ -1,0 +1,138 @@
+"""Which options of a request go with which method, and why not: the matrix that is published and judged by.
+
+One row per option, one column per method; a reason where they do not go together. Admission refuses what is asked for
+outside it (`decision.feasibility`), so that no option is silently without effect, and the counter-offer leaves the
+option out. `docs/methods.md` shows the table, made from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from daitn.descriptors.request import Request
+from daitn.learning.methods import METHODS
+from daitn.learning.methods.contract import Method
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """Something a request may ask for that not every method can do."""
+
+    name: str
+    """As a request has it."""
+    what: str
+    """What it does, in words."""
+    asked: Callable[[Request], bool]
+    refused: Callable[[Method], str]
+    """Why a method cannot do it; empty: it can."""
+    without: Callable[[Request], Request]
+    """The request without it."""
+
+
+class Conflict(msgspec.Struct, frozen=True, kw_only=True):
+    """One option that a method does not admit."""
+
+    option: Option
+    method: str
+    why: str
+
+    @property
+    def what(self) -> str:
+        """`server_learning_rate: a step that follows the mean`."""
+        return f"{self.option.name}: {self.option.what}"
+
+    @property
+    def admitted_by(self) -> str:
+        """`one of` the methods that can do it."""
+        return f"one of {', '.join(sorted(name for name, one in METHODS.items() if not self.option.refused(one)))}"
+
+
+def _pinned(name: str, admits: Callable[[object], bool] = lambda _: False) -> Callable[[Request], bool]:
+    """Whether a hyper-parameter is pinned to anything but what every method can do."""
+
+    def asked(request: Request) -> bool:
+        value = getattr(request.hyperparameters, name)
+        return value is not None and not admits(value)
+
+    return asked
+
+
+def _unpinned(name: str) -> Callable[[Request], Request]:
+    def without(request: Request) -> Request:
+        hyperparameters = msgspec.structs.replace(request.hyperparameters, **{name: None})
+        return msgspec.structs.replace(request, hyperparameters=hyperparameters)
+
+    return without
+
+
+def _no_step(method: Method) -> str:
+    return "" if method.prefers.server is not None else f"method {method.name!r} has none"
+
+
+def _other_descent(method: Method) -> str:
+    plain = method.prefers.control_variates
+    return "its corrections are of plain gradient steps" if plain else ""
+
+
+def _no_slots(method: Method) -> str:
+    return "what an optimizer remembers stays at the site" if method.aggregates or method.exchanges else ""
+
+
+OPTIONS: Final[tuple[Option, ...]] = (
+    Option(
+        name="server_learning_rate",
+        what="a step that follows the mean",
+        asked=_pinned("server_learning_rate"),
+        refused=_no_step,
+        without=_unpinned("server_learning_rate"),
+    ),
+    Option(
+        name="optimizer",
+        what="momentum, adam or adamw at the sites",
+        asked=_pinned("optimizer", lambda value: value == "sgd"),
+        refused=_other_descent,
+        without=_unpinned("optimizer"),
+    ),
+    Option(
+        name="average_steps",
+        what="hand on the average of a model's weights",
+        asked=_pinned("average_steps", lambda value: value == 0),
+        refused=_no_slots,
+        without=_unpinned("average_steps"),
+    ),
+)
+"""Every option that some method refuses."""
+
+
+def conflicts(method: Method, request: Request) -> tuple[Conflict, ...]:
+    """What a request asks for and the method cannot do."""
+    return tuple(
+        Conflict(option=option, method=method.name, why=why)
+        for option in OPTIONS
+        if option.asked(request) and (why := option.refused(method))
+    )
+
+
+def without_option(request: Request, what: str) -> Request:
+    """The request without the option that a conflict called `what`; unchanged where it is no conflict's."""
+    for option in OPTIONS:
+        if what.startswith(f"{option.name}: "):
+            return option.without(request)
+    return request
+
+
+def matrix(methods: Iterable[Method] = METHODS.values()) -> str:
+    """The table in Markdown: a tick, or a letter for the reason that stands below."""
+    listed = list(methods)
+    lines = ["| | " + " | ".join(f"`{one.name}`" for one in listed) + " |", "|---" * (len(listed) + 1) + "|"]
+    reasons: dict[str, str] = {}
+    for option in OPTIONS:
+        cells: list[str] = []
+        for method in listed:
+            why = option.refused(method).replace(f"method {method.name!r}", "the method")
+            cells.append(f"no ({reasons.setdefault(why, chr(ord('a') + len(reasons)))})" if why else "yes")
+        lines.append(f"| `{option.name}`: {option.what} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"({letter}) {why}. " for why, letter in reasons.items())]
+    return "\n".join(line.rstrip() for line in lines)
