@@ -569,7 +569,7 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    return facts
+    return facts | {"controls": vars(state.controls)}
 
 
 def changed(value: Any, **changes: Any) -> Any:
