@@ -37,13 +37,18 @@ import numpy as np
 from blake3 import blake3
 
 from benchmarks.peers.measuring import measure_peers
-from benchmarks.report import QUICK_S, arguments, print_report, summary
+from benchmarks.report import QUICK_S, Bounds, arguments, print_report, summary
 from daitn.base.ids import CENTER, DomainId, NodeId
 from daitn.descriptors.terminals import Role
 from daitn.node import pki
 from daitn.node.processes import DataFiles, LocalDomain
 from daitn.scenario.spec import NodeSpec
 
+BOUNDS: Bounds = {
+    "overhead_s_16b": ("<=", 0.05),
+    "overhead_s_100mb": ("<=", 0.5),
+    "overhead_over_floor_100mb": ("<=", 2.0),
+}
 SIZES = {"16b": 2, "100mb": 12_500_000}
 """Weights per label; two labels of float32."""
 
@@ -243,7 +248,16 @@ def main() -> None:
     figures["overhead_over_floor_100mb"] = figures["overhead_s_100mb"] / figures["floor_s_100mb"]
     for row in peers.rows.values():
         row |= {f"times_ours_{size}": row[f"overhead_s_{size}"] / figures[f"overhead_s_{size}"] for size in sizes_bytes}
-    print_report("hop", figures, peers.rows, [0], only_json=chosen.json, said=peers.said, versions=peers.versions)
+    print_report(
+        "hop",
+        figures,
+        peers.rows,
+        [0],
+        only_json=chosen.json,
+        said=peers.said,
+        versions=peers.versions,
+        bounds=BOUNDS,
+    )
 
 
 def measure_floor_again(folder: Path, size: int) -> list[float]:

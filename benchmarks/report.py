@@ -10,11 +10,18 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from blake3 import blake3
 
 QUICK_S = 50.0
 """How long a benchmark may take with `--quick`, on two cores."""
 
+Bounds = Mapping[str, tuple[Literal["<=", ">="], float]]
+"""Figure → what it has to be."""
+
+PACKAGE: Final = Path(__file__).resolve().parents[1] / "src" / "daitn"
 PACKAGES = ("eclipse-zenoh", "torch", "msgspec", "blake3", "numpy")
 
 
@@ -46,11 +53,13 @@ def print_report(
     only_json: bool,
     said: Sequence[str] = (),
     versions: Mapping[str, str] | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """A table for people unless told otherwise, then the JSON object on one line.
 
     `said`: sentences that belong above the table; with `only_json` they go to the error output. `versions`: of what
-    the peers run, in addition to our own.
+    the peers run, in addition to our own. `bounds`: what the figures have to be; a missed one is said, and noted in the
+    object, and does not stop the program: one run on a busy machine proves nothing either way.
     """
     for line in said:
         print(line, file=sys.stderr if only_json else sys.stdout)
@@ -60,7 +69,10 @@ def print_report(
         for peer, row in peers.items():
             for key, value in row.items():
                 print(f"{peer + ': ' + key:36s} {value:12.4f}")
-    print(json.dumps(make_document(name, figures, peers, seeds, versions)))
+    document = make_document(name, figures, peers, seeds, versions, bounds)
+    for line in document.get("missed", ()):
+        print(f"missed: {line}", file=sys.stderr if only_json else sys.stdout)
+    print(json.dumps(document))
 
 
 def make_document(
@@ -69,8 +81,10 @@ def make_document(
     peers: Mapping[str, Mapping[str, float]],
     seeds: Sequence[int],
     versions: Mapping[str, str] | None = None,
+    bounds: Bounds | None = None,
 ) -> dict[str, Any]:
     """What is printed on the last line, and kept under `results/`."""
+    judged = {} if bounds is None else {"missed": missed(figures, bounds)}
     return {
         "name": name,
         "figures": dict(figures),
@@ -78,7 +92,27 @@ def make_document(
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
         "versions": {"python": platform.python_version()} | _versions() | dict(versions or {}),
         "seeds": list(seeds),
-    }
+        "source": package_hash(),
+        "load": round(os.getloadavg()[0], 1),
+    } | judged
+
+
+def missed(figures: Mapping[str, float], bounds: Bounds) -> list[str]:
+    """Bounds that the figures do not keep, one sentence each; a figure that is not there keeps none."""
+    found: list[str] = []
+    for key, (sense, bound) in bounds.items():
+        value = figures.get(key, float("nan"))
+        if not (value >= bound if sense == ">=" else value <= bound):
+            found.append(f"{key} is {value:g}, wanted {sense} {bound:g}")
+    return found
+
+
+def package_hash() -> str:
+    """BLAKE3 of the package's source files and their names: which code a figure belongs to."""
+    found = blake3()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.update(str(path.relative_to(PACKAGE)).encode() + b"\x00" + path.read_bytes() + b"\x00")
+    return str(found.hexdigest())[:16]
 
 
 def _versions() -> dict[str, str]:

@@ -16,9 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.report import arguments, print_report, summary
+from benchmarks.report import Bounds, arguments, print_report, summary
 from daitn.node.processes import LocalDomain
 
+BOUNDS: Bounds = {"router_and_center_ready_s": ("<=", 3.0), "join_s": ("<=", 1.5), "import_s": ("<=", 0.3)}
 REPEATS = 9
 REPEATS_QUICK = 3
 
@@ -86,7 +87,7 @@ def main() -> None:
         figures[key] = found["median"]
         figures |= {f"{key.removesuffix('_s')}_{part}_s": found[part] for part in ("p95", "min", "max")}
     floor = {"import_s": summary(time_python("pass", 2 * repeats))["median"]}
-    print_report("startup", figures, {"bare interpreter": floor}, [], only_json=chosen.json)
+    print_report("startup", figures, {"bare interpreter": floor}, [], only_json=chosen.json, bounds=BOUNDS)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from benchmarks.report import arguments, print_report, summary
+from benchmarks.report import Bounds, arguments, print_report, summary
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.manifest import TravellingState
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, GrantId, JobId, NodeId, VisitId
@@ -50,6 +50,7 @@ from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.visits import ChildHandle, VisitError
 from daitn.wire.center_tools import PartnerRef, VisitOrder, Warrant
 
+BOUNDS: Bounds = {"share_of_stream": (">=", 0.3), "cancel_max_ms": ("<=", 50.0)}
 ACTIVATION = (64, 256, 384)
 SMALL = (16, 64)
 BLOCKS, BLOCKS_QUICK = 5, 2
@@ -347,7 +348,7 @@ def main() -> None:
             )
             figures["cancel_ms"] = cancels["median"]
             figures |= {f"cancel_{key}_ms": cancels[key] for key in ("p95", "min", "max")}
-    print_report("streams", figures, {}, [0], only_json=chosen.json)
+    print_report("streams", figures, {}, [0], only_json=chosen.json, bounds=BOUNDS)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.hop import contract
-from benchmarks.report import arguments, print_report
+from benchmarks.report import Bounds, arguments, print_report
 from daitn.artifacts.codec import with_parts
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.layout import TensorSpec, plan_layout
@@ -81,6 +81,7 @@ from daitn.wire.center_tools import (
 from daitn.wire.codec import decode, encode
 from daitn.wire.topology_tools import Describe, Described
 
+BOUNDS: Final[Bounds] = {"share_of_stream": (">=", 0.5), "peak_mb": ("<=", 200.0), "resent_chunks": ("<=", 0.0)}
 TENSORS: Final = 48
 BYTES: Final = 2_000_000_000
 BYTES_QUICK: Final = 400_000_000
@@ -533,7 +534,7 @@ def main() -> None:
     figures["bytes"] = moved
     figures["chunks"] = chunks
     said = [f"{'quick: ' if chosen.quick else ''}a model of {moved / 1e9:.2f} GB in {chunks} chunks"]
-    print_report("transfer", figures, {}, [0], only_json=chosen.json, said=said)
+    print_report("transfer", figures, {}, [0], only_json=chosen.json, said=said, bounds=BOUNDS)
 
 
 if __name__ == "__main__":

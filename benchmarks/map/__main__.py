@@ -16,8 +16,19 @@ import sys
 from benchmarks.map import messages, questions, restart, updates, views
 from benchmarks.map.asking import peers_versions
 from benchmarks.map.world import TERMINALS, make_map
-from benchmarks.report import arguments, print_report, summary
+from benchmarks.report import Bounds, arguments, print_report, summary
 
+BOUNDS: Bounds = {
+    "query_ms": ("<=", 20.0),
+    "sql_ms": ("<=", 100.0),
+    "batch_updates_per_s": (">=", 1e6),
+    "message_updates_per_s": (">=", 150_000.0),
+    "view_ms": ("<=", 100.0),
+    "delta_ms": ("<=", 10.0),
+    "bytes_per_terminal": ("<=", 800.0),
+    "restart_s": ("<=", 10.0),
+}
+"""Of a million terminals on two cores."""
 QUICK_TERMINALS = 200_000
 SEED = 0
 
@@ -65,7 +76,7 @@ def main() -> int:
         for run in runs
     ]
     versions = peers_versions()
-    print_report("map", figures, peers, [SEED], only_json=asked.json, said=said, versions=versions)
+    print_report("map", figures, peers, [SEED], only_json=asked.json, said=said, versions=versions, bounds=BOUNDS)
     return 0
 
 
