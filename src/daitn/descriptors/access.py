@@ -75,7 +75,8 @@ def check_access(access: Access) -> None:
 def open_span(access: Access, at_s: float) -> tuple[float, float] | None:
     """The span (Unix seconds) in which the access is there at `at_s`, or the next one; None where none comes any more.
 
-    Windows that touch or overlap are one span. O(windows × windows in the span), bounded by `STEPS`.
+    Windows that touch or overlap are one span; one of more than `STEPS` windows, as where they never close together, is
+    told as far as that. O(windows × windows in the span).
     """
     if not access.windows:
         return (-math.inf, math.inf)
