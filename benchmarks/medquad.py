@@ -43,6 +43,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "medquad.json"
 MEASURED: Final = (
     "benchmarks/medquad_world.py",
+    "benchmarks/payloads.py",
     "src/daitn/decision/hyperparameters.py",
     "src/daitn/decision/routes/*.py",
     "src/daitn/demo/medquad/models.py",

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.payloads import adapter_layout, load_weights, store_weights
+from benchmarks.payloads import layout_of, load_weights, store_weights
 from daitn.artifacts.manifest import TravellingState
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, NodeId, OperatorId, OwnerId
 from daitn.base.units import NS_PER_S
@@ -304,7 +304,7 @@ def _sequential(
 
 def _federated(world: World, model: nn.Module, training: Training, seed: int, count: _Count) -> Iterator[None]:
     """Round after round: every site trains from one model, the mean by records is the next one."""
-    layout = adapter_layout(model)
+    layout = layout_of(model)
     payload, state = bytearray(layout.payload_bytes), TravellingState()
     store_weights(model, layout, payload)
     while True:

@@ -9,7 +9,7 @@ from daitn.artifacts.layout import Layout, TensorSpec, plan_layout
 from daitn.learning.numerics.modules import view_tensor
 
 
-def adapter_layout(model: nn.Module) -> Layout:
+def layout_of(model: nn.Module) -> Layout:
     """Where each parameter lies in a payload."""
     return plan_layout(
         [

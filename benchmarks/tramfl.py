@@ -45,6 +45,7 @@ from daitn.learning.methods import FIRST_CHOICE
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "tramfl.json"
 MEASURED: Final = (
+    "benchmarks/payloads.py",
     "benchmarks/tramfl_world.py",
     "src/daitn/decision/hyperparameters.py",
     "src/daitn/decision/routes/*.py",

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from daitn.artifacts.layout import Layout, TensorSpec, plan_layout
+from benchmarks.payloads import layout_of, load_weights, store_weights
 from daitn.artifacts.manifest import TravellingState
 from daitn.base.ids import DataSetId, NodeId
 from daitn.decision.hyperparameters import propose_training
@@ -45,7 +45,6 @@ from daitn.descriptors.work import Training
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.sequential import Sequential
 from daitn.learning.numerics.aggregate import Update, average, merge_states, plan_average
-from daitn.learning.numerics.modules import view_tensor
 from daitn.learning.numerics.train import ModelState, Seeds, train
 from daitn.learning.tasks.classification import ClassificationNumerics
 from daitn.learning.tasks.contract import RecordSlice
@@ -280,40 +279,20 @@ def _sequential(
 
 def _federated(sites: list[Site], model: nn.Module, training: Training, seed: int, count: Count) -> Iterator[None]:
     """Round after round: every site trains from one model, the mean by records is the next one."""
-    layout = plan_layout(
-        [
-            TensorSpec(name=name, dtype="float32", shape=tuple(parameter.shape), role="parameter")
-            for name, parameter in model.named_parameters()
-        ]
-    )
+    layout = layout_of(model)
     payload, state = bytearray(layout.payload_bytes), TravellingState()
-    _store(model, layout, payload)
+    store_weights(model, layout, payload)
     while True:
         updates, states = [], []
         for site in sites:
-            _load(model, layout, payload)
+            load_weights(model, layout, payload)
             states.append(_train(model, site, training, ModelState(state), seed).travelling)
             own = bytearray(layout.payload_bytes)
-            _store(model, layout, own)
+            store_weights(model, layout, own)
             updates.append(Update(site.dataset, float(len(site)), layout.entries, memoryview(own), states[-1]))
             count.updates += training.batches
             count.transfers += 2
         average(updates, plan_average(updates), memoryview(payload))
         state = merge_states(states)
-        _load(model, layout, payload)
+        load_weights(model, layout, payload)
         yield
-
-
-@torch.no_grad()
-def _store(model: nn.Module, layout: Layout, payload: bytearray) -> None:
-    parameters = dict(model.named_parameters())
-    for entry in layout.entries:
-        data = parameters[entry.name].detach().contiguous().numpy().tobytes()
-        payload[entry.offset : entry.offset + entry.nbytes] = data
-
-
-@torch.no_grad()
-def _load(model: nn.Module, layout: Layout, payload: bytearray) -> None:
-    parameters = dict(model.named_parameters())
-    for entry in layout.entries:
-        parameters[entry.name].copy_(view_tensor(entry, memoryview(payload)))

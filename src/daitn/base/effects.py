@@ -115,7 +115,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     def solve(self) -> Solution:
         """A pure function of the fields; limits are counted in iterations, never in seconds, so that a replay finds the
         same. DaitnError where there is none."""
-        raise NotImplementedError(type(self).__name__)
+        raise BugError(f"{type(self).__name__} does not say how it is solved")
 
 
 class Solution(msgspec.Struct, frozen=True, kw_only=True):
