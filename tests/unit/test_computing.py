@@ -150,5 +150,5 @@ def test_nothing_is_begun_or_answered_once_stopped():
 
 
 def test_problem_that_names_no_way_to_solve_it_is_a_fault_of_ours():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(BugError, match="does not say how it is solved"):
         computed(Compute(key="x", basis=0, problem=Problem()))
