@@ -47,7 +47,7 @@ from daitn.base.errors import BugError
 from daitn.base.units import GIB, MIB
 from daitn.node.sandbox import launcher
 from daitn.node.sandbox.answers import explain_exit, plan_run
-from daitn.node.sandbox.launcher import Limits, Sandbox, Started, exit_signal, runtime_paths
+from daitn.node.sandbox.launcher import Limits, Sandbox, Started, chain_of_links, exit_signal, runtime_paths
 from daitn.node.sandbox.protocol import (
     EvaluateNumbers,
     FailReason,
@@ -96,6 +96,23 @@ def test_bubblewrap_that_cannot_work_is_not_claimed() -> None:
 def test_runtime_paths_never_bind_all_of_the_system() -> None:
     paths = runtime_paths()
     assert not {Path("/"), Path("/usr"), Path("/etc"), Path("/root"), Path("/home")} & set(paths)
+
+
+def test_interpreter_that_several_links_lead_to_is_there_with_each_of_them(tmp_path: Path) -> None:
+    system, environment = tmp_path / "system", tmp_path / "environment"
+    for folder in (system, environment):
+        folder.mkdir()
+    (system / "python3.11").touch()
+    (system / "python3").symlink_to("python3.11")
+    (environment / "python3").symlink_to(system / "python3")
+    (environment / "python").symlink_to("python3")
+    chain = chain_of_links(environment / "python")
+    assert chain == (
+        environment / "python",
+        environment / "python3",
+        system / "python3",
+        system / "python3.11",
+    )
 
 
 def test_training_learns_and_a_second_run_goes_on_where_the_first_stopped(table: Path) -> None:

@@ -369,12 +369,24 @@ def runtime_paths() -> tuple[Path, ...]:
             wanted += [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
         else:
             wanted.append(Path(prefix))
-    wanted += [Path(sys.executable), Path(sys.executable).resolve(), Path(daitn.__file__).resolve().parent]
+    wanted += [*chain_of_links(Path(sys.executable)), Path(daitn.__file__).resolve().parent]
     kept: list[Path] = []
     for path in sorted(set(wanted), key=lambda path: len(path.parts)):
         if (path.exists() or path.is_symlink()) and not any(parent in kept for parent in path.parents):
             kept.append(path)
     return tuple(kept)
+
+
+def chain_of_links(path: Path) -> tuple[Path, ...]:
+    """A path, every link that it leads over, and the file at the end: all of them have to be there to follow it. An
+    environment's `python` may lead over the system's `python3` to its `python3.11`."""
+    found = [path]
+    while found[-1].is_symlink():
+        beyond = Path(os.path.normpath(found[-1].parent / os.readlink(found[-1])))
+        if beyond in found:
+            break
+        found.append(beyond)
+    return tuple(dict.fromkeys((*found, path.resolve())))
 
 
 @contextmanager
