@@ -63,6 +63,7 @@ from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
+from daitn.descriptors.serving import parse_goal
 from daitn.descriptors.terminals import Role
 from daitn.learning import pretrained
 from daitn.learning.base_files import read_config
@@ -772,6 +773,11 @@ CASES = [
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
+    Case(
+        "descriptors.serving.parse_goal",
+        lambda data, _: parse_goal(as_text(data)),
+        [b"p95 <= 50 ms, recall[a]@b >= 95%, >= 2 replicas, <= 3 replicas, region north"],
+    ),
     Case(
         "descriptors.question_text.parse_question",
         lambda data, _: parse_question(as_text(data)),

@@ -38,6 +38,9 @@ ChunkId = NewType("ChunkId", str)
 
 GrantId = NewType("GrantId", str)
 
+ModelName = NewType("ModelName", str)
+"""A model that a domain serves, by the name its provider deployed it under."""
+
 CENTER = NodeId("c0")
 """The slot of a domain's control centre."""
 

@@ -59,3 +59,19 @@ JOBS_HELD: Final = 1_000
 
 ARTIFACTS_RELEASED: Final = 10_000
 """Artifacts named in one release message; of a job with more, the rest is evicted when room is needed."""
+
+MODELS_SERVED: Final = 256
+"""Models one domain serves, and one host carries: each is 2 kB in the message that says so to a host or gateway."""
+
+HOSTS_PER_MODEL: Final = 64
+"""Replicas of one model. Of more, queries gain nothing that a second model name would not give."""
+
+TENSORS_PER_QUERY: Final = 64
+"""Named inputs or outputs of one query; a contract has as many."""
+
+QUERY_BYTES: Final = 2 * MIB - 4096
+"""Tensors of one query, or of its answer: one message of the data plane. 500,000 numbers; larger inputs are split by
+rows, and pictures of more than that are better sent compressed to a model that reads them."""
+
+QUERY_ROWS: Final = 65_536
+"""Rows (records) of one query."""

@@ -1,0 +1,310 @@
+"""What the inference network speaks of: models that are served, hosts that serve them, and what is asked of both.
+
+Paper II-B: a model provider gives a trained model to the network with a goal, model hosts (MDFP) carry replicas of it,
+and gateways bring queries to them. A *model* here is a package under a name; a *replica* is that model on one host; a
+*query* is some rows of named tensors. All times are seconds in a goal, nanoseconds where something was measured.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.errors import InputError
+from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.contract import Name
+from daitn.descriptors.grant import Holder
+from daitn.descriptors.request import Target, parse_target
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
+Rows = Annotated[int, msgspec.Meta(ge=1, le=limits.QUERY_ROWS)]
+
+DATATYPES: Final[dict[str, str]] = {
+    "BOOL": "bool", "UINT8": "uint8", "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64",
+}  # fmt: skip
+"""Names of the Open Inference Protocol for element types, and ours. Those that have no portable form in JSON or numpy
+(BF16, BYTES) are not served."""
+
+Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"]
+
+VARIES: Final = -1
+"""In a shape: of any size."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A named input or output of a model. The first dimension counts rows; `VARIES` where a size is not fixed."""
+
+    name: Name
+    datatype: Datatype
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=-1, le=2**31)], ...], msgspec.Meta(max_length=8)]
+
+
+class EngineKind(StrEnum):
+    """What can run a model at a host."""
+
+    TORCH_GRAPH = "torch-graph"
+    """A package's graph, rebuilt from its closed format in a sandboxed child."""
+
+
+ENGINES_FOR: Final[dict[str, tuple[EngineKind, ...]]] = {"graph": (EngineKind.TORCH_GRAPH,)}
+"""By the kind of a package: the engines that serve it, the preferred one first."""
+
+
+# --- what a provider wants --------------------------------------------------------------------------------------------
+
+
+class LatencyTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of all queries this share (`quantile`) is answered within `most_s`, from gateway to answer."""
+
+    quantile: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    most_s: Annotated[float, msgspec.Meta(gt=0, le=3600)]
+
+    def __str__(self) -> str:
+        return f"p{self.quantile * 100:g} <= {self.most_s * 1000:g} ms"
+
+
+class ServingGoal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider asks of the network for one model."""
+
+    latency: Annotated[tuple[LatencyTarget, ...], msgspec.Meta(max_length=8)] = ()
+    quality: Annotated[tuple[Target, ...], msgspec.Meta(max_length=256)] = ()
+    """Figures that a verification unit must have measured of this very model."""
+    replicas_least: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 1
+    replicas_most: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 2
+    regions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    """Where its weights may lie; empty: anywhere."""
+
+    def __str__(self) -> str:
+        regions = [f"region {name}" for name in self.regions]
+        counts = [f">= {self.replicas_least} replicas", f"<= {self.replicas_most} replicas"]
+        return ", ".join([*map(str, self.latency), *map(str, self.quality), *counts, *regions])
+
+
+_LATENCY = re.compile(
+    r"p(?P<percent>\d{1,2}(?:\.\d{1,3})?)\s*(?:<=|≤|<)\s*(?P<value>\d{1,9}(?:\.\d{1,9})?)\s*(?P<unit>ms|s)"
+)
+_REPLICAS = re.compile(r"(?P<sense><=|>=|≤|≥|=)\s*(?P<count>\d{1,4})\s*(?:replicas?|copies)")
+_REGION = re.compile(r"region\s*=?\s*(?P<name>[^\s,]{1,63})")
+GOAL_CHARS: Final = 4096
+"""Longest text of a goal."""
+
+
+def parse_goal(text: str) -> ServingGoal:
+    """`p95 <= 50 ms, accuracy@cardiology >= 0.9, >= 2 replicas, <= 3 replicas, region north`; InputError where a part
+    cannot be read, or parts contradict each other."""
+    if len(text) > GOAL_CHARS:
+        raise InputError(f"the goal has {len(text)} characters, the limit is {GOAL_CHARS}", todo="say less")
+    latency: list[LatencyTarget] = []
+    quality: list[Target] = []
+    regions: list[str] = []
+    least, most = None, None
+    for part in (one.strip() for one in text.split(",") if one.strip()):
+        if (found := _LATENCY.fullmatch(part)) is not None:
+            quantile, value = float(found["percent"]) / 100, float(found["value"])
+            most_s = value / 1000 if found["unit"] == "ms" else value
+            if not 0 < quantile < 1 or not 0 < most_s <= 3600:
+                raise InputError(f"goal {part!r}: a quantile lies within p0 and p100, a time within 0 and 3600 s")
+            latency.append(LatencyTarget(quantile=quantile, most_s=most_s))
+        elif (found := _REPLICAS.fullmatch(part)) is not None:
+            count = int(found["count"])
+            least = count if found["sense"] in (">=", "≥", "=") else least
+            most = count if found["sense"] in ("<=", "≤", "=") else most
+        elif (found := _REGION.fullmatch(part)) is not None:
+            regions.append(found["name"])
+        else:
+            quality.append(parse_target(part))
+    least = 1 if least is None else least
+    most = max(least, 2) if most is None else most
+    return check_goal(
+        ServingGoal(
+            latency=tuple(latency),
+            quality=tuple(quality),
+            replicas_least=least,
+            replicas_most=most,
+            regions=tuple(regions),
+        )
+    )
+
+
+def check_goal(goal: ServingGoal) -> ServingGoal:
+    """The goal, if it holds together; InputError listing every fault."""
+    faults: list[str] = []
+    if not 1 <= goal.replicas_least <= goal.replicas_most <= limits.HOSTS_PER_MODEL:
+        faults.append(
+            f"at least {goal.replicas_least} and at most {goal.replicas_most} replicas; both lie within 1 and "
+            f"{limits.HOSTS_PER_MODEL}, the first not above the second"
+        )
+    faults += [f"{target}: the value is not finite" for target in goal.quality if not math.isfinite(target.value)]
+    if faults:
+        raise InputError("the goal is not consistent: " + "; ".join(faults), todo="correct it and deploy again")
+    return goal
+
+
+# --- what a host offers -----------------------------------------------------------------------------------------------
+
+
+class HostPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whose models a host accepts; the host checks it itself, whatever the centre believed."""
+
+    owners: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ("*",)
+    signers: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ("*",)
+    """Public keys (hex) that may have signed a package."""
+    model_bytes_most: Bytes = limits.ARTIFACT_BYTES
+
+    def faults(self, owner: OwnerId, signer: str, model_bytes: int) -> tuple[str, ...]:
+        """Every rule against a model."""
+        found: list[str] = []
+        if "*" not in self.owners and owner not in self.owners:
+            found.append(f"models of {owner} are not accepted here")
+        if "*" not in self.signers and signer not in self.signers:
+            found.append(f"packages signed by {signer[:16]} are not accepted here")
+        if model_bytes > self.model_bytes_most:
+            found.append(f"the model has {model_bytes} bytes, {self.model_bytes_most} are accepted here")
+        return tuple(found)
+
+
+class HostDescriptor(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model host (MDFP) offers."""
+
+    engines: Annotated[tuple[EngineKind, ...], msgspec.Meta(min_length=1, max_length=16)]
+    memory_bytes: Bytes
+    """For all models together."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Batches of one model that run at a time."""
+    policy: HostPolicy = HostPolicy()
+
+
+class ModelNeeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a package demands of a host, read from its manifest and graph."""
+
+    kind: Literal["graph"]
+    payload_bytes: Bytes
+    memory_bytes: Bytes
+    """In use while it serves; an upper estimate before it was loaded anywhere."""
+    signer: str
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+
+
+# --- what is where ----------------------------------------------------------------------------------------------------
+
+
+class ReplicaPhase(StrEnum):
+    """Where a replica is in its life at its host."""
+
+    FETCHING = "fetching"
+    WARMING = "warming"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class ReplicaMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host measured of a replica while it warmed it up, and since."""
+
+    memory_bytes: Bytes = 0
+    row_s: Seconds = 0.0
+    """One query of one row alone, in the engine."""
+    batch_rows: Rows = 1
+    batch_s: Seconds = 0.0
+    """A batch of `batch_rows` rows, in the engine."""
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on one host, as the host says."""
+
+    model: ModelName
+    artifact: ArtifactId
+    phase: ReplicaPhase
+    why: Annotated[str, msgspec.Meta(max_length=1024)] = ""
+    """Where it failed."""
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    measured: ReplicaMeasured = ReplicaMeasured()
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica that queries may be sent to, as a gateway is told."""
+
+    host: Holder
+    region: str = ""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    path_s: Seconds | None = None
+    """Round trip from the gateway, where the map knows it."""
+    measured: ReplicaMeasured = ReplicaMeasured()
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that queries may ask, and where."""
+
+    model: ModelName
+    artifact: ArtifactId
+    owner: OwnerId
+    goal: ServingGoal
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    quality: dict[str, float] = {}
+    """What verification units measured of it, by `metric[label]@field`."""
+    routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
+
+
+# --- what a query wants -----------------------------------------------------------------------------------------------
+
+
+class QueryGoal(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of one query beyond its answer. None: not asked for."""
+
+    deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] | None = None
+    """From its arrival at the gateway."""
+    quality_least: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Accuracy, as measured by a verification unit, in `field` where one is named."""
+    field: str = ""
+    region: str = ""
+    """Hosts of this region only; empty: any."""
+
+
+# --- states for people ------------------------------------------------------------------------------------------------
+
+
+class ModelPhase(StrEnum):
+    """Where a deployed model is."""
+
+    REFUSED = "refused"
+    PLACING = "placing"
+    """No replica answers yet."""
+    SERVING = "serving"
+    SHORT = "short"
+    """It is served by fewer replicas than its provider wants."""
+    WITHDRAWN = "withdrawn"
+
+
+class ReplicaShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica as its provider sees it."""
+
+    node: NodeId
+    name: str
+    phase: str
+    reachable: bool
+    why: str = ""
+    measured: ReplicaMeasured = ReplicaMeasured()
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployed model as its provider sees it."""
+
+    model: ModelName
+    owner: OwnerId
+    artifact: ArtifactId
+    phase: ModelPhase
+    goal: ServingGoal
+    reasons: tuple[str, ...] = ()
+    """All failed conditions, each with what is required and what there is."""
+    replicas: tuple[ReplicaShown, ...] = ()
+    replacements: int = 0
+    """Replicas that were placed anew because a host was lost or failed."""
+    deployed_unix_s: float = 0.0
