@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,17 @@ def words() -> list[str]:
     return ["".join(rng.choice(list("abdeiklmnorstu"), 6)) for _ in range(WORDS)]
 
 
-def write_base(folder: Path, seed: int = 0) -> Path:
-    """A BERT of two layers with random weights, as transformers saves it."""
+def write_base(folder: Path, seed: int = 0, vocabulary: Sequence[str] = ()) -> Path:
+    """A BERT of two layers with random weights, as transformers saves it; it knows these words or the invented."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
+    known = list(dict.fromkeys(vocabulary or words()))
     config = BertConfig(
-        vocab_size=WORDS + 2,
+        vocab_size=max(WORDS, len(known)) + 2,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -58,8 +60,8 @@ def write_base(folder: Path, seed: int = 0) -> Path:
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
-    vocabulary = {"[PAD]": 0, "[UNK]": 1} | {word: place + 2 for place, word in enumerate(dict.fromkeys(words()))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    places = {"[PAD]": 0, "[UNK]": 1} | {word: place + 2 for place, word in enumerate(known)}
+    tokenizer = Tokenizer(models.WordLevel(places, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

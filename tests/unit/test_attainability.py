@@ -56,6 +56,41 @@ def test_goal_far_above_a_flat_curve_is_all_but_out_of_reach():
     assert 0.8 <= found.promised < 0.9
 
 
+def noisily(*values: float, width: float) -> Preflight:
+    """The same trial on few test records: each figure within `width` either way."""
+    trial = tried(*values)
+
+    def wider(measurements: tuple[Measurement, ...]) -> tuple[Measurement, ...]:
+        replace = msgspec.structs.replace
+        return tuple(replace(each, low=each.value - width, high=each.value + width) for each in measurements)
+
+    points = tuple(msgspec.structs.replace(one, measurements=wider(one.measurements)) for one in trial.curve)
+    return msgspec.structs.replace(trial, measurements=wider(trial.measurements), curve=points)
+
+
+def test_where_a_sure_promise_would_add_nothing_what_is_rather_reached_is_offered():
+    request = make_request("accuracy >= 0.9", chance_floor=0.5)
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(
+        request, make_package(), noisily(0.3, 0.34, 0.38, width=0.12)
+    )
+
+    assert verdict.counter_offer is not None
+    (offered,) = verdict.counter_offer.request.targets
+    assert 0.3 < offered.value <= verdict.predictions[0].expected
+
+
+def test_what_the_submitted_model_does_untrained_is_no_offer_and_the_refusal_says_so():
+    request = make_request("accuracy >= 0.9", chance_floor=0.8)
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(
+        request, make_package(), noisily(0.3, 0.3, 0.3, width=0.05)
+    )
+
+    assert verdict.counter_offer is None
+    (failed,) = verdict.failed()
+    assert failed.code is ReasonCode.ATTAINABILITY
+    assert "no more than the 0.3 of the submitted model can be promised" in failed.available
+
+
 def test_steeper_curve_promises_more():
     steep, flat = (one(make_request("accuracy >= 0.9"), tried(0.5, *rest)) for rest in ((0.7, 0.8), (0.55, 0.57)))
 

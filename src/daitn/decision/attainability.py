@@ -44,6 +44,9 @@ NOISE_LEAST: Final = 0.004
 """Least noise believed of a point: a test set of thousands is still one draw of batches."""
 PROMISE: Final = 0.8
 """Chance with which all offered figures are reached, unless the owner asks for more of each."""
+PROMISE_LEAST: Final = 0.5
+"""The same where what can be offered with `PROMISE` is no more than what the submitted model does untrained: then what
+is rather reached than missed."""
 TRIAL_FRAC: Final = 0.05
 """Share of the time to the deadline that the trial may take: an owner who gives an hour can wait three minutes to hear
 that it would be in vain. Most trials take seconds; one that is cut short knows less."""
@@ -71,8 +74,8 @@ def predict(view: TrainingView, request: Request, preflight: Preflight | None) -
         return ()
     records = sum({one.dataset: one.records for one in view.candidates}.values())
     # As if never two were missed together (Bonferroni): whatever they have to do with each other, PROMISE holds.
-    promise = max(1 - (1 - PROMISE) / len(request.targets), request.chance_floor)
-    found = [_predict(target, preflight, records, promise) for target in request.targets]
+    promises = [max(1 - (1 - one) / len(request.targets), request.chance_floor) for one in (PROMISE, PROMISE_LEAST)]
+    found = [_predict(target, preflight, records, promises) for target in request.targets]
     return tuple(one for one in found if one is not None)
 
 
@@ -83,7 +86,13 @@ def joint_chance(predictions: Sequence[Prediction]) -> tuple[float, float, float
     return min(high, max(low, math.prod(chances))), low, high
 
 
-def _predict(target: Target, preflight: Preflight, records: float, promise: float) -> Prediction | None:
+def improves(target: Target, prediction: Prediction) -> bool:
+    """Whether what is promised, written as one would write it, is more than what the submitted model does already."""
+    offered, untrained = easier(target, prediction.promised), prediction.untrained
+    return offered > untrained if METRIC_SENSES[target.metric] == "up" else offered < untrained
+
+
+def _predict(target: Target, preflight: Preflight, records: float, promises: Sequence[float]) -> Prediction | None:
     measured = [(float(point.records), _named(target.name, point.measurements)) for point in preflight.curve]
     points = [(n, one) for n, one in measured if one is not None and one.records and not math.isnan(one.value)]
     if len(points) < 2 or points[0][0] != 0:
@@ -104,17 +113,21 @@ def _predict(target: Target, preflight: Preflight, records: float, promise: floa
 
     wanted = error_of(target, target.value)
     chance = float(weights[order][ends <= wanted + 1e-12].sum() / weights.sum())
-    values = [value_of(target, quantile(share)) for share in (HIGH, 0.5, LOW, promise)]
+    values = [value_of(target, quantile(share)) for share in (HIGH, 0.5, LOW)]
     low, high = sorted((values[0], values[2]))
-    return Prediction(
-        name=target.name,
-        untrained=value_of(target, start),
-        expected=values[1],
-        low=low,
-        high=high,
-        probability=min(1.0, max(0.0, chance)),
-        promised=values[3],
-    )
+    offers = [
+        Prediction(
+            name=target.name,
+            untrained=value_of(target, start),
+            expected=values[1],
+            low=low,
+            high=high,
+            probability=min(1.0, max(0.0, chance)),
+            promised=value_of(target, quantile(promise)),
+        )
+        for promise in promises
+    ]
+    return next((one for one in offers if improves(target, one)), offers[0])
 
 
 def _laws(records_P: Floats, ratios_P: Floats, noise_P: Floats, records: float) -> tuple[Floats, Floats]:

@@ -1,10 +1,11 @@
 """Counter-offers: the nearest request that would be admitted, found with the very function that refused.
 
-Each failed condition says what one number or list would have to be; all are changed at once, the view is made anew for
-the changed request, and it is judged again, a few times over, since one change can uncover another. What comes out has
-been admitted by `judge` itself, so taking exactly it is admitted as long as the network does not change. Nothing is
-offered that the owner did not leave open: purpose, owner and privacy limits are never widened, except that where the
-request keeps records at home and only a trust zone could train, that is said and offered.
+Each failed condition says what one number or list would have to be; all are changed at once, the view is made anew
+for the changed request, and it is judged again, a few times over, since one change can uncover another. What comes
+out has been admitted by `judge` itself, so taking exactly it is admitted as long as the network does not change.
+Nothing is offered that the submitted model does untrained, nor that the owner did not leave open: purpose, owner and
+privacy limits are never widened, except that where the request keeps records at home and only a trust zone could
+train, that is said and offered.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def find_counter_offer(
         judged = judge(view, offered, package, preflight)
         failed = [condition for condition in judged.conditions if not condition.met]
         if not failed:
-            return CounterOffer(request=offered, changes=tuple(changes.values())) if changes else None
+            trivial = _met_untrained(offered, preflight) and not _met_untrained(request, preflight)
+            if not changes or trivial:
+                return None
+            return CounterOffer(request=offered, changes=tuple(changes.values()))
         moved = offered
         for condition in failed:
             moved = _mend(moved, condition, view, judged, changes)
@@ -105,6 +109,14 @@ def _mend(
             return _other_data(request, view, change)
         case _:
             return request
+
+
+def _met_untrained(request: Request, preflight: Preflight | None) -> bool:
+    """Whether the model as submitted was measured to meet every target: there would be nothing to train for."""
+    if preflight is None:
+        return False
+    figures = {one.name: one.value for one in preflight.measurements}
+    return all(target.name in figures and target.met_by(figures[target.name]) for target in request.targets)
 
 
 def _round_up(seconds: float) -> float:

@@ -12,7 +12,7 @@ import math
 from typing import Final, NamedTuple
 
 from daitn.base.units import show_bytes
-from daitn.decision.attainability import joint_chance, predict
+from daitn.decision.attainability import improves, joint_chance, predict
 from daitn.decision.drafting import draft_plan
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
@@ -264,6 +264,8 @@ def _attainability(
             continue
         within = f"{found.low:.3g} to {found.high:.3g} with 90 %"
         said = f"{found.probability:.0%}: {found.expected:.3g} expected, {within}{short}"
+        if found.probability < request.chance_floor and not improves(target, found):
+            said += f"; no more than the {found.untrained:.3g} of the submitted model can be promised"
         conditions.append(
             Condition(
                 code=ReasonCode.ATTAINABILITY,
