@@ -86,6 +86,7 @@ THROUGH = {
     "describe.croissant.reading._image": "describe.croissant.reading.read_croissant",
     "describe.conversion.convert_texts": "describe.conversion.parse_numbers",
     "node.readers.idx._Open.take": "node.readers.idx._unpack",
+    "node.readers.npz._check_header": "node.readers.npz.NpzReader._load",
     "node.site_files._convert_keys": "node.site_files.load_policy",
     "node.site_files._read_toml": "node.site_files.load_policy",
     "oam.timeline.report_bytes": "oam.timeline.proof_report",

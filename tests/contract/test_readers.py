@@ -355,6 +355,44 @@ def test_npz_that_unpacks_to_too_much_is_refused_before_unpacking(
         _read_all(tmp_path / "big.npz")
 
 
+def npz_of(folder: Path, member: bytes, *, claims: int | None = None) -> Path:
+    """An archive of one member, whose directory claims another size where told to."""
+    with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", member)
+        if claims is not None:
+            archive.infolist()[0].file_size = claims
+    return folder / "a.npz"
+
+
+def npy_claiming(shape: tuple[int, ...], data: bytes) -> bytes:
+    """An array's file whose header says `shape`, whatever its bytes are."""
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + data
+
+
+@pytest.mark.parametrize("shape", [(1 << 50,), (1 << 40, 1 << 40), (3,), (5,), (-4,), (-2, -2)], ids=str)
+def test_npz_array_that_claims_another_size_than_its_bytes_is_refused_before_room_is_taken(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match=r"takes -?\d+ bytes, there are 32"):
+        _read_all(npz_of(tmp_path, npy_claiming(shape, bytes(32))))
+
+
+def test_npz_directory_that_claims_what_its_bytes_cannot_hold_is_refused(tmp_path: Path) -> None:
+    claimed = 1 << 33
+    path = npz_of(tmp_path, npy_claiming((claimed // 8,), bytes(32)), claims=claimed + 128)
+    with pytest.raises(InputError, match="packed ones cannot hold them"):
+        _read_all(path)
+
+
+def test_npz_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no numpy array"):
+        _read_all(npz_of(tmp_path, b"some text"))
+
+
 def test_npz_member_with_a_path_writes_nothing_outside(tmp_path: Path) -> None:
     import io
 

@@ -43,7 +43,7 @@ from tests.leaks import left_over
 
 from daitn.artifacts.layout import TensorSpec, fill_payload, plan_layout
 from daitn.artifacts.manifest import TravellingState
-from daitn.base.errors import BugError
+from daitn.base.errors import BugError, DaitnError
 from daitn.base.units import GIB, MIB
 from daitn.node.sandbox import launcher
 from daitn.node.sandbox.answers import explain_exit, plan_run
@@ -68,6 +68,36 @@ LIMITS = {"memory", "cpu", "wall-time", "no-core-dumps"}
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_table(tmp_path_factory.mktemp("table"))
+
+
+BROKEN_WRAP = """#!/bin/sh
+# What bubblewrap does where a mount fails: it tells the process it has begun, and ends.
+echo "{\\"child-pid\\": $$}" >&"$2"
+echo "bwrap: Can't mount proc on /newroot/proc: Operation not permitted" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize("how", ["it ends after it began a process", "it is gone"])
+def test_bubblewrap_that_fails_at_a_child_is_the_nodes_fault_and_not_the_models(
+    table: Path, tmp_path: Path, how: str
+) -> None:
+    wrap = tmp_path / "bwrap"
+    wrap.write_text(BROKEN_WRAP)
+    wrap.chmod(0o755)
+
+    async def main() -> None:
+        sandbox = Sandbox(bubblewrap=str(wrap))
+        sandbox._checked = True  # it worked when the node started
+        if how == "it is gone":
+            wrap.unlink()
+        with pytest.raises(DaitnError) as caught:
+            await launch(setup_of(package_of(Tiny)), sandbox=sandbox, data=table)
+        blame = caught.value.blame if isinstance(caught.value, VisitError) else caught.value.kind
+        assert blame == "unavailable"
+        assert "no child" in caught.value.what
+
+    run_clean(main)
 
 
 @needs_bubblewrap
@@ -519,6 +549,8 @@ def test_deaths_are_explained() -> None:
     assert explain_exit(1, 134, "terminate called: std::bad_alloc").reason is FailReason.MEMORY
     assert explain_exit(1, 1, "Traceback\nMemoryError").reason is FailReason.MEMORY
     assert explain_exit(1, 0, "").reason is FailReason.CRASHED
+    assert explain_exit(1, 1, "bwrap: Can't find source path", warm=False).reason is FailReason.UNAVAILABLE
+    assert explain_exit(1, -signal.SIGSEGV, "", warm=False).reason is FailReason.CRASHED
     assert (exit_signal(0), exit_signal(1), exit_signal(137), exit_signal(-9)) == (0, 0, 9, 9)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import asyncio
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from daitn.node.averaging import aggregate
 from daitn.node.datasets import DataShelf
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
+from daitn.terminal.work import BeginWork, WorkFailed
 
 MODEL = ArtifactId("a" * 64)
 
@@ -137,3 +139,59 @@ def test_changed_data_file_fails_the_visit_with_words_for_each_side(
     assert "now there are 1 of" in caplog.text
     assert worker.counters.shown() == {"data_sets_changed": 1}
     assert [entry.name for entry in shelf.list()] == ["ward"]
+
+
+class Children:
+    """Children whose run ends with an error that nobody foresaw."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def train(self, *_: object, **__: object) -> None:
+        raise self.error
+
+    async def stop(self) -> None:
+        """There is none."""
+
+
+@pytest.mark.parametrize(
+    ("error", "blame", "reason", "words"),
+    [
+        (OSError(5, "Input/output error", "/secret/ward"), "unavailable", "unavailable", "Input/output error"),
+        (TimeoutError(110, "Connection timed out"), "unavailable", "unavailable", "timed out"),
+        (ValueError("no rule for this"), "bug", "bug", "ValueError: no rule for this"),
+    ],
+    ids=["disk", "a call of the system's", "our bug"],
+)
+def test_error_that_nobody_foresaw_ends_the_visit_by_name_and_leaves_no_output(
+    tmp_path: Path, error: Exception, blame: str, reason: str, words: str
+) -> None:
+    async def main() -> list[object]:
+        told: list[object] = []
+        with closing(ChunkStore(tmp_path / "store", quota_bytes=1 << 20)) as store:
+            key = load_or_create_key(tmp_path / "owner.key")
+            signed = sign_parts(make_manifest(), key)
+            moving = SimpleNamespace(parts_of=lambda _artifact: (signed, {}))
+            exchanges = SimpleNamespace(meet=lambda _order: nullcontext())
+            worker = VisitWorker(store, moving, exchanges, None, Children(error), None, told.append)
+            worker._check_source = lambda _name: None
+            worker._shelf = SimpleNamespace(entry=lambda _: SimpleNamespace(version="1"), path=lambda _: tmp_path)
+            worker._activations = SimpleNamespace(ensure=nothing)
+            worker._moving.parts_of = lambda _artifact: (signed, {"contract": b"c"})
+            worker.perform(BeginWork(order=make_order(warrant=make_warrant(signer=public_hex(key)))))
+            while worker._tasks:
+                await asyncio.gather(*worker._tasks.values(), return_exceptions=True)
+            assert worker.counters.of("runs_failed", reason) == 1
+            assert list((tmp_path / "store").rglob("output/*")) == []
+            await worker.stop()
+        return told
+
+    (failed,) = asyncio.run(main())
+    assert isinstance(failed, WorkFailed)
+    assert failed.blame == blame
+    assert words in failed.what
+    assert "secret" not in failed.what
+
+
+async def nothing(*_: object) -> None:
+    """No activations."""

@@ -129,6 +129,7 @@ class VisitWorker:
             del self._tasks[visit]
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("visit %s failed unexpectedly", visit, exc_info=error)
+            self.counters.count("runs_failed", FailReason.BUG.value)
             self._post(WorkFailed(visit=visit, what=f"{type(error).__name__}: {error}", blame="bug"))
 
     def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
@@ -190,10 +191,14 @@ class VisitWorker:
     # --- work -------------------------------------------------------------------------------------------------------
 
     async def _work(self, order: VisitOrder) -> None:
+        wall = asyncio.timeout(order.wall_s)
         try:
-            async with asyncio.timeout(order.wall_s):
+            async with wall:
                 outcome = await self._do(order)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not wall.expired():  # the world's, below the visit: some call of the system's
+                self._failed_here(order, error)
+                return
             what = f"the visit took longer than the {order.wall_s:.0f} s it was given"
             self.counters.count("runs_failed", FailReason.WALL_TIME.value)
             self._post(WorkFailed(visit=order.visit, what=what, blame="input"))
@@ -207,9 +212,19 @@ class VisitWorker:
             await self._lost_partner(order, error.partner, error.what)
         except DaitnError as error:
             self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
+        except OSError as error:
+            self._failed_here(order, error)
         else:
             self._tasks.pop(order.visit, None)
             self._post(WorkFinished(visit=order.visit, outcome=outcome))
+
+    def _failed_here(self, order: VisitOrder, error: OSError) -> None:
+        """The machine failed this visit, not the model: its disk, its memory, a call that never returned. Whoever reads
+        the job's log is told no path of this site's."""
+        self.counters.count("runs_failed", FailReason.UNAVAILABLE.value)
+        _log.error("visit %s: this node failed", order.visit, exc_info=error)
+        what = f"the site's machine failed: {error.strerror or type(error).__name__}; its log says where"
+        self._post(WorkFailed(visit=order.visit, what=what, blame="unavailable"))
 
     async def _lost_partner(self, order: VisitOrder, partner: NodeId | None, what: str) -> None:
         """The visit failed because of another; that one is given time to say first what went wrong with it."""

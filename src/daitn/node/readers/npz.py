@@ -1,22 +1,32 @@
 """NPZ: numpy arrays with one row per record, by name. Arrays of Python objects (pickles) are refused.
 
 One dimension is a number or text column, two a vector, three or four an image per record.
+
+An array's header and an archive's directory may claim any size, and numpy takes the room for an array before it reads
+one. So both are compared with the bytes that are there before anything is unpacked.
 """
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from daitn.describe.fit import Batch
 from daitn.describe.table import NO_ARRAY
 from daitn.node.readers.contract import ARCHIVE_BYTES, BATCH_ROWS, LocalType, broken, check_columns
+
+DEFLATE_MOST: Final = 1032
+"""Times that deflate can unpack to what it was, at the very most (a run of one byte)."""
+HEADER_SLACK: Final = 64
+"""Bytes beyond that: a stream of nothing is not nothing."""
 
 
 class NpzReader:
@@ -54,14 +64,16 @@ class NpzReader:
             return self._arrays
         try:
             with zipfile.ZipFile(self._path) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > ARCHIVE_BYTES:
-                raise broken(self._path, f"unpacks to {size} bytes, the limit is {ARCHIVE_BYTES}")
+                _check_sizes(self._path, archive)
+                for member in archive.infolist():
+                    _check_header(self._path, archive, member)
             with np.load(self._path, allow_pickle=False) as archive_arrays:
                 arrays = {name: archive_arrays[name] for name in archive_arrays.files}
         except (OSError, *NO_ARRAY, zlib.error, NotImplementedError, RuntimeError) as error:
             hint = "save texts as numpy strings, not objects" if "pickle" in str(error).lower() else ""
             raise broken(self._path, f"cannot be read: {error}", todo=hint) from None
+        except MemoryError:
+            raise broken(self._path, "takes more memory than there is here", todo="split it into files") from None
         if not arrays:
             raise broken(self._path, "holds no arrays")
         check_columns(self._path, list(arrays))
@@ -71,6 +83,43 @@ class NpzReader:
             raise broken(self._path, f"arrays differ in their number of rows ({listed})")
         self._arrays = arrays
         return arrays
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """InputError where the directory claims more than the file can hold, or than is unpacked at all."""
+    members = archive.infolist()
+    size, packed, there = sum(one.file_size for one in members), sum(one.compress_size for one in members), path.stat()
+    if size > ARCHIVE_BYTES:
+        raise broken(path, f"unpacks to {size} bytes, the limit is {ARCHIVE_BYTES}")
+    if packed > there.st_size:
+        raise broken(path, f"claims {packed} packed bytes and has {there.st_size}", todo="save it again with numpy")
+    for one in members:
+        most = one.compress_size
+        if one.compress_type == zipfile.ZIP_DEFLATED:
+            most = DEFLATE_MOST * one.compress_size + HEADER_SLACK
+        elif one.compress_type != zipfile.ZIP_STORED:
+            raise broken(path, f"{one.filename!r} is packed by no method of numpy's", todo="save it again with numpy")
+        if one.file_size > most:
+            what = f"{one.filename!r} claims {one.file_size} bytes, {one.compress_size} packed ones cannot hold them"
+            raise broken(path, what, todo="save it again with numpy")
+
+
+def _check_header(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """InputError unless a member is an array, and as large as its bytes. Pickles are left to numpy, which says so."""
+    with archive.open(member) as file:
+        if file.read(npy.MAGIC_LEN)[: len(npy.MAGIC_PREFIX)] != npy.MAGIC_PREFIX:
+            raise broken(path, f"{member.filename!r} is no numpy array", todo="save it again with numpy")
+        file.seek(0)
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        there = member.file_size - file.tell()
+    if dtype.hasobject:
+        return
+    claimed = math.prod(shape) * dtype.itemsize
+    if any(length < 0 for length in shape) or claimed != there:
+        what = f"array {member.filename!r} of {'×'.join(map(str, shape))} {dtype} takes {claimed} bytes"
+        raise broken(path, f"{what}, there are {there}", todo="save it again with numpy")
 
 
 def _local_type(array: NDArray[Any]) -> str:

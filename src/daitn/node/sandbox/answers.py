@@ -17,6 +17,7 @@ TODO: Final[dict[FailReason, str]] = {
     FailReason.CPU_TIME: "give the visit fewer batches, or raise the site's cpu_s",
     FailReason.WALL_TIME: "give the visit fewer batches, or a faster site",
     FailReason.KILLED: "look at the site's log for the out-of-memory killer, then repeat the visit",
+    FailReason.UNAVAILABLE: "look at this node: its sandbox or its installation of Python does not work",
     FailReason.CRASHED: "run the package once on your side; if it works there, report this",
     FailReason.GARBAGE: "the model may have broken out of its computation: look at its package and its signer",
 }
@@ -44,8 +45,13 @@ def plan_run(
     )
 
 
-def explain_exit(number: int, status: int, words: str) -> Failed:
-    """What an exit status and the last words of a child mean."""
+def explain_exit(number: int, status: int, words: str, *, warm: bool = True) -> Failed:
+    """What an exit status and the last words of a child mean. `warm`: whether it had said that it is ready.
+
+    A child answers `Failed` for whatever a package makes go wrong, and dies by a signal of what it cannot answer. One
+    that just ends before it is ready was never begun: bubblewrap could not make its room, or the interpreter could not
+    start. That is the node's fault and nobody's model's.
+    """
     number_of_signal = exit_signal(status)
     name = signal.Signals(number_of_signal).name if number_of_signal in set(signal.Signals) else str(number_of_signal)
     tail = f": {words.splitlines()[-1][:300]}" if words else ""
@@ -57,6 +63,8 @@ def explain_exit(number: int, status: int, words: str) -> Failed:
         return dead(number, FailReason.KILLED, f"the child was killed from outside by {name}")
     if number_of_signal:
         return dead(number, FailReason.CRASHED, f"the child died of {name}{tail}")
+    if not warm:
+        return dead(number, FailReason.UNAVAILABLE, f"no child could be begun here (status {status}){tail}")
     return dead(number, FailReason.CRASHED, f"the child ended with status {status} and without an answer{tail}")
 
 

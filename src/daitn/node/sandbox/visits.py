@@ -137,6 +137,7 @@ class ChildHandle:
         self._buffer = bytearray()
         self._number = 0
         self._busy = False
+        self._warm = False
         self._ended: tuple[int, str] | None = None
         self._ending: asyncio.Task[tuple[int, str]] | None = None
         self._cause: Failed | None = None
@@ -167,6 +168,7 @@ class ChildHandle:
             raise VisitError(message)
         if not isinstance(message, Ready):
             raise await self._garbage(f"the child said {type(message).__name__} before it was ready")
+        self._warm = True
         return message
 
     async def run(
@@ -334,7 +336,7 @@ class ChildHandle:
         status, words = await self._wait()
         if self._cause is not None:
             return VisitError(msgspec.structs.replace(self._cause, number=self._number))
-        return VisitError(explain_exit(self._number, status, words))
+        return VisitError(explain_exit(self._number, status, words, warm=self._warm))
 
     # --- talking ----------------------------------------------------------------------------------------------------
 
