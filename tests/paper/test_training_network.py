@@ -26,8 +26,10 @@ from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import JobAssessed, ModelJudged, SampleGiven, VisitAccepted, VisitOrdered
 from daitn.decision.drafting import draft_plan
+from daitn.decision.planned_routes import RouteSought
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen
+from daitn.decision.routes.errand import Aim, Errand
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.policy import summarise
@@ -173,6 +175,29 @@ def test_route_goes_where_what_the_model_has_seen_least_lies():
     assert stop is not None
     assert stop.dataset == ones.dataset
     assert stop.why
+
+
+@claim(
+    "II-A, MTRCE",
+    "Routes are optimised as a whole, for a goal within budgets, and anew as training goes on.",
+    "daitn.decision.routes.planned.Planned",
+    "daitn.decision.planned_routes.RouteSought",
+)
+def test_route_is_planned_as_a_whole_for_a_goal_within_budgets_and_anew_after_each_visit():
+    view = make_view(*(make_candidate(f"s{n}", {str(n): 100.0}, batch_s=1.0) for n in range(3)))
+    wide = Errand(aims=(Aim(wanted=0.5),), batches=1)
+    tight = Errand(aims=(Aim(wanted=0.5),), batches=1, seconds_left=2.2)
+
+    whole = RouteSought(view=view, seen=Seen(errand=wide), records_per_visit=64).solve()
+    part = RouteSought(view=view, seen=Seen(errand=tight), records_per_visit=64).solve()
+    first = whole.stops[0].dataset
+    after = RouteSought(view=view, seen=Seen(visits=((first, 64),), errand=wide), records_per_visit=64).solve()
+
+    assert {stop.dataset for stop in whole.stops} == {one.dataset for one in view.candidates}
+    assert whole.share > 0.99 > part.share > 0
+    assert (len(part.stops), part.seconds <= 2.2) == (2, True)
+    assert after.visits == (first,)
+    assert len(after.stops) < len(whole.stops)
 
 
 @claim(

@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.builders import make_candidate, make_package, make_request, make_view
 
-from daitn.decision.drafting import (
-    BATCH_S,
-    HOP_S,
-    ROUTE_AHEAD,
-    batch_seconds,
-    draft_plan,
-    least_stops,
-    visit_seconds,
-)
+from daitn.decision.costs import BATCH_S, HOP_S, batch_seconds, visit_seconds
+from daitn.decision.drafting import ROUTE_AHEAD, draft_plan, least_stops
 from daitn.decision.facts import Preflight
 from daitn.decision.hyperparameters import BATCH_LEAST, BATCH_MOST, after_kept, after_rollback, propose_training
 from daitn.decision.label_mix import label_skew

@@ -9,31 +9,20 @@ from __future__ import annotations
 from typing import Final
 
 from daitn.base import limits
+from daitn.decision.costs import EXCHANGE_S, WARM_S, verification_seconds, visit_seconds
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
-from daitn.decision.routes import RULES
+from daitn.decision.routes import RULES, quick
 from daitn.decision.routes.contract import Seen, best_compute, datasets
 from daitn.decision.validity import ValiditySought
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
-from daitn.descriptors.view import Candidate, TrainingView
+from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
-
-HOP_S: Final = 0.05
-"""Seconds a hop costs besides moving bytes and training: what the benchmark `hop` has to stay below."""
-
-EXCHANGE_S: Final = 0.005
-"""Seconds the exchange of a batch's gradients costs besides moving them; see the benchmark `streams`."""
-
-WARM_S: Final = 2.5
-"""Seconds to start a sandboxed child, once per site and job: nearly all of it is importing torch."""
-
-BATCH_S: Final = 0.005
-"""Assumed seconds per batch before a preflight measured any."""
 
 PASSES: Final = 3.0
 """Passes over all sites a job is expected to take before its targets are met; replaced by learning curves once there
@@ -57,6 +46,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     sites = len(datasets(view))
     skew = label_skew(view)
     rejected = [
+        "planned: plans the whole route, which the first choice does without",
         "tram-fl: counts what was read long ago like yesterday's",
         "cyclic: does not look at what a site has",
         "random: a baseline",
@@ -69,22 +59,6 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
-
-
-def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
-    """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""
-    if candidate.batch_s is not None:
-        return candidate.batch_s
-    if preflight is not None and preflight.batch_seconds > 0:
-        ratio = preflight.unit_flops / candidate.flops if candidate.flops > 0 and preflight.unit_flops > 0 else 1.0
-        return preflight.batch_seconds * min(100.0, max(0.01, ratio))
-    return BATCH_S
-
-
-def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float:
-    """One visit: hop, transfer of model (and of records that stream), training."""
-    moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
-    return HOP_S + moved / candidate.bytes_per_s + plan_batches * batch_seconds(candidate, preflight)
 
 
 def draft_plan(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Plan:
@@ -154,10 +128,11 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
 def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> ValiditySought | None:
     """The problem whose solution are the ranges of facts within which a choice of this plan's rule stands.
 
-    None for methods without a route, and views of more than `VALIDITY_MOST` candidates.
+    None for methods without a route, for rules that plan beside the turn (their plans say it themselves), and for views
+    of more than `VALIDITY_MOST` candidates.
     """
     method = METHODS[plan.method]
-    if not isinstance(method, Sequential) or len(view.candidates) > VALIDITY_MOST:
+    if not isinstance(method, Sequential) or RULES[method.rule].meanwhile or len(view.candidates) > VALIDITY_MOST:
         return None
     records = plan.training.batches * plan.training.batch_size
     return ValiditySought(view=view, rule=RULES[method.rule], seen=seen, records_per_visit=records, stop=stop)
@@ -166,12 +141,6 @@ def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> Val
 def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:
     """What one member of a group sends and takes in a visit: gradients, which are as large as the model."""
     return float(2 * batches * package.payload_bytes * max(0, members - 1)) if method.exchanges else 0.0
-
-
-def verification_seconds(package: PackageFacts, preflight: Preflight | None, bytes_per_s: float | None) -> float:
-    """Seconds a verification takes, transfer included."""
-    moved = package.total_bytes / bytes_per_s if bytes_per_s else 0.0
-    return HOP_S + moved + (preflight.evaluate_seconds if preflight is not None else 0.05)
 
 
 def _verify_every(visit_s: float, check_s: float, evaluations_left: int, rounds: int) -> int:
@@ -209,7 +178,7 @@ def _route_ahead(view: TrainingView, method: str, request: Request, records: int
             Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why="all sites train in each round")
             for name in datasets(view)
         )
-    rule, seen, stops = RULES[chosen.rule], Seen(seed=request.seed), []
+    rule, seen, stops = quick(RULES[chosen.rule]), Seen(seed=request.seed), []
     for _ in range(length):
         stop = rule.next_stop(view, seen, records)
         if stop is None:

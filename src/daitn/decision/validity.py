@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.effects import Problem, Solution
+from daitn.base.ids import DataSetId, NodeId
 from daitn.decision.routes.contract import RouteRule, Seen, Span
 from daitn.descriptors.plan import RANGES_MOST, FactRange, Pair, Stop, Validity
 from daitn.descriptors.view import Candidate, TrainingView
@@ -87,12 +88,18 @@ def validity_of(view: TrainingView, rule: RouteRule, seen: Seen, records_per_vis
 
     Where the choice is a tie, every range is the one value that the fact has.
     """
+    return ranges_where(view, stop, lambda span: rule.holds(span, seen, records_per_visit, stop))
+
+
+def ranges_where(view: TrainingView, stop: Stop, stands: Callable[[Span], bool]) -> Validity | None:
+    """The widest box found of facts around those of the view in which a choice of `stop` stands, whatever that means;
+    None where the view is too large to tell. `stands` must hold for each span within one that it holds for."""
     candidates = view.candidates
     if len(candidates) * len(FACTS) > RANGES_MOST:
         return None
 
     def holds(shares: Sequence[float]) -> bool:
-        return rule.holds(span_of(view, shares), seen, records_per_visit, stop)
+        return stands(span_of(view, shares))
 
     common = _largest(SHARES, lambda share: holds([share] * len(candidates)))
     order = sorted(range(len(candidates)), key=lambda place: _nearness(candidates[place], stop))
@@ -110,6 +117,18 @@ def validity_of(view: TrainingView, rule: RouteRule, seen: Seen, records_per_vis
     ]
     pairs = sorted(pair_of(one) for one in candidates)
     return Validity(pairs=tuple(pairs), ranges=tuple(ranges))
+
+
+def within(validity: Validity, view: TrainingView) -> bool:
+    """Whether a choice with this validity stands on a view: the same candidates, each fact within its range. O(S)."""
+    if tuple(sorted(pair_of(one) for one in view.candidates)) != validity.pairs:
+        return False
+    facts = {(one.compute_node, one.dataset): one for one in view.candidates}
+    return all(
+        one.holds(value)
+        for one in validity.ranges
+        if (value := getattr(facts[NodeId(one.thing), DataSetId(one.dataset)], one.fact)) is not None
+    )
 
 
 def pair_of(candidate: Candidate) -> Pair:

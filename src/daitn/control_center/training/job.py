@@ -41,6 +41,7 @@ from daitn.control_center.training.records import (
 from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.decision.planned_routes import RoutePlanned
 from daitn.decision.validity import ValidityFound
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
@@ -256,6 +257,11 @@ class JobMachine:
         match event.solution:
             case ValidityFound(validity=validity):
                 self._desk.validity = validity
+            case RoutePlanned() as plan:
+                self._running.routes.answered(plan)
+                return True
+            case _ if event.key.startswith("route "):
+                self._running.routes.answered(None)
             case _:
                 pass
         return False

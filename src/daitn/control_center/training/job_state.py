@@ -108,6 +108,8 @@ class JobState:
         self.seen: list[tuple[DataSetId, int]] = []
         self.seen_kept = 0
         self.seen_best = 0
+        self.looks: list[tuple[int, tuple[Measurement, ...]]] = []
+        """Visits seen and figures of the submitted model and of each kept one that the head comes from."""
         self.looks_since_gain = 0
         self.visits_since_gain: Counter[DataSetId] = Counter()
         self.gain_score = float("-inf")
@@ -157,6 +159,7 @@ class JobState:
                 self.preflight = preflight
                 self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
                 self.best_score = score(self.request.targets, preflight.measurements)
+                self.looks = [(0, preflight.measurements)]
                 self._count_gains_anew()
             case VisitOrdered():
                 self._ordered(record)
@@ -304,6 +307,7 @@ class JobState:
         if record.keep:
             self.kept, self.kept_measurements = record.model, record.measurements
             self.seen_kept = len(self.seen)
+            self.looks.append((self.seen_kept, record.measurements))
             self.rolled_back_in_row = 0
             self.avoided.clear()
         else:
@@ -345,6 +349,7 @@ class JobState:
         elif model != self.kept:
             self.kept_measurements, self.seen_kept = self.untrained, 0
         del self.seen[self.seen_kept :]
+        self.looks = [one for one in self.looks if one[0] <= self.seen_kept]
         self.head = self.kept = model
         self.rounds_since_verified = 0
 

@@ -21,11 +21,12 @@ from daitn.control_center.training.records import (
     ModelJudged,
     Replanned,
 )
+from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.decision.routes import RULES
-from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.routes.contract import best_compute, datasets
 from daitn.decision.stalling import Standing, stalled
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
@@ -58,6 +59,7 @@ class Running:
         self._desk = desk
         self._ending = ending
         self._groups = Groups(desk)
+        self.routes = RouteDesk(desk)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -90,7 +92,7 @@ class Running:
             self._go_back(turn)
             return
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
-        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(view)):
+        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(turn, view)):
             match step:
                 case Train(model=model, stop=stop):
                     self._train(turn, view(), model, stop)
@@ -191,15 +193,14 @@ class Running:
             round_begun=state.round_begun,
         )
 
-    def _choosers(self, view: Callable[[], TrainingView]) -> Choosers:
+    def _choosers(self, turn: Turn, view: Callable[[], TrainingView]) -> Choosers:
         """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
         state = self.state
         assert state.plan is not None
         training = state.plan.training
-        seen = Seen(visits=tuple(state.seen), seed=state.request.seed)
 
         def next_stop(rule: str) -> Stop | None:
-            return RULES[rule].next_stop(view(), seen, training.batches * training.batch_size)
+            return self.routes.next_stop(turn, RULES[rule], view(), training.batches * training.batch_size)
 
         def all_stops() -> tuple[Stop, ...]:
             """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
@@ -240,8 +241,7 @@ class Running:
         if train is not None:
             self._desk.order(turn, "train", stop.compute_node, train, stop.why)
             if (plan := self.state.plan) is not None:
-                seen = Seen(visits=tuple(self.state.seen), seed=self.state.request.seed)
-                self._desk.seek_validity(turn, plan, view, seen, stop)
+                self._desk.seek_validity(turn, plan, view, self.routes.seen(), stop)
             self._warm_next(turn, view, stop)
 
     def _work(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> TrainWork | None:
@@ -289,8 +289,7 @@ class Running:
         if not isinstance(method, Sequential):
             return
         records = state.plan.training.batches * state.plan.training.batch_size
-        seen = Seen(visits=(*state.seen, (stop.dataset, records)), seed=state.request.seed)
-        after = RULES[method.rule].next_stop(view, seen, records)
+        after = self.routes.ordered(turn, RULES[method.rule], view, stop, records)
         if after is None or after.compute_node == stop.compute_node:
             return
         package = self._desk.orders.input_ref(

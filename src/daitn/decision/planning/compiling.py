@@ -17,5 +17,5 @@ def compiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     written."""
     import numba
 
-    made: Any = numba.njit(cache=True)(function)
+    made: Any = numba.njit(cache=True, nogil=True)(function)
     return made  # type: ignore[no-any-return]

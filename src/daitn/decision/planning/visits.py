@@ -19,6 +19,7 @@ a step costs O(V·F). Equal arguments, seed included, give equal routes; limits 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -119,6 +120,12 @@ def plan_visits(
         resources=tuple(float(one) for one in resources),
         exact=exact,
     )
+
+
+def evaluate(problem: VisitProblem, stops: Sequence[int]) -> tuple[Floats, Floats]:
+    """Resources that a sequence of stops takes, (R,), and what is known after it, (F,), whether affordable or not."""
+    spent, known = _evaluate(_table(problem), np.asarray(stops, np.int64), len(stops))
+    return spent, known
 
 
 def _check(problem: VisitProblem, steps: int, most: int) -> None:

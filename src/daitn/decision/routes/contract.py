@@ -3,6 +3,9 @@
 Laws every member keeps, tested over all of them: the stop is a candidate of the view; equal arguments give equal stops;
 with candidates there is a stop; the order of candidates in the view does not matter. Where `holds` says that a stop
 stands over a span of facts, it is the stop of every view within that span.
+
+A rule that takes longer than a turn may names another one to go by meanwhile (`RouteRule.meanwhile`); a core asks it
+through a problem (`decision.planned_routes`) and never calls its `next_stop` itself.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from daitn.base.ids import DataSetId, NodeId
+from daitn.decision.routes.errand import Errand
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import Candidate, TrainingView
 
@@ -21,6 +25,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     visits: tuple[tuple[DataSetId, int], ...] = ()
     seed: int = 0
+    errand: Errand | None = None
+    """What the route is to bring and what it may cost, for rules that plan it; None: as much as can be, at any cost."""
 
     @property
     def last(self) -> DataSetId | None:
@@ -47,6 +53,11 @@ class RouteRule(Protocol):
     @property
     def name(self) -> str:
         """Its name in requests and logs."""
+        ...
+
+    @property
+    def meanwhile(self) -> str:
+        """The rule to go by until this one has its plan; empty where it answers within a turn."""
         ...
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:

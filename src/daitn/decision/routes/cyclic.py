@@ -11,6 +11,7 @@ class Cyclic:
     """See the module's docstring."""
 
     name = "cyclic"
+    meanwhile = ""
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:  # noqa: ARG002
         """The data set after the last one in name order, O(candidates)."""

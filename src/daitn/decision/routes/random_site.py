@@ -13,6 +13,7 @@ class RandomSite:
     """See the module's docstring."""
 
     name = "random"
+    meanwhile = ""
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:  # noqa: ARG002
         """A data set drawn with a generator seeded by job and visit, so that a replay draws the same."""

@@ -59,6 +59,7 @@ class Routed:
     """See the module's docstring."""
 
     name = "routed"
+    meanwhile = ""
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:
         """The stop that leaves labels freshest; None only without candidates."""

@@ -23,6 +23,7 @@ class TramFl:
     """See the module's docstring. Cost: O(visits + data sets × L)."""
 
     name = "tram-fl"
+    meanwhile = ""
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:
         """The data set that minimises the variance of label counts after the visit; ties by name."""

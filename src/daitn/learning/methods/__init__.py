@@ -16,6 +16,7 @@ METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
         Sequential(name="routed", rule="routed", steady=True),
+        Sequential(name="planned", rule="planned", steady=True),
         Sequential(name="cyclic", rule="cyclic"),
         Sequential(name="tram-fl", rule="tram-fl"),
         Sequential(name="random", rule="random"),

@@ -1,0 +1,42 @@
+"""What a visit and a verification cost in seconds, as far as facts and measurements of this job tell."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.decision.facts import PackageFacts, Preflight
+from daitn.descriptors.view import Candidate
+
+HOP_S: Final = 0.05
+"""Seconds a hop costs besides moving bytes and training: what the benchmark `hop` has to stay below."""
+
+EXCHANGE_S: Final = 0.005
+"""Seconds the exchange of a batch's gradients costs besides moving them; see the benchmark `streams`."""
+
+WARM_S: Final = 2.5
+"""Seconds to start a sandboxed child, once per site and job: nearly all of it is importing torch."""
+
+BATCH_S: Final = 0.005
+"""Assumed seconds per batch before a preflight measured any."""
+
+
+def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
+    """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""
+    if candidate.batch_s is not None:
+        return candidate.batch_s
+    if preflight is not None and preflight.batch_seconds > 0:
+        ratio = preflight.unit_flops / candidate.flops if candidate.flops > 0 and preflight.unit_flops > 0 else 1.0
+        return preflight.batch_seconds * min(100.0, max(0.01, ratio))
+    return BATCH_S
+
+
+def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float:
+    """One visit: hop, transfer of model (and of records that stream), training."""
+    moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
+    return HOP_S + moved / candidate.bytes_per_s + plan_batches * batch_seconds(candidate, preflight)
+
+
+def verification_seconds(package: PackageFacts, preflight: Preflight | None, bytes_per_s: float | None) -> float:
+    """Seconds a verification takes, transfer included."""
+    moved = package.total_bytes / bytes_per_s if bytes_per_s else 0.0
+    return HOP_S + moved + (preflight.evaluate_seconds if preflight is not None else 0.05)
