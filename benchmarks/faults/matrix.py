@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from benchmarks.faults.plays import (
     Play,
     at_accepted,
+    at_long_training,
     at_node_fetching,
     at_training,
     at_transfer,
@@ -34,7 +35,8 @@ from benchmarks.faults.plays import (
     stop_until_accepted,
     store_lost,
 )
-from benchmarks.faults.world import ACCEPTED, PATIENCE_S, World, wait_for
+from benchmarks.faults.told import ACCEPTED
+from benchmarks.faults.world import PATIENCE_S, World, wait_for
 from daitn.base.errors import DaitnError
 from daitn.node.processes import CENTER, ROUTER
 from daitn.sdk.jobs import Job
@@ -159,6 +161,7 @@ CASES: Final = (
         CUT_BOUND_S,
         cut("north", at_training("north"), "up", "down"),
         late="north",
+        steps=("trained",),
     ),
     Case(
         "link of the site",
@@ -167,15 +170,25 @@ CASES: Final = (
         CUT_BOUND_S,
         cut("north", at_training("north"), "up"),
         late="north",
+        steps=("trained",),
     ),
     Case(
         "link of the site",
         "cut from the router",
         "small",
         CUT_BOUND_S,
-        cut("north", at_training("north"), "down"),
+        cut("north", at_long_training("north"), "down"),
+        late="north",
+        steps=("trained",),
     ),
-    Case("link of the site", "delayed by 200 ms", "small", CUT_BOUND_S, slow("north", delay_s=0.2)),
+    Case(
+        "link of the site",
+        "delayed by 200 ms",
+        "small",
+        CUT_BOUND_S,
+        slow("north", delay_s=0.2),
+        steps=("trained",),
+    ),
     Case("clock of the site", "moved forward 2 h", "small", KILL_BOUND_S, clock_moves("north", 7200.0)),
     Case("clock of the site", "moved back 2 h", "small", KILL_BOUND_S, clock_moves("north", -7200.0)),
     Case("clock of the centre", "moved forward 2 h", "small", KILL_BOUND_S, clock_moves(CENTER, 7200.0)),
@@ -214,7 +227,14 @@ CASES: Final = (
         tells="holder-dropped",
     ),
     Case("router, in a transfer", "kill", "big", KILL_BOUND_S, kill_and_restart(ROUTER, at_transfer("north", "down"))),
-    Case("link of the site", "throttled to 2 MB/s", "big", CUT_BOUND_S, slow("north", rate=2e6)),
+    Case(
+        "link of the site",
+        "throttled to 5 MB/s",
+        "big",
+        CUT_BOUND_S,
+        slow("north", rate=5e6),
+        steps=("trained",),
+    ),
     Case("verification unit", "kill", "big", KILL_BOUND_S, kill_and_restart("unit", at_node_fetching("unit"))),
     Case("verification unit", "stop", "big", CUT_BOUND_S, stop_for_a_lease("unit", at_node_fetching("unit"))),
     Case("aggregator", "kill", "average", KILL_BOUND_S, kill_and_restart("mixer", at_node_fetching("mixer"))),

@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.faults.sites import BATCHES
 from benchmarks.faults.world import PATIENCE_S, Fault, World, wait_for
 from daitn.node.processes import CENTER, DAITN
 from daitn.sdk.jobs import Job
 
 SLOW_BYTES_PER_S: Final = 2_500_000.0
+LONG_BATCHES: Final = 6000
+"""Batches of a visit that takes five seconds, more than twice the lease."""
+
 PART_BYTES: Final = 1_000_000
 """A quarter of what changes in the big model: when so much has passed, its transfer is under way for one and a half
 seconds more."""
@@ -102,14 +106,14 @@ def child_dies(name: str, at: Point, number: signal.Signals) -> Play:
 
 
 def cut(name: str, at: Point, *ways: Any) -> Play:
-    """Cut a node's link; it is mended once the job has gone on without it."""
+    """Cut a node's link; it is mended once another node has gone on with the job."""
 
     def run(world: World, job: Job) -> Iterator[Fault]:
         visit = at(world, job)
         now = time.time()
         world.links[name].cut(*ways)
         try:
-            yield Fault(now, visit, by=world.links[name].cut_by)
+            yield Fault(now, visit, by=world.links[name].cut_by, elsewhere=world.slot(name))
         finally:
             world.links[name].mend()
 
@@ -117,20 +121,21 @@ def cut(name: str, at: Point, *ways: Any) -> Play:
 
 
 def slow(name: str, *, delay_s: float = 0.0, rate: float = 0.0) -> Play:
-    """A node's link becomes slow; nothing is to be lost."""
+    """A node's link becomes slow while another trains: what counts is the slow node's own next step. It takes part as
+    ever before that, and has the model, so that only what changes of it comes over the slow link."""
 
     def run(world: World, job: Job) -> Iterator[Fault]:
+        slot = world.slot(name)
+        wait_for(
+            lambda: sum(entry.kind == "trained" and entry.node == slot for entry in world.log(job)) >= 2,
+            f"two visits at {name}",
+        )
+        at_training(name)(world, job)
         at_training("north" if name == "south" else "south")(world, job)
         now = time.time()
         world.links[name].delay_s, world.links[name].rate_bytes_per_s = delay_s, rate
         try:
-            yield Fault(now, by="proxy")
-            slot = world.slot(name)
-            known = len(world.log(job))
-            wait_for(
-                lambda: any(e.kind == "trained" and e.node == slot for e in world.log(job)[known:]),
-                f"a visit at {name} over its slow link",
-            )
+            yield Fault(now, by="proxy", at=slot)
         finally:
             world.links[name].mend()
 
@@ -247,6 +252,24 @@ def disk_of_center_full(world: World, job: Job) -> Iterator[Fault]:
 def at_training(node: str) -> Point:
     """A visit at a node has made its first step."""
     return lambda world, _: world.at_training(node)
+
+
+def at_long_training(node: str) -> Point:
+    """A visit that takes longer than a lease has made its first step at a node; those after it are short again."""
+
+    def point(world: World, job: Job) -> str:
+        wanted = f" {LONG_BATCHES} batches of "
+        world.set_batches(job, LONG_BATCHES)
+        try:
+            while True:
+                visit = world.at_training(node)
+                order = next(e for e in world.log(job) if e.visit == visit and e.kind == "ordered")
+                if wanted in order.text:
+                    return visit
+        finally:
+            world.set_batches(job, BATCHES["small"])
+
+    return point
 
 
 def at_accepted(node: str) -> Point:

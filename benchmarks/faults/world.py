@@ -24,17 +24,20 @@ import daitn
 from benchmarks.faults.clocks import Clocks
 from benchmarks.faults.namespaces import Link, open_namespaces
 from benchmarks.faults.sites import BATCHES, CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
+from benchmarks.faults.told import ACCEPTED, Told, faults_of_log
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.descriptors.contract import decode_contract
-from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry
+from daitn.descriptors.job import FINAL_PHASES, LogEntry, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.node.enrolment import MEMBERSHIP_FILE, load_membership
+from daitn.node.http.owner_token import parse_owner_token
 from daitn.node.journal import Journal
 from daitn.node.processes import CENTER, LocalDomain
 from daitn.node.supervisor import descendants
 from daitn.oam.outbox import OUTBOX_RECORDS
-from daitn.sdk.jobs import Job
+from daitn.sdk.jobs import Job, quoted
+from daitn.sdk.transport import Transport
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
 from daitn.wire.oam_records import VisitOver
 
@@ -43,9 +46,6 @@ PATIENCE_S: Final = 2.0
 
 POINT_S: Final = 40.0
 """How long a point of a run may take to come; a machine under load needs ten for the first."""
-
-ACCEPTED: Final = ("trained", "averaged", "measured")
-"""Log entries that are steps of a job."""
 
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
@@ -62,6 +62,10 @@ class Fault(NamedTuple):
     unix_s: float
     visit: str = ""
     by: str = "signal"
+    at: str = ""
+    """The node whose own next step counts, where only that one does."""
+    elsewhere: str = ""
+    """The node whose steps do not count, where another's does that takes over from it."""
 
 
 class Recovery(NamedTuple):
@@ -79,11 +83,12 @@ class World:
         self.links = links
         self._clocks = clocks
         self.token = domain.owner_token("ada")
+        self._network = Transport(parse_owner_token(self.token))
         self._jobs = 0
         self.no_disk = no_disk
         """Why no disk can be filled here; empty where that of north and of the centre can."""
-        self.faults: list[str] = []
-        """What an owner who watched saw go wrong."""
+        self._told: dict[str, Told] = {}
+        """What was told of each job."""
 
     # --- jobs -------------------------------------------------------------------------------------------------------
 
@@ -105,33 +110,48 @@ class World:
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
         job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
+        self._told[job.id] = Told(job.id)
         job.assessed()
         threading.Thread(target=self._watch, args=(job,), daemon=True, name="owner").start()
         return job
 
     def _watch(self, job: Job) -> None:
-        """Whatever the owner sees must never go back."""
-        last: tuple[int, ...] = ()
-        with contextlib.suppress(DaitnError):  # the domain has ended
-            for status in job.watch():
-                seen = (status.visits, status.rounds, status.verifications, status.lost, status.log_length)
-                if last and any(now < before for now, before in zip(seen, last, strict=True)):
-                    self.faults.append(f"the owner of {job.id} saw {last} and then {seen}")
-                last = seen
+        """An owner who looks on at what the centre serves, unfiltered, and comes back when it is lost."""
+        told, network = self._told[job.id], Transport(parse_owner_token(self.token))
+        while True:
+            try:
+                for name, data in network.events(f"/v1/jobs/{quoted(job.id)}/events"):
+                    if name == "status":
+                        raw = json.loads(data)
+                        told.status("stream", raw)
+                        told.read(job.log)
+                        if Phase(raw["phase"]) in FINAL_PHASES:
+                            return
+            except UnavailableError:
+                time.sleep(0.1)
+            except DaitnError:  # the domain has ended
+                return
 
     def log(self, job: Job) -> tuple[LogEntry, ...]:
-        """The job's log; empty while the centre does not answer."""
+        """The job's log as it was told until now; only what is new is asked for. Empty while the centre does not
+        answer."""
         try:
-            return job.log()
+            return self._told[job.id].read(job.log)
         except UnavailableError:
             return ()
 
-    def status(self, job: Job) -> JobStatus | None:
-        """The job, unless the centre does not answer."""
+    def status(self, job: Job) -> dict[str, Any] | None:
+        """The job as the centre serves it, unless it does not answer."""
         try:
-            return job.status()
+            raw: dict[str, Any] = self._network.call("GET", f"/v1/jobs/{quoted(job.id)}", dict[str, Any])
         except UnavailableError:
             return None
+        self._told[job.id].status("answers", raw)
+        return raw
+
+    def set_batches(self, job: Job, batches: int) -> None:
+        """How many batches the visits have that are ordered from now on."""
+        job.change(hyperparameters={"batches_per_visit": batches})
 
     # --- points -----------------------------------------------------------------------------------------------------
 
@@ -244,10 +264,13 @@ class World:
 
     def recovered(self, job: Job, fault: Fault, kinds: Sequence[str] = ACCEPTED, timeout_s: float = 60.0) -> Recovery:
         """Wait for the first step of these kinds accepted after a fault."""
-        known = 0
+
+        def counts(entry: LogEntry) -> bool:
+            here = entry.node == fault.at if fault.at else entry.node != fault.elsewhere
+            return here and entry.kind in kinds and entry.unix_s > fault.unix_s
 
         def accepted() -> LogEntry | None:
-            return next((e for e in self.log(job)[known:] if e.kind in kinds and e.unix_s > fault.unix_s), None)
+            return next((entry for entry in self.log(job) if counts(entry)), None)
 
         entry = wait_for(accepted, "a step accepted after the fault", timeout_s)
         assert entry is not None
@@ -270,14 +293,19 @@ class World:
         return why
 
     def check(self, job: Job) -> None:
-        """What must hold after any fault: a log without gaps, no step accepted twice, progress that never went back."""
-        entries = job.log()
-        assert [entry.number for entry in entries] == list(range(len(entries))), "the log has gaps"
-        accepted = [entry.visit for entry in entries if entry.kind in (*ACCEPTED, "shared")]
-        assert len(accepted) == len(set(accepted)), "a visit was accepted twice"
+        """What must hold after any fault: of what was told before it nothing is gone or changed, no status went back,
+        the log has no gap, and each step in it was accepted once, with the fence of its order, and not after it was
+        given up."""
+        told = self._told[job.id]
+        before = self.status(job)
+        entries = told.reread(job.log)
+        after = self.status(job)
+        faults = told.take_faults() + faults_of_log(entries)
+        assert not faults, faults[0]
         trained = sum(entry.kind == "trained" for entry in entries)
-        assert job.status().visits >= trained, "an accepted visit was lost"
-        assert not self.faults, self.faults[0]
+        assert before is not None, "the centre does not answer"
+        assert after is not None, "the centre does not answer"
+        assert before["visits"] <= trained <= after["visits"], "status and log do not tell the same steps"
 
     def end(self, job: Job) -> None:
         """Cancel, and see that the end arrives."""

@@ -8,14 +8,17 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from benchmarks.faults import namespaces
 from benchmarks.faults.evidence import keep_evidence
 from benchmarks.faults.keeping import Kept, table
 from benchmarks.faults.matrix import CASES, Row
+from benchmarks.faults.told import COUNTS, Told, faults_of_log
 
-from daitn.base.ids import NodeId, VisitId
+from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.descriptors.job import LogEntry
+from daitn.oam.timeline import Proof
 
 FIRST, SECOND = CASES[:2]
 
@@ -115,3 +118,108 @@ def test_namespaces_are_gone_when_their_run_fails() -> None:
 
     listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
     assert f"{namespaces.PREFIX}{os.getpid()}-" not in listed
+
+
+# --- what was told ----------------------------------------------------------------------------------------------------
+
+
+def told_entry(number: int, kind: str, visit: str = "j/1", node: str = "n0001", fence: int = 1) -> LogEntry:
+    """A log entry as the centre serves it; an accepted step carries its proof."""
+    proof = Proof(
+        visit=VisitId(visit),
+        fence=fence,
+        node=NodeId(node),
+        node_name="north",
+        package=ArtifactId("p"),
+        dataset="",
+        data_version="",
+        models_in=(),
+        model_out=None,
+        test_set="",
+        report="",
+        signature="",
+    )
+    shown = msgspec.json.encode(proof).decode() if kind in ("trained", "measured", "averaged", "shared") else ""
+    return LogEntry(
+        number=number,
+        unix_s=float(number),
+        kind=kind,
+        text=kind,
+        visit=VisitId(visit),
+        node=NodeId(node),
+        proof=shown,
+    )
+
+
+def raw_status(**changed: int) -> dict[str, int]:
+    return dict.fromkeys(COUNTS, 5) | changed
+
+
+def test_log_that_grows_is_told_whole_and_without_a_fault() -> None:
+    log = [told_entry(0, "ordered")]
+    told = Told("j")
+    told.read(lambda start: log[start:])
+    log.append(told_entry(1, "trained"))
+
+    assert told.read(lambda start: log[start:]) == tuple(log)
+    assert told.reread(lambda start: log[start:]) == tuple(log)
+    assert told.take_faults() == []
+
+
+def test_step_that_was_told_and_is_gone_is_a_fault() -> None:
+    log = [told_entry(0, "ordered"), told_entry(1, "trained")]
+    told = Told("j")
+    told.read(lambda start: log[start:])
+
+    told.read(lambda start: log[:1][start:])
+
+    assert told.take_faults() == ["the log of j had an entry 1 and has none now"]
+
+
+def test_step_in_whose_place_there_is_another_is_a_fault_and_told_once() -> None:
+    log = [told_entry(0, "ordered"), told_entry(1, "trained"), told_entry(2, "ordered", "j/2", fence=2)]
+    told = Told("j")
+    told.read(lambda start: log[start:])
+    log[1] = told_entry(1, "lost")
+
+    told.reread(lambda start: log[start:])
+
+    assert told.take_faults() == ["entry 1 of the log of j was trained j/1 and is lost j/1 now"]
+    told.reread(lambda start: log[start:])
+    assert told.take_faults() == []
+
+
+def test_status_that_goes_back_is_a_fault_on_its_own_way_only() -> None:
+    told = Told("j")
+    told.status("stream", raw_status(visits=6))
+    told.status("answers", raw_status(visits=5))
+    assert told.take_faults() == []
+
+    told.status("stream", raw_status(visits=7))
+    told.status("stream", raw_status(visits=6))
+
+    assert told.take_faults() == ["the stream of j told visits 7 and then 6"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "fault"),
+    [
+        ([("ordered", "j/1", "n0001", 1), ("trained", "j/1", "n0001", 1)], ""),
+        ([("trained", "j/1", "n0001", 1)], "was accepted and never ordered"),
+        ([("ordered", "j/1", "n0001", 1), ("lost", "j/1", "n0001", 1), ("trained", "j/1", "n0001", 1)], "it was lost"),
+        ([("ordered", "j/1", "n0001", 1), *[("trained", "j/1", "n0001", 1)] * 2], "after it was trained"),
+        ([("ordered", "j/1", "n0001", 1), ("trained", "j/1", "n0001", 2)], "with fence 2"),
+        ([("ordered", "j/1", "n0001", 1), ("trained", "j/1", "n0002", 1)], "at n0002"),
+        ([("ordered", "j/2", "n0001", 2), ("ordered", "j/1", "n0001", 1)], "with fence 1 after 2"),
+    ],
+)
+def test_log_with_a_step_that_must_not_be_is_a_fault(entries: list[tuple[str, str, str, int]], fault: str) -> None:
+    log = [told_entry(number, *given) for number, given in enumerate(entries)]
+
+    found = faults_of_log(log)
+
+    assert [fault in one for one in found] == ([True] if fault else [])
+
+
+def test_log_with_a_gap_is_a_fault() -> None:
+    assert faults_of_log([told_entry(1, "phase")]) == ["the log has gaps"]
