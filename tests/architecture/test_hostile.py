@@ -100,6 +100,7 @@ THROUGH = {
 NO_BYTES_OF_OTHERS = {
     "describe.family.features._signs": "a digest made here",
     "describe.mechanisms.load_opendp": "imports a library",
+    "learning.masking.ring.add_stream": "a key stream made here",
     "learning.numerics.blocks.tensor_view": "tensors of a checked manifest, in a store that hashed them",
     "node.croissant_files.check_document": "a document made here",
     "learning.pretrained._describe_adapter": "an object of the owner's own program",
