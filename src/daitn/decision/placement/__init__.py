@@ -1,0 +1,1 @@
+"""Where models lie (MDO, paper II-B): which hosts carry replicas, and who asks which of them."""
