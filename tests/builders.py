@@ -329,6 +329,7 @@ def make_outcome(work: Work, tag: str = "1", *, accuracy: float = 0.5, **changes
                 "loss_first": 1.0,
                 "loss_last": 0.5,
                 "update_norm": 1.0,
+                "weights": changes.get("model", made),
                 "data_version": "1",
                 "seconds": 0.5,
                 "control": ArtifactId((tag + "-control-").ljust(64, "f")) if training.control_variates else None,
@@ -569,7 +570,7 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    return facts | {"controls": vars(state.controls)}
+    return facts | {"controls": vars(state.controls), "made": vars(state.made)}
 
 
 def changed(value: Any, **changes: Any) -> Any:

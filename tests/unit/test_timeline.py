@@ -15,6 +15,7 @@ from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitI
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JOB_RECORDS,
+    DoubtRefuted,
     GroupAgreed,
     GroupLost,
     HolderDropped,
@@ -22,6 +23,7 @@ from daitn.control_center.training.records import (
     JobPhased,
     JobRecord,
     JobSubmitted,
+    MakerRefuted,
     ModelGone,
     ModelJudged,
     PreflightDone,
@@ -184,6 +186,10 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),
+    MakerRefuted: MakerRefuted(
+        job=JOB, at_ns=9, visit=VisitId("j1/1"), node=SITE, model=MODEL, fault="not-finite", why="it has NaN"
+    ),
+    DoubtRefuted: DoubtRefuted(job=JOB, at_ns=9, visit=VisitId("j1/1"), model=MODEL, dataset=DataSetId("a/b")),
     SiteBarred: SiteBarred(job=JOB, at_ns=9, dataset=DataSetId("st-mary/lesions"), why="its policy refuses"),
     RequestChanged: RequestChanged(job=JOB, at_ns=10, request=make_request(PACKAGE, deadline_s=900.0)),
     JobPhased: JobPhased(job=JOB, at_ns=11, phase=Phase.RUNNING, reason="started"),

@@ -20,19 +20,21 @@ from daitn.base.ids import ArtifactId
 from daitn.base.metrics import Counters
 from daitn.describe.column_map import ColumnMap
 from daitn.descriptors.work import AggregateWork, UpdateRef
+from daitn.node.arrivals import Arrivals
 from daitn.node.averaging import aggregate
 from daitn.node.datasets import DataShelf
 from daitn.node.store import ChunkStore
 from daitn.node.visit_worker import VisitWorker
 from daitn.terminal.work import BeginWork, WorkFailed
+from daitn.wire.center_tools import VisitOrder
 
 MODEL = ArtifactId("a" * 64)
 
 
-def worker_with(manifest: Manifest) -> VisitWorker:
-    """A worker whose store holds this model; nothing else of it is used."""
+def model_of(manifest: Manifest, order: VisitOrder) -> Manifest:
+    """What a visit is given, where its store holds this model."""
     moving = SimpleNamespace(parts_of=lambda _artifact: (manifest, {}))
-    return VisitWorker(None, moving, None, None, None, None, lambda _event: None)
+    return asyncio.run(Arrivals(None, moving).model(order, MODEL))[0]
 
 
 def make_manifest() -> Manifest:
@@ -46,7 +48,7 @@ def test_model_signed_by_whom_the_warrant_names_is_run(tmp_path: Path) -> None:
     signed = sign_parts(make_manifest(), key)
     order = make_order(warrant=make_warrant(signer=public_hex(key)))
 
-    assert worker_with(signed)._model(order, MODEL)[0] == signed
+    assert model_of(signed, order) == signed
 
 
 def test_model_signed_by_somebody_else_is_refused(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_model_signed_by_somebody_else_is_refused(tmp_path: Path) -> None:
     order = make_order(warrant=make_warrant(signer=public_hex(owner)))
 
     with pytest.raises(PolicyError, match="is signed by"):
-        worker_with(sign_parts(make_manifest(), other))._model(order, MODEL)
+        model_of(sign_parts(make_manifest(), other), order)
 
 
 def test_model_whose_graph_was_swapped_under_the_owners_signature_is_refused(tmp_path: Path) -> None:
@@ -70,13 +72,13 @@ def test_model_whose_graph_was_swapped_under_the_owners_signature_is_refused(tmp
     order = make_order(warrant=make_warrant(signer=public_hex(key)))
 
     with pytest.raises(DaitnError):
-        worker_with(forged)._model(order, MODEL)
+        model_of(forged, order)
 
 
 @pytest.mark.parametrize("signer", ["", "0" * 64])
 def test_model_without_a_signature_is_refused(signer: str) -> None:
     with pytest.raises(DaitnError):
-        worker_with(make_manifest())._model(make_order(warrant=make_warrant(signer=signer)), MODEL)
+        model_of(make_manifest(), make_order(warrant=make_warrant(signer=signer)))
 
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -97,6 +97,24 @@ class NotHeldError(UnavailableError):
         super().__init__(what, todo=todo, ids=ids)
 
 
+class UnfitError(DaitnError):
+    """A model that some other site made cannot be used: it is not what its maker said. `fault`: one of
+    `base.metrics.UNFIT`.
+
+    Apart from a peer's error because neither who says so nor who gave it need be at fault: it is for the centre to have
+    it looked at, and to go on without the one who made it.
+    """
+
+    kind = "unfit"
+
+    def __init__(
+        self, what: str, *, artifact: ArtifactId, fault: str, todo: str = "", ids: Mapping[str, str] | None = None
+    ) -> None:
+        self.artifact = artifact
+        self.fault = fault
+        super().__init__(what, todo=todo or "the control centre has it looked at, and asks its maker no more", ids=ids)
+
+
 class PolicyError(DaitnError):
     """A policy or missing right refuses. Trying again changes nothing until the policy does."""
 

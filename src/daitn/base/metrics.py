@@ -18,8 +18,11 @@ import msgspec
 
 from daitn.base.errors import BugError
 
-BLAMES: Final = ("input", "peer", "unavailable", "no-room", "not-held", "policy", "bug", "partner")
+BLAMES: Final = ("input", "peer", "unavailable", "no-room", "not-held", "policy", "bug", "unfit", "partner")
 """Who must act: the kinds of `base.errors`, and `partner`: another member of a visit's group."""
+
+UNFIT: Final = ("manifest", "foreign", "shape", "oversized", "weights", "signer", "not-finite")
+"""What can be wrong with a model that a site hands on (`descriptors.origin.UnfitFault`)."""
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,12 @@ _TERMINAL: Final = (
         label="by",
         values=("policy", "role", "busy"),
     ),
+    Metric(
+        name="models_unfit",
+        rise="models arrive that cannot be used, made elsewhere: see the job's log for who made them",
+        label="fault",
+        values=UNFIT,
+    ),
     Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
     Metric(
         name="runs_failed",
@@ -95,6 +104,7 @@ _CENTER: Final = (
         submissions_repeated="owners repeat submissions; each is one job all the same",
         jobs_refused="jobs cannot be done under their conditions; each owner was told all that failed",
         models_rolled_back="models got worse by a visit and were put back: look at that site's data",
+        doubts_refuted="sites refused models that the verification unit could use: broken or hostile, see their trust",
         data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
     ),
     *_plain(
@@ -122,7 +132,13 @@ _CENTER: Final = (
         name="results_refused",
         rise="a site's result is not an answer to its order: a broken or hostile node",
         label="why",
-        values=("other-work", "other-kind", "signature"),
+        values=("other-work", "other-kind", "signature", "stale", "foreign", "unchanged"),
+    ),
+    Metric(
+        name="makers_refuted",
+        rise="sites handed on models that a verification unit cannot use: broken or hostile, see `daitn map --trust`",
+        label="fault",
+        values=UNFIT,
     ),
     Metric(
         name="visits_lost",

@@ -316,9 +316,9 @@ class ControlCenter:
         match message:
             case VisitResult():
                 self._take_result(turn, machine, sender, message)
-            case VisitFailed(reason=reason, blame=blame, partner=partner, lacking=lacking):
+            case VisitFailed(reason=reason, blame=blame, partner=partner, lacking=lacking, unfit=unfit):
                 turn.send(sender, ResultFenced(visit=visit, fence=fence))
-                machine.lose(turn, visit, reason, blame, partner=partner, lacking=lacking)
+                machine.lose(turn, visit, reason, blame, partner=partner, lacking=lacking, unfit=unfit)
             case VisitRefused(faults=faults, reason=reason):
                 text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
                 machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")
@@ -332,6 +332,7 @@ class ControlCenter:
         facts = self.knowledge.node(sender)
         key = facts.descriptor.public_key if facts is not None else ""
         wrong = wrong_in(message, opened.ordered.work, key, self._tools.verify)
+        wrong = wrong or machine.state.made.not_new(opened.ordered, report.outcome)
         if wrong is None:
             machine.accept(turn, report.visit, report.outcome, message.signature)
             turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
@@ -340,8 +341,9 @@ class ControlCenter:
             return
         self.counters.count("results_refused", wrong.label)
         turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))
-        turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=wrong.fault))
-        machine.lose(turn, report.visit, wrong.fault, "peer")
+        if wrong.blame == "peer":
+            turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=wrong.fault))
+        machine.lose(turn, report.visit, wrong.fault, wrong.blame)
 
     # --- owners and time --------------------------------------------------------------------------------------------
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from daitn.base.effects import Record
 from daitn.base.metrics import BLAMES, Counters
-from daitn.control_center.training.records import JobPhased, ModelJudged, SiteBarred, VisitLost
+from daitn.control_center.training.records import (
+    DoubtRefuted,
+    JobPhased,
+    MakerRefuted,
+    ModelJudged,
+    SiteBarred,
+    VisitLost,
+)
 from daitn.descriptors.job import Phase
 
 
@@ -15,6 +22,10 @@ def count_fact(counters: Counters, record: Record) -> None:
             counters.count("visits_lost", blame if blame in (*BLAMES, "over") else "bug")
         case ModelJudged(keep=False):
             counters.count("models_rolled_back")
+        case MakerRefuted(fault=fault):
+            counters.count("makers_refuted", fault)
+        case DoubtRefuted():
+            counters.count("doubts_refuted")
         case SiteBarred():
             counters.count("data_sets_barred")
         case JobPhased(phase=Phase.REFUSED):

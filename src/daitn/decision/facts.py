@@ -16,6 +16,10 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
     signer: str
     payload_bytes: int
     parts_bytes: int
+    shapes: str = ""
+    """Names its tensors (`learning.numerics.likeness.shapes_digest`)."""
+    weights: str = ""
+    """Names their numbers (`learning.numerics.likeness.weights_digest`)."""
 
     @property
     def total_bytes(self) -> int:

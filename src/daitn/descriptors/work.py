@@ -241,6 +241,8 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     loss_last: float
     update_norm: float
     """Euclidean norm of the change of all parameters."""
+    weights: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Names all numbers of the model (`learning.numerics.likeness.weights_digest`): who receives it compares."""
     data_version: str
     seconds: Seconds
     exchanged_bytes: Amount = 0

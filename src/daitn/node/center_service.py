@@ -41,6 +41,7 @@ from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
+from daitn.learning.numerics.likeness import shapes_digest, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
@@ -211,6 +212,8 @@ class CenterService:
             signer=manifest.signer,
             payload_bytes=manifest.payload_bytes,
             parts_bytes=sum(part.size for part in manifest.parts),
+            shapes=shapes_digest(manifest.tensors),
+            weights=weights_digest(manifest),
         )
         job = JobId(f"{request.name[:24]}-{secrets.token_hex(4)}")
         self._runner.post(

@@ -22,11 +22,12 @@ from daitn.artifacts.layout import artifact_digest
 from daitn.artifacts.manifest import Manifest, Part
 from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
-from daitn.base.errors import DaitnError, NotHeldError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import DaitnError, NotHeldError, PeerError, PolicyError, UnavailableError, UnfitError
 from daitn.base.ids import ArtifactId, ChunkId, DomainId, GrantId, NodeId
 from daitn.base.metrics import Counters
 from daitn.base.units import MIB
 from daitn.descriptors.grant import Holder, Lacking
+from daitn.learning.numerics.likeness import check_origin
 from daitn.node.clock import NodeClock
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, Plane
 from daitn.node.fabric.contract import Holder as FabricHolder
@@ -133,7 +134,7 @@ class Moving:
 
         Whoever asks for the same artifact meanwhile waits for it. UnavailableError naming what each holder said where
         they have not all of it, NotHeldError where some of them answered so, PolicyError where all refused, NoRoomError
-        where there is none here.
+        where there is none here, UnfitError where it is not of its `origin`.
         """
         turn = self._turns.setdefault(wanted.artifact, asyncio.Lock())
         async with turn:
@@ -146,9 +147,13 @@ class Moving:
 
     async def _bring(self, wanted: InputRef, *, servable: bool, job: str) -> int:
         if self._store.holds(wanted.artifact):
+            if wanted.origin is not None:
+                check_origin(wanted.artifact, self._store.manifest(wanted.artifact), wanted.origin)
             return 0
         began = time.monotonic()
         manifest, holders = await self._first_manifest(wanted)
+        if wanted.origin is not None:  # before any room is taken: it may speak of as many bytes as it likes
+            check_origin(wanted.artifact, manifest, wanted.origin)
         with await asyncio.to_thread(self._store.begin, manifest, servable=servable, job=job) as receipt:
             if receipt.finished:
                 return 0
@@ -251,9 +256,15 @@ class Moving:
                 break
         if artifact_digest(data) != wanted.artifact:
             raise PeerError(f"{holder.node} sent a manifest that is not that of {wanted.artifact[:16]}")
-        manifest = decode_manifest(data)
-        if manifest.kind not in ("records", "sample", "state"):
-            verify_parts(manifest)
+        try:
+            manifest = decode_manifest(data)
+            if manifest.kind not in ("records", "sample", "state"):
+                verify_parts(manifest)
+        except DaitnError as error:
+            if wanted.origin is None:
+                raise
+            # It is what its maker named, whoever gave it: nobody else has another.
+            raise UnfitError(error.what, artifact=wanted.artifact, fault="manifest") from None
         return manifest
 
     async def _part(self, holder: Holder, wanted: InputRef, part: Part) -> bytes:

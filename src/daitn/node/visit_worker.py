@@ -20,13 +20,13 @@ import numpy as np
 
 from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
-from daitn.artifacts.signatures import verify_parts
 from daitn.base.effects import Effect, Event
-from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.metrics import Counters
 from daitn.describe.splits import sample_rows, training_rows
 from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.origin import Unfit
 from daitn.descriptors.work import (
     AggregateWork,
     EvaluateOutcome,
@@ -37,9 +37,11 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
+from daitn.learning.numerics.likeness import weights_digest
 from daitn.learning.numerics.slots import plan_control, plan_result
 from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.activations import SiteActivations
+from daitn.node.arrivals import Arrivals, check_output, unfit_of
 from daitn.node.averaging import aggregate, state_draft
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
@@ -84,6 +86,7 @@ class VisitWorker:
     ) -> None:
         self._store = store
         self._moving = moving
+        self._arrivals = Arrivals(store, moving)
         self._exchanges = exchanges
         self._shelf = shelf
         self._children = children
@@ -167,7 +170,7 @@ class VisitWorker:
                 moved += await self._moving.fetch(wanted, order.job, servable=servable, job=order.job)
         except DaitnError as error:
             failed = InputsFailed(visit=order.visit, what=error.what, blame=error.kind, lacking=lacking_of(error))
-            self._post(failed)
+            self._post(msgspec.structs.replace(failed, unfit=self._unfit_of(error)))
             return
         self._tasks.pop(order.visit, None)
         self._post(InputsArrived(visit=order.visit, fetched_bytes=moved, seconds=time.monotonic() - began))
@@ -211,7 +214,8 @@ class VisitWorker:
         except LostPartnerError as error:
             await self._lost_partner(order, error.partner, error.what)
         except DaitnError as error:
-            self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.kind))
+            failed = WorkFailed(visit=order.visit, what=error.render(), blame=error.kind)
+            self._post(msgspec.structs.replace(failed, unfit=self._unfit_of(error)))
         except OSError as error:
             self._failed_here(order, error)
         else:
@@ -225,6 +229,13 @@ class VisitWorker:
         _log.error("visit %s: this node failed", order.visit, exc_info=error)
         what = f"the site's machine failed: {error.strerror or type(error).__name__}; its log says where"
         self._post(WorkFailed(visit=order.visit, what=what, blame="unavailable"))
+
+    def _unfit_of(self, error: DaitnError) -> Unfit | None:
+        """What is wrong with a model that came from elsewhere, counted."""
+        unfit = unfit_of(error)
+        if unfit is not None:
+            self.counters.count("models_unfit", unfit.fault)
+        return unfit
 
     async def _lost_partner(self, order: VisitOrder, partner: NodeId | None, what: str) -> None:
         """The visit failed because of another; that one is given time to say first what went wrong with it."""
@@ -244,24 +255,8 @@ class VisitWorker:
                 await self._activations.ensure(work.dataset.partition("/")[2], parts["contract"], order.job)
                 return await asyncio.to_thread(self._share, order, work)
 
-    def _model(self, order: VisitOrder, model: ArtifactId) -> tuple[Manifest, dict[str, bytes]]:
-        """Manifest and parts of the model to run; PolicyError unless they are signed by whom the warrant names.
-
-        The data owner's policy was asked about that signer; a graph that another site put in its place has no such
-        signature, because the signature is over graph and contract and travels unchanged with the weights.
-        """
-        manifest, parts = self._moving.parts_of(model)
-        verify_parts(manifest)
-        if manifest.signer != order.warrant.signer:
-            raise PolicyError(
-                f"model {model[:16]} is signed by {manifest.signer[:16]}…, the order says {order.warrant.signer[:16]}…",
-                todo="the site that made this model has put another graph into it: look at that site",
-                ids={"visit": order.visit},
-            )
-        return manifest, parts
-
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
-        manifest, parts = self._model(order, work.model)
+        manifest, parts = await self._arrivals.model(order, work.model)
         table: Path | None = None
         vectors: Path | None = None
         if work.records is None:
@@ -313,11 +308,13 @@ class VisitWorker:
                 state=finished.state,
                 lineage=lineage,
             )
+            await asyncio.to_thread(check_output, output, layout.entries, layout.payload_bytes)
             variate = None
             if control is not None:
                 drawn = state_draft(order, f"gradients of {work.dataset}", plan_control(manifest.tensors), work.model)
                 variate = (await asyncio.to_thread(self._store.adopt, control, drawn, pin=order.job)).artifact
             adopted = await asyncio.to_thread(self._store.adopt, output, draft, pin=order.job)
+        self._arrivals.note_sound(adopted.artifact)
         _log.debug(
             "visit %s: load %.3f s, work %.3f s, write %.3f s",
             *(order.visit, finished.load_s, finished.work_s, finished.write_s),
@@ -330,6 +327,7 @@ class VisitWorker:
             loss_first=numbers.loss_first,
             loss_last=numbers.loss_last,
             update_norm=numbers.update_norm,
+            weights=weights_digest(adopted.manifest),
             data_version=version,
             seconds=finished.load_s + finished.work_s + finished.write_s,
             exchanged_bytes=exchanged,
@@ -360,7 +358,7 @@ class VisitWorker:
             ) from None
 
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
-        manifest, parts = self._model(order, work.model)
+        manifest, parts = await self._arrivals.model(order, work.model)
         finished = await self._children.evaluate(
             order.job, manifest, parts, work, self._progressed(order), self._started(order)
         )

@@ -22,6 +22,7 @@ from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
+    DoubtRefuted,
     GroupAgreed,
     GroupLost,
     HolderDropped,
@@ -29,6 +30,7 @@ from daitn.control_center.training.records import (
     JobPhased,
     JobRecord,
     JobSubmitted,
+    MakerRefuted,
     ModelGone,
     ModelJudged,
     PreflightDone,
@@ -85,6 +87,8 @@ class EntryKind(StrEnum):
     ROUND_LOST = "round-lost"
     MODEL_GONE = "model-gone"
     HOLDER_DROPPED = "holder-dropped"
+    MAKER_REFUTED = "maker-refuted"
+    DOUBT_REFUTED = "doubt-refuted"
     REPLANNED = "replanned"
     SITE_BARRED = "site-barred"
     CHANGED = "changed"
@@ -217,6 +221,13 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case HolderDropped(artifact=artifact, node=node):
             text = f"{names(node)} does not hold {wording.short(artifact)} any more, and is not asked for it again"
             return _Said(EntryKind.HOLDER_DROPPED, text, node=node)
+        case MakerRefuted(visit=visit, node=node, model=model, why=why):
+            text = f"{names(node)} is to blame for {wording.short(model)}, made by visit {_number(visit)}: {why}"
+            return _Said(EntryKind.MAKER_REFUTED, text, visit, node)
+        case DoubtRefuted(visit=visit, model=model):
+            node = state.ordered[visit].node
+            text = f"{names(node)} is to blame: it refused {wording.short(model)}, which a verification unit can use"
+            return _Said(EntryKind.DOUBT_REFUTED, text, visit, node)
         case Replanned(why=why):
             return _Said(EntryKind.REPLANNED, f"the plan changes: {why}")
         case SiteBarred(dataset=dataset, why=why):

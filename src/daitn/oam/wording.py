@@ -28,6 +28,7 @@ _BLAME: Final = {
     "no-room": "the site had no room",
     "not-held": "who was said to hold it does not",
     "policy": "the site's policy refuses",
+    "unfit": "the model that it was given cannot be used",
     "bug": "a fault of the software",
     "partner": "another member of its group was lost",
 }

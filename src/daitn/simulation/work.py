@@ -55,6 +55,7 @@ class SimulatedWork:
                     loss_first=1.0,
                     loss_last=0.5,
                     update_norm=1.0,
+                    weights=trained,
                     data_version="1",
                     seconds=seconds,
                 )
@@ -116,6 +117,7 @@ class SimulatedWork:
             loss_first=1.0,
             loss_last=0.5,
             update_norm=1.0,
+            weights=trained,
             data_version="1",
             seconds=seconds,
             exchanged_bytes=1000,

@@ -397,7 +397,7 @@ class VisitKeeper:
         if visit is None or visit.owed is not None:
             return []
         self._count("visits_failed", blame if blame in BLAMES else "bug")
-        owed = VisitFailed(visit=name, fence=visit.fence, reason=failed.what[:4096], blame=blame)
+        owed = VisitFailed(visit=name, fence=visit.fence, reason=failed.what[:4096], blame=blame, unfit=failed.unfit)
         if isinstance(failed, InputsFailed):
             owed = msgspec.structs.replace(owed, lacking=failed.lacking)
         else:

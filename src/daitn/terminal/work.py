@@ -8,6 +8,7 @@ from typing import Final
 from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.descriptors.grant import Lacking
+from daitn.descriptors.origin import Unfit
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.work import Outcome
 from daitn.wire.center_tools import VisitOrder, VisitPrepare
@@ -74,6 +75,8 @@ class InputsFailed(Event, frozen=True, kw_only=True):
     what: str
     blame: str
     lacking: Lacking | None = None
+    unfit: Unfit | None = None
+    """What is wrong with a model that arrived, where `blame` is `unfit`."""
 
 
 class WorkProgressed(Event, frozen=True, kw_only=True):
@@ -100,6 +103,8 @@ class WorkFailed(Event, frozen=True, kw_only=True):
     blame: str
     partner: NodeId | None = None
     """The member of the visit's group because of which, where `blame` is `partner`."""
+    unfit: Unfit | None = None
+    """What is wrong with a model that arrived, where `blame` is `unfit`."""
 
 
 class PoliciesChanged(Event, frozen=True, kw_only=True):

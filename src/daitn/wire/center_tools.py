@@ -15,6 +15,7 @@ from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.descriptors.grant import Holder, Lacking
+from daitn.descriptors.origin import Origin, Unfit
 from daitn.descriptors.policy import PolicyFault
 from daitn.descriptors.work import Outcome, Seconds, Work
 
@@ -28,6 +29,8 @@ class InputRef(msgspec.Struct, frozen=True, kw_only=True):
     artifact: ArtifactId
     holders: Annotated[tuple[Holder, ...], msgspec.Meta(max_length=limits.HOLDERS)]
     grant: str
+    origin: Origin | None = None
+    """What it has to be, where it is a model that another visit made."""
     parts_only: bool = False
     """Only its small parts (graph, contract) are needed, not its tensors."""
 
@@ -149,12 +152,14 @@ class VisitFailed(Message, frozen=True, kw_only=True, tag="visit_failed"):
     reason: Text
     blame: str
     """Who must act: one of `base.errors`' kinds, `input` (the model), `peer`, `unavailable`, `no-room` (the site; the
-    reason says how much was needed and how much there is), `not-held` (who was named as a holder), `policy`, `bug`; or
-    `partner`: another member of the visit's group."""
+    reason says how much was needed and how much there is), `not-held` (who was named as a holder), `policy`, `bug`,
+    `unfit` (who made the model that it was given); or `partner`: another member of the visit's group."""
     partner: NodeId | None = None
     """The member that was lost or sent what cannot be used, as this terminal saw it. A hint, not a proof."""
     lacking: Lacking | None = None
     """With `not-held`: which input could not be had, and which of its holders answered that they do not hold it."""
+    unfit: Unfit | None = None
+    """With `unfit`: which model it is, and what is wrong with it."""
 
 
 class ResultAccepted(Message, frozen=True, kw_only=True, tag="result_accepted"):

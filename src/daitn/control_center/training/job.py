@@ -24,6 +24,7 @@ from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.assessing import Assessing
 from daitn.control_center.training.commands import JobChanged
+from daitn.control_center.training.doubts import Doubts
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import REST_PATIENCES, JobDesk
@@ -45,6 +46,7 @@ from daitn.decision.planned_routes import RoutePlanned
 from daitn.decision.validity import ValidityFound
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
+from daitn.descriptors.origin import Unfit
 from daitn.descriptors.plan import Validity
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
@@ -86,6 +88,7 @@ class JobMachine:
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)
         self._groups = Groups(self._desk)
+        self._doubts = Doubts(self._desk, self._running)
 
     # --- what others call -------------------------------------------------------------------------------------------
 
@@ -149,6 +152,7 @@ class JobMachine:
             case "train" if not state.aggregates:
                 self._running.release(turn)
             case "verify" if isinstance(outcome, EvaluateOutcome):
+                self._doubts.measured(turn, outcome.model)
                 self._running.judge(turn, outcome)
             case _:
                 pass
@@ -175,10 +179,13 @@ class JobMachine:
         *,
         partner: NodeId | None = None,
         lacking: Lacking | None = None,
+        unfit: Unfit | None = None,
     ) -> None:
         """A visit will not be waited for any more. `partner`: the node because of which, where it blames one;
-        `lacking`: holders that did not hold an input of it."""
+        `lacking`: holders that did not hold an input of it; `unfit`: what its site says of a model it was given."""
         state = self.state
+        if blame == "unfit" and unfit is None:
+            blame = "peer"
         ordered = state.open[visit].ordered
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
         if lacking is not None and lacking.artifact in inputs_of(ordered.work):
@@ -193,9 +200,11 @@ class JobMachine:
             harmful = state.harm.get(dataset, 0) >= HARM_MOST
             if (blame == "policy" or harmful) and dataset not in state.barred:
                 turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
-        unfit = ordered.purpose == "verify" and blame == "input"
-        if unfit and isinstance(ordered.work, EvaluateWork) and ordered.work.model != state.kept:
+        breaks = ordered.purpose == "verify" and blame == "input"
+        if breaks and isinstance(ordered.work, EvaluateWork) and ordered.work.model != state.kept:
             self._running.judge_unfit(turn, ordered.work.model, f"it cannot be measured: {why}")
+        if unfit is not None and blame == "unfit":
+            self._doubts.told(turn, ordered, unfit, why)
         self._groups.lost(turn, ordered, why, blame, partner)
 
     def check(self, turn: Turn, visit: VisitId) -> bool:

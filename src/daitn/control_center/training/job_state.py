@@ -12,8 +12,10 @@ from typing import Final
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.control_book import ControlBook
+from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import (
+    DoubtRefuted,
     GroupAgreed,
     GroupLost,
     HolderDropped,
@@ -21,6 +23,7 @@ from daitn.control_center.training.records import (
     JobPhased,
     JobRecord,
     JobSubmitted,
+    MakerRefuted,
     ModelGone,
     ModelJudged,
     PreflightDone,
@@ -121,6 +124,9 @@ class JobState:
         self.server_states: dict[ArtifactId, ArtifactId] = {}
         """What the server's optimizer remembers beside each model that it made."""
         self.controls = ControlBook()
+        self.made = MadeBook(submitted.request.package, submitted.package.weights)
+        self.doubted: dict[ArtifactId, VisitId] = {}
+        """Models that were never measured and that a site would not use, by the visit that says so."""
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
@@ -186,6 +192,12 @@ class JobState:
                     self._best_is_gone(instead)
                 if instead != self.head:
                     self._go_back_to(instead)
+            case DoubtRefuted(model=model, dataset=dataset):
+                self.doubted.pop(model, None)
+                if dataset is not None:
+                    self.harm[dataset] = self.harm.get(dataset, 0) + 1
+            case MakerRefuted():
+                pass
             case Replanned(plan=plan):
                 self.plan = plan
             case SiteBarred(dataset=dataset, why=why):
@@ -224,6 +236,7 @@ class JobState:
             raise BugError(f"visit {record.visit} accepted twice")
         ordered = self.open.pop(record.visit).ordered
         self.accepted.add(record.visit)
+        self.made.accepted(ordered, record.outcome)
         match record.outcome:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 self.visits += 1
@@ -300,6 +313,7 @@ class JobState:
 
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1
+        self.doubted.pop(record.model, None)
         self.rounds_since_verified = 0
         self.looks_since_gain += 1
         if record.keep and record.score > self.gain_score + noise(self.request.targets, record.measurements):
@@ -314,7 +328,8 @@ class JobState:
             self.rolled_back += 1
             self.rolled_back_in_row += 1
             self.head = self.kept
-            self.avoided |= {dataset for dataset, _ in self.seen[self.seen_kept :]}
+            seen = {dataset for dataset, _ in self.seen[self.seen_kept :]}
+            self.avoided |= seen if record.culprit is None else {record.culprit}
             del self.seen[self.seen_kept :]
         if record.best:
             self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
@@ -407,6 +422,10 @@ class JobState:
             self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
             if record.blame not in ("unavailable", "no-room", "not-held"):
                 self.sample_faults[wanted] = record.why
+        if isinstance(ordered.work, TrainWork) and record.blame == "unfit":
+            model = ordered.work.model
+            if model != self.kept and self.made.of(model) is not None:  # what was measured is not doubted
+                self.doubted[model] = record.visit
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1
         if ordered.purpose in ("verify", "preflight") and record.blame == "policy":

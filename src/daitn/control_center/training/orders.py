@@ -14,6 +14,7 @@ from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import VisitOrdered
 from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.origin import Origin
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork, Work
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_tools import InputRef, PartnerRef, VisitOrder, Warrant
@@ -59,8 +60,10 @@ class OrderDesk:
         *,
         holder: NodeId | None = None,
         parts_only: bool = False,
+        compared: bool = False,
     ) -> InputRef:
-        """An artifact as an input of a visit at `requester`, with a grant for exactly that."""
+        """An artifact as an input of a visit at `requester`, with a grant for exactly that. `compared`: whether the
+        receiver is told what it has to be, where another visit made it."""
         grant = Grant(
             id=GrantId(f"{state.job}:{artifact[:16]}:{requester}"),
             domain=self._config.domain,
@@ -73,6 +76,7 @@ class OrderDesk:
             artifact=artifact,
             holders=self.holders(state, artifact, holder),
             grant=self._tools.issue(grant),
+            origin=_origin(state, artifact) if compared else None,
             parts_only=parts_only,
         )
 
@@ -91,12 +95,13 @@ class OrderDesk:
         node = ordered.node
         match ordered.work:
             case TrainWork(records=records, dataset=dataset) as train:
-                inputs += [self.input_ref(state, model, node, now_ns) for model in train.models_in()]
+                for model in train.models_in():
+                    inputs.append(self.input_ref(state, model, node, now_ns, compared=model == train.model))
                 if records is not None:
                     holder = state.records[(dataset, node)][1]
                     inputs.append(self.input_ref(state, records, node, now_ns, holder=holder))
             case EvaluateWork(model=model, samples=samples):
-                inputs.append(self.input_ref(state, model, node, now_ns))
+                inputs.append(self.input_ref(state, model, node, now_ns, compared=True))
                 for sample in samples:
                     inputs.append(self.input_ref(state, sample.artifact, node, now_ns, holder=sample.holder))
             case AggregateWork() as work:
@@ -140,6 +145,14 @@ class OrderDesk:
             holder = Holder(node=member.node, direct=direct)
             found.append(PartnerRef(visit=member.visit, holder=holder, grant=self._tools.issue(grant)))
         return tuple(found)
+
+
+def _origin(state: JobState, artifact: ArtifactId) -> Origin | None:
+    """What a model of this job has to be; None for one that its owner submitted."""
+    made = state.made.of(artifact)
+    if made is None:
+        return None
+    return Origin(visit=made.visit, kind=state.package.kind, shapes=state.package.shapes, weights=made.weights)
 
 
 def _trial_seconds(work: Work) -> float:

@@ -11,6 +11,7 @@ from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.job import Phase
+from daitn.descriptors.origin import UnfitFault
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
@@ -121,6 +122,8 @@ class ModelJudged(JobRecord, frozen=True, kw_only=True, tag="model_judged"):
     score: float
     measurements: tuple[Measurement, ...]
     why: str
+    culprit: DataSetId | None = None
+    """The data set whose visit alone is to blame, where that is known."""
 
 
 class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
@@ -136,6 +139,24 @@ class HolderDropped(JobRecord, frozen=True, kw_only=True, tag="holder_dropped"):
 
     artifact: ArtifactId
     node: NodeId
+
+
+class MakerRefuted(JobRecord, frozen=True, kw_only=True, tag="maker_refuted"):
+    """A verification unit cannot use the model that this visit made, and no honest site would have handed it on."""
+
+    visit: VisitId
+    node: NodeId
+    model: ArtifactId
+    fault: UnfitFault
+    why: str
+
+
+class DoubtRefuted(JobRecord, frozen=True, kw_only=True, tag="doubt_refuted"):
+    """This visit's site would not use a model that a verification unit can use."""
+
+    visit: VisitId
+    model: ArtifactId
+    dataset: DataSetId | None
 
 
 class Replanned(JobRecord, frozen=True, kw_only=True, tag="replanned"):
@@ -181,6 +202,8 @@ JOB_RECORDS = (
     ModelJudged,
     ModelGone,
     HolderDropped,
+    MakerRefuted,
+    DoubtRefuted,
     Replanned,
     SiteBarred,
     RequestChanged,

@@ -17,6 +17,8 @@ class Wrong(NamedTuple):
 
     label: str
     fault: str
+    blame: str = "peer"
+    """Who must act, in the words of `base.errors`."""
 
 
 def wrong_in(message: VisitResult, ordered: Work, key: str, verify: Verify) -> Wrong | None:

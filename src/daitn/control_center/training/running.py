@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, NodeId
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
@@ -91,6 +91,9 @@ class Running:
         if not state.open and not self._desk.reachable(state.head):
             self._go_back(turn)
             return
+        if state.head in state.doubted:
+            self._look_at_head(turn)
+            return
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
         for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(turn, view)):
             match step:
@@ -104,6 +107,12 @@ class Running:
                     self._verify(turn, f"due after {state.rounds_since_verified} round(s)")
         if not state.open:
             turn.wake_in(f"job {state.job}", WAIT_S)
+
+    def _look_at_head(self, turn: Turn) -> None:
+        """A site says that the model cannot be used: have it measured before anybody else is sent there."""
+        told = self.state.ordered[self.state.doubted[self.state.head]]
+        if not self.state.open and not self._verify(turn, f"{self._desk.name_of(told.node)} says it cannot be used"):
+            turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
         """The view without the data sets of the visits that were just rolled back, while there are others."""
@@ -167,7 +176,15 @@ class Running:
             return f"{ROLLBACKS_MOST} models in a row were worse and rolled back: more training does not help here"
         if state.evaluations_left == 0:
             return "the verification unit answers no more for this job: a test set asked too often leaks"
-        return self._stalled(turn)
+        return self._none_left(turn) or self._stalled(turn)
+
+    def _none_left(self, turn: Turn) -> str:
+        """Why no data set can be asked any more: all that this job knows are barred, and no other came."""
+        state = self.state
+        known = {dataset for _, dataset in state.samples} | {dataset for dataset, _ in state.seen}
+        if not state.barred or not known <= set(state.barred) or self._desk.view(turn).candidates:
+            return ""
+        return "no data set is left to train on: " + "; ".join(f"{name}: {why}" for name, why in state.barred.items())
 
     def _stalled(self, turn: Turn) -> str:
         """Why the run has stalled; empty while it has not, and where its owner wants it to go on."""
@@ -320,16 +337,23 @@ class Running:
         judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
         self._settle(turn, outcome.model, judgement, outcome.measurements)
 
-    def judge_unfit(self, turn: Turn, model: ArtifactId, why: str) -> None:
-        """Roll back a model that cannot even be measured: it has other tensors than its graph, or breaks its unit."""
+    def judge_unfit(self, turn: Turn, model: ArtifactId, why: str, culprit: DataSetId | None = None) -> None:
+        """Roll back a model that cannot even be measured: it has other tensors than its graph, or breaks its unit.
+        `culprit`: the data set whose visit made it so."""
         worst = score(self.state.request.targets, ())
-        self._settle(turn, model, Judgement(keep=False, best=False, met=False, score=worst, why=why), ())
+        self._settle(turn, model, Judgement(keep=False, best=False, met=False, score=worst, why=why), (), culprit)
 
     def _settle(
-        self, turn: Turn, model: ArtifactId, judgement: Judgement, measurements: tuple[Measurement, ...]
+        self,
+        turn: Turn,
+        model: ArtifactId,
+        judgement: Judgement,
+        measurements: tuple[Measurement, ...],
+        culprit: DataSetId | None = None,
     ) -> None:
         state = self.state
-        self._credit(turn, judgement)
+        if culprit is None:
+            self._credit(turn, judgement)
         turn.record(
             ModelJudged(
                 job=state.job,
@@ -341,9 +365,12 @@ class Running:
                 score=judgement.score,
                 measurements=measurements,
                 why=judgement.why,
+                culprit=culprit,
             )
         )
-        if not judgement.keep and state.plan is not None:
+        if not judgement.keep and culprit is not None:
+            pass  # smaller steps of the others mend nothing
+        elif not judgement.keep and state.plan is not None:
             plan, why = after_rollback(state.plan, state.request.hyperparameters)
             turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=plan, why=why))
         elif state.plan is not None and not judgement.met:
