@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from daitn.learning.numerics.exchange import PartnerError
+from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.sandbox.child import Dialogue, explain
 from daitn.node.sandbox.confine import confine
 from daitn.node.sandbox.exchanging import ChildExchange
-from daitn.node.sandbox.protocol import ChildChannel, Close, Finished, Run, Started, TrainNumbers
+from daitn.node.sandbox.protocol import Close, Finished, Run, Started, TrainNumbers
 
 MIB = 1024 * 1024
 

@@ -63,7 +63,7 @@ from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
-from daitn.descriptors.serving import parse_goal
+from daitn.descriptors.serving import NamedTensor, parse_goal
 from daitn.descriptors.terminals import Role
 from daitn.learning import pretrained
 from daitn.learning.base_files import read_config
@@ -86,6 +86,7 @@ from daitn.node.readers.pictures import decode_picture
 from daitn.node.readers.sources import open_reader
 from daitn.node.sandbox import protocol
 from daitn.node.sandbox.answers import plan_run
+from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.site_files import load_column_map, load_contract, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
@@ -95,6 +96,7 @@ from daitn.oam.timeline import Proof
 from daitn.scenario.files import load_scenario, policy_toml
 from daitn.sdk import jobs, map_questions, requests, transport
 from daitn.sdk.proofs import check_proofs
+from daitn.serving.tensors import array_of
 from daitn.tools.sensing import Sensed
 from daitn.topology.fact_book import FactBook
 from daitn.topology.image_making import make_image
@@ -312,7 +314,7 @@ def patch_request(data: bytes, _: Path) -> Any:
 def receive_in_child(data: bytes, _: Path) -> Any:
     """A frame from the node, as the child takes it; the header is right or not."""
     near, far = socket.socketpair()
-    with near, contextlib.closing(protocol.ChildChannel(far.detach())) as channel:
+    with near, contextlib.closing(ChildChannel(far.detach())) as channel:
         near.sendall((protocol.HEADER.pack(len(data), 0) + data)[:60_000])
         near.shutdown(socket.SHUT_WR)
         return channel.receive()
@@ -320,7 +322,7 @@ def receive_in_child(data: bytes, _: Path) -> Any:
 
 def receive_any_frame_in_child(data: bytes, _: Path) -> Any:
     near, far = socket.socketpair()
-    with near, contextlib.closing(protocol.ChildChannel(far.detach())) as channel:
+    with near, contextlib.closing(ChildChannel(far.detach())) as channel:
         near.sendall(data[:60_000])
         near.shutdown(socket.SHUT_WR)
         return channel.receive()
@@ -707,6 +709,11 @@ CASES = [
         "node.fabric.keys.sender_of_message", read_keys, [b"daitn/demo/cp/to/c0/from/n0001", b"daitn/demo/live/n0001"]
     ),
     Case(
+        "node.sandbox.protocol.decode_order",
+        lambda data, _: protocol.decode_order(data),
+        [packed(SETUP), packed(RUN)],
+    ),
+    Case(
         "node.sandbox.protocol.decode_answer",
         lambda data, _: protocol.decode_answer(data),
         [protocol.encode_frame(frame)[5:] for frame in ANSWERS],
@@ -714,12 +721,12 @@ CASES = [
     ),
     Case("node.sandbox.protocol.answer_length", header_of_answer, [protocol.encode_frame(TRAINED)[:5]]),
     Case(
-        "node.sandbox.protocol.ChildChannel.receive",
+        "node.sandbox.channel.ChildChannel.receive",
         receive_in_child,
         [protocol.encode_frame(RUN)[5:], protocol.encode_frame(SETUP)[5:]],
         "msgpack",
     ),
-    Case("node.sandbox.protocol.ChildChannel._read_header", receive_any_frame_in_child, [protocol.encode_frame(RUN)]),
+    Case("node.sandbox.channel.ChildChannel._read_header", receive_any_frame_in_child, [protocol.encode_frame(RUN)]),
     Case("learning.records.records_from_tensors", records_of, [RECORDS], "msgpack"),
     Case(
         "learning.pretrained._decode",
@@ -773,6 +780,11 @@ CASES = [
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
+    Case(
+        "serving.tensors.array_of",
+        lambda data, _: array_of(NamedTensor(name="x", datatype="FP32", shape=(2, 2), data=data)),
+        [bytes(16)],
+    ),
     Case(
         "descriptors.serving.parse_goal",
         lambda data, _: parse_goal(as_text(data)),

@@ -12,10 +12,11 @@ from typing import Any
 
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
+from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.sandbox.child import Dialogue
 from daitn.node.sandbox.exchange_port import ExchangePort
 from daitn.node.sandbox.exchanging import ChildExchange
-from daitn.node.sandbox.protocol import HEADER, ChildChannel, decode_answer, encode_frame
+from daitn.node.sandbox.protocol import HEADER, decode_answer, encode_frame
 
 NUMBER = 1
 

@@ -60,8 +60,18 @@ JOBS_HELD: Final = 1_000
 ARTIFACTS_RELEASED: Final = 10_000
 """Artifacts named in one release message; of a job with more, the rest is evicted when room is needed."""
 
-MODELS_SERVED: Final = 256
-"""Models one domain serves, and one host carries: each is 2 kB in the message that says so to a host or gateway."""
+MODELS_SERVED: Final = 128
+"""Models one domain serves, and one host carries: each is up to 5 kB in the message that says so to a gateway."""
+
+REPLICAS_SERVED: Final = 512
+"""Replicas of all models of a domain together: 0.3 kB each in that message."""
+
+GATEWAY_KEYS: Final = 2000
+"""Keys that gateways know of: 0.2 kB each in the message that tells them. A domain with more callers gives each
+organisation one key."""
+
+SPECS_BYTES: Final = 2048
+"""What the inputs, and what the outputs of a served model may take when told: thirty tensors."""
 
 HOSTS_PER_MODEL: Final = 64
 """Replicas of one model. Of more, queries gain nothing that a second model name would not give."""

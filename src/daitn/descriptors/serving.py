@@ -46,6 +46,15 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True):
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=-1, le=2**31)], ...], msgspec.Meta(max_length=8)]
 
 
+class NamedTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A named tensor of a query or its answer: row-major, little-endian."""
+
+    name: Name
+    datatype: Datatype
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=2**31)], ...], msgspec.Meta(max_length=8)]
+    data: bytes
+
+
 class EngineKind(StrEnum):
     """What can run a model at a host."""
 
@@ -73,12 +82,12 @@ class LatencyTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class ServingGoal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a provider asks of the network for one model."""
 
-    latency: Annotated[tuple[LatencyTarget, ...], msgspec.Meta(max_length=8)] = ()
-    quality: Annotated[tuple[Target, ...], msgspec.Meta(max_length=256)] = ()
+    latency: Annotated[tuple[LatencyTarget, ...], msgspec.Meta(max_length=4)] = ()
+    quality: Annotated[tuple[Target, ...], msgspec.Meta(max_length=8)] = ()
     """Figures that a verification unit must have measured of this very model."""
     replicas_least: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 1
     replicas_most: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 2
-    regions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    regions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=8)] = ()
     """Where its weights may lie; empty: anywhere."""
 
     def __str__(self) -> str:
@@ -141,6 +150,12 @@ def check_goal(goal: ServingGoal) -> ServingGoal:
             f"at least {goal.replicas_least} and at most {goal.replicas_most} replicas; both lie within 1 and "
             f"{limits.HOSTS_PER_MODEL}, the first not above the second"
         )
+    for what, found, most in (
+        ("latencies", len(goal.latency), 4),
+        ("figures", len(goal.quality), 8),
+        ("regions", len(goal.regions), 8),
+    ):
+        faults += [f"{found} {what}, the limit is {most}"] if found > most else []
     faults += [f"{target}: the value is not finite" for target in goal.quality if not math.isfinite(target.value)]
     if faults:
         raise InputError("the goal is not consistent: " + "; ".join(faults), todo="correct it and deploy again")
@@ -281,6 +296,14 @@ class ModelPhase(StrEnum):
     SHORT = "short"
     """It is served by fewer replicas than its provider wants."""
     WITHDRAWN = "withdrawn"
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that may ask models, as a gateway knows it: a digest, never the secret."""
+
+    digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    owner: OwnerId
+    expires_unix_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class ReplicaShown(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
+from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.sandbox.confine import confine
 from daitn.node.sandbox.protocol import (
     WHAT_CHARS,
     Cancel,
-    ChildChannel,
     Close,
     Embed,
     Failed,

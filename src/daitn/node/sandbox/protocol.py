@@ -12,11 +12,7 @@ Frame: body length (4 bytes, little-endian), number of descriptors (1 byte), bod
 
 from __future__ import annotations
 
-import array
 import math
-import os
-import select
-import socket
 import struct
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -26,10 +22,11 @@ import msgspec
 from daitn.artifacts.manifest import TensorEntry, TravellingState
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import BugError, PeerError, UnavailableError
+from daitn.base.errors import BugError, PeerError
 from daitn.base.ids import DataSetId
 from daitn.base.units import MIB
 from daitn.descriptors.contract import Name
+from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TrainWork
 
 FRAME_BYTES: Final = 96 * MIB
@@ -214,6 +211,13 @@ class Run(_Frame, frozen=True, kw_only=True, tag="run"):
         return 2 + control + (self.room is not None)
 
 
+class Infer(_Frame, frozen=True, kw_only=True, tag="infer"):
+    """Node → serving child: what the model says to this. Answered by `Inferred` or `Failed`."""
+
+    number: Count
+    inputs: Annotated[tuple[NamedTensor, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)]
+
+
 class Cancel(_Frame, frozen=True, kw_only=True, tag="cancel"):
     """Node → child: stop the run under way. Answered by `Failed(cancelled)`; silence for 0.4 s ends the process."""
 
@@ -326,6 +330,14 @@ class Finished(_Frame, frozen=True, kw_only=True, tag="finished"):
     """When the last training step ended: where a hop begins."""
 
 
+class Inferred(_Frame, frozen=True, kw_only=True, tag="inferred"):
+    """Serving child → node: the model's named outputs, and how long it took."""
+
+    number: Count
+    outputs: Annotated[tuple[NamedTensor, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)]
+    work_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
 class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
     """Child → node: no result, why, and what to do. Number 0: during the setup. Also made by the node for a death."""
 
@@ -337,8 +349,8 @@ class Failed(_Frame, frozen=True, kw_only=True, tag="failed"):
     """Which partner, where `reason` is `PARTNER`."""
 
 
-ToChild = Setup | Embed | Run | Cancel | Close | PartSent | PartIn | PartnerGone
-FromChild = Ready | Started | Progressed | Finished | Failed | PartOut | PartTaken
+ToChild = Setup | Embed | Run | Infer | Cancel | Close | PartSent | PartIn | PartnerGone
+FromChild = Ready | Started | Progressed | Finished | Inferred | Failed | PartOut | PartTaken
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_child: Final = msgspec.msgpack.Decoder(ToChild)
@@ -348,13 +360,22 @@ _from_child: Final = msgspec.msgpack.Decoder(FromChild)
 def encode_frame(message: ToChild | FromChild, descriptors: int = 0) -> bytes:
     """Header and body. BugError where it is larger than a frame may be."""
     body = _encoder.encode(message)
-    limit = FRAME_BYTES if isinstance(message, (Setup, Run)) else ANSWER_BYTES
+    limit = FRAME_BYTES if isinstance(message, (Setup, Run, Infer)) else ANSWER_BYTES
     if len(body) > limit or descriptors > DESCRIPTORS:
         raise BugError(
             f"frame {type(message).__name__} has {len(body)} bytes and {descriptors} descriptors, "
             f"the limits are {limit} and {DESCRIPTORS}"
         )
     return HEADER.pack(len(body), descriptors) + body
+
+
+def decode_order(body: bytes | bytearray) -> ToChild:
+    """The node's frame, at the child; PeerError where it does not decode."""
+    try:
+        message: ToChild = _to_child.decode(body)
+    except UNDECODABLE as error:
+        raise PeerError(f"the node's frame does not decode: {error}") from None
+    return message
 
 
 def decode_answer(body: bytes | bytearray) -> FromChild:
@@ -376,70 +397,3 @@ def answer_length(header: bytes | bytearray) -> int:
     if length > ANSWER_BYTES or descriptors:
         raise PeerError(f"the child announces a frame of {length} bytes with {descriptors} descriptors")
     return int(length)
-
-
-class ChildChannel:
-    """The child's end: blocking, one thread."""
-
-    def __init__(self, fileno: int) -> None:
-        self._socket = socket.socket(fileno=fileno)
-        self._poll = select.poll()
-        self._poll.register(fileno, select.POLLIN)
-
-    def send(self, message: FromChild) -> None:
-        """Say something; UnavailableError where the node is gone."""
-        try:
-            self._socket.sendall(encode_frame(message))
-        except OSError as error:
-            raise UnavailableError(f"the node is gone: {error.strerror}") from None
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def waiting(self) -> bool:
-        """Whether the node has said something that was not received yet; 1 µs."""
-        return bool(self._poll.poll(0))
-
-    def receive(self) -> tuple[ToChild, tuple[int, ...]]:
-        """The next frame and its descriptors, which the caller must close. UnavailableError where the node is gone."""
-        header, descriptors = self._read_header()
-        length, expected = HEADER.unpack(header)
-        try:
-            if length > FRAME_BYTES or expected != len(descriptors):
-                raise PeerError(f"frame of {length} bytes with {len(descriptors)} of {expected} descriptors")
-            body = bytearray(length)
-            view = memoryview(body)
-            while view:
-                got = self._socket.recv_into(view)
-                if not got:
-                    raise UnavailableError("the node is gone")
-                view = view[got:]
-            message: ToChild = _to_child.decode(body)
-        except UNDECODABLE as error:
-            _close_all(descriptors)
-            raise PeerError(f"the node's frame does not decode: {error}") from None
-        except (PeerError, UnavailableError):
-            _close_all(descriptors)
-            raise
-        return message, tuple(descriptors)
-
-    def _read_header(self) -> tuple[bytes, list[int]]:
-        header = b""
-        descriptors = array.array("i")
-        room = socket.CMSG_SPACE(DESCRIPTORS * descriptors.itemsize)
-        while len(header) < HEADER.size:
-            data, ancillary, _, _ = self._socket.recvmsg(HEADER.size - len(header), room)
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
-            if not data:
-                _close_all(descriptors)
-                raise UnavailableError("the node is gone")
-            header += data
-        return header, list(descriptors)
-
-
-def _close_all(descriptors: list[int] | array.array[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

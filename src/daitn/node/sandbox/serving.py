@@ -1,0 +1,94 @@
+"""The serving child's main: one model, bound to its mapped payload, answering batch after batch. Imports torch.
+
+It lives in the same sandbox as children that train: no network, no files but the installation, limits on memory. The
+model is a graph rebuilt from the closed format, in its evaluation form; nothing it computes changes it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from daitn.base.errors import BugError, InputError, UnavailableError
+from daitn.node.sandbox.channel import ChildChannel
+from daitn.node.sandbox.child import explain
+from daitn.node.sandbox.confine import confine
+from daitn.node.sandbox.protocol import Cancel, Close, Infer, Inferred, Ready, Setup
+from daitn.serving.tensors import arrays_of, tensors_of
+
+if TYPE_CHECKING:
+    from daitn.learning.numerics.modules import BoundModule
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`arguments`: number of the socket, limits as JSON. Returns the exit status."""
+    confine(arguments[1])
+    channel = ChildChannel(int(arguments[0]))
+    try:
+        model = _load(channel)
+        return 1 if model is None else _serve(channel, model)
+    except UnavailableError as error:
+        print(error, file=sys.stderr)
+        return 0
+
+
+def _load(channel: ChildChannel) -> BoundModule | None:
+    began = time.perf_counter()
+    try:
+        import torch
+
+        from daitn.learning.numerics.device import choose_device
+        from daitn.learning.numerics.modules import BoundModule, build_structure
+        from daitn.node.sandbox.work import map_payload
+
+        setup, descriptors = channel.receive()
+        if not isinstance(setup, Setup) or len(descriptors) != 1:
+            raise BugError(f"a serving child begins with Setup and 1 descriptor, not {type(setup).__name__}")
+        torch.set_num_threads(setup.threads)
+        device = choose_device(setup.device)
+        model = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), device)
+        kept = tuple(entry for entry in setup.tensors if entry.role in ("parameter", "frozen", "buffer"))
+        size = max((entry.offset + entry.nbytes for entry in kept), default=0)
+        model.bind(kept, map_payload(descriptors[0], size), changing=False)
+        model.module.eval()
+    except Exception as error:  # noqa: BLE001  # whatever a package does wrong must reach its provider as a sentence
+        channel.send(explain(error, 0))
+        return None
+    channel.send(Ready(warm_s=time.perf_counter() - began, device=str(device), records=0))
+    return model
+
+
+def _serve(channel: ChildChannel, model: BoundModule) -> int:
+    while True:
+        message, _ = channel.receive()
+        if isinstance(message, Close):
+            return 0
+        if isinstance(message, Cancel):
+            continue
+        if not isinstance(message, Infer):
+            raise BugError(f"the node said {type(message).__name__} to a serving child")
+        try:
+            answer = _infer(model, message)
+        except Exception as error:  # noqa: BLE001  # as above; the child goes on
+            channel.send(explain(error, message.number))
+        else:
+            channel.send(answer)
+
+
+def _infer(model: BoundModule, asked: Infer) -> Inferred:
+    import numpy as np
+    import torch
+
+    began = time.perf_counter()
+    inputs = {name: torch.from_numpy(np.array(array)) for name, array in arrays_of(asked.inputs).items()}
+    with torch.inference_mode():
+        outputs = model.module(**inputs)
+    if not isinstance(outputs, dict):
+        raise InputError(f"the model returned {type(outputs).__name__}, not named outputs")
+    arrays = {}
+    for name, tensor in outputs.items():
+        widened = tensor.float() if tensor.dtype is torch.bfloat16 else tensor
+        arrays[name] = widened.cpu().contiguous().numpy()
+    return Inferred(number=asked.number, outputs=tensors_of(arrays), work_s=time.perf_counter() - began)
