@@ -46,7 +46,18 @@ from daitn.artifacts.tensor_file import read_header
 from daitn.base.decoding import from_msgpack
 from daitn.base.effects import Record
 from daitn.base.errors import PeerError
-from daitn.base.ids import CENTER, ArtifactId, ChunkId, DataSetId, DomainId, GrantId, NodeId, OperatorId, VisitId
+from daitn.base.ids import (
+    CENTER,
+    ArtifactId,
+    ChunkId,
+    DataSetId,
+    DomainId,
+    GrantId,
+    ModelName,
+    NodeId,
+    OperatorId,
+    VisitId,
+)
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
 from daitn.cli.access import parse_access, parse_window
@@ -103,6 +114,7 @@ from daitn.topology.image_making import make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
 from daitn.topology.map_image import load_image
+from daitn.wire import queries
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_records, record_dtype
@@ -585,6 +597,7 @@ ANSWERS = (
     protocol.PartOut(number=1, slot=2, size=3),
     protocol.PartTaken(number=1, slot=9),
 )
+TENSOR = NamedTensor(name="x", datatype="FP32", shape=(1, 2), data=bytes(8))
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
 BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))
 REFUSAL = packed(chunks.Refusal("peer", "what"))
@@ -780,6 +793,19 @@ CASES = [
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
+    Case(
+        "wire.queries.decode_call",
+        lambda data, _: queries.decode_call(data),
+        [packed(queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, inputs=(TENSOR,)))],
+    ),
+    Case(
+        "wire.queries.decode_answer",
+        lambda data, _: queries.decode_answer(data),
+        [
+            packed(queries.QueryAnswer(outputs=(TENSOR,), wait_s=0.5)),
+            packed(queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
+        ],
+    ),
     Case(
         "serving.tensors.array_of",
         lambda data, _: array_of(NamedTensor(name="x", datatype="FP32", shape=(2, 2), data=data)),

@@ -73,6 +73,7 @@ from daitn.descriptors.work import (
 )
 from daitn.node.center_service import nodes_on_map
 from daitn.node.clock import NodeClock
+from daitn.node.deployment_service import DeploymentService
 from daitn.node.http.api import create_app
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.server import OwnerServer
@@ -157,6 +158,7 @@ class MemoryService:
         tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=_holds, member=self.members.get)
         self.center = ControlCenter(CenterConfig(domain=DomainId("clinic")), tools)
         self.map = MapService(self.center.knowledge.facts, MemoryJournal(), NodeClock(), lambda error: None)  # type: ignore[arg-type]
+        self.models = DeploymentService(self.center, None, None, NodeClock())  # type: ignore[arg-type]
         self._changed: dict[JobId, asyncio.Condition] = {}
         self._measured = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}

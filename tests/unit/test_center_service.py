@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[ChunkStore]:
 
 @pytest.fixture
 def door(store: ChunkStore) -> CenterService:
-    return CenterService(None, None, store, None, None, None, None, None)  # type: ignore[arg-type]
+    return CenterService(None, None, store, None, None, None, None, None, None)  # type: ignore[arg-type]
 
 
 def package(graph: bytes = GRAPH, contract: bytes = CONTRACT) -> Manifest:

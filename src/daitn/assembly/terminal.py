@@ -9,11 +9,14 @@ from daitn.oam.outbox import TIMER as OUTBOX_TIMER
 from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
 from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropped
+from daitn.terminal.model_host import TIMER as HOST_TIMER
+from daitn.terminal.model_host import ModelHost, ReplicaChanged
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
 from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
 from daitn.tools.agent import ToolsAgent, concerns_tools, settle_own
 from daitn.tools.manager import ServiceManager, concerns_manager
+from daitn.wire.center_serving import ServeModels
 from daitn.wire.center_tools import JobsEnded, VisitPrepare
 from daitn.wire.oam_records import RecordsKept
 from daitn.wire.terminal_tools import Left
@@ -24,7 +27,12 @@ class TerminalCore:
     """Hands each event to the role it is for; `Started` to all. The outbox hears of every fact."""
 
     def __init__(
-        self, keeper: VisitKeeper, reporter: Reporter, node: NodeId, manager: ServiceManager | None = None
+        self,
+        keeper: VisitKeeper,
+        reporter: Reporter,
+        node: NodeId,
+        manager: ServiceManager | None = None,
+        host: ModelHost | None = None,
     ) -> None:
         self.keeper = keeper
         self.reporter = reporter
@@ -33,6 +41,7 @@ class TerminalCore:
         self.outbox = RecordOutbox()
         self.agent = ToolsAgent(node)
         self.manager = manager
+        self.host = host
         self._node = node
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
@@ -41,7 +50,10 @@ class TerminalCore:
             case Started():
                 self.facts.handle(event, now_ns)
                 effects = [*self.reporter.handle(event, now_ns), *self._keep(event, now_ns)]
-                return [*effects, *self.outbox.handle(event, now_ns), *self._tool(event, now_ns)]
+                effects += [*self.outbox.handle(event, now_ns), *self._tool(event, now_ns)]
+                return [*effects, *(self.host.handle(event, now_ns) if self.host is not None else ())]
+            case _ if self.host is not None and concerns_host(event):
+                return self.host.handle(event, now_ns)
             case Linked():
                 effects = [*self.reporter.handle(event, now_ns), *self.outbox.handle(event, now_ns)]
                 return [*effects, *self._settled(self.agent.linked(now_ns), now_ns)]
@@ -106,3 +118,16 @@ class TerminalCore:
         self.agent.check_invariants()
         if self.manager is not None:
             self.manager.check_invariants()
+        if self.host is not None:
+            self.host.check_invariants()
+
+
+def concerns_host(event: Event) -> bool:
+    """Whether an event is for a model host."""
+    match event:
+        case Delivered(message=ServeModels()) | ReplicaChanged():
+            return True
+        case TimerFired(name=name):
+            return name == HOST_TIMER
+        case _:
+            return False

@@ -66,6 +66,8 @@ _TERMINAL: Final = (
         reports_tuned="the centre tells this node anew what to report; work, no fault, unless it goes on every minute",
         readings_refused="what measures on this node reads what is no fact, out of order, or of too many things",
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
+        models_not_hosted="models are ordered that this host's policy or memory forbids: they changed, or we err",
+        replicas_failed="models could not be loaded, or their engines died again and again: see `daitn models`",
         certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
         updates_left_out="sites' updates cannot be averaged (not finite, other tensors): see the job's log",
         grants_refused="somebody asked for an artifact without a grant that covers it: look at who, in the log",
@@ -81,6 +83,12 @@ _TERMINAL: Final = (
         rise="models arrive that cannot be used, made elsewhere: see the job's log for who made them",
         label="fault",
         values=UNFIT,
+    ),
+    Metric(
+        name="queries_refused",
+        rise="queries get no answer at this host: `busy` more hosts are wanted, `lost` look at its engines",
+        label="why",
+        values=("not-a-gateway", "input", "busy", "late", "not-served", "lost"),
     ),
     Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
     Metric(
@@ -102,6 +110,7 @@ _CENTER: Final = (
         progress_fenced="sites work on visits that were given up: links are slow or sites were stopped for long",
         results_fenced="results came of visits that were given up; they were not accepted and the work is lost",
         submissions_repeated="owners repeat submissions; each is one job all the same",
+        models_refused="models cannot be served as their providers want; each was told all that failed",
         jobs_refused="jobs cannot be done under their conditions; each owner was told all that failed",
         models_rolled_back="models got worse by a visit and were put back: look at that site's data",
         doubts_refuted="sites refused models that the verification unit could use: broken or hostile, see their trust",
@@ -127,6 +136,12 @@ _CENTER: Final = (
         rise="reports of facts are taken with a change: clocks that are wrong, claims above what was measured",
         label="why",
         values=("clock-skew", "claim-bounded"),
+    ),
+    Metric(
+        name="replicas_lost",
+        rise="models are taken from hosts that were lost or could not serve them, and placed elsewhere",
+        label="why",
+        values=("host", "failed"),
     ),
     Metric(
         name="results_refused",

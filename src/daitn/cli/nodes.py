@@ -111,6 +111,12 @@ def join(
         list[str] | None,
         typer.Option(help="When the access is there: '2026-12-01T08:00Z for 10 min every 95 min'; may be repeated."),
     ] = None,
+    host_memory: Annotated[
+        str, typer.Option(help="Memory for all models that are served here, such as 2GB; with the role host.")
+    ] = "",
+    accept_owner: Annotated[
+        list[str] | None, typer.Option(help="Serve models of this owner only; may be repeated. With the role host.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -127,6 +133,14 @@ def join(
             from daitn.cli.access import parse_access
 
             knobs["access"] = parse_access(access or "wireline", metered, rate, window or ())
+        if host_memory or accept_owner:
+            from daitn.descriptors.serving import HostPolicy
+            from daitn.node.node_config import HostConfig
+
+            hosting: dict[str, Any] = {"memory_bytes": parse_bytes(host_memory)} if host_memory else {}
+            if accept_owner:
+                hosting["policy"] = HostPolicy(owners=tuple(accept_owner))
+            knobs["hosting"] = HostConfig(**hosting)
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

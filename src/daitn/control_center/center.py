@@ -7,9 +7,6 @@ sender's now is answered with a fence, never ignored, because a terminal repeats
 
 from __future__ import annotations
 
-import heapq
-from typing import Final
-
 from daitn.base.effects import (
     Computed,
     Delivered,
@@ -31,6 +28,8 @@ from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
 from daitn.control_center.enrolled import forgery_of
 from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
+from daitn.control_center.inference.deployment_desk import DeploymentDesk
+from daitn.control_center.inference.records import DeploymentRecord
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.orchestration import TIMERS, Orchestration, make_orchestrator
 from daitn.control_center.presence import Presence
@@ -50,6 +49,7 @@ from daitn.control_center.training.commands import (
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.queueing import WAITING, next_up
 from daitn.control_center.training.records import JobRecord, JobSubmitted
 from daitn.control_center.training.results import wrong_in
 from daitn.control_center.turn import Turn
@@ -83,9 +83,6 @@ from daitn.wire.topology_tools import (
     RosterAnnounced,
 )
 
-WAITING: Final = (Phase.ASSESSING, Phase.QUEUED)
-"""Phases of jobs that will want to run."""
-
 
 class ControlCenter:
     """See the module's docstring."""
@@ -105,6 +102,7 @@ class ControlCenter:
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
         self.tools = ToolsDesk(self.knowledge)
+        self.deployment = DeploymentDesk(config, tools, self.knowledge, self.counters)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -114,6 +112,8 @@ class ControlCenter:
         match event:
             case _ if self.tools.minds(event):
                 self.tools.handle(turn, event)
+            case _ if self.deployment.minds(event):
+                self.deployment.handle(turn, event)
             case Delivered(sender=sender, message=message):
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
@@ -151,16 +151,19 @@ class ControlCenter:
                 self._presence.appeared(turn, node)
                 self.orchestration.appeared(turn, node)
                 self.tools.handle(turn, event)
+                self.deployment.handle(turn, event)
                 self._advance_idle(turn)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
                 self.orchestration.vanished(turn, node)
                 self.tools.handle(turn, event)
+                self.deployment.handle(turn, event)
             case LinkBroken():
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
                 self.tools.handle(turn, event)
+                self.deployment.handle(turn, event)
             case _:
                 pass
         self.orchestration.weigh(turn, self.jobs)
@@ -173,6 +176,8 @@ class ControlCenter:
                 self.knowledge.apply(record) if self._replaying else None
             case NodeRecorded():
                 self.records.apply(record)
+            case DeploymentRecord():
+                self.deployment.apply(record)
             case JobSubmitted(job=job):
                 state = JobState(record)
                 self.jobs[job] = JobMachine(state, self.config, self.knowledge, self._desk, self.orchestrator)
@@ -190,6 +195,7 @@ class ControlCenter:
     def check_invariants(self) -> None:
         """BugError unless visits, fences and phases agree, and no site was promised more bytes than there are."""
         self.orchestrator.check_invariants()
+        self.deployment.check_invariants()
         for machine in self.jobs.values():
             machine.state.check_invariants()
 
@@ -271,6 +277,7 @@ class ControlCenter:
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
             self.tools.described(turn, sender)
+            self.deployment.described(turn)
             self._advance_idle(turn)
 
     def _advance_idle(self, turn: Turn) -> None:
@@ -426,15 +433,7 @@ class ControlCenter:
         return machine.state.phase in WAITING and machine.state.job in self._next_up()
 
     def _next_up(self) -> list[JobId]:
-        """The jobs whose turn it is to run: by priority, then by age, within the number that may run."""
-        free, waiting = self.config.running_jobs, []
-        for job, machine in self.jobs.items():
-            state = machine.state
-            if state.phase is Phase.RUNNING:
-                free -= 1
-            elif state.phase in WAITING:
-                waiting.append((-state.request.priority, state.submitted_ns, job))
-        return [job for _, _, job in heapq.nsmallest(max(0, free), waiting)]
+        return next_up(self.jobs, self.config.running_jobs)
 
     def _advance_queued(self, turn: Turn) -> None:
         """Start every job whose turn it is; one that ends as it starts makes room for the next."""

@@ -16,6 +16,7 @@ from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Column, FieldRule, Name
 from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
 from daitn.descriptors.policy import PolicySummary
+from daitn.descriptors.serving import HostDescriptor
 
 Count = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -28,6 +29,8 @@ class Role(StrEnum):
     COMPUTE = "compute"
     VERIFICATION = "verification"
     AGGREGATOR = "aggregator"
+    HOST = "host"
+    """Serves models (MDFP)."""
     TOOLS = "tools"
     """Manages the services of the tools layer for the domain, instead of the control centre."""
 
@@ -136,6 +139,7 @@ class NodeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[DataDescriptor, ...] = ()
     compute: ComputeDescriptor | None = None
     verification: VerificationDescriptor | None = None
+    host: HostDescriptor | None = None
     bases: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """Digests of the frozen bases that lie here, for contracts with embedded inputs."""
     version: str = ""

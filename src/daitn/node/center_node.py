@@ -23,6 +23,7 @@ from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.fact_desk import ReportsArrived
+from daitn.control_center.inference.records import DEPLOYMENT_RECORDS
 from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.commands import (
     FetchModel,
@@ -38,6 +39,7 @@ from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.counting import fabric_counts, hear_counters
+from daitn.node.deployment_service import DeploymentService
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.enrolment import NetworkSettings
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer, serve_enrolment
@@ -62,7 +64,10 @@ from daitn.wire.oam import Counted
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
-CENTER_RECORDS: Final = (*JOB_RECORDS, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded, *QUESTION_RECORDS)
+CENTER_RECORDS: Final = (
+    *(*JOB_RECORDS, *DEPLOYMENT_RECORDS, *QUESTION_RECORDS),
+    *(NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +163,8 @@ class CenterNode:
             self._clock.not_before(runner.written_ns)
             core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
             questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail)
-            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions)
+            models = DeploymentService(core, runner, store, self._clock)
+            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions, models)
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
@@ -172,7 +178,15 @@ class CenterNode:
             app = create_app(service, tokens)
             collection = Collection(
                 time.time(),
-                *(core.counters, runner.counters, moving.counters, service.counters, enrolment.counters, app.counters),
+                *(
+                    core.counters,
+                    runner.counters,
+                    moving.counters,
+                    service.counters,
+                    models.counters,
+                    enrolment.counters,
+                    app.counters,
+                ),
             )
             collection.add(lambda: fabric_counts(fabric.counters))
             collection.add(lambda: prefixed("store", store.snapshot().counts))

@@ -45,6 +45,7 @@ from daitn.learning.numerics.likeness import shapes_digest, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
+from daitn.node.http.model_routes import Deployments
 from daitn.node.map_service import MapService
 from daitn.node.store import ChunkStore
 from daitn.node.tools_shown import links_shown, tools_shown
@@ -81,6 +82,7 @@ class CenterService:
         expel_node: Expeller,
         told: Callable[[], tuple[tuple[NodeId, Counted], ...]],
         questions: MapService,
+        models: Deployments,
     ) -> None:
         self._core = core
         self._runner = runner
@@ -92,6 +94,7 @@ class CenterService:
         self._checking = threading.Lock()
         self._told = told
         self.map = questions
+        self.models = models
         self.counters = Counters()
 
     # --- packages ---------------------------------------------------------------------------------------------------

@@ -29,7 +29,20 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
+from daitn.descriptors.serving import HostPolicy
 from daitn.descriptors.terminals import Role
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the site gives to models that it serves for others."""
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=64 * 2**20)] = 4 * GIB
+    """For all models together, and most that one engine may take."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Engines of each model: batches that run at a time."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    """Of each engine."""
+    policy: HostPolicy = HostPolicy()
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +65,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     evaluations_per_job: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
     activation_bytes: Annotated[int, msgspec.Meta(ge=0)] = 4 * GIB
     """Most that the activations of frozen bases may take here: 2.8 million texts of 768 numbers."""
+    hosting: HostConfig = HostConfig()
+    """Of a node with the role `host`."""
 
 
 class NodeFolder:

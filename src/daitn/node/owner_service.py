@@ -11,6 +11,7 @@ from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
+from daitn.node.http.model_routes import Deployments
 from daitn.node.map_service import MapService
 
 
@@ -23,6 +24,8 @@ class OwnerService(Protocol):
 
     map: MapService
     """For operators: questions on the map."""
+    models: Deployments
+    """Models that are served."""
 
     def counters_of_all(self) -> tuple[ProcessCounters, ...]:
         """For operators: what the centre and every node counted."""

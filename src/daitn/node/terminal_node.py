@@ -51,12 +51,14 @@ from daitn.node.journal import Journal
 from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.sandbox.launcher import Limits, Sandbox
+from daitn.node.serving.hosting import PIN, host_descriptor, open_hosting
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
 from daitn.terminal.fact_reporter import FactsMeasured, ReportFacts
+from daitn.terminal.model_host import ModelHost
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
@@ -142,6 +144,7 @@ class TerminalNode:
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
+        hosting = open_hosting(config, fabric, store, moving, lambda event: runner.post(event))
         cache = ActivationCache(self.folder.activations, self._shelf, self._bases, config.activation_bytes)
         activations = SiteActivations(cache, sandbox, config.threads)
         worker = VisitWorker(
@@ -153,7 +156,7 @@ class TerminalNode:
                 self._left.set()
             elif isinstance(effect, ReportFacts):
                 runner.spawn(fabric.report(effect.payloads))
-            elif not links.perform(effect):
+            elif not links.perform(effect) and not (hosting and hosting.perform(effect)):
                 worker.perform(effect)
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
@@ -167,6 +170,8 @@ class TerminalNode:
             self._memory_bytes_per_s = await asyncio.to_thread(measures.measure_memory_rate)
         await moving.start()
         await exchanges.start()
+        if hosting is not None:
+            await hosting.start()
         await runner.start()
         links.start(config.access)
         machine.start()
@@ -186,6 +191,8 @@ class TerminalNode:
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
         collection = self._collection(fabric, store, core, runner, moving, worker)
+        if hosting is not None:
+            collection.add(hosting.counters.snapshot)
         runner.spawn(keep_told(collection, fabric, self.folder.folder))
         if self._computes:
             runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
@@ -193,6 +200,8 @@ class TerminalNode:
             await _first(stop.wait(), self._left.wait(), runner.failed)
         finally:
             await worker.stop()
+            if hosting is not None:
+                await hosting.stop()
             await exchanges.stop()
             await runner.stop()
 
@@ -238,7 +247,8 @@ class TerminalNode:
         )
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
         manager = ServiceManager() if Role.TOOLS in config.roles else None
-        return TerminalCore(keeper, Reporter(), self.membership.slot, manager)
+        host = ModelHost(host_descriptor(config.hosting)) if Role.HOST in config.roles else None
+        return TerminalCore(keeper, Reporter(), self.membership.slot, manager, host)
 
     def _look(self, core: TerminalCore) -> MachineState:
         slots = self.config.slots if self._computes else 0
@@ -287,6 +297,7 @@ class TerminalNode:
             verification=VerificationDescriptor(evaluations_per_job=config.evaluations_per_job, public_key=key)
             if Role.VERIFICATION in config.roles
             else None,
+            host=host_descriptor(config.hosting) if Role.HOST in config.roles else None,
             bases=self._known_bases,
             version=__version__,
         )
@@ -383,7 +394,7 @@ class TerminalNode:
 
 async def _name_jobs(store: ChunkStore, runner: CoreRunner) -> None:
     while True:
-        jobs = sorted(JobId(reason) for reason in store.pin_reasons())
+        jobs = sorted(JobId(reason) for reason in store.pin_reasons() if not reason.startswith(PIN))
         if len(jobs) > limits.JOBS_HELD:
             jobs = random.sample(jobs, limits.JOBS_HELD)  # others the next time
         runner.post(JobsPinned(jobs=tuple(jobs)))

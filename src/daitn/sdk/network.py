@@ -35,6 +35,7 @@ from daitn.descriptors.request import Budget, Hyperparameters, Request, Selectio
 from daitn.descriptors.terminals import Role
 from daitn.node.http import bodies
 from daitn.node.http.owner_token import PREFIX, parse_owner_token
+from daitn.sdk.deployments import Deployments
 from daitn.sdk.jobs import Job, quoted
 from daitn.sdk.map_questions import MapQuestions
 from daitn.sdk.requests import Duration, Targets, make_request, read_contract
@@ -223,6 +224,11 @@ class Network:
     def map(self) -> MapQuestions:
         """For operators: questions on the map, once, in SQL, or saved and watched."""
         return MapQuestions(self._transport)
+
+    @property
+    def models(self) -> Deployments:
+        """Models that are served: deployed, watched, withdrawn."""
+        return Deployments(self._transport, self.upload)
 
     def counters(self) -> tuple[bodies.ProcessCounters, ...]:
         """For operators: what was refused, lost and dropped, at the centre and at every node."""

@@ -33,6 +33,7 @@ _ROLES: Final = {
     "computes": Role.COMPUTE,
     "verifies": Role.VERIFICATION,
     "aggregates": Role.AGGREGATOR,
+    "hosts": Role.HOST,
 }
 
 

@@ -14,6 +14,7 @@ from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
+from daitn.wire.center_serving import ModelsServed, ServeModels
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
@@ -70,6 +71,8 @@ AnyMessage = (
     | ResultFenced
     | VisitCancel
     | ReleaseArtifacts
+    | ServeModels
+    | ModelsServed
     | JobsHeld
     | JobsEnded
     | Describe

@@ -32,6 +32,7 @@ from daitn.node.http.events import Watches, status_events
 from daitn.node.http.gate import HOLDER, Gate
 from daitn.node.http.manual import BYTES, Manual
 from daitn.node.http.map_routes import add_map_routes
+from daitn.node.http.model_routes import add_model_routes
 from daitn.node.http.problems import HttpError, answer_of, conflict, status_word, too_large, too_many, unknown
 from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
@@ -69,6 +70,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
     _add_following_routes(app, manual, service)
     _add_operator_routes(app, manual, service, tokens)
     add_map_routes(app, manual, service.map, lambda request: _caller(request, Scope.OPERATE), _read)
+    add_model_routes(app, manual, service.models, lambda request: _caller(request, Scope.TRAIN), _read)
     _add_error_handlers(app)
     plain: Callable[[], dict[str, Any]] = app.openapi
     document: dict[str, Any] = {}

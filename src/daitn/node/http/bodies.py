@@ -17,6 +17,7 @@ from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Name
 from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
+from daitn.descriptors.serving import ServingGoal
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
 from daitn.wire.oam import Counted
@@ -58,6 +59,14 @@ class MissingChunks(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the chunks asked for have to be uploaded."""
 
     missing: tuple[str, ...]
+
+
+class DeployBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be served: the package's id, the name it is asked by, and the goal."""
+
+    model: Name
+    package: Digest
+    goal: ServingGoal = ServingGoal()
 
 
 class PackageStored(msgspec.Struct, frozen=True, kw_only=True):

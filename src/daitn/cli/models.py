@@ -1,0 +1,74 @@
+"""`daitn deploy`, `daitn models`, `daitn undeploy`: models given to the network to be served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daitn.cli.output import Json, Token, answer, errors
+
+if TYPE_CHECKING:
+    from daitn.descriptors.serving import ModelStatus
+    from daitn.sdk.network import Network
+
+
+def deploy(
+    package: Annotated[Path, typer.Argument(help="Directory of a model package, as `daitn train fetch` makes one.")],
+    name: Annotated[str, typer.Option(help="Name by which queries ask it.")],
+    goal: Annotated[
+        str, typer.Option(help="'p95 <= 50 ms, accuracy >= 90%, >= 1 replicas, <= 2 replicas, region north'")
+    ] = "",
+    wait: Annotated[float, typer.Option(help="Seconds to wait until it answers; 0: do not.")] = 120.0,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Give a trained model to the network; it is admitted and placed on hosts, or refused with every reason."""
+    with errors(json), _connect(token) as network:
+        status = network.models.deploy(package, name, goal)
+        if status.phase.value != "refused" and wait > 0:
+            status = network.models.wait(name, wait)
+        answer(json, status, lambda where: _show(where, (status,)))
+        if status.phase.value == "refused":
+            raise typer.Exit(3)
+
+
+def models(token: Token = None, json: Json = False) -> None:
+    """Your models that are served, and where."""
+    with errors(json), _connect(token) as network:
+        found = network.models.list()
+        answer(json, {"models": found}, lambda where: _show(where, found))
+
+
+def undeploy(
+    name: Annotated[str, typer.Argument(help="As `daitn models` shows it.")], token: Token = None, json: Json = False
+) -> None:
+    """Serve a model no longer."""
+    with errors(json), _connect(token) as network:
+        status = network.models.undeploy(name)
+        answer(json, status, lambda where: where.print(f"model {name} is withdrawn"))
+
+
+def _show(where: Any, found: tuple[ModelStatus, ...]) -> None:
+    from rich.table import Table
+
+    table = Table("model", "phase", "goal", "replicas", "one row", "reasons")
+    for one in found:
+        replicas = [f"{each.name} {each.phase}" + ("" if each.reachable else " (silent)") for each in one.replicas]
+        times = [f"{each.measured.row_s * 1000:.1f} ms" for each in one.replicas if each.measured.row_s]
+        table.add_row(
+            one.model,
+            one.phase.value,
+            str(one.goal),
+            "\n".join(replicas),
+            "\n".join(times),
+            "\n".join(one.reasons[-3:]),
+        )
+    where.print(table if found else "no models are served for you: daitn deploy PACKAGE --name NAME")
+
+
+def _connect(token: str | None) -> Network:
+    from daitn.sdk.network import connect
+
+    return connect(token, patience_s=5.0)

@@ -1,0 +1,342 @@
+"""Deployment desk (MDO, paper II-B): which models a domain serves and on which hosts, and who is told so.
+
+What providers want and what was placed are facts in the journal; what hosts really do is what they said last, and what
+they and gateways are told follows from both: whole states under a sequence, said again to whoever is behind. A host
+that vanishes gets no queries from that moment; after `PATIENCES` of silence its replicas are placed elsewhere, as are
+those that fail or prove too slow for their goal when they were warmed up.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base import limits
+from daitn.base.effects import Delivered, Event, PeerAppeared, PeerVanished, Started, TimerFired
+from daitn.base.errors import BugError
+from daitn.base.ids import CENTER, ArtifactId, GrantId, JobId, ModelName, NodeId, OwnerId
+from daitn.base.metrics import Counters
+from daitn.base.units import NS_PER_S, seconds_to_ns
+from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.control_center.inference.deployed import Deployed
+from daitn.control_center.inference.records import (
+    DeploymentRecord,
+    ModelDeployed,
+    ModelWithdrawn,
+    ReplicaPlaced,
+    ReplicaTaken,
+)
+from daitn.control_center.turn import Turn
+from daitn.decision.hosting import HostAdmission, HostView, admit, choose_hosts
+from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.serving import (
+    ENGINES_FOR,
+    ModelNeeds,
+    Replica,
+    ReplicaPhase,
+    Route,
+    ServedModel,
+    ServingGoal,
+    TensorSpec,
+)
+from daitn.descriptors.terminals import Role
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.node_facts import NodeFacts
+from daitn.wire.center_serving import ModelsServed, ServeModels, ServeOrder
+from daitn.wire.center_tools import InputRef
+
+TIMER: Final = "hosting"
+"""Looks after hosts that are silent, and models that lack replicas."""
+
+PATIENCES: Final = 1.0
+"""A host silent for so many patiences of the domain is given up: its models are served by others meanwhile, and coming
+back costs it a start only."""
+
+GRANT_S: Final = 3600
+"""How long a host may fetch a package; it is ordered anew whenever anything changes."""
+
+
+class DeploymentDesk:
+    """See the module's docstring."""
+
+    def __init__(self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters) -> None:
+        self.models: dict[ModelName, Deployed] = {}
+        self._config, self._tools, self._knowledge, self._counters = config, tools, knowledge, counters
+        self._observed: dict[NodeId, dict[ModelName, Replica]] = {}
+        self._lost_ns: dict[NodeId, int] = {}
+        self._sequence = 0
+        """Of what hosts are told: each change has a greater one, also after a restart."""
+        self.gateways: tuple[NodeId, ...] = ()
+        """Whose queries hosts answer."""
+        self._host_sequences: dict[NodeId, int] = {}
+        self._ordered: dict[NodeId, tuple[dict[ModelName, ArtifactId], tuple[NodeId, ...]]] = {}
+
+    # --- core -------------------------------------------------------------------------------------------------------
+
+    def minds(self, event: Event) -> bool:
+        """Whether an event is for this desk alone."""
+        match event:
+            case DeployAsked() | UndeployAsked() | TimerFired(name="hosting") | Delivered(message=ModelsServed()):
+                return True
+            case _:
+                return False
+
+    def handle(self, turn: Turn, event: Event) -> None:
+        """One event that `minds` says yes to, or one that concerns others too (presence, the start)."""
+        match event:
+            case DeployAsked():
+                self._deploy(turn, event)
+            case UndeployAsked(model=model):
+                if model in self.models:
+                    turn.record(ModelWithdrawn(model=model, at_ns=turn.now_ns, why="its provider took it back"))
+                    self._settle(turn)
+            case Delivered(sender=sender, message=ModelsServed() as told):
+                self._served(turn, sender, told)
+            case PeerAppeared(node=node):
+                self._lost_ns.pop(node, None)
+                self._settle(turn)
+            case PeerVanished(node=node):
+                # Whether its engines live is not known any more; it tells when it is back.
+                self._observed.pop(node, None)
+                if any(node in model.placed for model in self.models.values()):
+                    self._lost_ns.setdefault(node, turn.now_ns)
+                    turn.wake_in(TIMER, PATIENCES * self._config.patience_s)
+                self._settle(turn)
+            case Started():
+                for deployed in self.models.values():
+                    for node in deployed.placed:
+                        self._lost_ns.setdefault(node, turn.now_ns)
+                turn.wake_in(TIMER, PATIENCES * self._config.patience_s)
+            case TimerFired():
+                self._settle(turn)
+            case _:
+                pass
+
+    def described(self, turn: Turn) -> None:
+        """A node says something new of itself: it may be a host, or another one than before."""
+        self._settle(turn)
+
+    def apply(self, record: DeploymentRecord) -> None:
+        """One fact."""
+        match record:
+            case ModelDeployed(model=model):
+                before = self.models.get(model)
+                same = before is not None and before.artifact == record.artifact
+                self.models[model] = Deployed(record, before.placed if before is not None and same else {})
+            case ReplicaPlaced(model=model, node=node, at_ns=at_ns):
+                self.models[model].placed[node] = at_ns
+            case ReplicaTaken(model=model, node=node):
+                self.models[model].take(record)
+            case ModelWithdrawn(model=model):
+                self.models.pop(model, None)
+            case _:
+                raise BugError(f"the deployment desk has no rule for {type(record).__name__}")
+
+    def check_invariants(self) -> None:
+        """BugError if a model has more replicas than its provider wants, or the domain more than it may."""
+        for name, model in self.models.items():
+            if len(model.placed) > model.goal.replicas_most:
+                raise BugError(f"model {name} has {len(model.placed)} replicas, {model.goal.replicas_most} are wanted")
+        if (count := sum(len(model.placed) for model in self.models.values())) > limits.REPLICAS_SERVED:
+            raise BugError(f"{count} replicas, the limit is {limits.REPLICAS_SERVED}")
+
+    # --- what providers want ----------------------------------------------------------------------------------------
+
+    def judge(
+        self, needs: ModelNeeds, goal: ServingGoal, owner: OwnerId, measured: dict[str, float], replacing: ModelName
+    ) -> HostAdmission:
+        """Whether a model would be admitted now, under a name that may be its own already. Changes nothing."""
+        return admit(needs, goal, owner, self._hosts(replacing), measured, engines=ENGINES_FOR[needs.kind])
+
+    def _deploy(self, turn: Turn, asked: DeployAsked) -> None:
+        turn.record(
+            ModelDeployed(
+                model=asked.model,
+                at_ns=turn.now_ns,
+                owner=asked.owner,
+                artifact=asked.artifact,
+                goal=asked.goal,
+                needs=asked.needs,
+                quality=asked.quality,
+            )
+        )
+        self._settle(turn)
+
+    # --- what hosts say ---------------------------------------------------------------------------------------------
+
+    def _served(self, turn: Turn, sender: NodeId, told: ModelsServed) -> None:
+        facts = self._knowledge.node(sender)
+        if facts is None or facts.descriptor.host is None:
+            self._counters.count("messages_for_another_role")
+            return
+        before = self._observed.get(sender)
+        self._observed[sender] = {replica.model: replica for replica in told.replicas}
+        if told.sequence > self._sequence:  # the clock of this machine was set back between two starts
+            self._sequence = told.sequence
+            self._ordered.pop(sender, None)
+        ordered = self._host_sequences.get(sender) if sender in self._ordered else None
+        if before != self._observed[sender] or ordered is None or self._lost_ns.pop(sender, None) is not None:
+            self._settle(turn)
+        elif told.sequence < ordered:
+            self._order(turn, sender)
+
+    # --- settling ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, turn: Turn) -> None:
+        """Take away what failed or is lost, place what is lacking, and tell whoever is concerned."""
+        for name, model in list(self.models.items()):
+            self._weed(turn, name, model)
+            self._place(turn, name, model)
+        for node in {facts.descriptor.node for facts in self._hosting()} | set(self._host_sequences):
+            self._order_if_new(turn, node)
+
+    def _weed(self, turn: Turn, name: ModelName, model: Deployed) -> None:
+        for node in list(model.placed):
+            replica = self._replica(node, name, model.artifact)
+            why, failed = "", False
+            lost_ns, facts = self._lost_ns.get(node), self._knowledge.node(node)
+            if facts is None or facts.descriptor.host is None:
+                why = "the host has left"
+            elif model.goal.regions and facts.descriptor.region not in model.goal.regions:
+                why = f"its region is {facts.descriptor.region or 'none'}"
+            elif len(model.placed) > model.goal.replicas_most:
+                why = f"{model.goal.replicas_most} replicas are wanted"
+            elif lost_ns is not None and turn.now_ns - lost_ns >= seconds_to_ns(PATIENCES * self._config.patience_s):
+                why = "the host is not reachable"
+            elif replica is not None and replica.phase is ReplicaPhase.FAILED:
+                why, failed = replica.why or "it failed", True
+            elif replica is not None and (slow := model.too_slow(replica)):
+                why, failed = slow, True
+            if why:
+                self._counters.count("replicas_lost", "failed" if failed else "host")
+                turn.record(ReplicaTaken(model=name, at_ns=turn.now_ns, node=node, why=why, failed=failed))
+
+    def _place(self, turn: Turn, name: ModelName, model: Deployed) -> None:
+        """As many replicas as are wanted at most, as far as hosts can."""
+        lacking = model.goal.replicas_most - len(model.placed)
+        total = sum(len(one.placed) for one in self.models.values())
+        lacking = min(lacking, limits.REPLICAS_SERVED - total)
+        if lacking <= 0:
+            return
+        hosts = self._hosts(name)
+        admission = admit(model.needs, model.goal, model.owner, hosts, {}, engines=ENGINES_FOR[model.needs.kind])
+        fitting = [host for host in hosts if host.node in admission.candidates]
+        for node in choose_hosts(fitting, lacking, held=model.placed, failed=model.failed):
+            again = " in place of one that was lost" if model.taken else ""
+            turn.record(ReplicaPlaced(model=name, at_ns=turn.now_ns, node=node, why=f"memory and region fit{again}"))
+
+    def _hosting(self) -> tuple[NodeFacts, ...]:
+        return tuple(facts for facts in self._knowledge.with_role(Role.HOST) if facts.descriptor.host is not None)
+
+    def _hosts(self, besides: ModelName) -> list[HostView]:
+        """All hosts, with the memory they have beside models other than `besides`."""
+        views: list[HostView] = []
+        for facts in self._hosting():
+            descriptor, offered = facts.descriptor, facts.descriptor.host
+            assert offered is not None
+            promised = sum(
+                model.needs.memory_bytes
+                for name, model in self.models.items()
+                if name != besides and descriptor.node in model.placed
+            )
+            views.append(
+                HostView(
+                    node=descriptor.node,
+                    name=descriptor.name,
+                    region=descriptor.region,
+                    offered=offered,
+                    memory_left_bytes=max(0, offered.memory_bytes - promised),
+                    reachable=facts.reachable,
+                )
+            )
+        return views
+
+    def _replica(self, node: NodeId, model: ModelName, artifact: ArtifactId) -> Replica | None:
+        """What a host said last of a model, if it speaks of this package."""
+        replica = self._observed.get(node, {}).get(model)
+        return replica if replica is not None and replica.artifact == artifact else None
+
+    def replica(self, node: NodeId, model: ModelName) -> Replica | None:
+        """What a host said last of a model."""
+        deployed = self.models.get(model)
+        return None if deployed is None else self._replica(node, model, deployed.artifact)
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    def _next(self, turn: Turn) -> int:
+        self._sequence = max(self._sequence + 1, turn.now_ns // 1000)
+        return self._sequence
+
+    def _order_if_new(self, turn: Turn, node: NodeId) -> None:
+        wanted = {name: model.artifact for name, model in self.models.items() if node in model.placed}
+        if self._ordered.get(node) != (wanted, self.gateways):
+            self._ordered[node] = (wanted, self.gateways)
+            self._host_sequences[node] = self._next(turn)
+            self._order(turn, node)
+
+    def _order(self, turn: Turn, node: NodeId) -> None:
+        """Tell a host all it is to serve, under fresh grants."""
+        orders = []
+        for name, model in self.models.items():
+            if node not in model.placed:
+                continue
+            grant = Grant(
+                id=GrantId(f"model:{name}:{node}"),
+                domain=self._config.domain,
+                artifact=model.artifact,
+                requester=node,
+                job=JobId(f"model:{name}"),
+                expires_unix_s=turn.now_ns // NS_PER_S + GRANT_S,
+            )
+            package = InputRef(
+                artifact=model.artifact, holders=self._holders(name, model, node), grant=self._tools.issue(grant)
+            )
+            orders.append(ServeOrder(model=name, package=package, owner=model.owner, needs=model.needs))
+        turn.send(
+            node,
+            ServeModels(sequence=self._host_sequences[node], orders=tuple(orders), gateways=self.gateways),
+        )
+
+    def _holders(self, name: ModelName, model: Deployed, node: NodeId) -> tuple[Holder, ...]:
+        """The centre, and hosts that serve it already."""
+        found = [Holder(node=CENTER, direct=self._config.direct)]
+        for other in model.placed:
+            facts, replica = self._knowledge.node(other), self._replica(other, name, model.artifact)
+            if other != node and facts is not None and replica is not None and replica.phase is ReplicaPhase.SERVING:
+                found.append(Holder(node=other, direct=facts.descriptor.direct))
+        return tuple(found[: limits.HOLDERS])
+
+    # --- what may be asked ------------------------------------------------------------------------------------------
+
+    def served(self) -> tuple[ServedModel, ...]:
+        """Every model with the replicas that answer now."""
+        return tuple(self._served_model(name, model) for name, model in self.models.items())
+
+    def _served_model(self, name: ModelName, model: Deployed) -> ServedModel:
+        routes: list[Route] = []
+        inputs = model.needs.inputs
+        outputs: tuple[TensorSpec, ...] = ()
+        for node in model.placed:
+            facts, replica = self._knowledge.node(node), self._replica(node, name, model.artifact)
+            if facts is None or not facts.reachable or replica is None or replica.phase is not ReplicaPhase.SERVING:
+                continue
+            offered = facts.descriptor.host
+            inputs, outputs = replica.inputs, replica.outputs
+            routes.append(
+                Route(
+                    host=Holder(node=node, direct=facts.descriptor.direct),
+                    region=facts.descriptor.region,
+                    concurrency=1 if offered is None else offered.concurrency,
+                    measured=replica.measured,
+                )
+            )
+        return ServedModel(
+            model=name,
+            artifact=model.artifact,
+            owner=model.owner,
+            goal=model.goal,
+            inputs=inputs,
+            outputs=outputs,
+            quality=model.quality,
+            routes=tuple(routes),
+        )

@@ -1,0 +1,123 @@
+"""Admission of a model to hosts, and which of them get its replicas (MDO, paper II-B), as pure functions.
+
+`admit` lists *all* conditions that a model, its goal and the hosts there are make together, met or not, and the hosts
+that may have a replica. `choose_hosts` takes of those as many as are wanted: not where it failed before, spread over
+regions, then where most memory is left, so that the loss of one place costs one replica. Demand and distances are not
+weighed here: that is `decision.placement`, where there are queries to place for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from daitn.base.ids import NodeId, OwnerId
+from daitn.descriptors.serving import HostDescriptor, ModelNeeds, ServingGoal
+
+
+class HostView(msgspec.Struct, frozen=True, kw_only=True):
+    """A host as admission sees it."""
+
+    node: NodeId
+    name: str
+    region: str
+    offered: HostDescriptor
+    memory_left_bytes: int
+    """Beside the models it has been given."""
+    reachable: bool = True
+
+
+class HostCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was checked: what is required, and what there is."""
+
+    code: str
+    required: str
+    available: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.code}: required {self.required}, available {self.available}"
+
+
+class HostAdmission(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a model may be served, why not, and by whom."""
+
+    conditions: tuple[HostCondition, ...]
+    candidates: tuple[NodeId, ...]
+    """Hosts that meet every condition of their own."""
+
+    @property
+    def admitted(self) -> bool:
+        """Whether nothing failed."""
+        return all(one.met for one in self.conditions)
+
+    def failed(self) -> tuple[HostCondition, ...]:
+        """What is in the way."""
+        return tuple(one for one in self.conditions if not one.met)
+
+
+def admit(
+    needs: ModelNeeds,
+    goal: ServingGoal,
+    owner: OwnerId,
+    hosts: Sequence[HostView],
+    measured: Mapping[str, float],
+    *,
+    engines: Collection[str],
+) -> HostAdmission:
+    """Judge a model. `measured`: what verification units found of it, by target name; `engines`: that run its kind.
+
+    O(hosts); each condition narrows the hosts that the next one speaks of.
+    """
+    conditions: list[HostCondition] = []
+    left = [host for host in hosts if host.reachable]
+    _say(conditions, "hosts", "a host that is reachable", f"{len(left)} of {len(hosts)}", bool(left))
+    if goal.regions:
+        inside = [host for host in left if host.region in goal.regions]
+        there = sorted({host.region or "none" for host in left})
+        _say(conditions, "region", " or ".join(goal.regions), ", ".join(there) or "none", bool(inside))
+        left = inside
+    able = [host for host in left if any(engine in engines for engine in host.offered.engines)]
+    _say(conditions, "engine", " or ".join(sorted(engines)), f"{len(able)} of {len(left)} hosts have it", bool(able))
+    willing: list[HostView] = []
+    against: list[str] = []
+    for host in able:
+        faults = host.offered.policy.faults(owner, needs.signer, needs.payload_bytes)
+        against += [f"{host.name}: {fault}" for fault in faults]
+        willing += [] if faults else [host]
+    _say(conditions, "policy", "a host that accepts it", "; ".join(against[:5]) or f"{len(willing)} do", bool(willing))
+    fitting = [host for host in willing if host.memory_left_bytes >= needs.memory_bytes]
+    most = max((host.memory_left_bytes for host in willing), default=0)
+    _say(conditions, "memory", f"{needs.memory_bytes} bytes", f"{most} bytes at most", bool(fitting))
+    enough = len(fitting) >= goal.replicas_least
+    _say(conditions, "replicas", f"{goal.replicas_least} hosts", f"{len(fitting)} can serve it", enough)
+    for target in goal.quality:
+        value = measured.get(target.name)
+        said = "not measured by a verification unit" if value is None else f"{value:g} measured"
+        _say(conditions, "quality", str(target), said, value is not None and target.met_by(value))
+    return HostAdmission(conditions=tuple(conditions), candidates=tuple(host.node for host in fitting))
+
+
+def choose_hosts(
+    hosts: Sequence[HostView], count: int, *, held: Collection[NodeId] = (), failed: Collection[NodeId] = ()
+) -> tuple[NodeId, ...]:
+    """Up to `count` hosts beyond those that hold it. `failed`: where it failed before; they are not asked again.
+
+    O(hosts · count).
+    """
+    regions: dict[str, int] = {}
+    for host in hosts:
+        regions[host.region] = regions.get(host.region, 0) + (host.node in held)
+    left = [host for host in hosts if host.node not in held and host.node not in failed]
+    chosen: list[NodeId] = []
+    while left and len(chosen) < count:
+        best = min(left, key=lambda host: (regions[host.region], -host.memory_left_bytes, host.node))
+        left.remove(best)
+        regions[best.region] += 1
+        chosen.append(best.node)
+    return tuple(chosen)
+
+
+def _say(conditions: list[HostCondition], code: str, required: str, available: str, met: bool) -> None:
+    conditions.append(HostCondition(code=code, required=required, available=available, met=met))

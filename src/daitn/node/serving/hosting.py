@@ -1,0 +1,241 @@
+"""A host's hands: fetches packages, opens and closes replicas as the host core says, answers gateways' queries.
+
+Only gateways that the control centre named are answered. A query is checked against what the model takes before it is
+queued, and is neither logged nor kept; what is learnt from it is time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.effects import Effect, Event
+from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
+from daitn.base.ids import ArtifactId, ModelName, NodeId
+from daitn.base.metrics import Counters
+from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaPhase
+from daitn.descriptors.terminals import Role
+from daitn.node.engines.torch_graph import start_torch_graph
+from daitn.node.fabric.contract import Fabric, Plane
+from daitn.node.moving import Moving
+from daitn.node.node_config import HostConfig, NodeConfig
+from daitn.node.sandbox.launcher import Limits, Sandbox
+from daitn.node.serving.replica import ServedReplica, open_replica
+from daitn.node.store import ChunkStore
+from daitn.serving.batching import Refused
+from daitn.serving.engine import Engine
+from daitn.serving.tensors import arrays_of, rows_of, tensors_of
+from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
+from daitn.wire.center_serving import ServeOrder
+from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, RefusalReason, decode_call, encode_query
+
+PIN: Final = "model "
+"""First word of the reason for which a served package stays in the store."""
+
+DRAIN_S: Final = 5.0
+"""How long queries that wait at a model that is dropped are still answered."""
+
+QUERY_S: Final = 3600.0
+"""Longest a query may be given."""
+
+ENGINE_CPU_S: Final = 365 * 24 * 3600
+"""Processor time over the life of an engine, which has no end by itself."""
+
+FETCH_TRIES: Final = 5
+FETCH_WAIT_S: Final = 1.0
+"""A package that cannot be fetched is asked for again, each time after twice the wait: its holder may be starting."""
+
+_log = logging.getLogger(__name__)
+
+
+def host_descriptor(config: HostConfig) -> HostDescriptor:
+    """What a host offers, as it was configured."""
+    return HostDescriptor(
+        engines=tuple(EngineKind),
+        memory_bytes=config.memory_bytes,
+        concurrency=config.concurrency,
+        policy=config.policy,
+    )
+
+
+def open_hosting(
+    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, post: Callable[[Event], None]
+) -> Hosting | None:
+    """The hands of a node's host role; None where it has not that role."""
+    if Role.HOST not in config.roles:
+        return None
+    here = config.hosting
+    sandbox = Sandbox(Limits(memory_bytes=here.memory_bytes, cpu_s=ENGINE_CPU_S))
+    return Hosting(fabric, store, moving, sandbox, concurrency=here.concurrency, threads=here.threads, post=post)
+
+
+class Hosting:
+    """See the module's docstring. `concurrency`: engines of each model."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        store: ChunkStore,
+        moving: Moving,
+        sandbox: Sandbox,
+        *,
+        concurrency: int,
+        threads: int,
+        post: Callable[[Event], None],
+    ) -> None:
+        self._fabric, self._store, self._moving, self._sandbox = fabric, store, moving, sandbox
+        self._concurrency, self._threads = concurrency, threads
+        self._post = post
+        self._gateways: frozenset[NodeId] = frozenset()
+        self._replicas: dict[ModelName, tuple[ArtifactId, ServedReplica]] = {}
+        self._loading: dict[ModelName, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counters = Counters()
+
+    async def start(self) -> None:
+        """Answer queries, from now on."""
+        await self._fabric.serve(self._answer, plane=Plane.QUERY)
+
+    def perform(self, effect: Effect) -> bool:
+        """Do what the host core wants, if it is that."""
+        match effect:
+            case LoadReplica(order=order):
+                self._loading[order.model] = self._spawn(self._load(order))
+            case DropReplica(model=model):
+                if (task := self._loading.pop(model, None)) is not None:
+                    task.cancel()
+                if (held := self._replicas.pop(model, None)) is not None:
+                    self._spawn(self._drop(model, *held))
+            case NameGateways(gateways=gateways, models=models):
+                self._gateways = frozenset(gateways)
+                wanted = {PIN + model for model in models}
+                for reason in self._store.pin_reasons():
+                    if reason.startswith(PIN) and reason not in wanted:
+                        self._store.unpin_all(reason)
+            case _:
+                return False
+        return True
+
+    async def stop(self) -> None:
+        """End every engine."""
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        held, self._replicas = list(self._replicas.values()), {}
+        await asyncio.gather(*(replica.close() for _, replica in held))
+
+    # --- replicas ---------------------------------------------------------------------------------------------------
+
+    async def _load(self, order: ServeOrder) -> None:
+        try:
+            await self._fetch(order)
+            self._say(order, ReplicaPhase.WARMING)
+            replica = await open_replica(
+                lambda: self._make(order.artifact), self._concurrency, lambda why: self._failed(order, why)
+            )
+            described = max(len(msgspec.msgpack.encode(one)) for one in (replica.inputs, replica.outputs))
+            if described > limits.SPECS_BYTES:
+                await replica.close()
+                raise InputError(
+                    f"its inputs or outputs take {described} bytes to describe, {limits.SPECS_BYTES} may be"
+                )
+        except DaitnError as error:
+            self._failed(order, error.what)
+            return
+        self._replicas[order.model] = (order.artifact, replica)
+        self._say(order, ReplicaPhase.SERVING, replica=replica)
+        _log.info("model %s is served: one row in %.1f ms", order.model, replica.measured.row_s * 1000)
+
+    async def _fetch(self, order: ServeOrder) -> None:
+        wait_s = FETCH_WAIT_S
+        for attempt in range(FETCH_TRIES):
+            try:
+                await self._moving.fetch(order.package, PIN + order.model)
+                return
+            except UnavailableError:
+                if attempt + 1 == FETCH_TRIES:
+                    raise
+                await asyncio.sleep(wait_s)
+                wait_s *= 2
+
+    async def _make(self, artifact: ArtifactId) -> Engine:
+        manifest, parts = self._moving.parts_of(artifact)
+        payload = self._store.payload_place(artifact).path
+        return await start_torch_graph(manifest, parts, payload, self._sandbox, threads=self._threads)
+
+    async def _drop(self, model: ModelName, artifact: ArtifactId, replica: ServedReplica) -> None:
+        await replica.close(DRAIN_S)
+        if model not in self._replicas and model not in self._loading:
+            self._store.unpin(artifact, PIN + model)
+
+    def _failed(self, order: ServeOrder, why: str) -> None:
+        self.counters.count("replicas_failed")
+        _log.warning("model %s is not served here: %s", order.model, why)
+        held = self._replicas.get(order.model)
+        if held is not None and held[0] == order.artifact:
+            del self._replicas[order.model]
+            self._spawn(self._drop(order.model, *held))
+        self._say(order, ReplicaPhase.FAILED, why=why)
+
+    def _say(
+        self, order: ServeOrder, phase: ReplicaPhase, *, why: str = "", replica: ServedReplica | None = None
+    ) -> None:
+        said = Replica(model=order.model, artifact=order.artifact, phase=phase, why=why[:1024])
+        if replica is not None:
+            said = msgspec.structs.replace(
+                said, inputs=replica.inputs, outputs=replica.outputs, measured=replica.measured
+            )
+        self._post(ReplicaChanged(replica=said))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- queries ----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, sender: NodeId, payload: bytes) -> bytes:
+        if sender not in self._gateways:
+            self.counters.count("queries_refused", "not-a-gateway")
+            raise PolicyError(f"{sender} is no gateway of this domain, as far as this host was told")
+        answer = await self.ask(decode_call(payload))
+        if isinstance(answer, QueryRefused):
+            self.counters.count("queries_refused", answer.reason)
+        return encode_query(answer)
+
+    async def ask(self, call: QueryCall) -> QueryAnswer | QueryRefused:
+        """Answer a query, or say why not."""
+        held = self._replicas.get(call.model)
+        if held is None or held[0] != call.artifact or not held[1].serving:
+            return _refused("not-served", f"model {call.model} is not served here")
+        replica = held[1]
+        deadline_ns = time.monotonic_ns() + int(min(call.left_s, QUERY_S) * 1e9)
+        try:
+            arrays = arrays_of(call.inputs)
+            found = await replica.infer(arrays, rows_of(arrays, replica.inputs), deadline_ns)
+        except InputError as error:
+            return _refused("input", error.render())
+        except UnavailableError as error:
+            return _refused("lost", error.what, wait_s=replica.queue.wait_s(time.monotonic_ns()))
+        wait_s = replica.queue.wait_s(time.monotonic_ns())
+        if isinstance(found, Refused):
+            return _refused("busy", found.why, retry_after_s=found.retry_after_s, wait_s=wait_s)
+        answer = QueryAnswer(
+            outputs=tensors_of(found.outputs), queued_s=found.queued_s, engine_s=found.engine_s, wait_s=wait_s
+        )
+        size = sum(len(tensor.data) for tensor in answer.outputs)
+        if size > limits.QUERY_BYTES:
+            return _refused("input", f"the answer has {size} bytes, {limits.QUERY_BYTES} may be; ask with fewer rows")
+        return answer
+
+
+def _refused(reason: RefusalReason, what: str, *, retry_after_s: float = 0.0, wait_s: float = 0.0) -> QueryRefused:
+    return QueryRefused(reason=reason, what=what[:2000], retry_after_s=retry_after_s, wait_s=wait_s)

@@ -1,0 +1,56 @@
+"""Link center–tools, control plane, for inference: what hosts shall serve, what they do serve, where gateways send
+queries (paper, II-B: the model host's and the query side's control plane).
+
+Both ways carry the whole state under a sequence, and are said again every few seconds by the terminal: a lost message
+is made good by the next, and a centre or terminal that was restarted is told all of it. Nothing is counted or fenced;
+what counts is what was said last.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.effects import Message
+from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.serving import ModelNeeds, Replica
+from daitn.wire.center_tools import InputRef
+
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+GATEWAYS: int = 64
+"""Gateways of one domain."""
+
+
+class ServeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that a host shall serve: where its package is, and on whose behalf."""
+
+    model: ModelName
+    package: InputRef
+    owner: OwnerId
+    needs: ModelNeeds
+
+    @property
+    def artifact(self) -> ArtifactId:
+        """The package."""
+        return self.package.artifact
+
+
+class ServeModels(Message, frozen=True, kw_only=True, tag="serve_models"):
+    """Control centre → host: serve exactly these, for exactly these gateways; drop all others. Said when it changes,
+    and in answer to a `ModelsServed` of an older sequence. A host that cannot serve one says so as its replica's
+    phase."""
+
+    sequence: Sequence
+    orders: Annotated[tuple[ServeOrder, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+    gateways: Annotated[tuple[NodeId, ...], msgspec.Meta(max_length=GATEWAYS)] = ()
+
+
+class ModelsServed(Message, frozen=True, kw_only=True, tag="models_served"):
+    """Host → control centre: this is the state of all my models, by your order of that sequence. Said when it changes,
+    and every two seconds. Answered by nothing where all is as it should be."""
+
+    sequence: Sequence
+    replicas: Annotated[tuple[Replica, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()

@@ -1,0 +1,82 @@
+"""Link gateway–host, data plane: a query, its answer, or why there is none (paper, II-B: queries travel to models).
+
+A query is one call of the fabric on its own lane; the answer is the call's. The sender is proven by its certificate,
+and a host answers only gateways that the control centre named. Nothing of a query is logged or kept.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
+from daitn.base.errors import PeerError
+from daitn.base.ids import ArtifactId, ModelName
+from daitn.descriptors.serving import NamedTensor
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Tensors = Annotated[tuple[NamedTensor, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)]
+
+RefusalReason = Literal["input", "busy", "late", "not-served", "lost"]
+"""`input`: the query can be answered by nobody; `busy`, `late`, `not-served`: nothing was spent, ask elsewhere or
+later; `lost`: work was begun and lost."""
+
+
+class QueryCall(msgspec.Struct, frozen=True, kw_only=True, tag="query_call"):
+    """Gateway → host: what does this very model say to this, within this time."""
+
+    model: Annotated[ModelName, msgspec.Meta(max_length=64)]
+    artifact: ArtifactId
+    left_s: Seconds
+    """Time left when it was sent."""
+    inputs: Tensors
+
+
+class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="query_answer"):
+    """Host → gateway: the outputs, and what the gateway learns from for the next choice."""
+
+    outputs: Tensors
+    queued_s: Seconds = 0.0
+    """It waited so long."""
+    engine_s: Seconds = 0.0
+    """Its batch took so long in the engine."""
+    wait_s: Seconds = 0.0
+    """A query that came now would wait so long."""
+
+
+class QueryRefused(msgspec.Struct, frozen=True, kw_only=True, tag="query_refused"):
+    """Host → gateway: no answer, and why; when to come back, and how long one would wait here now."""
+
+    reason: RefusalReason
+    what: Annotated[str, msgspec.Meta(max_length=2000)]
+    retry_after_s: Seconds = 0.0
+    wait_s: Seconds = 0.0
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_call: Final = msgspec.msgpack.Decoder(QueryCall)
+_answer: Final = msgspec.msgpack.Decoder(QueryAnswer | QueryRefused)
+
+
+def encode_query(message: QueryCall | QueryAnswer | QueryRefused) -> bytes:
+    """Bytes of a message of this link."""
+    return _encoder.encode(message)
+
+
+def decode_call(data: bytes) -> QueryCall:
+    """A query; PeerError where it does not decode."""
+    try:
+        return _call.decode(data)
+    except UNDECODABLE as error:
+        raise PeerError(f"query does not decode: {str(error)[:200]}") from None
+
+
+def decode_answer(data: bytes) -> QueryAnswer | QueryRefused:
+    """What a host says; PeerError where it does not decode."""
+    try:
+        answer: QueryAnswer | QueryRefused = _answer.decode(data)
+    except UNDECODABLE as error:
+        raise PeerError(f"the host's answer does not decode: {str(error)[:200]}") from None
+    return answer

@@ -1,0 +1,252 @@
+"""Deployment desk: what is placed where, who is told, and what happens when hosts fail, are slow, or are lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from tests.builders import make_site
+
+from daitn.base.effects import (
+    Append,
+    Delivered,
+    Effect,
+    Event,
+    PeerAppeared,
+    PeerVanished,
+    Send,
+    Started,
+    TimerFired,
+    replay,
+)
+from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
+from daitn.control_center.center import ControlCenter
+from daitn.control_center.config import CenterConfig, CenterTools, Member
+from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.descriptors.serving import (
+    EngineKind,
+    HostDescriptor,
+    HostPolicy,
+    ModelNeeds,
+    Replica,
+    ReplicaMeasured,
+    ReplicaPhase,
+    parse_goal,
+)
+from daitn.descriptors.terminals import NodeDescriptor, Role
+from daitn.wire.center_serving import ModelsServed, ServeModels
+from daitn.wire.topology_tools import Describe
+
+S = 1_000_000_000
+MODEL = ModelName("sides")
+PACKAGE = ArtifactId("a" * 64)
+NEEDS = ModelNeeds(kind="graph", payload_bytes=1000, memory_bytes=100, signer="key")
+
+
+def make_host(number: int, **changes: Any) -> NodeDescriptor:
+    host = HostDescriptor(engines=(EngineKind.TORCH_GRAPH,), memory_bytes=changes.pop("memory_bytes", 250))
+    host = msgspec.structs.replace(host, policy=changes.pop("policy", HostPolicy()))
+    return make_site(number, data=(), compute=None, roles=(Role.HOST,), host=host, **changes)
+
+
+class Domain:
+    """A centre with hosts, driven by hand."""
+
+    def __init__(self, *hosts: NodeDescriptor) -> None:
+        self.now_ns = 1000 * S
+        self.hosts = {host.node: host for host in hosts}
+        self.records: list[Any] = []
+        self.told: dict[NodeId, ServeModels] = {}
+        self.center = self._center()
+        self.do(Started())
+        for host in hosts:
+            self.do(PeerAppeared(node=host.node))
+            self.do(Delivered(sender=host.node, message=Describe(descriptor=host, sequence=1, generated_unix_s=1000.0)))
+
+    def _center(self) -> ControlCenter:
+        def member(node: NodeId) -> Member | None:
+            host = self.hosts.get(node)
+            return None if host is None else Member(name=host.name, operator=host.operator, roles=("host",))
+
+        tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=lambda *_: True, member=member)
+        return ControlCenter(CenterConfig(domain=DomainId("d")), tools)
+
+    def do(self, event: Event, after_s: float = 0.0) -> list[Effect]:
+        self.now_ns += int(after_s * S)
+        effects = self.center.handle(event, self.now_ns)
+        self.center.check_invariants()
+        for effect in effects:
+            if isinstance(effect, Append):
+                self.records += effect.records
+            if isinstance(effect, Send) and isinstance(effect.message, ServeModels):
+                self.told[effect.receiver] = effect.message
+        return effects
+
+    def restart(self) -> None:
+        self.center = self._center()
+        self.told = {}
+        replay(self.center, self.records)
+        self.do(Started())
+
+    def deploy(self, goal: str = "= 2 replicas", package: ArtifactId = PACKAGE) -> None:
+        self.do(DeployAsked(model=MODEL, owner=OwnerId("ada"), artifact=package, goal=parse_goal(goal), needs=NEEDS))
+
+    def serve(
+        self, node: str, phase: ReplicaPhase = ReplicaPhase.SERVING, *, why: str = "", row_s: float = 0.001
+    ) -> None:
+        """The host says that it has done as it was told last."""
+        told = self.told[NodeId(node)]
+        replicas = tuple(
+            Replica(
+                model=order.model,
+                artifact=order.artifact,
+                phase=phase,
+                why=why,
+                measured=ReplicaMeasured(row_s=row_s, batch_s=row_s),
+            )
+            for order in told.orders
+        )
+        self.do(Delivered(sender=NodeId(node), message=ModelsServed(sequence=told.sequence, replicas=replicas)))
+
+    def placed(self) -> set[str]:
+        return set(self.center.deployment.models[MODEL].placed)
+
+    def routes(self) -> set[str]:
+        (served,) = self.center.deployment.served()
+        return {route.host.node for route in served.routes}
+
+    def ordered(self) -> set[str]:
+        return {node for node, told in self.told.items() if told.orders}
+
+
+def test_model_goes_to_as_many_hosts_as_wanted_spread_over_regions() -> None:
+    domain = Domain(
+        make_host(1, region="north"), make_host(2, region="north", memory_bytes=200), make_host(3, region="south")
+    )
+    domain.deploy()
+
+    assert domain.placed() == domain.ordered() == {"n0001", "n0003"}
+    assert domain.routes() == set()
+    domain.serve("n0001")
+    assert domain.routes() == {"n0001"}
+    (order,) = domain.told[NodeId("n0003")].orders
+    assert order.package.grant == "grant model:sides:n0003"
+
+
+def test_admission_lists_every_condition_that_fails() -> None:
+    domain = Domain(make_host(1, memory_bytes=50), make_host(2, policy=HostPolicy(owners=("bob",))))
+    goal = parse_goal("accuracy >= 90%, >= 2 replicas, <= 2 replicas")
+
+    admission = domain.center.deployment.judge(NEEDS, goal, OwnerId("ada"), {"accuracy": 0.8}, MODEL)
+
+    failed = {one.code: str(one) for one in admission.failed()}
+    assert set(failed) == {"memory", "replicas", "quality"}
+    assert failed["memory"] == "memory: required 100 bytes, available 50 bytes at most"
+    assert failed["quality"] == "quality: required accuracy >= 0.9, available 0.8 measured"
+
+
+def test_host_that_vanishes_is_not_asked_at_once_and_replaced_after_patience() -> None:
+    domain = Domain(make_host(1), make_host(2), make_host(3))
+    domain.deploy()
+    for node in sorted(domain.placed()):
+        domain.serve(node)
+    lost, kept = sorted(domain.placed())
+
+    domain.do(PeerVanished(node=NodeId(lost)), after_s=1)
+    assert domain.routes() == {kept}
+    assert lost in domain.placed()
+
+    domain.do(TimerFired(name="hosting"), after_s=5)
+    assert domain.placed() == {kept, "n0003"}
+
+    domain.do(PeerAppeared(node=NodeId(lost)), after_s=1)
+    assert domain.told[NodeId(lost)].orders == ()
+
+
+def test_host_that_comes_back_in_time_keeps_its_replica_once_it_says_so() -> None:
+    domain = Domain(make_host(1), make_host(2), make_host(3))
+    domain.deploy("= 1 replicas")
+    (node,) = domain.placed()
+    domain.serve(node)
+
+    domain.do(PeerVanished(node=NodeId(node)), after_s=1)
+    domain.do(PeerAppeared(node=NodeId(node)), after_s=1)
+    assert domain.routes() == set()  # its engines may be gone
+    domain.serve(node)
+    domain.do(TimerFired(name="hosting"), after_s=10)
+
+    assert domain.placed() == domain.routes() == {node}
+
+
+def test_host_that_failed_or_is_too_slow_is_not_asked_again_for_this_package() -> None:
+    domain = Domain(make_host(1), make_host(2))
+    domain.deploy("p95 <= 5 ms, = 1 replicas")
+    (first,) = domain.placed()
+    domain.serve(first, ReplicaPhase.FAILED, why="no memory")
+    (second,) = domain.placed()
+    assert second != first
+    domain.serve(second, row_s=0.02)
+
+    assert domain.placed() == set()
+    model = domain.center.deployment.models[MODEL]
+    assert "20.0 ms" in model.failed[NodeId(second)]
+    assert model.failed[NodeId(first)] == "no memory"
+
+    domain.deploy("= 1 replicas", ArtifactId("b" * 64))
+    assert len(domain.placed()) == 1
+
+
+def test_host_that_is_behind_is_told_again_and_one_that_is_not_is_left_alone() -> None:
+    domain = Domain(make_host(1))
+    domain.deploy("= 1 replicas")
+    told = domain.told.pop(NodeId("n0001"))
+
+    old = Delivered(sender=NodeId("n0001"), message=ModelsServed(sequence=told.sequence - 1))
+    domain.do(old)
+    domain.do(old)
+    assert domain.told[NodeId("n0001")].sequence == told.sequence
+    domain.serve("n0001")
+    domain.told.clear()
+    domain.do(old)
+    domain.told.clear()
+
+
+def test_restarted_centre_knows_what_was_placed_and_asks_hosts_anew() -> None:
+    domain = Domain(make_host(1), make_host(2))
+    domain.deploy("= 1 replicas")
+    (node,) = domain.placed()
+    before = domain.told[NodeId(node)].sequence
+    domain.serve(node)
+
+    domain.restart()
+    assert domain.placed() == {node}
+    domain.do(PeerAppeared(node=NodeId(node)))
+    domain.do(
+        Delivered(
+            sender=NodeId(node),
+            message=ModelsServed(
+                sequence=before,
+                replicas=(Replica(model=MODEL, artifact=PACKAGE, phase=ReplicaPhase.SERVING),),
+            ),
+        ),
+        after_s=1,
+    )
+    assert domain.told[NodeId(node)].sequence > before
+    assert domain.routes() == {node}
+
+
+def test_withdrawn_model_is_dropped_everywhere() -> None:
+    domain = Domain(make_host(1))
+    domain.deploy("= 1 replicas")
+    domain.do(UndeployAsked(model=MODEL))
+
+    assert domain.center.deployment.served() == ()
+    assert domain.told[NodeId("n0001")].orders == ()
+
+
+def test_fewer_replicas_and_other_regions_are_followed_without_another_package() -> None:
+    domain = Domain(make_host(1, region="north"), make_host(2, region="south"))
+    domain.deploy("= 2 replicas")
+    domain.deploy("= 1 replicas, region south")
+
+    assert domain.placed() == {"n0002"}
