@@ -8,7 +8,7 @@ import pytest
 from tests.builders import make_candidate, make_package, make_request, make_view
 
 from daitn.decision.counter_offer import find_counter_offer
-from daitn.decision.feasibility import judge
+from daitn.decision.feasibility import Known, judge
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import Hyperparameters, Request
 from daitn.learning.methods import METHODS
@@ -30,7 +30,7 @@ def asking(option: str, method: str) -> Request:
 
 
 def refusals(request: Request) -> list[str]:
-    judged = judge(VIEW, request, make_package(), None)
+    judged = judge(VIEW, request, make_package(), Known())
     return [one.what for one in judged.conditions if not one.met and one.code is ReasonCode.METHOD]
 
 
@@ -49,11 +49,11 @@ def test_option_that_is_refused_is_left_out_of_the_offer(option):
     refusing = next(name for name, one in METHODS.items() if option.refused(one))
     request = asking(option.name, refusing)
 
-    offer = find_counter_offer(lambda _: VIEW, request, make_package(), None)
+    offer = find_counter_offer(lambda _: VIEW, request, make_package(), Known())
 
     assert offer is not None
     assert not option.asked(offer.request)
-    assert judge(VIEW, offer.request, make_package(), None)
+    assert judge(VIEW, offer.request, make_package(), Known())
     assert refusals(offer.request) == []
 
 

@@ -26,6 +26,7 @@ from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import JobAssessed, ModelJudged, SampleGiven, VisitAccepted, VisitOrdered
 from daitn.decision.drafting import draft_plan
+from daitn.decision.feasibility import Known
 from daitn.decision.planned_routes import RouteSought
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen
@@ -136,7 +137,7 @@ def test_two_requests_see_two_topologies_of_one_map():
 def test_request_that_cannot_be_met_is_refused_with_every_reason_and_a_counter_offer():
     view = make_view(make_candidate("s1"), verifiers=view_of(make_site(1), make_unit()).verifiers)
     asked = make_request(deadline_s=0.01, method="sorcery")
-    verdict, _, _ = TrainingAdmission(lambda _: view).assess(asked, make_package(), None)
+    verdict, _, _ = TrainingAdmission(lambda _: view).assess(asked, make_package(), Known())
 
     assert verdict.outcome == "refused"
     assert {one.code for one in verdict.failed()} == {ReasonCode.TIME, ReasonCode.METHOD}

@@ -22,6 +22,7 @@ from tests.builders import (
 from daitn.base.ids import DomainId, NodeId, OperatorId
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.decision.facts import Preflight
+from daitn.decision.feasibility import Known
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget, Request, Selection
 from daitn.descriptors.terminals import NodeDescriptor, Role
@@ -147,7 +148,7 @@ def test_refusals_are_true_and_offers_are_kept(
 ) -> None:
     """The two promises of a verdict."""
     admission, package = admission_of(knowledge), make_package()
-    verdict, plan, view = admission.assess(request, package, preflight)
+    verdict, judged, view = admission.assess(request, package, Known(preflight))
 
     assert (verdict.outcome == "admitted") == (not verdict.failed())
     for failed in verdict.failed():
@@ -160,10 +161,10 @@ def test_refusals_are_true_and_offers_are_kept(
         assert verdict.counter_offer is None
         assert view.candidates
         assert view.verifiers
-        assert {stop.dataset for stop in plan.route} <= {candidate.dataset for candidate in view.candidates}
+        assert {stop.dataset for stop in judged.plan.route} <= {candidate.dataset for candidate in view.candidates}
     elif verdict.counter_offer is not None:
         offer = verdict.counter_offer
-        again, _, _ = admission.assess(offer.request, package, preflight)
+        again, _, _ = admission.assess(offer.request, package, Known(preflight))
         assert again.outcome == "admitted", again.failed()
         assert offer.request != request
         assert all(change.asked != change.offered for change in offer.changes)
@@ -175,7 +176,7 @@ def test_refusals_are_true_and_offers_are_kept(
 @given(networks(), requests)
 def test_offers_leave_what_the_owner_did_not_open(knowledge: KnowledgeMap, request: Request) -> None:
     """Purpose, package, domains and what was excluded stay; no new target, no new data set appears."""
-    verdict, _, _ = admission_of(knowledge).assess(request, make_package(), None)
+    verdict, _, _ = admission_of(knowledge).assess(request, make_package(), Known())
     if verdict.counter_offer is None:
         return
     offered = verdict.counter_offer.request

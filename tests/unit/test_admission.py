@@ -7,6 +7,7 @@ from tests.builders import make_candidate, make_package, make_request, make_veri
 
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.decision.facts import Preflight
+from daitn.decision.feasibility import Known
 from daitn.descriptors.outcome import Exclusion, ReasonCode, Verdict
 from daitn.descriptors.request import Budget, Hyperparameters, Request, Selection
 from daitn.descriptors.view import TrainingView
@@ -17,8 +18,8 @@ def assess(
 ) -> Verdict:
     """The verdict on a view that is the same whatever is asked."""
     seen = view if view is not None else make_view(make_candidate("s1"), make_candidate("s2"))
-    verdict, plan, _ = TrainingAdmission(lambda _: seen).assess(request, make_package(), preflight)
-    assert verdict.expected == plan.expected
+    verdict, judged, _ = TrainingAdmission(lambda _: seen).assess(request, make_package(), Known(preflight))
+    assert verdict.expected == judged.plan.expected
     return verdict
 
 

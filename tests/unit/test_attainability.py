@@ -13,6 +13,7 @@ from tests.builders import make_candidate, make_package, make_request, make_veri
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.decision.attainability import easier, error_of, joint_chance, predict, value_of
 from daitn.decision.facts import Preflight
+from daitn.decision.feasibility import Known
 from daitn.descriptors.outcome import Prediction, ReasonCode
 from daitn.descriptors.request import Request, parse_target
 from daitn.descriptors.work import CurvePoint, Measurement
@@ -40,7 +41,7 @@ def one(request: Request, preflight: Preflight | None) -> Prediction:
 def test_without_a_trial_nothing_is_claimed():
     assert predict(VIEW, make_request("accuracy >= 0.9"), None) == ()
     assert predict(VIEW, make_request("accuracy >= 0.9"), Preflight(overfits=True)) == ()
-    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(make_request("accuracy >= 0.9"), make_package(), None)
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(make_request("accuracy >= 0.9"), make_package(), Known())
     assert verdict.probability is None
 
 
@@ -71,7 +72,7 @@ def noisily(*values: float, width: float) -> Preflight:
 def test_where_a_sure_promise_would_add_nothing_what_is_rather_reached_is_offered():
     request = make_request("accuracy >= 0.9", chance_floor=0.5)
     verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(
-        request, make_package(), noisily(0.3, 0.34, 0.38, width=0.12)
+        request, make_package(), Known(noisily(0.3, 0.34, 0.38, width=0.12))
     )
 
     assert verdict.counter_offer is not None
@@ -82,7 +83,7 @@ def test_where_a_sure_promise_would_add_nothing_what_is_rather_reached_is_offere
 def test_what_the_submitted_model_does_untrained_is_no_offer_and_the_refusal_says_so():
     request = make_request("accuracy >= 0.9", chance_floor=0.8)
     verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(
-        request, make_package(), noisily(0.3, 0.3, 0.3, width=0.05)
+        request, make_package(), Known(noisily(0.3, 0.3, 0.3, width=0.05))
     )
 
     assert verdict.counter_offer is None
@@ -144,14 +145,14 @@ def test_refusal_for_attainability_offers_what_can_be_promised_and_taking_it_is_
     asked = make_request("accuracy >= 0.99")
     preflight = tried(0.8, 0.82, 0.83)
 
-    refused, _, _ = admission.assess(asked, make_package(), preflight)
+    refused, _, _ = admission.assess(asked, make_package(), Known(preflight))
 
     assert refused.outcome == "refused"
     assert {condition.code for condition in refused.failed()} == {ReasonCode.ATTAINABILITY}
     assert refused.counter_offer is not None
     (target,) = refused.counter_offer.request.targets
     assert target.value == easier(target, refused.predictions[0].promised)
-    admitted, _, _ = admission.assess(refused.counter_offer.request, make_package(), preflight)
+    admitted, _, _ = admission.assess(refused.counter_offer.request, make_package(), Known(preflight))
     assert admitted.outcome == "admitted"
     assert admitted.probability is not None
     assert admitted.probability >= 0.75
@@ -160,7 +161,7 @@ def test_refusal_for_attainability_offers_what_can_be_promised_and_taking_it_is_
 def test_owner_who_wants_to_try_whatever_is_predicted_may():
     admission = TrainingAdmission(lambda _: make_view(make_candidate("s1"), verifiers=(make_verifier(),)))
     verdict, _, _ = admission.assess(
-        make_request("accuracy >= 0.99", chance_floor=0.0), make_package(), tried(0.8, 0.82, 0.82)
+        make_request("accuracy >= 0.99", chance_floor=0.0), make_package(), Known(tried(0.8, 0.82, 0.82))
     )
 
     assert verdict.outcome == "admitted"
@@ -170,7 +171,7 @@ def test_owner_who_wants_to_try_whatever_is_predicted_may():
 def test_target_that_was_not_tried_is_said_to_be_unknown_and_claims_no_joint_chance():
     admission = TrainingAdmission(lambda _: make_view(make_candidate("s1"), verifiers=(make_verifier(),)))
     request = make_request("accuracy >= 0.8", "auc >= 0.9")
-    verdict, _, _ = admission.assess(request, make_package(), tried(0.1, 0.85, 0.9))
+    verdict, _, _ = admission.assess(request, make_package(), Known(tried(0.1, 0.85, 0.9)))
 
     assert verdict.probability is None
     unknown = [each for each in verdict.conditions if each.what == "chance of auc >= 0.9"]

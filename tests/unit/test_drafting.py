@@ -6,7 +6,7 @@ import pytest
 from tests.builders import make_candidate, make_package, make_request, make_view
 
 from daitn.decision.costs import BATCH_S, HOP_S, batch_seconds, visit_seconds
-from daitn.decision.drafting import ROUTE_AHEAD, draft_plan, least_stops
+from daitn.decision.drafting import ROUTE_AHEAD, ROUTE_WORK, draft_plan, least_stops
 from daitn.decision.facts import Preflight
 from daitn.decision.hyperparameters import BATCH_LEAST, BATCH_MOST, after_kept, after_rollback, propose_training
 from daitn.decision.label_mix import label_skew
@@ -34,6 +34,12 @@ def test_route_stops_at_candidates_only_and_every_choice_has_a_reason(method):
     assert len(plan.route) == 2
     assert all(choice.why and choice.chosen for choice in plan.choices)
     assert plan.method == (method or "routed")
+
+
+def test_route_ahead_is_shorter_on_a_view_on_which_each_stop_takes_long_to_choose():
+    view = make_view(*(make_candidate(f"s{number}") for number in range(1000)))
+
+    assert 1 <= len(draft(view).route) == ROUTE_WORK // 1000 < ROUTE_AHEAD
 
 
 def test_route_ahead_is_bounded_however_many_sites_there_are():

@@ -48,9 +48,10 @@ from daitn.control_center.training.commands import (
 )
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.lesson_book import LESSONS, LessonBook
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.queueing import WAITING, next_up
-from daitn.control_center.training.records import JobRecord, JobSubmitted
+from daitn.control_center.training.records import ExperienceGained, JobRecord, JobSubmitted
 from daitn.control_center.training.results import wrong_in
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
@@ -98,7 +99,8 @@ class ControlCenter:
         self._tools = tools
         self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member, config.askers)
         self.orchestrator = make_orchestrator(config)
-        self._desk = OrderDesk(config, tools, self.knowledge)
+        self.lessons = LessonBook()
+        self._desks = (OrderDesk(config, tools, self.knowledge), self.orchestrator, self.lessons)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
         self.tools = ToolsDesk(self.knowledge)
@@ -179,8 +181,9 @@ class ControlCenter:
             case DeploymentRecord():
                 self.deployment.apply(record)
             case JobSubmitted(job=job):
-                state = JobState(record)
-                self.jobs[job] = JobMachine(state, self.config, self.knowledge, self._desk, self.orchestrator)
+                self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, *self._desks)
+            case ExperienceGained():
+                self.lessons.apply(record)
             case JobRecord(job=job):
                 self.jobs[job].state.apply(record)
                 if not self._replaying:
@@ -391,6 +394,8 @@ class ControlCenter:
         kind, _, subject = event.key.partition(" ")
         if event.key == TUNE_TIMER:
             self.orchestration.computed(turn, event)
+        elif kind == LESSONS:
+            self.lessons.computed(event)
         elif kind == QUESTION_KEY:
             self._facts.questions.answered(turn, NodeId(subject), event)
         elif (machine := self.jobs.get(job := JobId(subject))) is not None:
@@ -416,6 +421,7 @@ class ControlCenter:
     def _started(self, turn: Turn) -> None:
         self._replaying = False
         self._facts.ask(turn)
+        self.lessons.learn(turn)
         self.orchestration.started(turn)
         for machine in self.jobs.values():
             if not machine.state.ended:
@@ -424,13 +430,10 @@ class ControlCenter:
 
     def _advance(self, turn: Turn, machine: JobMachine) -> None:
         was = machine.state.phase
-        machine.advance(turn, may_start=self._may_start(machine))
+        may_start = was in WAITING and machine.state.job in self._next_up()
+        machine.advance(turn, may_start=may_start)
         if machine.state.ended and was is not machine.state.phase:
             self._advance_queued(turn)
-
-    def _may_start(self, machine: JobMachine) -> bool:
-        """Whether a job that is assessed or queued is next."""
-        return machine.state.phase in WAITING and machine.state.job in self._next_up()
 
     def _next_up(self) -> list[JobId]:
         return next_up(self.jobs, self.config.running_jobs)

@@ -18,7 +18,7 @@ import msgspec
 
 from daitn.decision.attainability import easier
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.decision.feasibility import Judged, judge
+from daitn.decision.feasibility import Judged, Known, judge
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
 from daitn.descriptors.request import Request, Target
 from daitn.descriptors.view import TrainingView
@@ -35,23 +35,24 @@ SLACK: Final = 1.5
 
 
 def find_counter_offer(
-    make_view: Callable[[Request], TrainingView], request: Request, package: PackageFacts, preflight: Preflight | None
+    make_view: Callable[[Request], TrainingView], request: Request, package: PackageFacts, known: Known
 ) -> CounterOffer | None:
     """The nearest admissible request with its differences, or None. Cost: at most `ROUNDS` judgements."""
     offered = request
     changes: dict[str, Change] = {}
     for _ in range(ROUNDS):
         view = make_view(offered)
-        judged = judge(view, offered, package, preflight)
+        judged = judge(view, offered, package, known)
         failed = [condition for condition in judged.conditions if not condition.met]
         if not failed:
-            trivial = _met_untrained(offered, preflight) and not _met_untrained(request, preflight)
+            found = known.preflight
+            trivial = _met_untrained(offered, found) and not _met_untrained(request, found)
             if not changes or trivial:
                 return None
             return CounterOffer(request=offered, changes=tuple(changes.values()))
         moved = offered
         for condition in failed:
-            moved = _mend(moved, condition, view, judged, changes)
+            moved = _mend(moved, condition, view, judged, changes, known.elapsed_s)
         if moved == offered:
             return None
         offered = moved
@@ -59,7 +60,12 @@ def find_counter_offer(
 
 
 def _mend(
-    request: Request, failed: Condition, view: TrainingView, judged: Judged, changes: dict[str, Change]
+    request: Request,
+    failed: Condition,
+    view: TrainingView,
+    judged: Judged,
+    changes: dict[str, Change],
+    elapsed_s: float,
 ) -> Request:
     """The request with one failed condition mended as far as it can be; unchanged where it cannot."""
 
@@ -71,7 +77,7 @@ def _mend(
     budget, plan = request.budget, judged.plan
     match failed.code:
         case ReasonCode.TIME:
-            deadline = _round_up(max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
+            deadline = _round_up(elapsed_s + max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
             if deadline > DEADLINE_MOST_S:
                 return request
             change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")

@@ -14,7 +14,7 @@ from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
 from daitn.decision.routes import RULES, quick
-from daitn.decision.routes.contract import Seen, best_compute, datasets
+from daitn.decision.routes.contract import Seen, best_computes, datasets
 from daitn.decision.validity import ValiditySought
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
@@ -31,6 +31,8 @@ are runs to learn from. The verdict's probability stays unknown as long as this 
 
 ROUTE_AHEAD: Final = 32
 """Stops a plan shows ahead. It is chosen anew after every visit, and looking further costs O(sites) for each stop."""
+ROUTE_WORK: Final = 8192
+"""Stops times sites that are looked at for it: on a view of a thousand sites a plan shows eight stops ahead."""
 
 VALIDITY_MOST: Final = 32
 """Candidates of a view up to which a plan says how long it stands: 20 ms of one core, once a job."""
@@ -75,10 +77,8 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
     rounds = max(1, round(PASSES * (1 if method.parallel else max(1, len(sites)))))
-    route = _route_ahead(
-        view, method.name, request, training.batches * training.batch_size, min(len(sites), ROUTE_AHEAD)
-    )
-    computes = {name: best_compute(view, name) for name in sites}
+    route = _route_ahead(view, method.name, request, training.batches * training.batch_size, _stops_ahead(len(sites)))
+    computes = best_computes(view)
     seconds = {
         name: visit_seconds(candidate, training.batches, package.total_bytes, preflight)
         for name, candidate in computes.items()
@@ -170,13 +170,18 @@ def least_stops(view: TrainingView, request: Request) -> tuple[str, ...]:
     return tuple(chosen)
 
 
+def _stops_ahead(sites: int) -> int:
+    """How many stops a plan shows: each site once, unless that is too far or takes too long to look."""
+    return min(sites, ROUTE_AHEAD, max(1, ROUTE_WORK // max(1, sites)))
+
+
 def _route_ahead(view: TrainingView, method: str, request: Request, records: int, length: int) -> tuple[Stop, ...]:
     """The stops the method's rule would choose next, as if each visit went as planned."""
     chosen = METHODS[method]
     if not isinstance(chosen, Sequential):
         return tuple(
-            Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why="all sites train in each round")
-            for name in datasets(view)
+            Stop(dataset=name, compute_node=place.compute_node, why="all sites train in each round")
+            for name, place in best_computes(view).items()
         )
     rule, seen, stops = quick(RULES[chosen.rule]), Seen(seed=request.seed), []
     for _ in range(length):

@@ -2,8 +2,8 @@
 
 Paper II-A: T-FAM evaluates whether training is feasible from the model, the requirements and the state of the network.
 Stages: authorisation and policy → resources → data → attainability. All conditions are checked, none hides another.
-Attainability rests on the trial at the verification unit (`decision.attainability`); without one it says that it does
-not know, and claims no probability.
+Attainability rests on the trial at the verification unit and on earlier runs (`decision.attainability`); without a
+trial it says that it does not know, and claims no probability.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import math
 from typing import Final, NamedTuple
 
 from daitn.base.units import show_bytes
-from daitn.decision.attainability import improves, joint_chance, predict
+from daitn.decision.allowance import allowance
+from daitn.decision.attainability import Ahead, improves, joint_chance, predict, situation_of
 from daitn.decision.drafting import draft_plan
+from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
@@ -22,6 +24,9 @@ from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.compatibility import conflicts
 from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
+
+NO_LESSONS: Final = Lessons()
+"""Of a network in which no run has ended yet."""
 
 LEAST_TRAINING: Final = 20.0
 """Training records a target's field or label needs at all; below it nothing can be learnt about it, only remembered."""
@@ -61,28 +66,44 @@ def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bo
     return Condition(code=code, what=what, required=required, available=available, met=met)
 
 
+class Known(NamedTuple):
+    """What a judgement rests on besides view and request: what the unit found, what earlier runs teach, and the seconds
+    since submission that are gone from the deadline already."""
+
+    preflight: Preflight | None = None
+    lessons: Lessons = NO_LESSONS
+    elapsed_s: float = 0.0
+
+
 class Judged(NamedTuple):
-    """The draft plan, every condition, met or not, and how far each target is expected to get."""
+    """The draft plan, every condition, met or not, how far each target is expected to get, and what the run to come
+    will teach others by, once it is over."""
 
     plan: Plan
     conditions: tuple[Condition, ...]
     predictions: tuple[Prediction, ...]
+    situation: Situation | None
 
 
-def judge(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Judged:
-    """Judge a request on a view. Cost: that of a draft, and 10⁴ flops a target."""
+def judge(view: TrainingView, request: Request, package: PackageFacts, known: Known) -> Judged:
+    """Judge a request on a view. Cost: that of a draft, and 10⁴ flops a target, 10⁶ with experience."""
+    preflight = known.preflight
     plan = draft_plan(view, request, package, preflight)
-    predictions = predict(view, request, preflight)
+    situation, ahead = situation_of(view, request, package, plan, preflight), None
+    if situation is not None:
+        room = allowance(view, request, package, plan, preflight, known.elapsed_s)
+        ahead = Ahead(situation, room, known.lessons)
+    predictions = predict(view, request, preflight, ahead)
     conditions = [
         *_policy(view, request),
         *_method(view, request),
         *_options(request, plan),
-        *_resources(view, request, package, plan),
+        *_resources(view, request, package, plan, known.elapsed_s),
         *_data(view, request),
         *_preflight(preflight),
         *_attainability(request, preflight, predictions),
     ]
-    return Judged(plan, tuple(conditions), predictions)
+    return Judged(plan, tuple(conditions), predictions, situation)
 
 
 def verdict_of(view: TrainingView, request: Request, judged: Judged) -> Verdict:
@@ -153,18 +174,17 @@ def _options(request: Request, plan: Plan) -> list[Condition]:
     ]
 
 
-def _resources(view: TrainingView, request: Request, package: PackageFacts, plan: Plan) -> list[Condition]:
+def _resources(
+    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, elapsed_s: float
+) -> list[Condition]:
     conditions: list[Condition] = []
     if view.candidates:
         need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
         most = max(candidate.memory_bytes for candidate in view.candidates)
         conditions.append(_condition(ReasonCode.MEMORY, "memory at a site", need, most, unit=" bytes"))
-        least = plan.expected.seconds_low
-        conditions.append(
-            _condition(
-                ReasonCode.TIME, "least time the plan can take", least, request.deadline_s, at_most=True, unit=" s"
-            )
-        )
+        least = plan.expected.seconds_low + elapsed_s
+        what = "least time the plan can take"
+        conditions.append(_condition(ReasonCode.TIME, what, least, request.deadline_s, at_most=True, unit=" s"))
     elif full := [one for one in view.excluded if one.code is ReasonCode.STORAGE]:
         said = "; ".join(f"{one.dataset}: {one.why}" for one in full[:5])
         need_text = f"{show_bytes(package.total_bytes)} at one site at least"
@@ -263,7 +283,8 @@ def _attainability(
             conditions.append(_said(ReasonCode.ATTAINABILITY, f"chance of {target}", "a prediction", text, met=True))
             continue
         within = f"{found.low:.3g} to {found.high:.3g} with 90 %"
-        said = f"{found.probability:.0%}: {found.expected:.3g} expected, {within}{short}"
+        rests = f"; from the trial and {found.runs} earlier runs" if found.runs else ""
+        said = f"{found.probability:.0%}: {found.expected:.3g} expected, {within}{rests}{short}"
         if found.probability < request.chance_floor and not improves(target, found):
             said += f"; no more than the {found.untrained:.3g} of the submitted model can be promised"
         conditions.append(

@@ -89,6 +89,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Of reaching the target."""
     promised: float
     """The figure that can be offered: reached with 80 %, or with the owner's own floor, if that is higher."""
+    runs: int = 0
+    """Earlier runs that it rests on, besides the trial."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from daitn.control_center.training.commands import (
     NodeExpelled,
     RetireSlot,
 )
-from daitn.control_center.training.records import JOB_RECORDS
+from daitn.control_center.training.records import JOB_RECORDS, ExperienceGained
 from daitn.descriptors.access import Access
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
@@ -66,7 +66,7 @@ STREAM: Final = "center"
 SYNC_S: Final = 2.0
 CENTER_RECORDS: Final = (
     *(*JOB_RECORDS, *DEPLOYMENT_RECORDS, *QUESTION_RECORDS),
-    *(NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded),
+    *(ExperienceGained, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded),
 )
 
 _log = logging.getLogger(__name__)

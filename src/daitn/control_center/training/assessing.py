@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from daitn.base import limits
 from daitn.base.ids import NodeId
+from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
@@ -17,10 +18,10 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
+from daitn.decision.feasibility import Judged, Known
 from daitn.decision.routes.contract import Seen
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
-from daitn.descriptors.plan import Plan
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     EvaluateOutcome,
@@ -45,12 +46,15 @@ class Assessing:
             fault = Preflight(fault=state.preflight_fault)
             turn.record(PreflightDone(job=state.job, at_ns=turn.now_ns, preflight=fault))
         admission = TrainingAdmission(lambda request: self._desk.view(turn, request))
-        verdict, plan, view = admission.assess(state.request, state.package, state.preflight)
+        elapsed_s = ns_to_seconds(turn.now_ns - state.submitted_ns)
+        known = Known(state.preflight, self._desk.book.lessons, elapsed_s)
+        verdict, judged, view = admission.assess(state.request, state.package, known)
+        plan = judged.plan
         if verdict.outcome == "refused" and self._desk.silent_nodes(turn) and self._desk.waited(turn) < REST_PATIENCES:
             turn.wake_in(f"job {state.job}", WAIT_S)
             return
         if verdict.outcome == "refused" or state.preflight is not None:
-            self._settle(turn, verdict, plan, view)
+            self._settle(turn, verdict, judged, view)
             return
         if state.lost_in_row >= TRIES_MOST or state.evaluations_left == 0:
             self._ending.end(
@@ -87,13 +91,16 @@ class Assessing:
                 turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
             )
 
-    def _settle(self, turn: Turn, verdict: Verdict, plan: Plan, view: TrainingView) -> None:
+    def _settle(self, turn: Turn, verdict: Verdict, judged: Judged, view: TrainingView) -> None:
         """The final verdict of an assessment, and what follows."""
-        state = self.state
+        state, plan = self.state, judged.plan
         offer = verdict.counter_offer
         taken = offer.request if offer is not None and state.request.accept_counter_offer else None
         if verdict.outcome == "admitted":
-            turn.record(JobAssessed(job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan))
+            assessed = JobAssessed(
+                job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, situation=judged.situation
+            )
+            turn.record(assessed)
             if plan.route:
                 self._desk.seek_validity(turn, plan, view, Seen(seed=state.request.seed), plan.route[0])
             self._desk.enter(turn, Phase.QUEUED, "admitted")

@@ -92,6 +92,7 @@ class Ending:
         nodes = {node for nodes in state.holders.values() for node in nodes}
         nodes |= {ordered.node for ordered in state.ordered.values()}
         artifacts = tuple(dict.fromkeys([*state.holders, *state.shared()]))[: limits.ARTIFACTS_RELEASED]
+        self._desk.book.ended(turn, state)
         self._desk.enter(turn, phase, why)
         for node in sorted(nodes - {CENTER}):
             turn.send(node, ReleaseArtifacts(job=state.job, artifacts=artifacts, job_ended=True))

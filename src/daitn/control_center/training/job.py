@@ -29,6 +29,7 @@ from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import REST_PATIENCES, JobDesk
 from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.lesson_book import LessonBook
 from daitn.control_center.training.open_visits import ENDED_S, REPEAT_FIRST_S, REPEATS, next_check_ns, on_node
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import (
@@ -81,9 +82,10 @@ class JobMachine:
         knowledge: KnowledgeMap,
         orders: OrderDesk,
         orchestrator: TopologyOrchestrator,
+        book: LessonBook,
     ) -> None:
         self.state = state
-        self._desk = JobDesk(state, config, knowledge, orders, orchestrator)
+        self._desk = JobDesk(state, config, knowledge, orders, orchestrator, book)
         self._ending = Ending(self._desk)
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)

@@ -15,6 +15,7 @@ from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.job_state import JobState
+from daitn.control_center.training.lesson_book import LessonBook
 from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.records import (
@@ -79,8 +80,10 @@ class JobDesk:
         knowledge: KnowledgeMap,
         orders: OrderDesk,
         orchestrator: TopologyOrchestrator,
+        book: LessonBook,
     ) -> None:
         self.state = state
+        self.book = book
         self.config = config
         self.knowledge = knowledge
         self.orders = orders

@@ -36,6 +36,7 @@ from daitn.control_center.training.records import (
     VisitLost,
     VisitOrdered,
 )
+from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
 from daitn.decision.keeping import meets, score
 from daitn.decision.stalling import noise
@@ -75,6 +76,9 @@ class JobState:
         self.phase = Phase.ASSESSING
         self.reason = ""
         self.verdict: Verdict | None = None
+        self.situation: Situation | None = None
+        self.measured_after: list[tuple[int, tuple[Measurement, ...]]] = []
+        """Rounds that had been made when a model was measured, and what was found."""
         self.refusals: list[Verdict] = []
         """Verdicts whose counter-offers were taken at once, in order."""
         self.plan: Plan | None = None
@@ -156,7 +160,7 @@ class JobState:
         self.log.append(record)
         match record:
             case JobAssessed():
-                self.verdict, self.plan = record.verdict, record.plan
+                self.verdict, self.plan, self.situation = record.verdict, record.plan, record.situation
                 self.planned_rate = record.plan.training.learning_rate
                 if record.taken is not None:
                     self.refusals.append(record.verdict)
@@ -314,6 +318,7 @@ class JobState:
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1
         self.doubted.pop(record.model, None)
+        self.measured_after.append((self.rounds, record.measurements))
         self.rounds_since_verified = 0
         self.looks_since_gain += 1
         if record.keep and record.score > self.gain_score + noise(self.request.targets, record.measurements):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.decision.experience import PastRun, Situation
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
@@ -43,6 +44,8 @@ class JobAssessed(JobRecord, frozen=True, kw_only=True, tag="job_assessed"):
     verdict: Verdict
     plan: Plan
     taken: Request | None = None
+    situation: Situation | None = None
+    """What was known before the first visit, where a trial was made: others learn by it once the run is over."""
 
 
 class PreflightDone(JobRecord, frozen=True, kw_only=True, tag="preflight_done"):
@@ -179,6 +182,13 @@ class RequestChanged(JobRecord, frozen=True, kw_only=True, tag="request_changed"
     request: Request
     plan: Plan | None = None
     """The plan from now on, where the job has one and the change concerns it."""
+
+
+class ExperienceGained(Record, frozen=True, kw_only=True, tag="experience_gained"):
+    """A run is over, and what it teaches about others outlives it. It says nothing of whose data or model it was."""
+
+    at_ns: int
+    run: PastRun
 
 
 class JobPhased(JobRecord, frozen=True, kw_only=True, tag="job_phased"):

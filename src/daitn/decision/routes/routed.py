@@ -28,7 +28,7 @@ from statistics import median
 from typing import Final
 
 from daitn.base.ids import DataSetId
-from daitn.decision.routes.contract import Seen, Span, best_compute, best_compute_holds, datasets
+from daitn.decision.routes.contract import Seen, Span, best_compute_holds, best_computes, datasets
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import Candidate, TrainingView
 
@@ -63,10 +63,10 @@ class Routed:
 
     def next_stop(self, view: TrainingView, seen: Seen, records_per_visit: int) -> Stop | None:
         """The stop that leaves labels freshest; None only without candidates."""
-        names = datasets(view)
+        places = best_computes(view)
+        names = tuple(places)
         if not names:
             return None
-        places = {name: best_compute(view, name) for name in names}
         shares = {name: label_shares(place) for name, place in places.items()}
         labels = tuple(sorted({label for share in shares.values() for label in share}))
         teaches = {
@@ -123,7 +123,7 @@ def _leads(span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> dict[D
     read = [_exposures(one, len(labels), seen, records_per_visit) for one in taught]
     by_dataset, weight = read[0][1], read[0][2]
     total = FADE * weight + 1 - FADE
-    places = {name: best_compute(span.worst, name) for name in names}
+    places = best_computes(span.worst)
     scale = dataset_weight(places, records_per_visit) / len(names)
     costs = _cost_bounds(ends)
 
