@@ -1,0 +1,252 @@
+"""What a gateway knows of replicas: one row of numbers each, kept in step with reports, its own queries and answers.
+
+Paper II-B, QIRCE. A row is one model on one host as seen from this gateway. Rows are what the compiled choice reads
+(`choosing`), so everything is a number, and what a report says is kept apart from what this gateway sent since: a
+reported counter is old when it arrives, and gateways that trust it alone all run to the same host.
+
+No I/O and no clock: moments are given, in seconds of any one clock. One thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daitn.base.errors import InputError
+from daitn.decision.query_route.service_time import ServicePrior, learn, start_learning
+
+Floats = NDArray[np.float64]
+
+REPLICAS_MOST: Final = 100_000
+"""Most rows: a choice looks at each of them."""
+
+DRIFT_VAR_PER_S: Final = 0.02
+"""By how much a host's queue may have changed since its report, as variance (s²) a second, before that is learnt."""
+
+LEARN_DRIFT: Final = 0.1
+"""Weight of the newest report in what is known of drift."""
+
+
+class Column(IntEnum):
+    """Numbers of a row. Seconds, variances in seconds squared."""
+
+    OPEN = 0
+    """1 where queries may be sent: known, up, not ejected."""
+    ZONE = 1
+    REGION = 2
+    PATH_S = 3
+    """There and back."""
+    PATH_VAR = 4
+    SLOTS = 5
+    """Queries that it works on at a time."""
+    COUNT = 6
+    """Queries at the host at its last report, less those of ours that were answered since."""
+    WORK_S = 7
+    """Their work, as if one slot did it."""
+    REPORTED_S = 8
+    """When the report was made."""
+    OWN_COUNT = 9
+    """Queries of ours that the last report cannot know of."""
+    OWN_WORK_S = 10
+    BASE_S = 11
+    """Service: base + unit · size, and what is known of both (`service_time`)."""
+    UNIT_S = 12
+    VAR_BASE = 13
+    VAR_BOTH = 14
+    VAR_UNIT = 15
+    NOISE = 16
+    """Variance of service around that, as a share of its square."""
+    PRICE = 17
+    PRICE_UNIT = 18
+    CORRECT = 19
+    """Share of answers that are right, measured by a verification unit."""
+    FAULTY = 20
+    """Share of recent queries that it lost."""
+    LEASED = 21
+    """Slots that this gateway may still take; negative: it needs no lease."""
+    DRIFT_VAR = 22
+    SIZES = 23
+    """How many answers its service time was learnt from, at most the learner's memory."""
+
+
+COLUMNS: Final = len(Column)
+
+
+class ReplicaFacts(NamedTuple):
+    """What is known of a replica before it answered anything."""
+
+    region: int = 0
+    zone: int = 0
+    slots: int = 1
+    path_s: float = 0.0
+    path_dev_s: float = 0.0
+    price: float = 0.0
+    price_unit: float = 0.0
+    correct: float = 1.0
+    service: ServicePrior = ServicePrior()
+    leased: int = -1
+
+
+class _Sent(NamedTuple):
+    query: int
+    at_s: float
+    work_s: float
+    """Work of ours at a host that no report has told of yet."""
+
+
+class ReplicaTable:
+    """All replicas that a gateway may choose from, by name; `rows` is (R, COLUMNS), valid up to `count`."""
+
+    def __init__(self) -> None:
+        self._rows: Floats = np.zeros((16, COLUMNS))
+        self._places: dict[str, int] = {}
+        self._names: list[str] = []
+        self._sent: list[deque[_Sent]] = []
+        self._queries = 0
+        self._at: dict[int, str] = {}
+        """Queries under way, and where."""
+
+    @property
+    def rows(self) -> Floats:
+        """The rows in use. A view: read it, do not keep it over a change."""
+        return self._rows[: len(self._names)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Replicas in the order of their rows."""
+        return tuple(self._names)
+
+    @property
+    def under_way(self) -> int:
+        """Queries that were sent and neither answered nor lost."""
+        return len(self._at)
+
+    def name_at(self, place: int) -> str:
+        """The replica of a row."""
+        return self._names[place]
+
+    def place_of(self, name: str) -> int:
+        """The row of a replica; -1 where it is not known."""
+        return self._places.get(name, -1)
+
+    def add(self, name: str, facts: ReplicaFacts) -> None:
+        """A replica is there, or its facts are others; what was learnt of it stays. InputError on impossible facts."""
+        if not 0 < facts.slots <= 1e6 or not 0 <= facts.correct <= 1:
+            raise InputError(f"replica {name}: {facts.slots} slots, {facts.correct} of its answers right")
+        numbers = np.array([facts.path_s, facts.path_dev_s, facts.price, facts.price_unit, *facts.service])
+        if not np.isfinite(numbers).all() or numbers.min() < 0:
+            raise InputError(f"replica {name}: a time, price or prior is negative or not finite: {numbers.tolist()}")
+        place = self._places.get(name)
+        if place is None:
+            if len(self._names) >= REPLICAS_MOST:
+                raise InputError(f"replica {name} is one more than {REPLICAS_MOST}")
+            place = len(self._names)
+            if place == len(self._rows):
+                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+            self._rows[place] = 0.0
+            self._places[name] = place
+            self._names.append(name)
+            self._sent.append(deque())
+            self._rows[place, Column.DRIFT_VAR] = DRIFT_VAR_PER_S
+            self._rows[place, Column.REPORTED_S] = -np.inf
+            start_learning(self._rows[place, Column.BASE_S : Column.NOISE + 1], facts.service)
+        row = self._rows[place]
+        row[Column.OPEN] = 1.0
+        row[[Column.ZONE, Column.REGION, Column.SLOTS]] = facts.zone, facts.region, facts.slots
+        row[[Column.PATH_S, Column.PATH_VAR]] = facts.path_s, facts.path_dev_s**2
+        row[[Column.PRICE, Column.PRICE_UNIT]] = facts.price, facts.price_unit
+        row[[Column.CORRECT, Column.LEASED]] = facts.correct, facts.leased
+
+    def remove(self, name: str) -> None:
+        """A replica is gone; the last row takes its place. Queries at it are no longer counted."""
+        place = self._places.pop(name, None)
+        if place is None:
+            return
+        last = len(self._names) - 1
+        if place != last:
+            self._rows[place] = self._rows[last]
+            self._names[place] = self._names[last]
+            self._sent[place] = self._sent[last]
+            self._places[self._names[place]] = place
+        self._names.pop()
+        self._sent.pop()
+        self._at = {query: at for query, at in self._at.items() if at != name}
+
+    def set_open(self, name: str, is_open: bool) -> None:
+        """Open or close a replica for queries, where it is known."""
+        place = self._places.get(name)
+        if place is not None:
+            self._rows[place, Column.OPEN] = float(is_open)
+
+    def set_leased(self, name: str, slots: int) -> None:
+        """How many slots of it are this gateway's to take; negative: no lease is needed."""
+        place = self._places.get(name)
+        if place is not None:
+            self._rows[place, Column.LEASED] = float(slots)
+
+    def reported(self, name: str, count: int, work_s: float, at_s: float) -> None:
+        """A host says how many queries it has and how much work they are; older reports than the last are passed over.
+
+        How far it is from what was reckoned teaches how fast reports age.
+        """
+        place = self._places.get(name)
+        if place is None or not np.isfinite(work_s) or work_s < 0 or count < 0:
+            return
+        row = self._rows[place]
+        if at_s <= row[Column.REPORTED_S]:
+            return
+        age = at_s - row[Column.REPORTED_S]
+        if np.isfinite(age) and age > 1e-3:
+            slots = row[Column.SLOTS]
+            busy = min(slots, row[Column.COUNT] + row[Column.OWN_COUNT])
+            reckoned = max(0.0, row[Column.WORK_S] + row[Column.OWN_WORK_S] - age * busy)
+            seen = ((work_s - reckoned) / slots) ** 2 / age
+            row[Column.DRIFT_VAR] += LEARN_DRIFT * (seen - row[Column.DRIFT_VAR])
+        row[Column.COUNT], row[Column.WORK_S], row[Column.REPORTED_S] = count, work_s, at_s
+        sent = self._sent[place]
+        half = row[Column.PATH_S] / 2
+        while sent and sent[0].at_s + half <= at_s:
+            sent.popleft()
+        row[Column.OWN_COUNT] = len(sent)
+        row[Column.OWN_WORK_S] = sum(one.work_s for one in sent)
+
+    def sent(self, place: int, work_s: float, at_s: float) -> int:
+        """A query goes to a row, counted from this moment on; returns its number. One leased slot is taken."""
+        row = self._rows[place]
+        self._queries += 1
+        self._sent[place].append(_Sent(self._queries, at_s, work_s))
+        row[Column.OWN_COUNT] += 1
+        row[Column.OWN_WORK_S] += work_s
+        if row[Column.LEASED] > 0:
+            row[Column.LEASED] -= 1
+        self._at[self._queries] = self._names[place]
+        return self._queries
+
+    def ended(self, query: int, *, lost: bool = False) -> str | None:
+        """A query was answered or lost: it is no longer at its host. Returns the replica; None where it is gone."""
+        name = self._at.pop(query, None)
+        if name is None:
+            return None
+        place = self._places[name]
+        row, sent = self._rows[place], self._sent[place]
+        unknown = next((one for one in sent if one.query == query), None)
+        if unknown is not None:
+            sent.remove(unknown)
+            row[Column.OWN_COUNT] = len(sent)
+            row[Column.OWN_WORK_S] = sum(one.work_s for one in sent)
+        elif row[Column.COUNT] >= 1:
+            row[Column.WORK_S] *= 1 - 1 / row[Column.COUNT]
+            row[Column.COUNT] -= 1
+        row[Column.FAULTY] += 0.05 * (float(lost) - row[Column.FAULTY])
+        return name
+
+    def learnt(self, name: str, size: float, service_s: float) -> None:
+        """A query of this size took this long in the engine: better known from now on."""
+        place = self._places.get(name)
+        if place is not None:
+            row = self._rows[place]
+            row[Column.SIZES] = learn(row[Column.BASE_S : Column.NOISE + 1], row[Column.SIZES], size, service_s)
