@@ -14,6 +14,7 @@ from tests.builders import (
     facts_of,
     make_data,
     make_outcome,
+    make_package,
     make_policy,
     make_request,
     make_site,
@@ -25,13 +26,14 @@ from tests.builders import (
 )
 
 from daitn.base.effects import Append, Computed, Delivered, PeerAppeared, PeerVanished
-from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, VisitId
+from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import (
     CancelAsked,
     ModelFetched,
     PauseAsked,
     ResumeAsked,
+    SubmissionReceived,
 )
 from daitn.control_center.training.records import JobSubmitted, VisitAccepted, VisitLost
 from daitn.decision.validity import ValidityFound
@@ -262,6 +264,56 @@ def test_queue_goes_on_when_the_next_job_ends_as_it_starts():
     made.give(CancelAsked(job=JobId("first")))
 
     assert phases(made) == {"first": "cancelled", "low": "running", "met": "delivered"}
+
+
+def test_running_job_makes_room_for_one_of_higher_priority_at_the_border_of_its_visit_and_goes_on_later():
+    made = queue(("low", 1), ("high", 9))
+    assert phases(made) == {"low": "running", "high": "queued"}
+
+    made.answer_until(lambda state: state.phase is Phase.QUEUED, JobId("low"))
+    low = made.state(JobId("low"))
+    assert phases(made) == {"low": "queued", "high": "running"}
+    assert low.reason == "makes room for job high, which has a higher priority"
+    assert low.visits >= 1, "what was under way is not cut short"
+
+    made.give(CancelAsked(job=JobId("high")))
+    assert phases(made) == {"low": "running", "high": "cancelled"}
+    visits = low.visits
+    made.answer_until(lambda state: state.visits > visits, JobId("low"))
+
+
+def test_job_does_not_make_room_for_an_equal():
+    made = queue(("first", 5), ("second", 5))
+
+    made.answer_until(lambda state: state.visits >= 3, JobId("first"))
+
+    assert phases(made) == {"first": "running", "second": "queued"}
+
+
+def test_job_that_makes_room_does_so_after_a_restart_too():
+    made = queue(("low", 1), ("high", 9))
+    made.restart()
+
+    made.answer_until(lambda state: state.phase is Phase.QUEUED, JobId("low"))
+
+    assert phases(made) == {"low": "queued", "high": "running"}
+
+
+def test_owners_take_turns_and_none_runs_more_than_the_quota():
+    made = bench(running_jobs=3, running_jobs_per_owner=2)
+    for owner, name in (("ada", "a1"), ("ada", "a2"), ("ada", "a3"), ("bob", "b1")):
+        made.give(
+            SubmissionReceived(
+                job=JobId(name), owner=OwnerId(owner), request=make_request(), package=make_package(), key=name
+            )
+        )
+        made.answer_until(lambda state: state.phase in (Phase.QUEUED, Phase.RUNNING), JobId(name))
+
+    assert phases(made) == {"a1": "running", "a2": "running", "a3": "queued", "b1": "running"}
+    made.give(CancelAsked(job=JobId("b1")))
+    assert phases(made)["a3"] == "queued", "the quota holds although there is room"
+    made.give(CancelAsked(job=JobId("a1")))
+    assert phases(made)["a3"] == "running"
 
 
 def test_queue_of_a_thousand_jobs_is_looked_through_once_an_event():

@@ -50,7 +50,7 @@ from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.lesson_book import LESSONS, LessonBook
 from daitn.control_center.training.orders import OrderDesk
-from daitn.control_center.training.queueing import WAITING, next_up
+from daitn.control_center.training.queueing import WAITING, makes_room, next_up
 from daitn.control_center.training.records import ExperienceGained, JobRecord, JobSubmitted
 from daitn.control_center.training.results import wrong_in
 from daitn.control_center.turn import Turn
@@ -101,6 +101,7 @@ class ControlCenter:
         self.orchestrator = make_orchestrator(config)
         self.lessons = LessonBook()
         self._desks = (OrderDesk(config, tools, self.knowledge), self.orchestrator, self.lessons)
+        self._most = (config.running_jobs, config.running_jobs_per_owner)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
         self.tools = ToolsDesk(self.knowledge)
@@ -431,12 +432,13 @@ class ControlCenter:
     def _advance(self, turn: Turn, machine: JobMachine) -> None:
         was = machine.state.phase
         may_start = was in WAITING and machine.state.job in self._next_up()
-        machine.advance(turn, may_start=may_start)
-        if machine.state.ended and was is not machine.state.phase:
+        room_for = makes_room(self.jobs, machine.state.job, *self._most) if machine.at_border else None
+        machine.advance(turn, may_start=may_start, room_for=room_for)
+        if (machine.state.ended or room_for) and was is not machine.state.phase:
             self._advance_queued(turn)
 
     def _next_up(self) -> list[JobId]:
-        return next_up(self.jobs, self.config.running_jobs)
+        return next_up(self.jobs, *self._most)
 
     def _advance_queued(self, turn: Turn) -> None:
         """Start every job whose turn it is; one that ends as it starts makes room for the next."""

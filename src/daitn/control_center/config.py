@@ -20,7 +20,9 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     patience_s: Annotated[float, msgspec.Meta(ge=0.2, le=3600)] = 4.0
     """How long the network waits for a silent site before it goes on without it."""
     running_jobs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
-    """Jobs that run at the same time; more are queued, by priority and then by age."""
+    """Jobs that run at the same time; more are queued, by priority, fair share and age."""
+    running_jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    """Jobs of one owner that run at the same time; more of them are queued, while others' run."""
     jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
     """Jobs of one owner that have not ended; a further submission is refused."""
     report_bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] = 20_000.0

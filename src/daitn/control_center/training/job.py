@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.effects import Computed
-from daitn.base.ids import ArtifactId, NodeId, VisitId
+from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.assessing import Assessing
@@ -94,8 +94,14 @@ class JobMachine:
 
     # --- what others call -------------------------------------------------------------------------------------------
 
-    def advance(self, turn: Turn, *, may_start: bool = True) -> None:
-        """Order whatever should be under way. `may_start`: whether a queued job may begin to run."""
+    @property
+    def at_border(self) -> bool:
+        """Whether the job runs and has nothing under way: between two visits, or two rounds."""
+        return self.state.phase is Phase.RUNNING and not self.state.open
+
+    def advance(self, turn: Turn, *, may_start: bool = True, room_for: JobId | None = None) -> None:
+        """Order whatever should be under way. `may_start`: whether a queued job may begin to run; `room_for`: the job
+        for which a running one is queued again, if it is at the border of a visit."""
         state = self.state
         if state.ended:
             return
@@ -106,6 +112,8 @@ class JobMachine:
             self._assessing.assess(turn)
         if state.phase is Phase.QUEUED and may_start:
             self._running.start(turn)
+        if room_for is not None and self.at_border and not state.met:
+            self._desk.enter(turn, Phase.QUEUED, f"makes room for job {room_for}, which has a higher priority")
         if state.phase is Phase.RUNNING:
             self._running.run(turn)
         if state.phase is Phase.DELIVERING:
