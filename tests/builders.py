@@ -570,7 +570,7 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    return facts | {"controls": vars(state.controls), "made": vars(state.made)}
+    return facts | {"controls": vars(state.controls), "made": vars(state.made), "trail": vars(state.trail)}
 
 
 def changed(value: Any, **changes: Any) -> Any:

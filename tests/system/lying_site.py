@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import runpy
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,6 +59,8 @@ def put(
 _first: dict[str, ArtifactId] = {}
 """By job: the first model that was given."""
 
+_visits: Counter[str] = Counter()
+
 Lie = Callable[[ChunkStore, TrainWork, TrainOutcome, str], Adopted]
 
 
@@ -82,10 +85,11 @@ def fill(value: float) -> Callable[[Arrays, Manifest], Mapping[str, str]]:
 
 
 def poison(arrays: Arrays, manifest: Manifest) -> Mapping[str, str]:
-    """Finite, of the right shape, and the opposite of what was learnt."""
-    for name, array in arrays.items():
-        if name in parameters(arrays, manifest) or name.startswith("newest/"):
-            array *= -3.0
+    """Finite, of the right shape, and deaf: units so far in saturation that no later visit gets them out."""
+    name = next(name for name in parameters(arrays, manifest) if name.endswith("hidden.bias"))
+    for kind in ("", "newest/"):
+        if kind + name in arrays:
+            arrays[kind + name][...] = 1e6
     return {}
 
 
@@ -134,6 +138,9 @@ def main() -> None:
 
     async def train(self: VisitWorker, order: Any, work: TrainWork) -> TrainOutcome:
         outcome = await honest(self, order, work)
+        _visits[order.job] += 1
+        if lie == "poison" and _visits[order.job] == 1:
+            return outcome  # a model that has learnt nothing yet cannot be made worse
         if lie == "input":
             return msgspec.structs.replace(outcome, model=work.model)
         made = await asyncio.to_thread(LIES[lie], self._store, work, outcome, order.job)

@@ -130,3 +130,25 @@ def test_model_that_is_no_new_one_is_refused_at_once_and_its_site_left_out(
     assert score < 0.6
     assert words in why
     wait_until(lambda: counted(operator, "results_refused[stale]") > before, "the centre counts it", 20)
+
+
+def test_poison_that_shows_late_is_traced_to_its_maker_and_the_job_goes_on_from_before_it(
+    domain: LocalDomain, operator: Any
+) -> None:
+    honest = trust(operator, "north")[0]
+
+    job = run_with(domain, "poison")
+
+    entries = list(job.log())
+    log = "\n".join(entry.text for entry in entries)
+    assert job.status().phase is Phase.DELIVERED, log
+    traced = [entry for entry in entries if entry.kind == "harm-traced"]
+    harmful = [entry for entry in entries if entry.kind == "rolled-back"]
+    assert harmful, log
+    assert traced, log
+    assert all("on liar-poison/sides made the model worse" in entry.text for entry in traced), log
+    score, why = trust(operator, "liar-poison")
+    assert score < 0.8
+    assert "after liar-poison/sides" in why
+    assert trust(operator, "north")[0] >= honest
+    wait_until(lambda: counted(operator, "models_rolled_back") >= len(harmful), "the centre counts it", 20)

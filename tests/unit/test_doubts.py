@@ -101,7 +101,7 @@ def test_site_that_refuses_a_model_which_the_unit_can_use_is_to_blame_itself():
 
     state = made.state()
     assert state.kept == second.work.model
-    assert state.doubted == {}
+    assert state.made.doubted == {}
     assert Evidence.BROKEN in [kind for kind, _ in reasons(made, receiver)]
     assert Evidence.REFUTED not in [kind for kind, _ in reasons(made, maker)]
     assert state.harm == {second.work.dataset: 1}
@@ -130,14 +130,14 @@ def test_model_that_was_measured_already_is_not_measured_again_for_a_doubt():
     node, order = the_order(made)
     refuse(made, node, order)  # the package itself, which the preflight measured
 
-    assert made.state().doubted == {}
+    assert made.state().made.doubted == {}
     assert [r.visit for r in made.state().log if isinstance(r, DoubtRefuted)] == [order.visit]
 
 
 def test_blame_without_a_model_is_the_sites_own():
     made, _, receiver, second = second_visit()
     made.say(receiver, VisitFailed(visit=second.visit, fence=second.fence, reason="no", blame="unfit"))
-    assert made.state().doubted == {}
+    assert made.state().made.doubted == {}
     assert made.state().harm == {second.work.dataset: 1}
 
 

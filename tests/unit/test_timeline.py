@@ -18,6 +18,7 @@ from daitn.control_center.training.records import (
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    HarmTraced,
     HolderDropped,
     JobAssessed,
     JobPhased,
@@ -32,6 +33,7 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    StepMeasured,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -186,6 +188,10 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),
+    StepMeasured: StepMeasured(job=JOB, at_ns=9, visit=VisitId("j1/1"), model=MODEL, measurements=(FIGURE,)),
+    HarmTraced: HarmTraced(
+        job=JOB, at_ns=9, visit=VisitId("j1/1"), dataset=DataSetId("a/b"), onward=MODEL, why="it fell there"
+    ),
     MakerRefuted: MakerRefuted(
         job=JOB, at_ns=9, visit=VisitId("j1/1"), node=SITE, model=MODEL, fault="not-finite", why="it has NaN"
     ),

@@ -54,6 +54,33 @@ def score(targets: Sequence[Target], measurements: Sequence[Measurement]) -> flo
     return -shortfall / len(targets) + 1e-3 * margin / len(targets)
 
 
+def is_broken(measurements: Sequence[Measurement]) -> bool:
+    """Whether a model cannot be measured, or measures as no number."""
+    return not measurements or any(not math.isfinite(one.value) for one in measurements if one.records > 0)
+
+
+def find_culprit(
+    targets: Sequence[Target], before: Sequence[Measurement], after: Sequence[Sequence[Measurement] | None]
+) -> int | None:
+    """Which of the models made one after another from the one measured `before` is to blame for the last, which is
+    worse by more than the tolerance; None while one that has to be measured first (None in `after`) was not.
+
+    The first that is broken or worse than the one before it by more than the tolerance; where each is worse by less,
+    the one that is worse by most.
+    """
+    old = score(targets, before)
+    falls: list[float] = []
+    for place, one in enumerate(after):
+        if one is None:
+            return None
+        new = score(targets, one)
+        if is_broken(one) or old - new > TOLERANCE:
+            return place
+        falls.append(old - new)
+        old = new
+    return max(range(len(falls)), key=falls.__getitem__)
+
+
 def judge_model(
     targets: Sequence[Target], before: Sequence[Measurement], best_score: float, after: Sequence[Measurement]
 ) -> Judgement:

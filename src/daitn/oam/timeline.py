@@ -25,6 +25,7 @@ from daitn.control_center.training.records import (
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    HarmTraced,
     HolderDropped,
     JobAssessed,
     JobPhased,
@@ -39,6 +40,7 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    StepMeasured,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -87,6 +89,8 @@ class EntryKind(StrEnum):
     ROUND_LOST = "round-lost"
     MODEL_GONE = "model-gone"
     HOLDER_DROPPED = "holder-dropped"
+    STEP_MEASURED = "step-measured"
+    HARM_TRACED = "harm-traced"
     MAKER_REFUTED = "maker-refuted"
     DOUBT_REFUTED = "doubt-refuted"
     REPLANNED = "replanned"
@@ -221,6 +225,16 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case HolderDropped(artifact=artifact, node=node):
             text = f"{names(node)} does not hold {wording.short(artifact)} any more, and is not asked for it again"
             return _Said(EntryKind.HOLDER_DROPPED, text, node=node)
+        case StepMeasured(visit=visit, model=model, measurements=figures):
+            said = wording.measurements(finite(figures)) if figures else "it cannot be measured"
+            text = f"model {wording.short(model)}, as visit {_number(visit)} left it: {said}"
+            return _Said(EntryKind.STEP_MEASURED, text, visit, measurements=figures)
+        case HarmTraced(visit=visit, dataset=dataset, onward=onward, why=why):
+            if visit is None:
+                return _Said(EntryKind.HARM_TRACED, f"which visit made the model worse cannot be found out: {why}")
+            to = f"; the job goes on from {wording.short(onward)}, made before it" if onward is not None else ""
+            text = f"visit {_number(visit)} on {dataset} made the model worse: {why}{to}"
+            return _Said(EntryKind.HARM_TRACED, text, visit, state.ordered[visit].node)
         case MakerRefuted(visit=visit, node=node, model=model, why=why):
             text = f"{names(node)} is to blame for {wording.short(model)}, made by visit {_number(visit)}: {why}"
             return _Said(EntryKind.MAKER_REFUTED, text, visit, node)

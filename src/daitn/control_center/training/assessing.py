@@ -6,12 +6,15 @@ the preflight found.
 
 from __future__ import annotations
 
+from typing import Final
+
 from daitn.base import limits
-from daitn.base.ids import NodeId
+from daitn.base.ids import DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JobAssessed,
     PreflightDone,
@@ -27,6 +30,9 @@ from daitn.descriptors.work import (
     EvaluateOutcome,
     ShareWork,
 )
+
+SAMPLE_TRIES: Final = 3
+"""Times a data set's sample may be lost to a site that is away before the job is assessed with those of others."""
 
 
 class Assessing:
@@ -64,7 +70,7 @@ class Assessing:
         unit = view.verifiers[0]
         samples = self._desk.samples(unit.node)
         for name in unit.datasets[: limits.SITES_PER_ORDER]:
-            if state.has_sample(unit.node, name, without=bool(samples)):
+            if _has_sample(state, unit.node, name, without=bool(samples)):
                 continue
             found = self._desk.knowledge.dataset(name)
             if found is None:
@@ -128,3 +134,10 @@ class Assessing:
             curve=outcome.curve,
         )
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))
+
+
+def _has_sample(state: JobState, unit: NodeId, dataset: DataSetId, *, without: bool) -> bool:
+    """Whether a data set is not asked for its sample (again): given, refused, or done `without` after tries."""
+    wanted = (unit, dataset)
+    tired = without and state.sample_tries.get(wanted, 0) >= SAMPLE_TRIES
+    return wanted in state.samples or wanted in state.sample_faults or tired

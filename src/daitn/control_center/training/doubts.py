@@ -36,16 +36,17 @@ class Doubts:
         match ordered.work:
             case EvaluateWork(model=model) if model == unfit.artifact and ordered.purpose == "verify":
                 self._refute_maker(turn, model, unfit, why)
-            case TrainWork(model=model) if model not in self._state.doubted:
-                self._refute_doubt(turn, ordered, model)
+            case TrainWork(model=model) if model not in self._state.made.doubted:
+                self._refute_doubt(turn, ordered, ordered.work, model)
             case _:
                 pass
 
     def measured(self, turn: Turn, model: ArtifactId) -> None:
         """A unit could use a model: whoever would not has to answer for that."""
-        visit = self._state.doubted.get(model)
-        if visit is not None:
-            self._refute_doubt(turn, self._state.ordered[visit], model)
+        visit = self._state.made.doubted.get(model)
+        told = self._state.ordered[visit] if visit is not None else None
+        if told is not None and isinstance(told.work, TrainWork):
+            self._refute_doubt(turn, told, told.work, model)
 
     def _refute_maker(self, turn: Turn, model: ArtifactId, unfit: Unfit, why: str) -> None:
         state = self._state
@@ -70,13 +71,11 @@ class Doubts:
         if dataset is not None and dataset not in state.barred:
             turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
 
-    def _refute_doubt(self, turn: Turn, told: VisitOrdered, model: ArtifactId) -> None:
+    def _refute_doubt(self, turn: Turn, told: VisitOrdered, work: TrainWork, model: ArtifactId) -> None:
         """A site refused a model that a unit has measured."""
-        state = self._state
-        dataset = told.work.dataset if isinstance(told.work, TrainWork) else None
+        state, dataset = self._state, work.dataset
         why = f"visit {told.visit} refused model {model[:16]}, which a verification unit can use"
         turn.record(DoubtRefuted(job=state.job, at_ns=turn.now_ns, visit=told.visit, model=model, dataset=dataset))
         self._desk.found(turn, told.node, Evidence.BROKEN, why)
-        wrongly = dataset is not None and state.harm.get(dataset, 0) >= REFUSALS_MOST
-        if dataset is not None and wrongly and dataset not in state.barred:
+        if state.harm.get(dataset, 0) >= REFUSALS_MOST and dataset not in state.barred:
             turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))

@@ -7,7 +7,6 @@ kept up to date here, so that the machine above only decides.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
@@ -18,6 +17,7 @@ from daitn.control_center.training.records import (
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    HarmTraced,
     HolderDropped,
     JobAssessed,
     JobPhased,
@@ -32,10 +32,12 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    StepMeasured,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
 )
+from daitn.control_center.training.trail import Step, Trail
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
 from daitn.decision.keeping import meets, score
@@ -57,9 +59,6 @@ from daitn.descriptors.work import (
     UpdateRef,
 )
 from daitn.learning.methods import METHODS
-
-SAMPLE_TRIES: Final = 3
-"""Times a data set's sample may be lost to a site that is away before the job is assessed with those of others."""
 
 
 class JobState:
@@ -129,8 +128,7 @@ class JobState:
         """What the server's optimizer remembers beside each model that it made."""
         self.controls = ControlBook()
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
-        self.doubted: dict[ArtifactId, VisitId] = {}
-        """Models that were never measured and that a site would not use, by the visit that says so."""
+        self.trail = Trail()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
@@ -197,11 +195,15 @@ class JobState:
                 if instead != self.head:
                     self._go_back_to(instead)
             case DoubtRefuted(model=model, dataset=dataset):
-                self.doubted.pop(model, None)
-                if dataset is not None:
-                    self.harm[dataset] = self.harm.get(dataset, 0) + 1
-            case MakerRefuted():
-                pass
+                self.made.settled(model)
+                self.harm[dataset] = self.harm.get(dataset, 0) + 1
+            case MakerRefuted(model=model):
+                self.made.settled(model)
+            case StepMeasured(model=model, measurements=measurements):
+                self.verifications += 1
+                self.trail.measured(model, measurements)
+            case HarmTraced():
+                self._traced(record)
             case Replanned(plan=plan):
                 self.plan = plan
             case SiteBarred(dataset=dataset, why=why):
@@ -246,8 +248,7 @@ class JobState:
                 self.visits += 1
                 self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
                 self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
-                self._hold(outcome.model, ordered.node)
-                for held in (outcome.control, *ordered.work.models_in()):
+                for held in (outcome.model, outcome.control, *ordered.work.models_in()):
                     if held is not None:
                         self._hold(held, ordered.node)
                 self.controls.trained(ordered.work, outcome)
@@ -260,6 +261,7 @@ class JobState:
                     self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
                 else:
                     self.left_out.clear()
+                    self.trail.advanced(Step(record.visit, *self.seen[-1], outcome.model))
                     self._advance_head(outcome.model)
             case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
                 self.transfer_bytes += fetched
@@ -297,12 +299,6 @@ class JobState:
             if record.differs:
                 self.harm[record.left_out] = self.harm.get(record.left_out, 0) + 1
 
-    def has_sample(self, unit: NodeId, dataset: DataSetId, *, without: bool) -> bool:
-        """Whether a data set is not asked for its sample (again): given, refused, or done `without` after tries."""
-        wanted = (unit, dataset)
-        tired = without and self.sample_tries.get(wanted, 0) >= SAMPLE_TRIES
-        return wanted in self.samples or wanted in self.sample_faults or tired
-
     @property
     def aggregates(self) -> bool:
         """Whether updates are averaged before they become the head."""
@@ -317,8 +313,9 @@ class JobState:
 
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1
-        self.doubted.pop(record.model, None)
+        self.made.settled(record.model)
         self.measured_after.append((self.rounds, record.measurements))
+        self.trail.judged(record.model, record.measurements, keep=record.keep, known=record.culprit is not None)
         self.rounds_since_verified = 0
         self.looks_since_gain += 1
         if record.keep and record.score > self.gain_score + noise(self.request.targets, record.measurements):
@@ -338,6 +335,21 @@ class JobState:
             del self.seen[self.seen_kept :]
         if record.best:
             self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
+            self.seen_best = len(self.seen)
+        self.met = self.met or record.met
+        self._release()
+
+    def _traced(self, record: HarmTraced) -> None:
+        """The job goes on from the model before the visit that made it worse, and goes elsewhere first."""
+        self.seen += self.trail.traced(record.onward)
+        if record.dataset is not None:
+            self.avoided = {record.dataset}
+        if record.onward is not None:
+            self.head = self.kept = record.onward
+            self.kept_measurements, self.seen_kept = record.measurements, len(self.seen)
+            self.rolled_back_in_row = 0
+        if record.best:
+            self.best, self.best_measurements, self.best_score = self.kept, record.measurements, record.score
             self.seen_best = len(self.seen)
         self.met = self.met or record.met
         self._release()
@@ -371,6 +383,7 @@ class JobState:
         del self.seen[self.seen_kept :]
         self.looks = [one for one in self.looks if one[0] <= self.seen_kept]
         self.head = self.kept = model
+        self.trail.clear()
         self.rounds_since_verified = 0
 
     def _best_is_gone(self, instead: ArtifactId) -> None:
@@ -395,6 +408,7 @@ class JobState:
 
     def _release(self) -> None:
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
+        needed |= self.trail.models()
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
         needed |= set(self.server_states.values()) | self.controls.keep(needed)
         self.released = {}
@@ -427,10 +441,7 @@ class JobState:
             self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
             if record.blame not in ("unavailable", "no-room", "not-held"):
                 self.sample_faults[wanted] = record.why
-        if isinstance(ordered.work, TrainWork) and record.blame == "unfit":
-            model = ordered.work.model
-            if model != self.kept and self.made.of(model) is not None:  # what was measured is not doubted
-                self.doubted[model] = record.visit
+        self.made.lost(ordered, record.blame, self.kept)
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1
         if ordered.purpose in ("verify", "preflight") and record.blame == "policy":

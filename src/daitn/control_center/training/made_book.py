@@ -31,6 +31,8 @@ class MadeBook:
     def __init__(self, package: ArtifactId, weights: str) -> None:
         self._package = package
         self._made: dict[ArtifactId, Made] = {}
+        self.doubted: dict[ArtifactId, VisitId] = {}
+        """Models that were never measured and that a site would not use, by the visit that says so."""
         self._weights: dict[str, tuple[ArtifactId | None, DataSetId | None]] = {weights: (None, None)}
         """By the name of some numbers: of which model, on which data they came about first. At most one a visit."""
 
@@ -48,6 +50,17 @@ class MadeBook:
                 self._made[model] = Made(ordered.visit, None, ordered.node, None, "")
             case _:
                 pass
+
+    def lost(self, ordered: VisitOrdered, blame: str, kept: ArtifactId) -> None:
+        """A visit was lost; where its site would not use the model, and that was never measured, it is doubted."""
+        if isinstance(ordered.work, TrainWork) and blame == "unfit":
+            model = ordered.work.model
+            if model != kept and model in self._made:
+                self.doubted[model] = ordered.visit
+
+    def settled(self, model: ArtifactId) -> None:
+        """A model was measured, or whoever doubted it has answered for that."""
+        self.doubted.pop(model, None)
 
     def of(self, model: ArtifactId) -> Made | None:
         """Who made a model; None for the submitted one, and for what this job knows nothing of."""

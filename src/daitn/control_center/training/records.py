@@ -144,6 +144,29 @@ class HolderDropped(JobRecord, frozen=True, kw_only=True, tag="holder_dropped"):
     node: NodeId
 
 
+class StepMeasured(JobRecord, frozen=True, kw_only=True, tag="step_measured"):
+    """A model between a kept one and one that was rolled back was measured, to see which visit made it worse; without
+    measurements it cannot be."""
+
+    visit: VisitId
+    model: ArtifactId
+    measurements: tuple[Measurement, ...]
+
+
+class HarmTraced(JobRecord, frozen=True, kw_only=True, tag="harm_traced"):
+    """Which visit made a model worse that was rolled back; None where that cannot be found out. The job goes on from
+    the model before that visit, where that is as good as it has to be (`onward`)."""
+
+    why: str
+    visit: VisitId | None = None
+    dataset: DataSetId | None = None
+    onward: ArtifactId | None = None
+    measurements: tuple[Measurement, ...] = ()
+    score: float = 0.0
+    best: bool = False
+    met: bool = False
+
+
 class MakerRefuted(JobRecord, frozen=True, kw_only=True, tag="maker_refuted"):
     """A verification unit cannot use the model that this visit made, and no honest site would have handed it on."""
 
@@ -159,7 +182,7 @@ class DoubtRefuted(JobRecord, frozen=True, kw_only=True, tag="doubt_refuted"):
 
     visit: VisitId
     model: ArtifactId
-    dataset: DataSetId | None
+    dataset: DataSetId
 
 
 class Replanned(JobRecord, frozen=True, kw_only=True, tag="replanned"):
@@ -212,6 +235,8 @@ JOB_RECORDS = (
     ModelJudged,
     ModelGone,
     HolderDropped,
+    StepMeasured,
+    HarmTraced,
     MakerRefuted,
     DoubtRefuted,
     Replanned,

@@ -22,6 +22,8 @@ from daitn.control_center.training.records import (
     Replanned,
 )
 from daitn.control_center.training.route_desk import RouteDesk
+from daitn.control_center.training.tracing import Tracing
+from daitn.control_center.training.trail import Step
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
@@ -59,6 +61,7 @@ class Running:
         self._desk = desk
         self._ending = ending
         self._groups = Groups(desk)
+        self.tracing = Tracing(desk)
         self.routes = RouteDesk(desk)
 
     def start(self, turn: Turn) -> None:
@@ -91,7 +94,10 @@ class Running:
         if not state.open and not self._desk.reachable(state.head):
             self._go_back(turn)
             return
-        if state.head in state.doubted:
+        if state.trail.searched:
+            self._look_at_step(turn)
+            return
+        if state.head in state.made.doubted:
             self._look_at_head(turn)
             return
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
@@ -110,8 +116,21 @@ class Running:
 
     def _look_at_head(self, turn: Turn) -> None:
         """A site says that the model cannot be used: have it measured before anybody else is sent there."""
-        told = self.state.ordered[self.state.doubted[self.state.head]]
+        told = self.state.ordered[self.state.made.doubted[self.state.head]]
         if not self.state.open and not self._verify(turn, f"{self._desk.name_of(told.node)} says it cannot be used"):
+            turn.wake_in(f"job {self.state.job}", WAIT_S)
+
+    def _look_at_step(self, turn: Turn) -> None:
+        """Several visits made a model worse together: have the models between them measured until it is known which."""
+        if self.state.open:
+            return
+        step = self.tracing.next_look(turn)
+        if step is None:
+            if not self.state.trail.searched:
+                self.run(turn)
+            return
+        why = f"which visit made the model worse: after {step.dataset}?"
+        if not self._verify(turn, why, step.model):
             turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
@@ -321,27 +340,41 @@ class Running:
         )
         turn.send(after.compute_node, prepare)
 
-    def _verify(self, turn: Turn, why: str) -> bool:
-        """Order a verification of the head. False if no unit has a test set now."""
+    def _verify(self, turn: Turn, why: str, model: ArtifactId | None = None) -> bool:
+        """Order a verification of the head, or of an older model. False if no unit has a test set now."""
+        measured = model or self.state.head
         view = self._desk.view(turn)
         for unit in view.verifiers:
             samples = self._desk.samples(unit.node)
             if samples:
-                self._desk.order(turn, "verify", unit.node, self._desk.evaluation(self.state.head, samples), why)
+                self._desk.order(turn, "verify", unit.node, self._desk.evaluation(measured, samples), why)
                 return True
         return False
 
     def judge(self, turn: Turn, outcome: EvaluateOutcome) -> None:
         """Keep a verified model or roll it back, and adapt the plan."""
         state = self.state
+        if (step := self._searched(outcome.model)) is not None:
+            self.tracing.looked(turn, step, outcome.measurements)
+            self.release(turn)
+            return
         judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
         self._settle(turn, outcome.model, judgement, outcome.measurements)
 
     def judge_unfit(self, turn: Turn, model: ArtifactId, why: str, culprit: DataSetId | None = None) -> None:
         """Roll back a model that cannot even be measured: it has other tensors than its graph, or breaks its unit.
         `culprit`: the data set whose visit made it so."""
+        if (step := self._searched(model)) is not None:
+            self.tracing.looked(turn, step, ())
+            self.release(turn)
+            return
         worst = score(self.state.request.targets, ())
         self._settle(turn, model, Judgement(keep=False, best=False, met=False, score=worst, why=why), (), culprit)
+
+    def _searched(self, model: ArtifactId) -> Step | None:
+        """The visit that made a model, where it is measured to find out who made a later one worse."""
+        step = self.state.trail.next_look()
+        return step if step is not None and step.model == model else None
 
     def _settle(
         self,
@@ -352,7 +385,7 @@ class Running:
         culprit: DataSetId | None = None,
     ) -> None:
         state = self.state
-        if culprit is None:
+        if culprit is None and (judgement.keep or not state.trail.ambiguous):  # else it is traced first
             self._credit(turn, judgement)
         turn.record(
             ModelJudged(
