@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.oplib import Instance, read_instances
-from benchmarks.report import arguments, print_report
+from benchmarks.report import Bounds, arguments, print_report
 from daitn.decision.planning.tours import Tour, plan_tour
 from daitn.decision.planning.visits import VisitPlan, VisitProblem, plan_visits
 
@@ -32,6 +32,12 @@ QUICK_TOURS = 5
 SEED = 1
 LEARNING = 40
 LEARNING_QUICK = 8
+BOUNDS: Bounds = {
+    "mean_gap_frac": ("<=", 0.01),
+    "worst_gap_frac": ("<=", 0.05),
+    "learning_worst_gap_frac": ("<=", 0.01),
+    "seconds_10k": ("<=", 1.0),
+}
 Floats = NDArray[np.float64]
 
 
@@ -201,7 +207,7 @@ def main() -> None:
             "learning_worst_gap_frac": max(built),
         }
     }
-    print_report("routes", figures, peers, [SEED], only_json=asked.json, said=said)
+    print_report("routes", figures, peers, [SEED], only_json=asked.json, said=said, bounds=BOUNDS)
 
 
 if __name__ == "__main__":

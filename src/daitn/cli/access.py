@@ -1,4 +1,4 @@
-"""How a node reaches the network, as people write it: kind, metered, limit, windows."""
+"""How a node reaches the network and what it charges, as people write it: kind, metered, limit, windows, tariff."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
+from daitn.descriptors.tariff import Tariff
 from daitn.sdk.requests import parse_duration
+
+FIGURE_MOST: Final = 1e8
+"""Largest price and power that a tariff may state."""
 
 _WINDOW: Final = re.compile(r"\s*(\S+)\s+for\s+(.+?)(?:\s+every\s+(.+?))?\s*")
 
@@ -59,3 +63,16 @@ def parse_access(kind: str, metered: bool | None, rate: str, windows: Sequence[s
     )
     check_access(access)
     return access
+
+
+def tariff_of(price_per_hour: float | None, price_per_gb: float | None, watts: float | None) -> Tariff:
+    """The tariff that options of `daitn join` describe; InputError with what is wrong."""
+    given = {"--price-per-hour": price_per_hour, "--price-per-gb": price_per_gb, "--watts": watts}
+    faults = [
+        f"{option} {value:g}" for option, value in given.items() if value is not None and not 0 <= value <= FIGURE_MOST
+    ]
+    if faults:
+        raise InputError(f"no tariff: {', '.join(faults)}", todo=f"give figures from 0 to {FIGURE_MOST:g}")
+    if price_per_gb is not None and price_per_hour is None:
+        raise InputError("a price per GB without one per hour", todo="give --price-per-hour, 0 if hours are free")
+    return Tariff(price_per_hour=price_per_hour, price_per_gigabyte=price_per_gb, watts=watts)

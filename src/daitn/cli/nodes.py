@@ -117,6 +117,11 @@ def join(
     accept_owner: Annotated[
         list[str] | None, typer.Option(help="Serve models of this owner only; may be repeated. With the role host.")
     ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="Charged for an hour of a visit, in the domain's unit of account.")
+    ] = None,
+    price_per_gb: Annotated[float | None, typer.Option(help="Charged for each GB that a visit fetches.")] = None,
+    watts: Annotated[float | None, typer.Option(help="What one visit draws while it works.")] = None,
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -141,6 +146,10 @@ def join(
             if accept_owner:
                 hosting["policy"] = HostPolicy(owners=tuple(accept_owner))
             knobs["hosting"] = HostConfig(**hosting)
+        if (price_per_hour, price_per_gb, watts) != (None, None, None):
+            from daitn.cli.access import tariff_of
+
+            knobs["tariff"] = tariff_of(price_per_hour, price_per_gb, watts)
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

@@ -118,6 +118,8 @@ def submission(status: JobStatus, taken: JobStatus | None) -> RenderableType:
 def job_view(status: JobStatus, recent: Sequence[LogEntry]) -> RenderableType:
     """One job: phase, targets, where its model is and why there, and the latest decisions."""
     moved = f"{show_bytes(status.transfer_bytes)} moved" if status.transfer_bytes else "nothing moved yet"
+    moved += f", {status.price:.4g} charged" if status.price else ""
+    moved += f", {status.energy_joules:.4g} J drawn" if status.energy_joules else ""
     counts = (
         f"{status.visits} visits, {status.verifications} verifications, {status.rolled_back} rolled back, "
         f"{status.lost} lost, {moved}"

@@ -23,6 +23,8 @@ Targets = Annotated[
 Deadline = Annotated[str | None, typer.Option(help="How long it may take: '1h 30min', '2 days'.")]
 Visits = Annotated[int | None, typer.Option(help="Most training visits.")]
 TransferBytes = Annotated[str | None, typer.Option("--bytes", help="Most bytes moved: '2 GB'.")]
+Price = Annotated[float | None, typer.Option(help="Most that sites may charge, in the domain's unit of account.")]
+Energy = Annotated[float | None, typer.Option("--joules", help="Most energy that visits may draw.")]
 LearningRate = Annotated[float | None, typer.Option(help="Pin the learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pin the batch size.")]
 Include = Annotated[list[str] | None, typer.Option("--data", help="Use this data set only; repeat for more.")]
@@ -42,6 +44,8 @@ def submit(
     method: Annotated[str | None, typer.Option(help="Pin the method; the network chooses if not given.")] = None,
     visits: Visits = None,
     transfer_bytes: TransferBytes = None,
+    price: Price = None,
+    joules: Energy = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
     raw_records: Annotated[str | None, typer.Option(help="'stay' (default) or 'trust-zone'.")] = None,
@@ -74,6 +78,8 @@ def submit(
             method=method,
             visits=visits,
             transfer_bytes=transfer_bytes,
+            price=price,
+            energy_joules=joules,
             learning_rate=learning_rate,
             batch_size=batch_size,
             raw_records=raw_records,
@@ -173,6 +179,8 @@ def change(
     deadline: Deadline = None,
     visits: Visits = None,
     transfer_bytes: TransferBytes = None,
+    price: Price = None,
+    joules: Energy = None,
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
     data: Include = None,
@@ -189,6 +197,8 @@ def change(
             deadline=deadline,
             visits=visits,
             transfer_bytes=transfer_bytes,
+            price=price,
+            energy_joules=joules,
             learning_rate=learning_rate,
             batch_size=batch_size,
             include=data,

@@ -1,4 +1,4 @@
-"""What a visit and a verification cost in seconds, as far as facts and measurements of this job tell."""
+"""What visits and verifications cost in seconds, price and joules, by facts and by what this job has measured."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, pre
     """One visit: hop, transfer of model (and of records that stream), training."""
     moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
     return HOP_S + moved / candidate.bytes_per_s + plan_batches * batch_seconds(candidate, preflight)
+
+
+def visit_price(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float | None:
+    """What one visit is charged, in the domain's unit of account; None where its site states no price."""
+    moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
+    return candidate.tariff.price_of(plan_batches * batch_seconds(candidate, preflight), moved)
+
+
+def visit_joules(candidate: Candidate, plan_batches: int, preflight: Preflight | None) -> float | None:
+    """What one visit draws; None where its site does not state its power."""
+    return candidate.tariff.joules_of(plan_batches * batch_seconds(candidate, preflight))
 
 
 def verification_seconds(package: PackageFacts, preflight: Preflight | None, bytes_per_s: float | None) -> float:

@@ -27,6 +27,9 @@ from daitn.learning.methods.compatibility import without_option
 ROUNDS: Final = 6
 """Times a changed request is judged again before there is no offer."""
 
+NO_ACCOUNT: Final = "none: it cannot be kept account of here"
+"""Offered instead of a budget of what sites do not state."""
+
 DEADLINE_MOST_S: Final = 3.2e7
 """Longest deadline a request may have."""
 
@@ -91,11 +94,14 @@ def _mend(
             change("visits budget", str(budget.visits), str(visits))
             return replace(request, budget=replace(budget, visits=visits))
         case ReasonCode.ENERGY:
-            change("energy budget", f"{budget.energy_joules:g} J", "none: it cannot be kept account of here")
-            return replace(request, budget=replace(budget, energy_joules=None))
+            joules = _up_to_digits(plan.expected.energy_joules)
+            offered = NO_ACCOUNT if joules is None else f"{joules:g} J"
+            change("energy budget", f"{budget.energy_joules:g} J", offered)
+            return replace(request, budget=replace(budget, energy_joules=joules))
         case ReasonCode.PRICE:
-            change("price budget", f"{budget.price:g}", "none: it cannot be kept account of here")
-            return replace(request, budget=replace(budget, price=None))
+            price = _up_to_digits(plan.expected.price)
+            change("price budget", f"{budget.price:g}", NO_ACCOUNT if price is None else f"{price:g}")
+            return replace(request, budget=replace(budget, price=price))
         case ReasonCode.METHOD if (without := without_option(request, failed.what)) != request:
             option = failed.what.partition(":")[0]
             change(option, "as asked", f"left out: {failed.available}")
@@ -131,6 +137,15 @@ def _round_up(seconds: float) -> float:
         return 1.0
     digits = 10.0 ** max(0, math.floor(math.log10(seconds)) - 1)
     return math.ceil(seconds / digits) * digits
+
+
+def _up_to_digits(expected: float | None) -> float | None:
+    """What is expected with `SLACK`, up to two digits of any size: 0.0132 → 0.014; 0 and None stay."""
+    if expected is None or expected <= 0:
+        return expected
+    value = expected * SLACK
+    digits = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / digits - 1e-9) * digits:.6g}")
 
 
 def _less_data(request: Request, failed: Condition, change: Callable[[str, str, str], None]) -> Request:

@@ -6,10 +6,11 @@ replans with. Pure; cost O(candidates) for the choice and O(stops × candidates)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from daitn.base import limits
-from daitn.decision.costs import EXCHANGE_S, WARM_S, verification_seconds, visit_seconds
+from daitn.decision.costs import EXCHANGE_S, WARM_S, verification_seconds, visit_joules, visit_price, visit_seconds
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
@@ -97,6 +98,11 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
             name: spent + training.batches * EXCHANGE_S + exchanged / computes[name].bytes_per_s
             for name, spent in seconds.items()
         }
+    prices = [visit_price(one, training.batches, package.total_bytes, preflight) for one in computes.values()]
+    joules = [visit_joules(one, training.batches, preflight) for one in computes.values()]
+    fewest = len(sites) if method.parallel else visits_low
+    price_low, price = _in_all(prices, fewest, visits)
+    joules_low, energy_joules = _in_all(joules, fewest, visits)
     checks = -(-rounds // verify_every)
     round_s = max(seconds.values(), default=0.0) if method.parallel else typical
     least = WARM_S + low + check_s
@@ -105,6 +111,10 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         seconds=max(least, WARM_S * (1 + len(sites)) + rounds * round_s + checks * check_s),
         transfer_bytes=package.total_bytes * (visits * moves + checks) + round(exchanged * visits),
         visits=visits,
+        price=price,
+        price_low=price_low,
+        energy_joules=energy_joules,
+        energy_joules_low=joules_low,
     )
     how_often = Choice(
         what="verification",
@@ -136,6 +146,14 @@ def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> Val
         return None
     records = plan.training.batches * plan.training.batch_size
     return ValiditySought(view=view, rule=RULES[method.rule], seen=seen, records_per_visit=records, stop=stop)
+
+
+def _in_all(each: Sequence[float | None], fewest: int, visits: int) -> tuple[float, float | None]:
+    """The least that a few visits come to, and what all are expected to; None where a site does not state it."""
+    stated = sorted(one for one in each if one is not None)
+    if len(stated) < len(each) or not stated:
+        return 0.0, None
+    return sum(stated[:fewest]), visits * sum(stated) / len(stated)
 
 
 def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:

@@ -200,13 +200,19 @@ def _resources(
         bound = float(request.budget.transfer_bytes)
         what = "least bytes the plan can move"
         conditions.append(_condition(ReasonCode.BYTES, what, moved, bound, at_most=True, unit=" bytes"))
-    for code, bound_or_none in (
-        (ReasonCode.ENERGY, request.budget.energy_joules),
-        (ReasonCode.PRICE, request.budget.price),
+    expected = plan.expected
+    for code, allowed, low, stated, unit in (
+        (ReasonCode.ENERGY, request.budget.energy_joules, expected.energy_joules_low, expected.energy_joules, " J"),
+        (ReasonCode.PRICE, request.budget.price, expected.price_low, expected.price, ""),
     ):
-        if bound_or_none is not None:
-            text = f"no site states its {code.value}"
-            conditions.append(_said(code, f"{code.value} budget", f"at most {bound_or_none:g}", text, met=False))
+        if allowed is None:
+            continue
+        if stated is None:
+            text = f"no site that can be used states its {code.value}"
+            conditions.append(_said(code, f"{code.value} budget", f"at most {allowed:g}", text, met=False))
+            continue
+        what = f"least {code.value} the plan can take"
+        conditions.append(_condition(code, what, low, allowed, at_most=True, unit=unit))
     if request.epsilon is not None:
         what, text = "differential privacy in training", "no method here adds noise to training yet"
         conditions.append(_said(ReasonCode.METHOD, what, f"ε at most {request.epsilon:g}", text, met=False))

@@ -88,6 +88,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_length: int
     refusals: tuple[Verdict, ...] = ()
     """Verdicts on what was first asked, where the owner had counter-offers taken at once; `verdict` is on the last."""
+    price: float = 0.0
+    """Charged so far by the tariffs of the sites that state one, in the domain's unit of account."""
+    energy_joules: float = 0.0
+    """Drawn so far at the sites that state their power."""
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -100,6 +100,12 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     transfer_bytes: float
     visits: int
+    price: float | None = None
+    """In the domain's unit of account; None where a site of the plan states none."""
+    price_low: float = 0.0
+    energy_joules: float | None = None
+    """None where a site of the plan does not state its power."""
+    energy_joules_low: float = 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

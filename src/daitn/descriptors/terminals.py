@@ -17,6 +17,7 @@ from daitn.descriptors.contract import Column, FieldRule, Name
 from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
 from daitn.descriptors.policy import PolicySummary
 from daitn.descriptors.serving import HostDescriptor
+from daitn.descriptors.tariff import Tariff
 
 Count = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -112,6 +113,8 @@ class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: tuple[str, ...] = ()
     """What is enforced on a visit here: `no-network`, `read-only`, `memory`, `cpu`, `wall-time`, `namespaces`."""
     wait_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    tariff: Tariff = Tariff()
+    """What its operator charges for a visit, and what that draws."""
 
 
 class VerificationDescriptor(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import msgspec
 
 from daitn.base.ids import DataSetId, NodeId, OperatorId
 from daitn.descriptors.outcome import Exclusion
+from daitn.descriptors.tariff import Tariff
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +44,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the next minutes for which its nodes can be counted on: planned windows and past absences."""
     age_s: float
     """Age of the oldest fact about this pair."""
+    tariff: Tariff = Tariff()
+    """What a visit there is charged, and draws."""
 
 
 class Verifier(msgspec.Struct, frozen=True, kw_only=True):

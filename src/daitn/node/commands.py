@@ -100,8 +100,8 @@ def run_join(
 ) -> None:
     """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`.
 
-    Of an enrolled node, `knobs` change the quota of its store, how it reaches the network, and what it gives to models
-    that it serves; nothing else.
+    Of an enrolled node, `knobs` change the quota of its store, its tariff, how it reaches the network, and what it gives
+    to models that it serves; nothing else.
     """
     from daitn.node.terminal_node import TerminalNode
 
@@ -114,7 +114,7 @@ def run_join(
         check_name("node", name)
         here.make()
         _enrol(here, token, name, roles, knobs)
-    elif changed := {knob: knobs[knob] for knob in ("store_bytes", "access", "hosting") if knob in knobs}:
+    elif changed := {knob: knobs[knob] for knob in ("store_bytes", "access", "tariff", "hosting") if knob in knobs}:
         here.save(msgspec.structs.replace(here.load(), **changed))
 
     async def run(stop: asyncio.Event) -> None:

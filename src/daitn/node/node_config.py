@@ -30,6 +30,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
 from daitn.descriptors.serving import HostPolicy
+from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 
 
@@ -62,6 +63,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     direct_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     access: Access = Access()
     """How the node reaches the network: kind, metered, limit, windows known in advance."""
+    tariff: Tariff = Tariff()
+    """What a visit here is charged, and what it draws."""
     evaluations_per_job: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
     activation_bytes: Annotated[int, msgspec.Meta(ge=0)] = 4 * GIB
     """Most that the activations of frozen bases may take here: 2.8 million texts of 768 numbers."""

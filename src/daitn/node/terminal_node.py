@@ -281,6 +281,7 @@ class TerminalNode:
             store_bytes=float(self._capacity_bytes),
             flops=self._flops,
             sandbox=self._sandbox,
+            tariff=config.tariff,
         )
         key = public_hex(self._signing)
         descriptor = NodeDescriptor(

@@ -14,6 +14,7 @@ from daitn.base.errors import InputError
 from daitn.descriptors.contract import Name
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.request import CHANCE_FLOOR, parse_target
+from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 
 
@@ -44,6 +45,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Address under which others reach it for direct transfers; empty: through the router only. Real world only."""
     storage_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Most that its store may take; None: the node's default."""
+    tariff: Tariff = Tariff()
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""

@@ -37,6 +37,8 @@ def from_options(
     exclude: Sequence[str] | None = None,
     visits: int | None = None,
     transfer_bytes: str | None = None,
+    price: float | None = None,
+    energy_joules: float | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
     **plain: Any,
@@ -49,7 +51,8 @@ def from_options(
         wanted["package"] = package
     wanted |= {name: value for name, value in plain.items() if value is not None}
     _merge(wanted, "data", {"include": include, "exclude": exclude})
-    _merge(wanted, "budget", {"visits": visits, "transfer_bytes": transfer_bytes})
+    bounds = {"visits": visits, "transfer_bytes": transfer_bytes, "price": price, "energy_joules": energy_joules}
+    _merge(wanted, "budget", bounds)
     _merge(wanted, "hyperparameters", {"learning_rate": learning_rate, "batch_size": batch_size})
     lacking = [name for name in ("package", "targets", "deadline", "purpose") if not wanted.get(name)]
     if lacking:
@@ -68,6 +71,8 @@ def changes_from_options(
     deadline: str | None = None,
     visits: int | None = None,
     transfer_bytes: str | None = None,
+    price: float | None = None,
+    energy_joules: float | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
     include: Sequence[str] | None = None,
@@ -80,7 +85,8 @@ def changes_from_options(
     if deadline is not None:
         changes["deadline"] = deadline
     bound = None if transfer_bytes is None else parse_bytes(transfer_bytes)
-    _merge(changes, "budget", {"visits": visits, "transfer_bytes": bound})
+    bounds = {"visits": visits, "transfer_bytes": bound, "price": price, "energy_joules": energy_joules}
+    _merge(changes, "budget", bounds)
     _merge(changes, "hyperparameters", {"learning_rate": learning_rate, "batch_size": batch_size})
     _merge(changes, "data", {"include": include, "exclude": exclude})
     return changes

@@ -63,7 +63,12 @@ class SimulatedSite(TerminalCore):
             public_key=self.public_key,
             data=tuple(self._describe(data) for data in spec.data),
             compute=ComputeDescriptor(
-                slots=spec.slots, cores=2, memory_bytes=8e9, storage_bytes=spec.storage_bytes or 1e11, flops=spec.flops
+                slots=spec.slots,
+                cores=2,
+                memory_bytes=8e9,
+                storage_bytes=spec.storage_bytes or 1e11,
+                flops=spec.flops,
+                tariff=spec.tariff,
             )
             if computes
             else None,

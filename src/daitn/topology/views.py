@@ -18,7 +18,7 @@ from daitn.descriptors.contract import Classification, DataContract, FieldByColu
 from daitn.descriptors.fitting import fits
 from daitn.descriptors.outcome import Exclusion, ReasonCode
 from daitn.descriptors.policy import Use, check_use
-from daitn.descriptors.request import Request
+from daitn.descriptors.request import Budget, Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
@@ -203,7 +203,8 @@ def make_training_view(
         awake = [candidate for candidate in candidates if candidate.compute_node not in resting]
         candidates = awake or candidates
     candidates, distrusted = _without_distrusted(candidates)
-    excluded += distrusted
+    candidates, unstated = _stating(candidates, request.budget)
+    excluded += distrusted + unstated
     return TrainingView(
         version=knowledge.version,
         made_at_ns=now_ns,
@@ -228,6 +229,24 @@ def has_room(compute: NodeFacts, asker: Asker) -> bool:
 
 def _room_bytes(machine: ComputeDescriptor, asker: Asker) -> float:
     return machine.storage_bytes if asker.begun else max(machine.storage_bytes, machine.store_bytes)
+
+
+def _stating(candidates: list[Candidate], budget: Budget) -> tuple[list[Candidate], list[Exclusion]]:
+    """Candidates that state what the owner bounds: what is not stated cannot be kept account of. All where none does:
+    admission says that."""
+    excluded: dict[DataSetId, Exclusion] = {}
+    for code, bound, fact in (
+        (ReasonCode.PRICE, budget.price, "price_per_hour"),
+        (ReasonCode.ENERGY, budget.energy_joules, "watts"),
+    ):
+        stating = [one for one in candidates if getattr(one.tariff, fact) is not None]
+        if bound is None or not stating:
+            continue
+        why = f"the request has a budget of {code.value}, its site states no {fact}"
+        left_out = {one.dataset for one in candidates} - {one.dataset for one in stating}
+        excluded |= {name: Exclusion(dataset=name, code=code, why=why) for name in sorted(left_out)}
+        candidates = stating
+    return candidates, list(excluded.values())
 
 
 def _without_room(data: DataDescriptor, computes: list[NodeFacts], asker: Asker) -> Exclusion:
@@ -297,6 +316,7 @@ def _candidate(
         trust=min(knowledge.trust(facts, now_ns), knowledge.trust(compute, now_ns)),
         availability=_availability(knowledge, (facts, compute), now_ns),
         age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
+        tariff=machine.tariff,
     )
 
 

@@ -258,6 +258,8 @@ class JobDesk:
         state = self.state
         fence = state.fence + 1
         visit = VisitId(f"{state.job}/{fence}")
+        facts = self.knowledge.node(node) if purpose == "train" else None
+        compute = facts.descriptor.compute if facts is not None else None
         turn.record(
             VisitOrdered(
                 job=state.job,
@@ -268,6 +270,7 @@ class JobDesk:
                 purpose=purpose,
                 work=work,
                 why=why,
+                tariff=compute.tariff if compute is not None else None,
             )
         )
         self.speak(turn, state.open[visit])

@@ -16,6 +16,7 @@ from daitn.descriptors.origin import UnfitFault
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
+from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
 
 Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify"]
@@ -63,6 +64,8 @@ class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
     purpose: Purpose
     work: Work
     why: str
+    tariff: Tariff | None = None
+    """The node's as it stood, for training visits: what its work is charged by."""
 
 
 class VisitAccepted(JobRecord, frozen=True, kw_only=True, tag="visit_accepted"):

@@ -104,6 +104,8 @@ class RouteDesk:
         left = Left(
             seconds=(self._desk.deadline_ns - turn.now_ns) / 1e9,
             bytes=math.inf if budget.transfer_bytes is None else budget.transfer_bytes - state.transfer_bytes,
+            price=math.inf if budget.price is None else budget.price - state.price,
+            joules=math.inf if budget.energy_joules is None else budget.energy_joules - state.energy_joules,
             visits=(budget.visits or limits.VISITS_PER_JOB) - state.visits,
         )
         return errand_of(state.request, state.package, state.plan, view, state.preflight, state.looks, left)

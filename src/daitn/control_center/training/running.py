@@ -22,6 +22,7 @@ from daitn.control_center.training.records import (
     Replanned,
 )
 from daitn.control_center.training.route_desk import RouteDesk
+from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.training.trail import Step
 from daitn.control_center.turn import Turn
@@ -63,6 +64,7 @@ class Running:
         self._groups = Groups(desk)
         self.tracing = Tracing(desk)
         self.routes = RouteDesk(desk)
+        self._spending = Spending(desk.state)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -134,8 +136,11 @@ class Running:
             turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
-        """The view without the data sets of the visits that were just rolled back, while there are others."""
-        others = tuple(one for one in view.candidates if one.dataset not in self.state.avoided)
+        """The view without what the budget does not pay for any more, nor, while there are others, the data sets of the
+        visits that were just rolled back."""
+        left = self._spending.affordable(view)
+        view = msgspec.structs.replace(view, candidates=left)
+        others = tuple(one for one in left if one.dataset not in self.state.avoided)
         return msgspec.structs.replace(view, candidates=others) if others else view
 
     def _wind_up(self, turn: Turn, why: str) -> None:
@@ -189,6 +194,8 @@ class Running:
             return f"the budget of {budget.visits} visits is used up"
         if budget.transfer_bytes is not None and state.transfer_bytes >= budget.transfer_bytes:
             return f"the budget of {budget.transfer_bytes} bytes is used up"
+        if (why := self._spending.spent(lambda: self._desk.view(turn))) != "":
+            return why
         if state.visits >= limits.VISITS_PER_JOB:
             return f"{limits.VISITS_PER_JOB} visits were made without reaching the goal"
         if state.rolled_back_in_row >= ROLLBACKS_MOST:
@@ -245,10 +252,11 @@ class Running:
             most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
             first = state.rounds * most % len(names) if len(names) > most else 0
             turned = names[first:] + names[:first]
-            return tuple(
+            stops = tuple(
                 Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
                 for name in turned[:most]
             )
+            return self._spending.together(view(), stops)
 
         def group_stops() -> tuple[Stop, ...]:
             """As many sites as a group may have, each at a node of its own, beginning with another one each round;
@@ -261,7 +269,7 @@ class Running:
             for name in names[first:] + names[:first]:
                 node = best_compute(view(), name).compute_node
                 stops.setdefault(node, Stop(dataset=name, compute_node=node, why=f"round {state.rounds + 1}"))
-            return tuple(stops.values())[: max(1, min(most, limits.GROUP_MEMBERS))]
+            return self._spending.together(view(), tuple(stops.values()))[: max(1, min(most, limits.GROUP_MEMBERS))]
 
         return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops)
 

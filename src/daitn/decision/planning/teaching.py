@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.base.ids import DataSetId
-from daitn.decision.costs import HOP_S, visit_seconds
+from daitn.decision.costs import HOP_S, batch_seconds, visit_seconds
 from daitn.decision.planning.visits import VisitProblem
 from daitn.decision.routes.contract import Seen
 from daitn.decision.routes.errand import Aim, Errand
@@ -47,8 +47,9 @@ ABSENCE_S: Final = 10.0
 """Seconds a visit to a node that is not there costs: a lease, and the next try."""
 WANTED: Final = 0.95
 """Share wanted of each topic where no target says."""
-BYTES_PRICE: Final = 0.05
-"""What bytes count against seconds, both in usual visits, where the owner does not bound them; else as much."""
+UNBOUNDED_PRICE: Final = 0.05
+"""What bytes, price and joules count against seconds, each in usual visits, where the owner does not bound them; else
+as much."""
 
 Floats = NDArray[np.float64]
 Topic = tuple[str, str]
@@ -135,7 +136,7 @@ def learnt_from(places: Mapping[DataSetId, Candidate], seen: Seen, records_per_v
 def visit_problem(
     places: Mapping[DataSetId, Candidate], learnt: Learnt, errand: Errand, last: DataSetId | None
 ) -> VisitProblem:
-    """What `plan_visits` is asked: stops are the places in order; resources are seconds and bytes."""
+    """What `plan_visits` is asked: stops are the places in order; resources are seconds, bytes, price, joules."""
     topics, names = learnt.topics, list(places)
     spread = np.array([shares_of(place, topics) for place in places.values()])  # (S, F)
     part = np.array([_sureness(places[name]) * novelty(learnt.passes, name) for name in names])
@@ -147,11 +148,25 @@ def visit_problem(
         [visit_seconds(place, 0, errand.model_bytes, errand.preflight) - HOP_S for place in places.values()]
     )
     move_s += np.array([2 * place.latency_s for place in places.values()])
-    stay, enter = np.column_stack([train_s, np.zeros(len(names))]), np.column_stack([move_s, bytes_in])
+    work_s = [errand.batches * batch_seconds(place, errand.preflight) for place in places.values()]
+    zeros = np.zeros(len(names))
+    charged = np.array(
+        [place.tariff.price_of(spent, 0.0) or 0.0 for place, spent in zip(places.values(), work_s, strict=True)]
+    )
+    fetched = np.array(
+        [place.tariff.price_of(0.0, moved) or 0.0 for place, moved in zip(places.values(), bytes_in, strict=True)]
+    )
+    drawn = np.array(
+        [place.tariff.joules_of(spent) or 0.0 for place, spent in zip(places.values(), work_s, strict=True)]
+    )
+    stay = np.column_stack([train_s, zeros, charged, drawn])  # (S, R)
+    enter = np.column_stack([move_s, bytes_in, fetched, zeros])
     wanted, weight = _wanted(topics, errand.aims, learnt.known)
-    budget = np.array([errand.seconds_left, errand.bytes_left])
-    usual = np.maximum((stay + enter).mean(0), [1e-9, 1.0])
-    price = np.array([1.0, usual[0] / usual[1] * (1.0 if math.isfinite(errand.bytes_left) else BYTES_PRICE)])
+    budget = np.array([errand.seconds_left, errand.bytes_left, errand.price_left, errand.joules_left])
+    usual = np.maximum((stay + enter).mean(0), [1e-9, 1.0, 1e-9, 1e-9])
+    counts = np.where(np.isfinite(budget), 1.0, UNBOUNDED_PRICE)
+    counts[0] = 1.0
+    price = counts * usual[0] / usual
     return VisitProblem(
         teach=np.clip(teach, 0.0, 1.0),
         keep=np.clip(keep, 0.0, 1.0),
@@ -163,7 +178,7 @@ def visit_problem(
         budget=budget,
         price=price,
         at=names.index(last) if last is not None and last in places else -1,
-        check=np.array([errand.check_s, float(errand.model_bytes)]),
+        check=np.array([errand.check_s, float(errand.model_bytes), 0.0, 0.0]),
         check_every=max(1, errand.check_every),
     )
 

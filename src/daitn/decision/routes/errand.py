@@ -42,6 +42,8 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     looks: tuple[Look, ...] = ()
     seconds_left: float = math.inf
     bytes_left: float = math.inf
+    price_left: float = math.inf
+    joules_left: float = math.inf
     visits_left: int = 10_000
     batches: int = 0
     """Of one visit."""
@@ -58,6 +60,8 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     bytes: float = math.inf
+    price: float = math.inf
+    joules: float = math.inf
     visits: int = 10_000
 
 
@@ -93,6 +97,8 @@ def errand_of(
         ),
         seconds_left=max(0.0, left.seconds),
         bytes_left=max(0.0, left.bytes),
+        price_left=max(0.0, left.price),
+        joules_left=max(0.0, left.joules),
         visits_left=max(0, left.visits),
         batches=plan.training.batches,
         model_bytes=package.total_bytes,

@@ -1,0 +1,72 @@
+"""What a running job may still spend of its budgets of price and energy: no visit is ordered that is not paid for.
+
+What a visit comes to is known only when it is over, so one is ordered while what it is expected to come to is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daitn.control_center.training.job_state import JobState
+from daitn.decision.costs import visit_joules, visit_price
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.view import Candidate, TrainingView
+
+
+class Spending:
+    """See the module's docstring."""
+
+    def __init__(self, state: JobState) -> None:
+        self._state = state
+
+    def affordable(self, view: TrainingView) -> tuple[Candidate, ...]:
+        """Candidates of a view whose next visit the budgets pay for: O(candidates); all where nothing is bounded."""
+        budget = self._state.request.budget
+        if budget.price is None and budget.energy_joules is None:
+            return view.candidates
+        return tuple(one for one in view.candidates if self._pays(one))
+
+    def spent(self, make_view: Callable[[], TrainingView]) -> str:
+        """Which of the two is used up; empty while neither is. A view is made only where one is bounded."""
+        state, budget = self._state, self._state.request.budget
+        if state.open or (budget.price is None and budget.energy_joules is None):
+            return ""
+        view = make_view()
+        if not view.candidates or any(self._pays(one) for one in view.candidates):
+            return ""
+        said = [] if budget.price is None else [f"{state.price:.4g} of a price of {budget.price:g}"]
+        said += [] if budget.energy_joules is None else [f"{state.energy_joules:.4g} of {budget.energy_joules:g} J"]
+        return f"the budget pays for no further visit: {' and '.join(said)} spent"
+
+    def together(self, view: TrainingView, stops: tuple[Stop, ...]) -> tuple[Stop, ...]:
+        """As many of a round's stops, in order, as the budgets pay for together."""
+        places = {(one.dataset, one.compute_node): one for one in view.candidates}
+        price, joules, kept = 0.0, 0.0, []
+        for stop in stops:
+            candidate = places[stop.dataset, stop.compute_node]
+            if self._pays(candidate, price, joules):
+                kept.append(stop)
+                more = self._next(candidate)
+                price, joules = price + (more[0] or 0.0), joules + (more[1] or 0.0)
+        return tuple(kept)
+
+    def _pays(self, candidate: Candidate, price: float = 0.0, joules: float = 0.0) -> bool:
+        """Whether a visit is paid for, besides what else is about to be ordered."""
+        state, budget = self._state, self._state.request.budget
+        next_price, next_joules = self._next(candidate)
+        for bound, spent, more in (
+            (budget.price, state.price + price, next_price),
+            (budget.energy_joules, state.energy_joules + joules, next_joules),
+        ):
+            if bound is not None and (more is None or spent + more > bound):
+                return False
+        return True
+
+    def _next(self, candidate: Candidate) -> tuple[float | None, float | None]:
+        state = self._state
+        assert state.plan is not None
+        batches, preflight = state.plan.training.batches, state.preflight
+        return (
+            visit_price(candidate, batches, state.package.total_bytes, preflight),
+            visit_joules(candidate, batches, preflight),
+        )
