@@ -271,9 +271,11 @@ def _sequential(
         if stop is None:
             raise SystemExit(f"rule {rule} finds no stop")
         count.transfers += stop.dataset != seen.last
-        state = _train(model, by_dataset[stop.dataset], training, state, seed)
-        seen = Seen(visits=(*seen.visits, (stop.dataset, records)), seed=seed)
-        count.updates += training.batches
+        batches = max(1, round(training.batches * stop.length))
+        visit = msgspec.structs.replace(training, batches=batches)
+        state = _train(model, by_dataset[stop.dataset], visit, state, seed)
+        seen = Seen(visits=(*seen.visits, (stop.dataset, batches * training.batch_size)), seed=seed)
+        count.updates += batches
         yield
 
 

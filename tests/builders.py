@@ -570,7 +570,8 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    return facts | {"controls": vars(state.controls), "made": vars(state.made), "trail": vars(state.trail)}
+    books = {name: vars(facts[name]) for name in ("controls", "made", "trail", "charges")}
+    return facts | books
 
 
 def changed(value: Any, **changes: Any) -> Any:

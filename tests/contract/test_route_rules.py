@@ -15,6 +15,7 @@ from daitn.base.ids import DataSetId, NodeId
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen, best_compute
 from daitn.decision.routes.tram_fl import TramFl
+from daitn.decision.routes.tram_fl_cycles import UNITS, allocate
 from daitn.descriptors.view import Candidate, TrainingView
 
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)
@@ -294,3 +295,85 @@ def test_routed_on_many_sites_and_visits_looks_at_each_once():
 
     assert RULES["routed"].next_stop(counted, seen, 64) is not None
     assert lookups <= len(view.candidates)
+
+
+# --- greedy, Tram-FL in cycles, load-aware Tram-FL --------------------------------------------------------------------
+
+
+def least_spread(mix: list[list[float]], units: int) -> float:
+    """The least variance of labels that whole units can have, by trying all."""
+    best = math.inf
+    for parts in itertools.product(range(units + 1), repeat=len(mix)):
+        if sum(parts) == units:
+            read = [
+                sum(part * row[label] for part, row in zip(parts, mix, strict=True)) for label in range(len(mix[0]))
+            ]
+            mean = sum(read) / len(read)
+            best = min(best, sum((one - mean) ** 2 for one in read) / len(read))
+    return best
+
+
+def test_cycles_are_allocated_as_evenly_as_units_allow():
+    for seed in range(25):
+        rng = random.Random(seed)
+        rows = [[rng.choice((0, 0, 1, 2, 3)) for _ in range(4)] for _ in range(3)]
+        rows = [row if any(row) else [1, 0, 0, 0] for row in rows]
+        mix = [[one / sum(row) for one in row] for row in rows]
+        parts = allocate(tuple(tuple((str(label), one) for label, one in enumerate(row) if one) for row in mix))
+        read = [sum(part * row[label] for part, row in zip(parts, mix, strict=True)) for label in range(4)]
+        mean = sum(read) / 4
+
+        assert sum(parts) == UNITS
+        assert sum((one - mean) ** 2 for one in read) / 4 <= least_spread(mix, UNITS) + 1e-6 + 0.02 * mean**2
+
+
+def test_cycle_goes_from_the_longest_visit_to_the_shortest_and_on_from_where_it_ended():
+    view = make_view(
+        make_candidate("a", {"0": 60.0, "1": 40.0}),
+        make_candidate("b", {"2": 100.0}),
+        make_candidate("c", {"3": 70.0, "4": 20.0, "5": 10.0}),
+    )
+    rule, seen, stops = RULES["tram-fl-2"], Seen(), []
+    for _ in range(9):
+        stops.append(rule.next_stop(view, seen, 100))
+        seen = Seen(visits=(*seen.visits, (stops[-1].dataset, round(100 * stops[-1].length))))
+    names = [stop.dataset[0] for stop in stops]
+    lengths = {stop.dataset[0]: stop.length for stop in stops}
+
+    assert [sorted(names[i : i + 3]) for i in (0, 3, 6)] == [["a", "b", "c"]] * 3
+    assert names[2] == names[3]
+    assert names[5] == names[6]
+    assert sum(lengths.values()) == pytest.approx(3)
+    assert [lengths[name] for name in names[:3]] == sorted(lengths.values(), reverse=True)
+
+
+def test_cycle_goes_on_with_what_is_left_where_a_site_is_gone():
+    view = make_view(*(make_candidate(name, {name: 10.0}) for name in "abc"))
+    less = make_view(*view.candidates[:2])
+    seen = Seen(visits=((DataSetId("a/records"), 100), (DataSetId("c/records"), 100)))
+
+    stop = RULES["tram-fl-2"].next_stop(less, seen, 100)
+
+    assert stop is not None
+    assert stop.dataset == "b/records"
+
+
+def test_greedy_takes_most_freshening_a_second_and_the_slow_site_when_it_brings_most():
+    view = make_view(make_candidate("a", {"0": 50.0}, batch_s=1.0), make_candidate("b", {"1": 50.0}, batch_s=0.1))
+
+    first = walk(RULES["greedy"], view, 30)
+
+    assert first[0] == "b/records"
+    assert 0 < Counter(first)["a/records"] < 10
+
+
+def test_load_aware_takes_the_quickest_that_keeps_labels_even():
+    alike = make_view(make_candidate("a", batch_s=1.0), make_candidate("b", batch_s=0.1))
+    apart = make_view(make_candidate("a", {"0": 9.0}, batch_s=1.0), make_candidate("b", {"1": 9.0}, batch_s=0.1))
+    away = make_view(make_candidate("a", availability=1.0), make_candidate("b", availability=0.2))
+    bare = make_view(make_candidate("a", {}, batch_s=1.0), make_candidate("b", {}, records=64.0, batch_s=0.1))
+
+    assert set(walk(RULES["tram-fl-load"], alike, 10)) == {"b/records"}
+    assert Counter(walk(RULES["tram-fl-load"], apart, 20))["a/records"] in (9, 10)
+    assert walk(RULES["tram-fl-load"], away, 1) == ["a/records"]
+    assert "a/records" in walk(RULES["tram-fl-load"], bare, 3)

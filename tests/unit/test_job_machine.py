@@ -447,6 +447,21 @@ def test_submitted_before_finds_the_key_of_the_same_owner_only():
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 
+def test_a_stop_with_a_length_of_its_own_is_ordered_and_counted_so():
+    made = Bench(
+        make_site(1, data=(make_data("s1", {"0": 100.0}),)),
+        make_site(2, data=(make_data("s2", {"0": 20.0, "1": 80.0}),)),
+        make_unit(),
+    )
+    made.submit(make_request(method="tram-fl-2"))
+    made.answer_until(lambda state: state.visits >= 2)
+    usual = made.state().plan.training
+    lengths = {one.node: one.work.training.batches for one in made.state().ordered.values() if one.purpose == "train"}
+
+    assert lengths[SITE1] < usual.batches < lengths[SITE2]
+    assert {records for _, records in made.state().seen} == {one * usual.batch_size for one in lengths.values()}
+
+
 def test_budget_of_visits_ends_after_a_last_measure():
     made = bench()
     made.submit(make_request(budget=Budget(visits=3)))

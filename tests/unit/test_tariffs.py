@@ -185,17 +185,17 @@ def test_visits_are_charged_by_the_tariff_they_were_ordered_under():
     made = priced_bench(Tariff(price_per_hour=3600.0, watts=10.0))
     train(made, 1.0)
 
-    assert made.state().price == pytest.approx(1.0)
-    assert made.state().energy_joules == pytest.approx(10.0)
+    assert made.state().charges.price == pytest.approx(1.0)
+    assert made.state().charges.energy_joules == pytest.approx(10.0)
     assert job_status(made.state(), str).price == pytest.approx(1.0)
-    assert made.replayed().jobs[JOB].state.price == made.state().price
+    assert made.replayed().jobs[JOB].state.charges.price == made.state().charges.price
 
 
 def test_a_site_cannot_charge_for_longer_than_its_visit_took():
     made = priced_bench(Tariff(price_per_hour=3600.0))
     train(made, 500.0)
 
-    assert made.state().price == pytest.approx(1.0)
+    assert made.state().charges.price == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("method", ["routed", "planned", "fedavg"])
@@ -217,7 +217,7 @@ def test_no_visit_is_ordered_that_the_budget_does_not_pay_for(method):
 
     assert made.state().phase is Phase.DELIVERING
     assert "pays for no further visit" in made.state().reason
-    assert 1.0 < made.state().price <= 3.5
+    assert 1.0 < made.state().charges.price <= 3.5
 
 
 def test_the_dear_site_is_left_out_when_only_the_cheap_one_can_be_paid():
@@ -227,7 +227,7 @@ def test_the_dear_site_is_left_out_when_only_the_cheap_one_can_be_paid():
     visited = {one.node for one in made.state().ordered.values() if one.purpose == "train"}
 
     assert visited == {NodeId("n0001")}
-    assert made.state().price == pytest.approx(4.0)
+    assert made.state().charges.price == pytest.approx(4.0)
 
 
 def test_planned_routes_stay_within_price_and_energy():

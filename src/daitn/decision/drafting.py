@@ -50,7 +50,8 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     skew = label_skew(view)
     rejected = [
         "planned: plans the whole route, which the first choice does without",
-        "tram-fl: counts what was read long ago like yesterday's",
+        "greedy: sees one visit ahead and leaves slow sites for last",
+        "tram-fl, tram-fl-2, tram-fl-load: count what was read long ago like yesterday's",
         "cyclic: does not look at what a site has",
         "random: a baseline",
     ]

@@ -26,6 +26,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     dataset: DataSetId
     compute_node: NodeId
     why: str
+    length: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    """Of the visit, in visits of the plan."""
 
 
 RANGES_MOST: Final = 4096

@@ -100,8 +100,8 @@ def run_join(
 ) -> None:
     """Enrol the folder's node if it is not enrolled yet, then run it until SIGTERM or SIGINT; `knobs`: `NodeConfig`.
 
-    Of an enrolled node, `knobs` change the quota of its store, its tariff, how it reaches the network, and what it gives
-    to models that it serves; nothing else.
+    Of an enrolled node, `knobs` change the quota of its store, its tariff, how it reaches the network, and what it
+    gives to models that it serves; nothing else.
     """
     from daitn.node.terminal_node import TerminalNode
 

@@ -59,8 +59,8 @@ def job_status(machine_state: JobState, names: Callable[[NodeId], str]) -> JobSt
         rolled_back=state.rolled_back,
         lost=state.lost,
         transfer_bytes=state.transfer_bytes,
-        price=state.price,
-        energy_joules=state.energy_joules,
+        price=state.charges.price,
+        energy_joules=state.charges.energy_joules,
         now=tuple(_whereabouts(visit, names) for visit in state.open.values()),
         log_length=len(state.log),
     )

@@ -10,6 +10,7 @@ from collections import Counter
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.control_book import ControlBook
 from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.open_visits import OpenVisit
@@ -99,19 +100,15 @@ class JobState:
         self.round_begun = False
         self.rounds = 0
         self.rounds_since_verified = 0
-        self.visits = 0
-        self.verifications = 0
-        self.rolled_back = 0
-        self.rolled_back_in_row = 0
-        self.lost = 0
+        self.visits = self.verifications = self.lost = 0
+        self.rolled_back = self.rolled_back_in_row = 0
         self.lost_in_row = 0
         """Lost visits since the last accepted one."""
         self.lost_ns = 0
         """When the last visit was lost to a site that could not, as against one that would not."""
         self.last_loss = ""
         self.transfer_bytes = 0
-        self.price = 0.0
-        self.energy_joules = 0.0
+        self.charges = ChargeBook()
         self.evaluations_left: int | None = None
         self.seen: list[tuple[DataSetId, int]] = []
         self.seen_kept = 0
@@ -249,7 +246,7 @@ class JobState:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 self.visits += 1
                 self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
-                self._charge(ordered, outcome, record.at_ns)
+                self.charges.accepted(ordered, outcome, record.at_ns)
                 self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
                 for held in (outcome.model, outcome.control, *ordered.work.models_in()):
                     if held is not None:
@@ -282,14 +279,6 @@ class JobState:
             case _:
                 pass
         self.lost_in_row = 0
-
-    def _charge(self, ordered: VisitOrdered, outcome: TrainOutcome, at_ns: int) -> None:
-        """By the tariff it was ordered under, for no longer than it can have taken."""
-        if ordered.tariff is None:
-            return
-        seconds = min(outcome.seconds, max(0.0, (at_ns - ordered.at_ns) / 1e9))
-        self.price += ordered.tariff.price_of(seconds, outcome.fetched_bytes + outcome.exchanged_bytes) or 0.0
-        self.energy_joules += ordered.tariff.joules_of(seconds) or 0.0
 
     def _agreed(self, record: GroupAgreed) -> None:
         for work, outcome in self.group.values():

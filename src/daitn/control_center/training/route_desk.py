@@ -12,8 +12,6 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from daitn.base import limits
 from daitn.base.ids import DataSetId
 from daitn.base.units import seconds_to_ns
@@ -47,14 +45,14 @@ class RouteDesk:
         self._waits: tuple[tuple[DataSetId, ...], int] | None = None
         """Visits for which a plan is waited for, and since when."""
 
-    def seen(self, more: Sequence[tuple[DataSetId, int]] = ()) -> Seen:
-        """What the model has been through, and will have after some `more` visits."""
+    def seen(self, turn: Turn, view: TrainingView, more: Sequence[tuple[DataSetId, int]] = ()) -> Seen:
+        """What the model has been through, and will have after some `more` visits, and what it is still to be done."""
         state = self._desk.state
-        return Seen(visits=(*state.seen, *more), seed=state.request.seed)
+        return Seen(visits=(*state.seen, *more), seed=state.request.seed, errand=self._errand(turn, view))
 
     def next_stop(self, turn: Turn, rule: RouteRule, view: TrainingView, records: int) -> Stop | None:
         """The next stop; None without candidates, and while a plan is waited for."""
-        seen = self.seen()
+        seen = self.seen(turn, view)
         if not rule.meanwhile or not view.candidates:
             return quick(rule).next_stop(view, seen, records)
         visits = tuple(name for name, _ in seen.visits)
@@ -71,7 +69,7 @@ class RouteDesk:
 
     def ordered(self, turn: Turn, rule: RouteRule, view: TrainingView, stop: Stop, records: int) -> Stop | None:
         """A visit at `stop` was ordered: have the route from there planned. The likely stop after it."""
-        after = self.seen([(stop.dataset, records)])
+        after = self.seen(turn, view, [(stop.dataset, max(1, round(records * stop.length)))])
         if not rule.meanwhile:
             return rule.next_stop(view, after, records)
         self._seek(turn, view, after, records)
@@ -93,8 +91,7 @@ class RouteDesk:
         if self._asked is not None and (asked == self._asked or (self._pending and asked[:2] == self._asked[:2])):
             return
         self._asked, self._pending = asked, True
-        errand = self._errand(turn, view)
-        problem = RouteSought(view=view, seen=msgspec.structs.replace(seen, errand=errand), records_per_visit=records)
+        problem = RouteSought(view=view, seen=seen, records_per_visit=records)
         turn.compute(f"route {self._desk.state.job}", problem, view.version)
 
     def _errand(self, turn: Turn, view: TrainingView) -> Errand:
@@ -104,8 +101,8 @@ class RouteDesk:
         left = Left(
             seconds=(self._desk.deadline_ns - turn.now_ns) / 1e9,
             bytes=math.inf if budget.transfer_bytes is None else budget.transfer_bytes - state.transfer_bytes,
-            price=math.inf if budget.price is None else budget.price - state.price,
-            joules=math.inf if budget.energy_joules is None else budget.energy_joules - state.energy_joules,
+            price=math.inf if budget.price is None else budget.price - state.charges.price,
+            joules=math.inf if budget.energy_joules is None else budget.energy_joules - state.charges.energy_joules,
             visits=(budget.visits or limits.VISITS_PER_JOB) - state.visits,
         )
         return errand_of(state.request, state.package, state.plan, view, state.preflight, state.looks, left)

@@ -6,13 +6,13 @@ Paper II-A and III, MTRCE: the route is decided visit by visit on a view made an
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.base.ids import ArtifactId, DataSetId
+from daitn.control_center.training.choosing import Choosing
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
@@ -29,7 +29,7 @@ from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.decision.routes import RULES
-from daitn.decision.routes.contract import best_compute, datasets
+from daitn.decision.routes.contract import datasets
 from daitn.decision.stalling import Standing, stalled
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
@@ -40,12 +40,13 @@ from daitn.descriptors.work import (
     EvaluateOutcome,
     Measurement,
     ShareWork,
+    Training,
     TrainWork,
     UpdateRef,
     Work,
 )
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, Choosers, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import Aggregate, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.sequential import Sequential
 from daitn.wire.center_tools import ReleaseArtifacts, VisitPrepare
 
@@ -65,6 +66,7 @@ class Running:
         self.tracing = Tracing(desk)
         self.routes = RouteDesk(desk)
         self._spending = Spending(desk.state)
+        self._choosing = Choosing(desk, self.routes, self._spending)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -103,7 +105,7 @@ class Running:
             self._look_at_head(turn)
             return
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
-        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosers(turn, view)):
+        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosing.choosers(turn, view)):
             match step:
                 case Train(model=model, stop=stop):
                     self._train(turn, view(), model, stop)
@@ -236,43 +238,6 @@ class Running:
             round_begun=state.round_begun,
         )
 
-    def _choosers(self, turn: Turn, view: Callable[[], TrainingView]) -> Choosers:
-        """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
-        state = self.state
-        assert state.plan is not None
-        training = state.plan.training
-
-        def next_stop(rule: str) -> Stop | None:
-            return self.routes.next_stop(turn, RULES[rule], view(), training.batches * training.batch_size)
-
-        def all_stops() -> tuple[Stop, ...]:
-            """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
-            why = f"round {state.rounds + 1}"
-            names = datasets(view())
-            most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
-            first = state.rounds * most % len(names) if len(names) > most else 0
-            turned = names[first:] + names[:first]
-            stops = tuple(
-                Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
-                for name in turned[:most]
-            )
-            return self._spending.together(view(), stops)
-
-        def group_stops() -> tuple[Stop, ...]:
-            """As many sites as a group may have, each at a node of its own, beginning with another one each round;
-            without those because of which the last round was lost, while there are others."""
-            names = datasets(view())
-            names = tuple(name for name in names if name not in state.left_out) or names
-            most = (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits
-            first = state.rounds % max(1, len(names)) if len(names) > limits.GROUP_MEMBERS else 0
-            stops: dict[NodeId, Stop] = {}
-            for name in names[first:] + names[:first]:
-                node = best_compute(view(), name).compute_node
-                stops.setdefault(node, Stop(dataset=name, compute_node=node, why=f"round {state.rounds + 1}"))
-            return self._spending.together(view(), tuple(stops.values()))[: max(1, min(most, limits.GROUP_MEMBERS))]
-
-        return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops)
-
     def _train_group(self, turn: Turn, view: TrainingView, model: ArtifactId, stops: tuple[Stop, ...]) -> None:
         """Order a group; where records have to stream first, those, and the group when they are there."""
         works = [(stop.compute_node, self._work(turn, view, model, stop)) for stop in stops]
@@ -285,7 +250,7 @@ class Running:
         if train is not None:
             self._desk.order(turn, "train", stop.compute_node, train, stop.why)
             if (plan := self.state.plan) is not None:
-                self._desk.seek_validity(turn, plan, view, self.routes.seen(), stop)
+                self._desk.seek_validity(turn, plan, view, self.routes.seen(turn, view), stop)
             self._warm_next(turn, view, stop)
 
     def _work(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> TrainWork | None:
@@ -318,7 +283,7 @@ class Running:
         return TrainWork(
             model=model,
             dataset=stop.dataset,
-            training=state.plan.training,
+            training=_of_length(state.plan.training, stop.length),
             seed=state.request.seed,
             records=records,
             shared_control=shared,
@@ -449,3 +414,12 @@ class Running:
         instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
         turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
         self.run(turn)
+
+
+def _of_length(training: Training, length: float) -> Training:
+    """The training of a visit that is so many times as long as the plan's; a batch at least."""
+    return (
+        training
+        if length == 1.0
+        else msgspec.structs.replace(training, batches=max(1, round(training.batches * length)))
+    )

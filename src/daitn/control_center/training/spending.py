@@ -34,8 +34,9 @@ class Spending:
         view = make_view()
         if not view.candidates or any(self._pays(one) for one in view.candidates):
             return ""
-        said = [] if budget.price is None else [f"{state.price:.4g} of a price of {budget.price:g}"]
-        said += [] if budget.energy_joules is None else [f"{state.energy_joules:.4g} of {budget.energy_joules:g} J"]
+        spent = state.charges
+        said = [] if budget.price is None else [f"{spent.price:.4g} of a price of {budget.price:g}"]
+        said += [] if budget.energy_joules is None else [f"{spent.energy_joules:.4g} of {budget.energy_joules:g} J"]
         return f"the budget pays for no further visit: {' and '.join(said)} spent"
 
     def together(self, view: TrainingView, stops: tuple[Stop, ...]) -> tuple[Stop, ...]:
@@ -55,8 +56,8 @@ class Spending:
         state, budget = self._state, self._state.request.budget
         next_price, next_joules = self._next(candidate)
         for bound, spent, more in (
-            (budget.price, state.price + price, next_price),
-            (budget.energy_joules, state.energy_joules + joules, next_joules),
+            (budget.price, state.charges.price + price, next_price),
+            (budget.energy_joules, state.charges.energy_joules + joules, next_joules),
         ):
             if bound is not None and (more is None or spent + more > bound):
                 return False

@@ -6,13 +6,26 @@ from typing import Final
 
 from daitn.decision.routes.contract import RouteRule
 from daitn.decision.routes.cyclic import Cyclic
+from daitn.decision.routes.greedy import Greedy
 from daitn.decision.routes.planned import Planned
 from daitn.decision.routes.random_site import RandomSite
 from daitn.decision.routes.routed import Routed
 from daitn.decision.routes.tram_fl import TramFl
+from daitn.decision.routes.tram_fl_cycles import TramFlCycles
+from daitn.decision.routes.tram_fl_load import TramFlLoad
 
 RULES: Final[dict[str, RouteRule]] = {
-    rule.name: rule for rule in (Cyclic(), RandomSite(), TramFl(), Routed(), Planned())
+    rule.name: rule
+    for rule in (
+        Cyclic(),
+        RandomSite(),
+        TramFl(),
+        TramFlCycles(),
+        TramFlLoad(),
+        Greedy(),
+        Routed(),
+        Planned(),
+    )
 }
 """Every member of the family, by name."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import METRIC_SENSES, UNIT_METRICS, Request, Target
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import Measurement
+
+LOOKS_MOST: Final = 200
+"""Newest looks that are told: what was measured before stands in them."""
 
 
 class Aim(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ def errand_of(
 ) -> Errand:
     """The errand of a job. `looks`: visits and measurements of the submitted model, and of each kept one. O(looks)."""
     untrained = looks[0][1] if looks else ()
+    looks = (*looks[:1], *looks[max(1, len(looks) - LOOKS_MOST) :])
     ways = [_way(target, untrained) for target in request.targets]
     unit = next((one for one in view.verifiers if one.node == plan.verifier), None)
     return Errand(

@@ -70,10 +70,10 @@ class Routed:
         shares = {name: label_shares(place) for name, place in places.items()}
         labels = tuple(sorted({label for share in shares.values() for label in share}))
         teaches = {
-            name: tuple(share.get(label, 0.0) * _sureness(places[name]) for label in labels)
+            name: tuple(share.get(label, 0.0) * sureness(places[name]) for label in labels)
             for name, share in shares.items()
         }
-        by_label, by_dataset, weight = _exposures(teaches, len(labels), seen, records_per_visit)
+        by_label, by_dataset, weight = exposures(teaches, len(labels), seen, records_per_visit)
         costs, weight_of_datasets = _costs(places), dataset_weight(places, records_per_visit)
         total = FADE * weight + 1 - FADE
         elsewhere = sum(math.log(FADE * one / total + FLOOR) for one in by_dataset.values())
@@ -81,7 +81,7 @@ class Routed:
         def value(name: DataSetId) -> float:
             fresh = worth([_after(old, new) / total for old, new in zip(by_label, teaches[name], strict=True)])
             kept = by_dataset[name]
-            moved = math.log(_after(kept, _sureness(places[name])) / total + FLOOR) - math.log(
+            moved = math.log(_after(kept, sureness(places[name])) / total + FLOOR) - math.log(
                 FADE * kept / total + FLOOR
             )
             return fresh + weight_of_datasets * (elsewhere + moved) / len(names) - costs[name]
@@ -111,7 +111,7 @@ def _leads(span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> dict[D
     names = datasets(span.worst)
     ends = {name: span.of(name) for name in names}
     sure = {
-        name: (min(_sureness(worst) for worst, _ in both), max(_sureness(best) for _, best in both))
+        name: (min(sureness(worst) for worst, _ in both), max(sureness(best) for _, best in both))
         for name, both in ends.items()
     }
     shares = {name: label_shares(both[0][0]) for name, both in ends.items()}
@@ -120,7 +120,7 @@ def _leads(span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> dict[D
     taught = [
         {name: tuple(one * sure[name][end] for one in plain[name]) for name in names} for end in range(2)
     ]  # at the least, at the most
-    read = [_exposures(one, len(labels), seen, records_per_visit) for one in taught]
+    read = [exposures(one, len(labels), seen, records_per_visit) for one in taught]
     by_dataset, weight = read[0][1], read[0][2]
     total = FADE * weight + 1 - FADE
     places = best_computes(span.worst)
@@ -192,7 +192,7 @@ def label_shares(candidate: Candidate) -> dict[str, float]:
     return {label: count / total for label, count in candidate.labels.items() if count / total > NOISE_FRAC}
 
 
-def _sureness(candidate: Candidate) -> float:
+def sureness(candidate: Candidate) -> float:
     """How much of a visit is expected to come of it."""
     return min(1.0, max(0.0, candidate.trust)) * min(1.0, max(0.0, candidate.availability))
 
@@ -213,7 +213,7 @@ def _costs(places: Mapping[DataSetId, Candidate]) -> dict[DataSetId, float]:
     }
 
 
-def _exposures(
+def exposures(
     teaches: Mapping[DataSetId, tuple[float, ...]], labels: int, seen: Seen, records_per_visit: int
 ) -> tuple[list[float], dict[DataSetId, float], float]:
     """What is left of the reading of each label, of each data set, and of all. Data sets that are gone only fade."""

@@ -31,31 +31,48 @@ class TramFl:
         if not names:
             return None
         open_names = [name for name in names if name != seen.last] or list(names)
-        shares = {name: _label_shares(view, name) for name in names}
-        labels = sorted({label for share in shares.values() for label in share})
+        spreads, labels = variances_after(view, seen, records_per_visit)
         if not labels:
-            chosen, why = _least_seen(view, seen, open_names)
+            read = reads_for_size(view, seen)
+            chosen = min(open_names, key=lambda name: (read[name], name))
+            why = f"read {read[chosen]:.1f} times over, less than any other"
         else:
-            counts = dict.fromkeys(labels, 0.0)
-            for dataset, records in _records_seen(seen).items():
-                for label, share in shares.get(dataset, {}).items():
-                    counts[label] += records * share
-
-            def spread(name: DataSetId) -> float:
-                after = [counts[label] + records_per_visit * shares[name].get(label, 0.0) for label in labels]
-                mean = fmean(after)
-                return fmean((count - mean) ** 2 for count in after)
-
-            spreads = {name: spread(name) for name in open_names}
             chosen = min(open_names, key=lambda name: (round(spreads[name], 6), name))
             why = f"evens out the labels seen: variance {spreads[chosen]:.0f}"
-            others = sorted(value for name, value in spreads.items() if name != chosen)
+            others = sorted(spreads[name] for name in open_names if name != chosen)
             why += f", next best {others[0]:.0f}" if others else ""
         return Stop(dataset=chosen, compute_node=best_compute(view, chosen).compute_node, why=why)
 
     def holds(self, span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> bool:  # noqa: ARG002
         """Labels are no facts that move: only the quickest place for the next data set can change."""
         return best_compute_holds(span, stop)
+
+
+def variances_after(view: TrainingView, seen: Seen, records_per_visit: int) -> tuple[dict[DataSetId, float], int]:
+    """The variance of label counts after a visit at each data set, and how many labels there are."""
+    names = datasets(view)
+    shares = {name: label_shares_of(view, name) for name in names}
+    labels = sorted({label for share in shares.values() for label in share})
+    if not labels:
+        return dict.fromkeys(names, 0.0), 0
+    counts = dict.fromkeys(labels, 0.0)
+    for dataset, records in _records_seen(seen).items():
+        for label, share in shares.get(dataset, {}).items():
+            counts[label] += records * share
+
+    def spread(name: DataSetId) -> float:
+        after = [counts[label] + records_per_visit * shares[name].get(label, 0.0) for label in labels]
+        mean = fmean(after)
+        return fmean((count - mean) ** 2 for count in after)
+
+    return {name: spread(name) for name in names}, len(labels)
+
+
+def reads_for_size(view: TrainingView, seen: Seen) -> dict[DataSetId, float]:
+    """How many times over each data set was read."""
+    sizes = {candidate.dataset: candidate.records for candidate in view.candidates}
+    read = _records_seen(seen)
+    return {name: read[name] / max(1.0, size) for name, size in sizes.items()}
 
 
 def _records_seen(seen: Seen) -> Counter[DataSetId]:
@@ -65,17 +82,10 @@ def _records_seen(seen: Seen) -> Counter[DataSetId]:
     return read
 
 
-def _label_shares(view: TrainingView, dataset: DataSetId) -> dict[str, float]:
+def label_shares_of(view: TrainingView, dataset: DataSetId) -> dict[str, float]:
     """Share of each label at a data set; empty where labels are not known."""
     for candidate in view.candidates:
         if candidate.dataset == dataset:
             total = sum(candidate.labels.values())
             return {label: count / total for label, count in candidate.labels.items()} if total > 0 else {}
     return {}
-
-
-def _least_seen(view: TrainingView, seen: Seen, names: list[DataSetId]) -> tuple[DataSetId, str]:
-    sizes = {candidate.dataset: candidate.records for candidate in view.candidates}
-    read = _records_seen(seen)
-    chosen = min(names, key=lambda name: (read[name] / max(1.0, sizes[name]), name))
-    return chosen, f"read {read[chosen] / max(1.0, sizes[chosen]):.1f} times over, less than any other"

@@ -1,0 +1,63 @@
+"""What a method may ask of a running job: the next stop, the stops of a round, and those of a group (MTRCE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from daitn.base import limits
+from daitn.base.ids import NodeId
+from daitn.control_center.training.job_desk import JobDesk
+from daitn.control_center.training.route_desk import RouteDesk
+from daitn.control_center.training.spending import Spending
+from daitn.control_center.turn import Turn
+from daitn.decision.routes import RULES
+from daitn.decision.routes.contract import best_compute, datasets
+from daitn.descriptors.plan import Stop
+from daitn.descriptors.view import TrainingView
+from daitn.learning.methods.contract import Choosers
+
+
+class Choosing:
+    """See the module's docstring."""
+
+    def __init__(self, desk: JobDesk, routes: RouteDesk, spending: Spending) -> None:
+        self._desk = desk
+        self._routes = routes
+        self._spending = spending
+
+    def choosers(self, turn: Turn, view: Callable[[], TrainingView]) -> Choosers:
+        """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
+        state = self._desk.state
+        assert state.plan is not None
+        training = state.plan.training
+
+        def next_stop(rule: str) -> Stop | None:
+            return self._routes.next_stop(turn, RULES[rule], view(), training.batches * training.batch_size)
+
+        def all_stops() -> tuple[Stop, ...]:
+            """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
+            why = f"round {state.rounds + 1}"
+            names = datasets(view())
+            most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
+            first = state.rounds * most % len(names) if len(names) > most else 0
+            turned = names[first:] + names[:first]
+            stops = tuple(
+                Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
+                for name in turned[:most]
+            )
+            return self._spending.together(view(), stops)
+
+        def group_stops() -> tuple[Stop, ...]:
+            """As many sites as a group may have, each at a node of its own, beginning with another one each round;
+            without those because of which the last round was lost, while there are others."""
+            names = datasets(view())
+            names = tuple(name for name in names if name not in state.left_out) or names
+            most = (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits
+            first = state.rounds % max(1, len(names)) if len(names) > limits.GROUP_MEMBERS else 0
+            stops: dict[NodeId, Stop] = {}
+            for name in names[first:] + names[:first]:
+                node = best_compute(view(), name).compute_node
+                stops.setdefault(node, Stop(dataset=name, compute_node=node, why=f"round {state.rounds + 1}"))
+            return self._spending.together(view(), tuple(stops.values()))[: max(1, min(most, limits.GROUP_MEMBERS))]
+
+        return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops)
