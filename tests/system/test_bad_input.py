@@ -189,6 +189,23 @@ def test_member_that_speaks_out_of_its_role_is_counted_and_everyone_goes_on(
     assert "north" in {one.descriptor.name for one in operator.nodes() if one.reachable}
 
 
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_data_set_refused_at_a_site_is_counted_at_its_node(domain: LocalDomain, operator: Any, tmp_path: Path) -> None:
+    before = counters(operator, "north").get("data_sets_refused", 0)
+    files = write_site(tmp_path / "more", 7)
+    files.data.write_bytes(b"x0,x1,side\n" + b"\xff\xfe,1,left\n")
+    with pytest.raises(InputError, match=r"data\.csv"):
+        domain.add_data("north", files._replace(name="broken"))
+    files.policy.write_text("owners = 7\n")
+    with pytest.raises(InputError):
+        domain.add_data("north", files._replace(name="broken"))
+
+    wait_counted(operator, "data_sets_refused", before + 2, "north")
+    assert {data.dataset for node in operator.nodes() for data in node.descriptor.data} == {"north/sides"}
+
+
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,7 @@ def test_late_report_does_not_bring_an_old_link_back():
     world.give(CENTER, Delivered(sender=A, message=old))
 
     assert book(world) == before
+    assert world.manager.dropped == 1
 
 
 def test_links_of_a_silent_node_are_uncertain_and_those_of_one_that_left_are_gone():
@@ -223,6 +224,7 @@ def test_gathered_facts_of_somebody_else_change_nothing():
     center.handle(Delivered(sender=A, message=TerminalGathered(node=A, links=(session(),))), START_NS)
 
     assert links_shown(center, START_NS) == ()
+    assert center.tools.counts()["gathered_refused"] == 1
 
 
 def test_manager_that_vanishes_hands_the_services_back():

@@ -136,6 +136,7 @@ def test_probe_that_is_lost_counts_as_loss_and_an_answer_nobody_asked_for_counts
     assert measurement.view().probes_lost == 1
     measurement.handle(Delivered(sender=PEER, message=stranger), START_NS + 3)
     assert not measurement.round_trips(), "it came after it was given up"
+    assert measurement.unasked == 2
 
 
 def test_node_that_is_asked_too_often_answers_no_more():

@@ -15,6 +15,7 @@ from daitn.base.effects import replay
 from daitn.base.errors import BugError, InputError, PeerError
 from daitn.base.ids import CENTER, NodeId
 from daitn.base.metrics import BLAMES, METRICS, SERIES, Count, Counters, Metric
+from daitn.control_center.tools_desk import ToolsDesk
 from daitn.node.counting import fabric_counts, write_counters
 from daitn.node.fabric.contract import TELEMETRY_BYTES, FabricCounters
 from daitn.node.http.tokens import TokenFault
@@ -22,6 +23,7 @@ from daitn.node.sandbox.protocol import BLAME, FailReason
 from daitn.node.slot_book import RefusalReason
 from daitn.oam.collection import FILE, NODES, Collection, DomainCounters, prefixed, read_counters
 from daitn.tools.agent import ToolsAgent
+from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_tools import VisitFailed
 from daitn.wire.oam import COUNTED_BYTES, SERIES_MOST, Counted, decode_counted, encode_counted
 
@@ -54,8 +56,9 @@ def test_metrics_of_the_store_are_those_it_counts() -> None:
     assert counted == {name for name in METRICS if name.startswith("store_")}
 
 
-def test_metrics_of_the_tools_are_those_their_agent_counts() -> None:
-    counted = {f"tools_{name}" for name in ToolsAgent(CENTER).counts()}
+def test_metrics_of_the_tools_are_those_that_the_centre_and_its_terminals_count() -> None:
+    counted = {f"tools_{name}" for name in ToolsDesk(KnowledgeMap()).counts()}
+    assert {f"tools_{name}" for name in ToolsAgent(CENTER).counts()} < counted
     assert counted == {name for name in METRICS if name.startswith("tools_")}
 
 

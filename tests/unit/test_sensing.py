@@ -142,6 +142,7 @@ def test_source_that_was_changed_and_not_appended_to_is_left_to_its_owner(site):
         assert watch.look() == ()
 
     assert len(told) == 1
+    assert watch._counters.shown() == {"data_sets_refused": 1}
     with pytest.raises(InputError, match="changed"):
         shelf.check_unchanged("sides")
 
@@ -158,6 +159,7 @@ def test_rows_that_do_not_fit_leave_the_data_set_as_it_was(site):
 
     assert shelf.table("sides").rows == 240
     assert shelf.entry("sides").version == version
+    assert watch._counters.shown() == {"data_sets_refused": 1}
 
 
 def test_what_is_published_changes_with_releases_and_spends_nothing_itself(site, tmp_path):

@@ -109,6 +109,11 @@ class TerminalCore:
         self.keeper.apply(record)
         self.outbox.apply(record)
 
+    def tools_counts(self) -> dict[str, int]:
+        """What the services here refused, lost and dropped, by the declared names."""
+        managed = {} if self.manager is None else {"reports_dropped": self.manager.dropped}
+        return self.agent.counts() | managed
+
     def check_invariants(self) -> None:
         """BugError if a role's state contradicts itself."""
         self.keeper.check_invariants()

@@ -63,6 +63,7 @@ _TERMINAL: Final = (
         prepares_refused="the centre prepared a visit that policy or roles forbid: it changed, or the centre errs",
         data_sets_changed="data files changed after they were added and their visits fail: `daitn data add` again",
         data_sets_not_described="data sets on the shelf cannot be described (budget spent, damage) and are not offered",
+        data_sets_refused="data sets cannot be put on this node's shelf, or read again: command or log say why",
         reports_tuned="the centre tells this node anew what to report; work, no fault, unless it goes on every minute",
         readings_refused="what measures on this node reads what is no fact, out of order, or of too many things",
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
@@ -226,6 +227,9 @@ _STORE: Final = _plain(
 _TOOLS: Final = _plain(
     tools_probes_lost="probes of other nodes are not answered: links lose messages, or nodes are busy",
     tools_probes_not_answered="this node is probed more often than it answers: a member floods it, look at which",
+    tools_answers_unasked="probes are answered that were never sent, were given up, or came twice: slow links, or lies",
+    tools_reports_dropped="reports of links and places are old, doubled, or of a node that left: no fault if it stops",
+    tools_gathered_refused="a node that does not manage the services sends gathered facts: look at that node",
     tools_orders_refused="a node that does not manage the services gave orders: late by a moment, or hostile",
 )
 

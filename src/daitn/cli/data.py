@@ -29,12 +29,15 @@ def add(
     """Map a data set to a contract and put it on the shelf, with a report of what does not fit."""
     with errors(json):
         from daitn.describe.column_map import ColumnMap
+        from daitn.node.node_config import NodeFolder
+        from daitn.node.refusals import refusals_counted
         from daitn.node.site_files import load_column_map, load_contract, load_policy
 
-        rules = load_policy(policy)
-        wanted = load_contract(contract)
-        mapped = load_column_map(column_map) if column_map is not None else ColumnMap()
-        report = _shelf(folder).add(name, path, wanted, rules, mapped)
+        with refusals_counted(NodeFolder(folder).data):
+            rules = load_policy(policy)
+            wanted = load_contract(contract)
+            mapped = load_column_map(column_map) if column_map is not None else ColumnMap()
+            report = _shelf(folder).add(name, path, wanted, rules, mapped)
         answer(json, report, lambda where: where.print("\n".join(report.lines()), markup=False))
 
 

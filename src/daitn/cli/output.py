@@ -18,7 +18,16 @@ from daitn.base.errors import DaitnError
 if TYPE_CHECKING:
     from rich.console import Console
 
-EXIT_CODES: Final = {"input": 2, "policy": 3, "unavailable": 4, "no-room": 4, "not-held": 4, "peer": 4, "bug": 1}
+EXIT_CODES: Final = {
+    "input": 2,
+    "policy": 3,
+    "unavailable": 4,
+    "no-room": 4,
+    "not-held": 4,
+    "unfit": 4,
+    "peer": 4,
+    "bug": 1,
+}
 REFUSED: Final = 3
 """Exit code of a job that was refused: a result, and no error."""
 

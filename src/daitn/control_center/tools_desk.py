@@ -29,6 +29,12 @@ class ToolsDesk:
         self.manager = ServiceManager()
         self.managed_by = CENTER
         self._knowledge = knowledge
+        self._gathered_refused = 0
+
+    def counts(self) -> dict[str, int]:
+        """What was refused, lost and dropped here, by the declared names."""
+        here = {"gathered_refused": self._gathered_refused, "reports_dropped": self.manager.dropped}
+        return self.agent.counts() | here
 
     def minds(self, event: Event) -> bool:
         """Whether an event is for the tools alone."""
@@ -42,6 +48,8 @@ class ToolsDesk:
             case Delivered(sender=sender, message=TerminalGathered() as gathered):
                 if sender in (CENTER, self.managed_by):
                     self._gathered(turn, gathered)
+                else:
+                    self._gathered_refused += 1
             case Delivered(message=message) if isinstance(message, MANAGER_MESSAGES):
                 if self.managed_by != CENTER and isinstance(event, Delivered):
                     # Taken all the same, so that nothing waits for it.

@@ -190,7 +190,7 @@ class CenterNode:
             )
             collection.add(lambda: fabric_counts(fabric.counters))
             collection.add(lambda: prefixed("store", store.snapshot().counts))
-            collection.add(lambda: prefixed("tools", core.tools.agent.counts()))
+            collection.add(lambda: prefixed("tools", core.tools.counts()))
             runner.spawn(hear_counters(fabric, told, runner.counters))
             server = OwnerServer(
                 app,

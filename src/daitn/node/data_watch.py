@@ -10,6 +10,7 @@ made of releases (`describe.dynamics`), which are remembered in `dynamics.json`.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Event
 from daitn.base.errors import DaitnError, InputError
 from daitn.base.ids import DataSetId
+from daitn.base.metrics import Counters
 from daitn.base.units import MIB
 from daitn.describe.dynamics import RELEASES, Released, dynamics_of, is_another, released
 from daitn.descriptors.contract import Classification
@@ -52,15 +54,23 @@ class _Dynamics(msgspec.Struct, frozen=True, kw_only=True):
     releases: dict[str, tuple[Released, ...]] = {}
 
 
+_log = logging.getLogger(__name__)
+
+
 class DataWatch:
     """See the module's docstring. `post` hands events to the sensing service; `node` is the site's name."""
 
-    def __init__(self, shelf: DataShelf, node: str, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, shelf: DataShelf, node: str, post: Callable[[Event], None], counters: Counters | None = None
+    ) -> None:
         self._shelf = shelf
         self._node = node
         self._post = post
         self._known: dict[str, tuple[str, dict[str, _File]]] = {}
         """By data set: the version that was read, and its files then."""
+        self._counters = counters or Counters()
+        self._told: dict[str, tuple[tuple[str, int, int], ...]] = {}
+        """By data set: the files as they were when it was last refused."""
         self._unsteady: dict[str, tuple[tuple[str, int, int], ...]] = {}
 
     def look(self) -> tuple[str, ...]:
@@ -91,13 +101,23 @@ class DataWatch:
                 return False
             del self._unsteady[entry.name]
             if not _has_grown(files, now):
+                self._refused(entry.name, now, "it was changed, and not only appended to")
                 return False
             self._shelf.add(entry.name, Path(entry.path), entry.contract, entry.policy, entry.column_map)
-        except (DaitnError, OSError):
+        except (DaitnError, OSError) as error:
+            if known is not None and known[0] == entry.version:
+                self._refused(entry.name, _sizes(entry), str(error))
             return False  # what is wrong with it is said where it is used, with what to do
         self._known[entry.name] = (self._shelf.entry(entry.name).version, _digests(now))
         self._measure(entry.name, appended=True)
         return True
+
+    def _refused(self, name: str, files: tuple[tuple[str, int, int], ...], why: str) -> None:
+        """Count files that cannot be read again, once as they are."""
+        if self._told.get(name) != files:
+            self._told[name] = files
+            self._counters.count("data_sets_refused")
+            _log.warning("data set %r is not read again: %s", name, why)
 
     def _measure(self, name: str, *, appended: bool) -> None:
         table, contract = self._shelf.table(name), self._shelf.entry(name).contract
@@ -176,6 +196,14 @@ def _stats(entry: ShelfEntry) -> tuple[tuple[str, int, int], ...]:
         raise InputError(f"{entry.name} has {len(files)} files", todo=f"only up to {FILES} are watched")
     about = [(path, path.stat()) for path in files]
     return tuple((str(path), one.st_size, one.st_mtime_ns) for path, one in about)
+
+
+def _sizes(entry: ShelfEntry) -> tuple[tuple[str, int, int], ...]:
+    """As `_stats`, nothing where the source cannot be opened any more."""
+    try:
+        return _stats(entry)
+    except (DaitnError, OSError):
+        return ()
 
 
 def _digests(files: tuple[tuple[str, int, int], ...]) -> dict[str, _File]:

@@ -50,6 +50,7 @@ from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.journal import Journal
 from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.node.refusals import refused_here
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.serving.hosting import PIN, host_descriptor, open_hosting
 from daitn.node.store import ChunkStore
@@ -186,7 +187,8 @@ class TerminalNode:
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
         if Role.DATA in config.roles:
-            runner.spawn(_watch_data(DataWatch(self._shelf, config.name, self._sense), self._sensing, self.folder.data))
+            watch = DataWatch(self._shelf, config.name, self._sense, self._counters)
+            runner.spawn(_watch_data(watch, self._sensing, self.folder.data))
         runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
@@ -223,7 +225,8 @@ class TerminalNode:
         collection = Collection(time.time(), *books)
         collection.add(lambda: fabric_counts(fabric.counters))
         collection.add(lambda: prefixed("store", store.snapshot().counts))
-        collection.add(lambda: prefixed("tools", core.agent.counts()))
+        collection.add(lambda: prefixed("tools", core.tools_counts()))
+        collection.add(lambda: refused_here(self.folder.data))
         return collection
 
     async def _leave_when(self, runner: CoreRunner, leave: asyncio.Event) -> None:

@@ -136,6 +136,7 @@ class ToolsAgent:
         return {
             "probes_lost": ways.probes_lost,
             "probes_not_answered": ways.answers_refused,
+            "answers_unasked": self.measurement.unasked,
             "orders_refused": self.orders_refused,
         }
 

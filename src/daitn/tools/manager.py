@@ -51,6 +51,8 @@ class ServiceManager:
         self._places: dict[NodeId, Place] = {}
         self._present: dict[NodeId, bool] = {}
         self._left: set[NodeId] = set()
+        self.dropped = 0
+        """Reports that were older than what their sender had said, doubled, or of one that had left."""
         self._up_times: dict[NodeId, UpTime] = {}
         self._given: dict[NodeId, int] = {}
         """How many neighbours a terminal was given last."""
@@ -72,12 +74,15 @@ class ServiceManager:
     ) -> list[Effect]:
         """A terminal said something; what is older than what it said before is dropped, and answered all the same."""
         if sender in self._left:
+            self.dropped += 1
             return []
         self._present.setdefault(sender, True)
         key = (sender, type(message).__name__)
         is_new = message.sequence >= self._newest.get(key, 0)
         if is_new:
             self._newest[key] = message.sequence
+        else:
+            self.dropped += 1
         match message:
             case MeasuredReported():
                 return self._measured(sender, message, is_new=is_new)

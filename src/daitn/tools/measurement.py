@@ -117,6 +117,8 @@ class LinkMeasurement:
         self._number = 0
         self._carried_bytes = self._probe_bytes = 0
         self._sent = self._lost = self._refused = 0
+        self.unasked = 0
+        """Answers to probes that were never sent, were given up, or were answered before."""
         self._answers: deque[int] = deque(maxlen=ANSWERS_PER_S)
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
@@ -224,6 +226,7 @@ class LinkMeasurement:
     def _answered(self, sender: NodeId, number: int, place: Place, now_ns: int) -> list[Effect]:
         peer, asked_ns = self._flying.get(number, (None, 0))
         if peer != sender:
+            self.unasked += 1
             return []  # late, doubled, or of somebody who was not asked
         del self._flying[number]
         seconds = ns_to_seconds(now_ns - asked_ns)
