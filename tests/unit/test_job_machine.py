@@ -462,6 +462,18 @@ def test_a_stop_with_a_length_of_its_own_is_ordered_and_counted_so():
     assert {records for _, records in made.state().seen} == {one * usual.batch_size for one in lengths.values()}
 
 
+def test_rounds_of_oort_have_half_of_the_sites_and_learn_from_their_reports():
+    made = bench(sites=6)
+    made.submit(make_request(method="fedavg-oort"))
+    made.answer_until(lambda state: state.rounds >= 3)
+    state = made.state()
+    by_round = [sum(one.round == number for one in state.round_book.reports) for number in range(3)]
+
+    assert by_round == [3, 3, 3]
+    assert made.replayed().jobs[JOB].state.round_book.reports == state.round_book.reports
+    assert {one.loss for one in state.round_book.reports} == {1.0}
+
+
 def test_budget_of_visits_ends_after_a_last_measure():
     made = bench()
     made.submit(make_request(budget=Budget(visits=3)))

@@ -10,10 +10,13 @@ from daitn.control_center.training.job_desk import JobDesk
 from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
 from daitn.control_center.turn import Turn
+from daitn.decision.rounds import ROUND_RULES
+from daitn.decision.rounds.contract import Rounds
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import best_compute, datasets
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import TrainingView
+from daitn.learning.methods import METHODS
 from daitn.learning.methods.contract import Choosers
 
 
@@ -29,23 +32,16 @@ class Choosing:
         """`view` is made only when a choice is due: it costs O(sites), and a round of N sites would make it N times."""
         state = self._desk.state
         assert state.plan is not None
-        training = state.plan.training
+        training, method = state.plan.training, METHODS[state.plan.method]
 
         def next_stop(rule: str) -> Stop | None:
             return self._routes.next_stop(turn, RULES[rule], view(), training.batches * training.batch_size)
 
         def all_stops() -> tuple[Stop, ...]:
-            """All sites, or as many as one order to an aggregator may name and the budget still pays for."""
-            why = f"round {state.rounds + 1}"
-            names = datasets(view())
+            """Those the method's rule takes, of as many as one order to an aggregator may name and the budget pays."""
             most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
-            first = state.rounds * most % len(names) if len(names) > most else 0
-            turned = names[first:] + names[:first]
-            stops = tuple(
-                Stop(dataset=name, compute_node=best_compute(view(), name).compute_node, why=why)
-                for name in turned[:most]
-            )
-            return self._spending.together(view(), stops)
+            rounds = Rounds(reports=tuple(state.round_book.reports), round=state.rounds, seed=state.request.seed)
+            return self._spending.together(view(), ROUND_RULES[method.rounds].choose(view(), rounds, most))
 
         def group_stops() -> tuple[Stop, ...]:
             """As many sites as a group may have, each at a node of its own, beginning with another one each round;

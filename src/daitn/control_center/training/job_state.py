@@ -38,6 +38,7 @@ from daitn.control_center.training.records import (
     VisitLost,
     VisitOrdered,
 )
+from daitn.control_center.training.round_book import RoundBook
 from daitn.control_center.training.trail import Step, Trail
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
@@ -98,8 +99,7 @@ class JobState:
         self.untrained: tuple[Measurement, ...] = ()
         self.updates: list[UpdateRef] = []
         self.round_begun = False
-        self.rounds = 0
-        self.rounds_since_verified = 0
+        self.rounds = self.rounds_since_verified = 0
         self.visits = self.verifications = self.lost = 0
         self.rolled_back = self.rolled_back_in_row = 0
         self.lost_in_row = 0
@@ -111,11 +111,9 @@ class JobState:
         self.charges = ChargeBook()
         self.evaluations_left: int | None = None
         self.seen: list[tuple[DataSetId, int]] = []
-        self.seen_kept = 0
-        self.seen_best = 0
+        self.seen_kept = self.seen_best = self.looks_since_gain = 0
         self.looks: list[tuple[int, tuple[Measurement, ...]]] = []
         """Visits seen and figures of the submitted model and of each kept one that the head comes from."""
-        self.looks_since_gain = 0
         self.visits_since_gain: Counter[DataSetId] = Counter()
         self.gain_score = float("-inf")
         """Score of the model that last brought a gain beyond noise (`decision.stalling`)."""
@@ -126,6 +124,7 @@ class JobState:
         self.server_states: dict[ArtifactId, ArtifactId] = {}
         """What the server's optimizer remembers beside each model that it made."""
         self.controls = ControlBook()
+        self.round_book = RoundBook()
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
         self.released: dict[NodeId, list[ArtifactId]] = {}
@@ -258,6 +257,7 @@ class JobState:
                 self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
                 self.visits_since_gain[ordered.work.dataset] += 1
                 if self.aggregates:
+                    self.round_book.accepted(ordered.work, outcome, self.rounds)
                     self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
                 else:
                     self.left_out.clear()

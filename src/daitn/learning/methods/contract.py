@@ -119,6 +119,11 @@ class Method(Protocol):
         ...
 
     @property
+    def rounds(self) -> str:
+        """The rule that says which sites a round has (`decision.rounds`), for parallel methods."""
+        ...
+
+    @property
     def prefers(self) -> Preferences:
         """What it wants of the hyper-parameters."""
         ...

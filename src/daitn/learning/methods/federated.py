@@ -45,6 +45,7 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = True
     exchanges: bool = False
+    rounds: str = "all"
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """All sites of a round at once, then one average, then a verification when due."""
@@ -59,6 +60,7 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
 
 FEDERATED: Final = (
     FederatedAveraging(),
+    FederatedAveraging(name="fedavg-oort", rounds="oort"),
     FederatedAveraging(name="fedprox", prefers=Preferences(proximal=PROXIMAL)),
     FederatedAveraging(
         name="fedadam", prefers=Preferences(server=ServerStep(optimizer="adam", learning_rate=ADAPTIVE_RATE))

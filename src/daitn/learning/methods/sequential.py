@@ -20,6 +20,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = False
     exchanges: bool = False
+    rounds: str = "all"
     prefers: Preferences = Preferences()
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
