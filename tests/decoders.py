@@ -60,7 +60,7 @@ from daitn.base.ids import (
 )
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
-from daitn.cli.access import parse_access, parse_window
+from daitn.cli.access import parse_access, parse_listen, parse_window
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
@@ -98,6 +98,7 @@ from daitn.node.readers.sources import open_reader
 from daitn.node.sandbox import protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
+from daitn.node.serving import inference_protocol
 from daitn.node.site_files import load_column_map, load_contract, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
@@ -597,6 +598,17 @@ ANSWERS = (
     protocol.PartOut(number=1, slot=2, size=3),
     protocol.PartTaken(number=1, slot=9),
 )
+INFER = plain(
+    {
+        "id": "q",
+        "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1, 2.5]]}],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}],
+        "parameters": {"deadline_ms": 20, "min_accuracy": 0.5, "region": "north"},
+    }
+)
+INFER_BINARY = plain(
+    {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]},
+) + bytes(8)
 TENSOR = NamedTensor(name="x", datatype="FP32", shape=(1, 2), data=bytes(8))
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
 BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))
@@ -806,6 +818,24 @@ CASES = [
             packed(queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
         ],
     ),
+    Case(
+        "node.serving.inference_protocol.decode_infer",
+        lambda data, _: inference_protocol.decode_infer(data, None, {}),
+        [INFER],
+        "json",
+    ),
+    Case(
+        "node.serving.inference_protocol.decode_infer (binary)",
+        lambda data, _: inference_protocol.decode_infer(data, str(min(len(data), len(INFER_BINARY) - 8)), {}),
+        [INFER_BINARY],
+    ),
+    Case(
+        "node.serving.inference_protocol.decode_index",
+        lambda data, _: inference_protocol.decode_index(data),
+        [b'{"ready": true}'],
+        "json",
+    ),
+    Case("cli.access.parse_listen", lambda data, _: parse_listen(as_text(data)), [b"127.0.0.1:8600", b"[::1]:0"]),
     Case(
         "serving.tensors.array_of",
         lambda data, _: array_of(NamedTensor(name="x", datatype="FP32", shape=(2, 2), data=data)),

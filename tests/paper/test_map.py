@@ -5,10 +5,22 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from tests.paper import test_freshness, test_private_descriptions, test_tools_layer, test_training_network
+from tests.paper import (
+    test_freshness,
+    test_inference_network,
+    test_private_descriptions,
+    test_tools_layer,
+    test_training_network,
+)
 from tests.paper.claims import CLAIMS
 
-MODULES = (test_training_network, test_tools_layer, test_freshness, test_private_descriptions)
+MODULES = (
+    test_training_network,
+    test_tools_layer,
+    test_freshness,
+    test_private_descriptions,
+    test_inference_network,
+)
 PARTS = [f"{part.__name__.rpartition('.')[2]}.py" for part in MODULES]
 """Files of the tests in the order of the page; which is imported first is for pytest to say."""
 

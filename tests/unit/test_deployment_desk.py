@@ -66,7 +66,8 @@ class Domain:
     def _center(self) -> ControlCenter:
         def member(node: NodeId) -> Member | None:
             host = self.hosts.get(node)
-            return None if host is None else Member(name=host.name, operator=host.operator, roles=("host",))
+            roles = ("host", "gateway")
+            return None if host is None else Member(name=host.name, operator=host.operator, roles=roles)
 
         tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=lambda *_: True, member=member)
         return ControlCenter(CenterConfig(domain=DomainId("d")), tools)
@@ -109,10 +110,10 @@ class Domain:
         self.do(Delivered(sender=NodeId(node), message=ModelsServed(sequence=told.sequence, replicas=replicas)))
 
     def placed(self) -> set[str]:
-        return set(self.center.deployment.models[MODEL].placed)
+        return set(self.center.inference.deployment.models[MODEL].placed)
 
     def routes(self) -> set[str]:
-        (served,) = self.center.deployment.served()
+        (served,) = self.center.inference.deployment.served()
         return {route.host.node for route in served.routes}
 
     def ordered(self) -> set[str]:
@@ -137,7 +138,7 @@ def test_admission_lists_every_condition_that_fails() -> None:
     domain = Domain(make_host(1, memory_bytes=50), make_host(2, policy=HostPolicy(owners=("bob",))))
     goal = parse_goal("accuracy >= 90%, >= 2 replicas, <= 2 replicas")
 
-    admission = domain.center.deployment.judge(NEEDS, goal, OwnerId("ada"), {"accuracy": 0.8}, MODEL)
+    admission = domain.center.inference.deployment.judge(NEEDS, goal, OwnerId("ada"), {"accuracy": 0.8}, MODEL)
 
     failed = {one.code: str(one) for one in admission.failed()}
     assert set(failed) == {"memory", "replicas", "quality"}
@@ -188,7 +189,7 @@ def test_host_that_failed_or_is_too_slow_is_not_asked_again_for_this_package() -
     domain.serve(second, row_s=0.02)
 
     assert domain.placed() == set()
-    model = domain.center.deployment.models[MODEL]
+    model = domain.center.inference.deployment.models[MODEL]
     assert "20.0 ms" in model.failed[NodeId(second)]
     assert model.failed[NodeId(first)] == "no memory"
 
@@ -240,7 +241,7 @@ def test_withdrawn_model_is_dropped_everywhere() -> None:
     domain.deploy("= 1 replicas")
     domain.do(UndeployAsked(model=MODEL))
 
-    assert domain.center.deployment.served() == ()
+    assert domain.center.inference.deployment.served() == ()
     assert domain.told[NodeId("n0001")].orders == ()
 
 

@@ -9,6 +9,8 @@ from daitn.oam.outbox import TIMER as OUTBOX_TIMER
 from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
 from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropped
+from daitn.terminal.gateway import TIMER as GATEWAY_TIMER
+from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import TIMER as HOST_TIMER
 from daitn.terminal.model_host import ModelHost, ReplicaChanged
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
@@ -16,7 +18,7 @@ from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
 from daitn.tools.agent import ToolsAgent, concerns_tools, settle_own
 from daitn.tools.manager import ServiceManager, concerns_manager
-from daitn.wire.center_serving import ServeModels
+from daitn.wire.center_serving import KeysGiven, RoutesGiven, ServeModels
 from daitn.wire.center_tools import JobsEnded, VisitPrepare
 from daitn.wire.oam_records import RecordsKept
 from daitn.wire.terminal_tools import Left
@@ -33,6 +35,7 @@ class TerminalCore:
         node: NodeId,
         manager: ServiceManager | None = None,
         host: ModelHost | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
         self.keeper = keeper
         self.reporter = reporter
@@ -42,6 +45,7 @@ class TerminalCore:
         self.agent = ToolsAgent(node)
         self.manager = manager
         self.host = host
+        self.gateway = gateway
         self._node = node
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
@@ -51,9 +55,12 @@ class TerminalCore:
                 self.facts.handle(event, now_ns)
                 effects = [*self.reporter.handle(event, now_ns), *self._keep(event, now_ns)]
                 effects += [*self.outbox.handle(event, now_ns), *self._tool(event, now_ns)]
-                return [*effects, *(self.host.handle(event, now_ns) if self.host is not None else ())]
+                serving = [role for role in (self.host, self.gateway) if role is not None]
+                return [*effects, *(effect for role in serving for effect in role.handle(event, now_ns))]
             case _ if self.host is not None and concerns_host(event):
                 return self.host.handle(event, now_ns)
+            case _ if self.gateway is not None and concerns_gateway(event):
+                return self.gateway.handle(event, now_ns)
             case Linked():
                 effects = [*self.reporter.handle(event, now_ns), *self.outbox.handle(event, now_ns)]
                 return [*effects, *self._settled(self.agent.linked(now_ns), now_ns)]
@@ -134,5 +141,16 @@ def concerns_host(event: Event) -> bool:
             return True
         case TimerFired(name=name):
             return name == HOST_TIMER
+        case _:
+            return False
+
+
+def concerns_gateway(event: Event) -> bool:
+    """Whether an event is for a gateway."""
+    match event:
+        case Delivered(message=RoutesGiven() | KeysGiven()):
+            return True
+        case TimerFired(name=name):
+            return name == GATEWAY_TIMER
         case _:
             return False

@@ -67,6 +67,9 @@ _TERMINAL: Final = (
         reports_tuned="the centre tells this node anew what to report; work, no fault, unless it goes on every minute",
         readings_refused="what measures on this node reads what is no fact, out of order, or of too many things",
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
+        queries_answered="queries were answered by this gateway; work, no fault",
+        queries_retried="queries were asked of another host, because one did not answer or was busy: look at hosts",
+        hosts_ejected="hosts did not answer this gateway and are left out for a while",
         models_not_hosted="models are ordered that this host's policy or memory forbids: they changed, or we err",
         replicas_failed="models could not be loaded, or their engines died again and again: see `daitn models`",
         certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
@@ -90,6 +93,18 @@ _TERMINAL: Final = (
         rise="queries get no answer at this host: `busy` more hosts are wanted, `lost` look at its engines",
         label="why",
         values=("not-a-gateway", "input", "busy", "late", "not-served", "lost"),
+    ),
+    Metric(
+        name="queries_not_answered",
+        rise="queries leave this gateway without an answer: `late`, `busy`: more hosts are wanted; `lost`: look there",
+        label="why",
+        values=("unknown-model", "input", "quality", "region", "no-host", "late", "busy", "lost"),
+    ),
+    Metric(
+        name="door_refused",
+        rise="requests are refused at the gateway's door, before any host hears of them",
+        label="why",
+        values=("key", "rate", "input", "too-large", "path", "unload"),
     ),
     Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
     Metric(

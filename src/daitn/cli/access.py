@@ -14,6 +14,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
 from daitn.descriptors.tariff import Tariff
+from daitn.node.node_config import GatewayConfig
 from daitn.sdk.requests import parse_duration
 
 FIGURE_MOST: Final = 1e8
@@ -76,3 +77,11 @@ def tariff_of(price_per_hour: float | None, price_per_gb: float | None, watts: f
     if price_per_gb is not None and price_per_hour is None:
         raise InputError("a price per GB without one per hour", todo="give --price-per-hour, 0 if hours are free")
     return Tariff(price_per_hour=price_per_hour, price_per_gigabyte=price_per_gb, watts=watts)
+
+
+def parse_listen(text: str) -> GatewayConfig:
+    """`HOST:PORT` where a gateway listens; InputError for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise InputError(f"--listen {text[:80]!r} is not HOST:PORT", todo="write for example 127.0.0.1:8600")
+    return GatewayConfig(host=host.strip("[]"), port=int(port))

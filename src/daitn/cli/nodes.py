@@ -122,6 +122,10 @@ def join(
     ] = None,
     price_per_gb: Annotated[float | None, typer.Option(help="Charged for each GB that a visit fetches.")] = None,
     watts: Annotated[float | None, typer.Option(help="What one visit draws while it works.")] = None,
+    listen: Annotated[
+        str,
+        typer.Option(help="HOST:PORT for queries, with the role gateway; default: loopback, any port."),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -150,6 +154,10 @@ def join(
             from daitn.cli.access import tariff_of
 
             knobs["tariff"] = tariff_of(price_per_hour, price_per_gb, watts)
+        if listen:
+            from daitn.cli.access import parse_listen
+
+            knobs["gateway"] = parse_listen(listen)
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

@@ -30,7 +30,9 @@ def join(
 @app.command()
 def owner(
     name: Annotated[str, typer.Argument(help="Name of the owner; policies speak of it.")],
-    scope: Annotated[list[str] | None, typer.Option(help="train (default), operate; repeat for both.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="train (default), ask (query models), operate; may be repeated.")
+    ] = None,
     valid: Valid = None,
     token: Token = None,
     json: Json = False,

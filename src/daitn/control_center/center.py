@@ -28,7 +28,7 @@ from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
 from daitn.control_center.enrolled import forgery_of
 from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
-from daitn.control_center.inference.deployment_desk import DeploymentDesk
+from daitn.control_center.inference.desks import InferenceDesks
 from daitn.control_center.inference.records import DeploymentRecord
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
 from daitn.control_center.orchestration import TIMERS, Orchestration, make_orchestrator
@@ -105,7 +105,7 @@ class ControlCenter:
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
         self.tools = ToolsDesk(self.knowledge)
-        self.deployment = DeploymentDesk(config, tools, self.knowledge, self.counters)
+        self.inference = InferenceDesks(config, tools, self.knowledge, self.counters)
 
     # --- core -------------------------------------------------------------------------------------------------------
 
@@ -115,8 +115,8 @@ class ControlCenter:
         match event:
             case _ if self.tools.minds(event):
                 self.tools.handle(turn, event)
-            case _ if self.deployment.minds(event):
-                self.deployment.handle(turn, event)
+            case _ if self.inference.minds(event):
+                self.inference.handle(turn, event)
             case Delivered(sender=sender, message=message):
                 self._delivered(turn, sender, message)
             case TimerFired(name=name):
@@ -154,21 +154,19 @@ class ControlCenter:
                 self._presence.appeared(turn, node)
                 self.orchestration.appeared(turn, node)
                 self.tools.handle(turn, event)
-                self.deployment.handle(turn, event)
                 self._advance_idle(turn)
             case PeerVanished(node=node):
                 self._presence.vanished(turn, node)
                 self.orchestration.vanished(turn, node)
                 self.tools.handle(turn, event)
-                self.deployment.handle(turn, event)
             case LinkBroken():
                 self._presence.link_lost(turn)
             case Started():
                 self._started(turn)
                 self.tools.handle(turn, event)
-                self.deployment.handle(turn, event)
             case _:
                 pass
+        self.inference.follow(turn, event)
         self.orchestration.weigh(turn, self.jobs)
         return turn.effects()
 
@@ -180,7 +178,7 @@ class ControlCenter:
             case NodeRecorded():
                 self.records.apply(record)
             case DeploymentRecord():
-                self.deployment.apply(record)
+                self.inference.deployment.apply(record)
             case JobSubmitted(job=job):
                 self.jobs[job] = JobMachine(JobState(record), self.config, self.knowledge, *self._desks)
             case ExperienceGained():
@@ -199,7 +197,7 @@ class ControlCenter:
     def check_invariants(self) -> None:
         """BugError unless visits, fences and phases agree, and no site was promised more bytes than there are."""
         self.orchestrator.check_invariants()
-        self.deployment.check_invariants()
+        self.inference.deployment.check_invariants()
         for machine in self.jobs.values():
             machine.state.check_invariants()
 
@@ -281,7 +279,7 @@ class ControlCenter:
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))
         if described is not None:
             self.tools.described(turn, sender)
-            self.deployment.described(turn)
+            self.inference.deployment.described(turn)
             self._advance_idle(turn)
 
     def _advance_idle(self, turn: Turn) -> None:

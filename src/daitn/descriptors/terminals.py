@@ -32,6 +32,8 @@ class Role(StrEnum):
     AGGREGATOR = "aggregator"
     HOST = "host"
     """Serves models (MDFP)."""
+    GATEWAY = "gateway"
+    """Answers queries over HTTP by asking hosts."""
     TOOLS = "tools"
     """Manages the services of the tools layer for the domain, instead of the control centre."""
 

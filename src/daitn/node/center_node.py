@@ -17,12 +17,14 @@ from typing import Final
 
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.signatures import load_key, public_hex, verify_report
+from daitn.base import limits
 from daitn.base.effects import Effect, LinkBroken
 from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.fact_desk import ReportsArrived
+from daitn.control_center.inference.commands import KeysListed
 from daitn.control_center.inference.records import DEPLOYMENT_RECORDS
 from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.commands import (
@@ -47,7 +49,7 @@ from daitn.node.fabric.contract import Fabric, FabricConfig
 from daitn.node.fabric.zenoh_fabric import open_fabric
 from daitn.node.http.api import create_app
 from daitn.node.http.server import OwnerServer
-from daitn.node.http.tokens import TokenBook
+from daitn.node.http.tokens import Scope, TokenBook
 from daitn.node.journal import Journal
 from daitn.node.map_service import QUESTION_RECORDS, MapService
 from daitn.node.map_snapshots import keep_snapshots
@@ -64,6 +66,8 @@ from daitn.wire.oam import Counted
 
 STREAM: Final = "center"
 SYNC_S: Final = 2.0
+KEYS_S: Final = 1.0
+"""How often the book of tokens is read for gateways: a revoked key opens their doors so much longer at most."""
 CENTER_RECORDS: Final = (
     *(*JOB_RECORDS, *DEPLOYMENT_RECORDS, *QUESTION_RECORDS),
     *(ExperienceGained, NodeDescribed, NodeRemoved, EvidenceFound, NodeRecorded),
@@ -176,6 +180,7 @@ class CenterNode:
             runner.spawn(keep_snapshots(maps, core.knowledge, self._clock, runner.counters))
             tokens = self.token_book()
             app = create_app(service, tokens)
+            runner.spawn(_watch_keys(runner, tokens))
             collection = Collection(
                 time.time(),
                 *(
@@ -260,6 +265,18 @@ def _member(book: SlotBook, node: NodeId) -> Member | None:
         if slot.node == node and slot.state is SlotState.TAKEN:
             return Member(name=slot.name, operator=slot.operator, roles=slot.roles)
     return None
+
+
+async def _watch_keys(runner: CoreRunner, tokens: TokenBook) -> None:
+    """Which keys may ask models: another process may have made or revoked one."""
+    while True:
+        try:
+            keys = await asyncio.to_thread(tokens.keys, Scope.ASK, limits.GATEWAY_KEYS)
+        except DaitnError as error:  # the book is locked or its disk is full: what gateways know holds until then
+            _log.warning("keys cannot be listed: %s", error)
+        else:
+            runner.post(KeysListed(keys=keys))
+        await asyncio.sleep(KEYS_S)
 
 
 async def _watch_link(runner: CoreRunner, fabric: Fabric) -> None:

@@ -26,6 +26,9 @@ from daitn.node.node_config import NodeConfig, NodeFolder
 
 Ready = Callable[[dict[str, Any]], None]
 
+CHANGEABLE: Final = ("store_bytes", "access", "tariff", "hosting", "gateway")
+"""Of an enrolled node, what a later `daitn join` may change."""
+
 LEAVE_S: Final = 10.0
 """How long `daitn leave` waits for the domain to let a node go."""
 
@@ -114,7 +117,7 @@ def run_join(
         check_name("node", name)
         here.make()
         _enrol(here, token, name, roles, knobs)
-    elif changed := {knob: knobs[knob] for knob in ("store_bytes", "access", "tariff", "hosting") if knob in knobs}:
+    elif changed := {knob: knobs[knob] for knob in CHANGEABLE if knob in knobs}:
         here.save(msgspec.structs.replace(here.load(), **changed))
 
     async def run(stop: asyncio.Event) -> None:
@@ -125,9 +128,11 @@ def run_join(
         async def announce() -> None:
             await node.described.wait()
             here = node.membership
-            ready(
-                {"ready": True, "domain": here.domain, "node": here.slot, "name": here.name, "roles": list(here.roles)}
-            )
+            said = {"ready": True, "domain": here.domain, "node": here.slot, "name": here.name}
+            said |= {"roles": list(here.roles)}
+            if doors := node.doors():
+                said |= {"queries": doors[0]}
+            ready(said)
 
         await _with_announcement(node.run(stop, leave), announce())
         if node.left:

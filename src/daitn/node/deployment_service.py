@@ -42,7 +42,7 @@ class DeploymentService:
 
     @property
     def _desk(self) -> DeploymentDesk:
-        return self._core.deployment
+        return self._core.inference.deployment
 
     def deploy(self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal) -> ModelStatus:
         """Take a package on under a name, or refuse it with every reason. The same name again is another package or

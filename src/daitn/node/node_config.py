@@ -46,6 +46,17 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     policy: HostPolicy = HostPolicy()
 
 
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a node with the role `gateway` answers queries."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    """0: any free one."""
+    certificate: str = ""
+    """PEM file; with `key`, the door speaks TLS. Without both it listens on loopback only."""
+    key: str = ""
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the site decides about its node; who it is, is its membership (`enrolment.Membership`)."""
 
@@ -70,6 +81,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most that the activations of frozen bases may take here: 2.8 million texts of 768 numbers."""
     hosting: HostConfig = HostConfig()
     """Of a node with the role `host`."""
+    gateway: GatewayConfig = GatewayConfig()
 
 
 class NodeFolder:

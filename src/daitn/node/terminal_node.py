@@ -52,13 +52,16 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.refusals import refused_here
 from daitn.node.sandbox.launcher import Limits, Sandbox
-from daitn.node.serving.hosting import PIN, host_descriptor, open_hosting
+from daitn.node.serving.gateway import GatewayHands
+from daitn.node.serving.hosting import PIN, Hosting, host_descriptor
+from daitn.node.serving.roles import open_serving
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
 from daitn.terminal.fact_reporter import FactsMeasured, ReportFacts
+from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import ModelHost
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
@@ -107,6 +110,7 @@ class TerminalNode:
         self._bases = BaseShelf(self.folder.bases)
         self._known_bases: tuple[str, ...] = ()
         self._sensing = SensingService()
+        self.serving: tuple[GatewayHands | Hosting, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = self._memory_bytes_per_s = 0.0
@@ -145,7 +149,7 @@ class TerminalNode:
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
-        hosting = open_hosting(config, fabric, store, moving, lambda event: runner.post(event))
+        serving = self.serving = open_serving(config, fabric, store, moving, lambda event: runner.post(event))
         cache = ActivationCache(self.folder.activations, self._shelf, self._bases, config.activation_bytes)
         activations = SiteActivations(cache, sandbox, config.threads)
         worker = VisitWorker(
@@ -157,7 +161,7 @@ class TerminalNode:
                 self._left.set()
             elif isinstance(effect, ReportFacts):
                 runner.spawn(fabric.report(effect.payloads))
-            elif not links.perform(effect) and not (hosting and hosting.perform(effect)):
+            elif not links.perform(effect) and not any(hands.perform(effect) for hands in serving):
                 worker.perform(effect)
 
         runner = CoreRunner(core, journal, STREAM, fabric, self._clock, perform)
@@ -171,8 +175,8 @@ class TerminalNode:
             self._memory_bytes_per_s = await asyncio.to_thread(measures.measure_memory_rate)
         await moving.start()
         await exchanges.start()
-        if hosting is not None:
-            await hosting.start()
+        for hands in serving:
+            await hands.start()
         await runner.start()
         links.start(config.access)
         machine.start()
@@ -193,8 +197,8 @@ class TerminalNode:
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
         collection = self._collection(fabric, store, core, runner, moving, worker)
-        if hosting is not None:
-            collection.add(hosting.counters.snapshot)
+        for hands in serving:
+            collection.add(hands.counters.snapshot)
         runner.spawn(keep_told(collection, fabric, self.folder.folder))
         if self._computes:
             runner.spawn(self._measure_sandbox(runner, fabric, sandbox))
@@ -202,8 +206,8 @@ class TerminalNode:
             await _first(stop.wait(), self._left.wait(), runner.failed)
         finally:
             await worker.stop()
-            if hosting is not None:
-                await hosting.stop()
+            for hands in serving:
+                await hands.stop()
             await exchanges.stop()
             await runner.stop()
 
@@ -233,6 +237,10 @@ class TerminalNode:
         await leave.wait()
         runner.post(LeaveAsked(reason="its operator took it out"))
 
+    def doors(self) -> tuple[str, ...]:
+        """Where it answers queries, if it is a gateway."""
+        return tuple(hands.door.address for hands in self.serving if isinstance(hands, GatewayHands))
+
     @property
     def left(self) -> bool:
         """Whether the domain has let this node go."""
@@ -251,7 +259,8 @@ class TerminalNode:
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
         manager = ServiceManager() if Role.TOOLS in config.roles else None
         host = ModelHost(host_descriptor(config.hosting)) if Role.HOST in config.roles else None
-        return TerminalCore(keeper, Reporter(), self.membership.slot, manager, host)
+        gateway = Gateway() if Role.GATEWAY in config.roles else None
+        return TerminalCore(keeper, Reporter(), self.membership.slot, manager, host, gateway)
 
     def _look(self, core: TerminalCore) -> MachineState:
         slots = self.config.slots if self._computes else 0

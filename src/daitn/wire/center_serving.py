@@ -15,7 +15,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
-from daitn.descriptors.serving import ModelNeeds, Replica
+from daitn.descriptors.serving import ApiKey, ModelNeeds, Replica, ServedModel
 from daitn.wire.center_tools import InputRef
 
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -54,3 +54,25 @@ class ModelsServed(Message, frozen=True, kw_only=True, tag="models_served"):
 
     sequence: Sequence
     replicas: Annotated[tuple[Replica, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+
+
+class RoutesGiven(Message, frozen=True, kw_only=True, tag="routes_given"):
+    """Control centre → gateway: these models may be asked, at these hosts. Said when it changes, and in answer to a
+    `RoutesHeld` of an older sequence."""
+
+    sequence: Sequence
+    models: Annotated[tuple[ServedModel, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+
+
+class KeysGiven(Message, frozen=True, kw_only=True, tag="keys_given"):
+    """Control centre → gateway: these keys open the door, and no others. As `RoutesGiven`."""
+
+    sequence: Sequence
+    keys: Annotated[tuple[ApiKey, ...], msgspec.Meta(max_length=limits.GATEWAY_KEYS)] = ()
+
+
+class RoutesHeld(Message, frozen=True, kw_only=True, tag="routes_held"):
+    """Gateway → control centre: I know the routes and keys of these sequences. Said when told, and every 2 s."""
+
+    routes: Sequence
+    keys: Sequence

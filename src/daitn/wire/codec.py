@@ -14,7 +14,7 @@ from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
-from daitn.wire.center_serving import ModelsServed, ServeModels
+from daitn.wire.center_serving import KeysGiven, ModelsServed, RoutesGiven, RoutesHeld, ServeModels
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
@@ -73,6 +73,9 @@ AnyMessage = (
     | ReleaseArtifacts
     | ServeModels
     | ModelsServed
+    | RoutesGiven
+    | KeysGiven
+    | RoutesHeld
     | JobsHeld
     | JobsEnded
     | Describe

@@ -6,7 +6,7 @@ import msgspec
 
 from daitn.base.effects import Event
 from daitn.base.ids import ArtifactId, ModelName, OwnerId
-from daitn.descriptors.serving import ModelNeeds, ServingGoal
+from daitn.descriptors.serving import ApiKey, ModelNeeds, ServingGoal
 
 
 class DeployAsked(Event, frozen=True, kw_only=True):
@@ -25,3 +25,9 @@ class UndeployAsked(Event, frozen=True, kw_only=True):
     """Serve it no longer."""
 
     model: ModelName
+
+
+class KeysListed(Event, frozen=True, kw_only=True):
+    """The keys that may ask models now, all of them."""
+
+    keys: tuple[ApiKey, ...]

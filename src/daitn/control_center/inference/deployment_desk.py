@@ -68,6 +68,8 @@ class DeploymentDesk:
         """Of what hosts are told: each change has a greater one, also after a restart."""
         self.gateways: tuple[NodeId, ...] = ()
         """Whose queries hosts answer."""
+        self.version = 0
+        """Grows whenever what is served, or who serves it, may have changed."""
         self._host_sequences: dict[NodeId, int] = {}
         self._ordered: dict[NodeId, tuple[dict[ModelName, ArtifactId], tuple[NodeId, ...]]] = {}
 
@@ -184,6 +186,7 @@ class DeploymentDesk:
 
     def _settle(self, turn: Turn) -> None:
         """Take away what failed or is lost, place what is lacking, and tell whoever is concerned."""
+        self.version += 1
         for name, model in list(self.models.items()):
             self._weed(turn, name, model)
             self._place(turn, name, model)

@@ -36,6 +36,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import DomainId, OwnerId, check_name
+from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import SECRET_BYTES, OwnerToken, parse_owner_token
 from daitn.node.pki import fingerprint_of
 
@@ -65,9 +66,10 @@ _tokens = Table(
 
 
 class Scope(StrEnum):
-    """What a token may be used for: submit and follow jobs; run the domain."""
+    """What a token may be used for: submit and follow jobs; ask models at gateways; run the domain."""
 
     TRAIN = "train"
+    ASK = "ask"
     OPERATE = "operate"
 
 
@@ -127,7 +129,7 @@ class TokenBook:
             raise InputError(f"a token valid for {valid_s:g} s is not possible", todo=f"give 1 to {VALID_S_MAX:.0f} s")
         secret, now = secrets.token_bytes(SECRET_BYTES), self._clock()
         row = {
-            "digest": _digest(secret),
+            "digest": digest_of_secret(secret),
             "owner": owner,
             "scopes": " ".join(sorted(wanted)),
             "created_unix_s": now,
@@ -146,7 +148,7 @@ class TokenBook:
             parsed = parse_owner_token(token)
         except InputError:
             return ""
-        return _digest(parsed.secret)[:ID_CHARS] if parsed.domain == self.domain else ""
+        return digest_of_secret(parsed.secret)[:ID_CHARS] if parsed.domain == self.domain else ""
 
     def look_up(self, token: str) -> TokenHolder | TokenFault:
         """Whose token this is, or why it is nobody's. One look in the book."""
@@ -157,7 +159,9 @@ class TokenBook:
         if parsed.domain != self.domain:
             return TokenFault.OTHER_DOMAIN
         with _database_errors(), self._engine.connect() as connection:
-            found = connection.execute(select(_tokens).where(_tokens.c.digest == _digest(parsed.secret))).first()
+            found = connection.execute(
+                select(_tokens).where(_tokens.c.digest == digest_of_secret(parsed.secret))
+            ).first()
         if found is None:
             return TokenFault.UNKNOWN
         holder = _holder(found)
@@ -168,7 +172,7 @@ class TokenBook:
     def revoke(self, token_or_id: str) -> TokenHolder:
         """End a token, given whole or by its id; ending it again is no error. InputError if there is none."""
         try:
-            digest = _digest(parse_owner_token(token_or_id).secret)
+            digest = digest_of_secret(parse_owner_token(token_or_id).secret)
         except InputError:
             digest = token_or_id.strip().lower()
         if len(digest) < ID_CHARS or not digest.isalnum():
@@ -189,12 +193,26 @@ class TokenBook:
             rows = connection.execute(select(_tokens).order_by(_tokens.c.created_unix_s.desc())).all()
         return tuple(_holder(row) for row in rows)
 
+    def keys(self, scope: Scope, most: int) -> tuple[ApiKey, ...]:
+        """Digests of the tokens with a scope that are good now, the newest `most` of them."""
+        live = (_tokens.c.revoked_unix_s.is_(None), _tokens.c.expires_unix_s > self._clock())
+        wanted = _tokens.c.scopes.contains(scope.value, autoescape=True)
+        chosen = select(_tokens).where(wanted, *live).order_by(_tokens.c.created_unix_s.desc()).limit(most)
+        with _database_errors(), self._engine.connect() as connection:
+            rows = connection.execute(chosen).all()
+        return tuple(
+            ApiKey(digest=row.digest, owner=OwnerId(row.owner), expires_unix_s=row.expires_unix_s)
+            for row in rows
+            if scope.value in row.scopes.split()
+        )
+
     def close(self) -> None:
         """Let the file go."""
         self._engine.dispose()
 
 
-def _digest(secret: bytes) -> str:
+def digest_of_secret(secret: bytes) -> str:
+    """What is kept of a secret: it tells nothing of it."""
     return blake3(secret, derive_key_context=_DIGEST_CONTEXT).hexdigest()
 
 

@@ -1,0 +1,91 @@
+"""Gateway desk: tells every gateway of the domain which models may be asked where, and which keys open its door.
+
+Whole states under a sequence, as for hosts (decision 0039). Gateways are equal: each is told the same, and none asks
+another. Hosts are told who the gateways are, and answer nobody else.
+"""
+
+from __future__ import annotations
+
+from daitn.base import limits
+from daitn.base.effects import Delivered, Event
+from daitn.base.ids import NodeId
+from daitn.base.metrics import Counters
+from daitn.control_center.inference.commands import KeysListed
+from daitn.control_center.inference.deployment_desk import DeploymentDesk
+from daitn.control_center.turn import Turn
+from daitn.descriptors.serving import ApiKey, ServedModel
+from daitn.descriptors.terminals import Role
+from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.wire.center_serving import GATEWAYS, KeysGiven, RoutesGiven, RoutesHeld
+
+
+class GatewayDesk:
+    """See the module's docstring."""
+
+    def __init__(self, deployment: DeploymentDesk, knowledge: KnowledgeMap, counters: Counters) -> None:
+        self._deployment, self._knowledge, self._counters = deployment, knowledge, counters
+        self._routes: tuple[ServedModel, ...] | None = None
+        self._keys: tuple[ApiKey, ...] | None = None
+        self._seen = 0
+        """Version of the deployment desk that gateways were told of."""
+        self._sequence = self._routes_sequence = self._keys_sequence = 0
+
+    def minds(self, event: Event) -> bool:
+        """Whether an event is for this desk alone."""
+        return isinstance(event, KeysListed) or (isinstance(event, Delivered) and isinstance(event.message, RoutesHeld))
+
+    def handle(self, turn: Turn, event: Event) -> None:
+        """One event that `minds` says yes to."""
+        match event:
+            case KeysListed(keys=keys):
+                if keys != self._keys:
+                    self._keys, self._keys_sequence = keys, self._next(turn)
+                    for node in self._gateways():
+                        self._give_keys(turn, node)
+            case Delivered(sender=sender, message=RoutesHeld() as held):
+                self._held(turn, sender, held)
+            case _:
+                pass
+
+    def settle(self, turn: Turn) -> None:
+        """After a turn: who the gateways are, and what may be asked, may have changed. Cheap where nothing has."""
+        if self._deployment.version == self._seen:
+            return
+        self._seen = self._deployment.version
+        gateways = tuple(self._gateways())[:GATEWAYS]
+        if gateways != self._deployment.gateways:
+            self._deployment.gateways = gateways
+            self._deployment.described(turn)
+        if not gateways:
+            return
+        routes = self._deployment.served()
+        if routes != self._routes:
+            self._routes, self._routes_sequence = routes, self._next(turn)
+            for node in gateways:
+                self._give_routes(turn, node)
+
+    def _held(self, turn: Turn, sender: NodeId, held: RoutesHeld) -> None:
+        if sender not in self._gateways():
+            self._counters.count("messages_for_another_role")
+            return
+        newest = max(held.routes, held.keys)
+        if newest > self._sequence:  # the clock of this machine was set back between two starts
+            self._sequence = newest
+            self._routes_sequence, self._keys_sequence = self._next(turn), self._next(turn)
+        if held.routes != self._routes_sequence and self._routes is not None:
+            self._give_routes(turn, sender)
+        if held.keys != self._keys_sequence and self._keys is not None:
+            self._give_keys(turn, sender)
+
+    def _gateways(self) -> list[NodeId]:
+        return sorted(facts.descriptor.node for facts in self._knowledge.with_role(Role.GATEWAY))
+
+    def _next(self, turn: Turn) -> int:
+        self._sequence = max(self._sequence + 1, turn.now_ns // 1000)
+        return self._sequence
+
+    def _give_routes(self, turn: Turn, node: NodeId) -> None:
+        turn.send(node, RoutesGiven(sequence=self._routes_sequence, models=self._routes or ()))
+
+    def _give_keys(self, turn: Turn, node: NodeId) -> None:
+        turn.send(node, KeysGiven(sequence=self._keys_sequence, keys=(self._keys or ())[: limits.GATEWAY_KEYS]))

@@ -1,0 +1,69 @@
+"""Query admission (Q-FAM, paper II-B): can this query be served within its goal now, and if not, why and when.
+
+A pure look at one model's routes and one goal, before anything is sent: capability, then what was measured of the
+model, then reachability, then time. A refusal is typed: nothing was spent; where coming back helps it says when, and
+where another goal would do it names the nearest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from daitn.base.nearest import nearest_known
+from daitn.descriptors.serving import QueryGoal, Route, ServedModel
+
+
+class QueryRefusal(StrEnum):
+    """Why a query gets no answer."""
+
+    UNKNOWN_MODEL = "unknown-model"
+    INPUT = "input"
+    QUALITY = "quality"
+    REGION = "region"
+    NO_HOST = "no-host"
+    LATE = "late"
+    BUSY = "busy"
+    LOST = "lost"
+    """Work was begun and lost, on every host that was tried in time."""
+
+
+class Refused(NamedTuple):
+    """No answer: the reason, a sentence, when to come back (0: that would change nothing), the nearest goal."""
+
+    reason: QueryRefusal
+    what: str
+    retry_after_s: float = 0.0
+    offer: str = ""
+
+
+RETRY_S = 1.0
+"""When to come back where no host answers: a lost one is replaced within a patience, found again within two seconds."""
+
+
+def unknown_model(name: str, known: Iterable[str]) -> Refused:
+    """No such model; the nearest names."""
+    return Refused(QueryRefusal.UNKNOWN_MODEL, f"no model is called {name[:80]!r}; {nearest_known(name, tuple(known))}")
+
+
+def admissible(model: ServedModel, goal: QueryGoal) -> tuple[Route, ...] | Refused:
+    """The routes that may be asked, or why none may: everything but time. O(routes)."""
+    if goal.quality_least is not None:
+        name = f"accuracy@{goal.field}" if goal.field else "accuracy"
+        value = model.quality.get(name)
+        if value is None:
+            known = ", ".join(sorted(model.quality)) or "nothing"
+            return Refused(QueryRefusal.QUALITY, f"{name} of {model.model} was not measured; {known} was")
+        if value < goal.quality_least:
+            what = f"{name} of {model.model} is {value:g}, {goal.quality_least:g} is asked for"
+            return Refused(QueryRefusal.QUALITY, what, offer=f"{name} >= {value:g}")
+    if not model.routes:
+        return Refused(QueryRefusal.NO_HOST, f"no host answers for {model.model} now", RETRY_S)
+    inside = tuple(route for route in model.routes if not goal.region or route.region == goal.region)
+    if not inside:
+        there = ", ".join(sorted({route.region or "none" for route in model.routes}))
+        return Refused(
+            QueryRefusal.REGION, f"no host of region {goal.region} serves {model.model}; it is in {there}", RETRY_S
+        )
+    return inside

@@ -1,0 +1,267 @@
+"""The gateway's door: the Open Inference Protocol v2 over HTTP, for any client of it.
+
+Whoever asks shows a key of the domain (`daitn token owner NAME --scope ask`) as a bearer token or in `X-API-Key`;
+health needs none. Errors have the protocol's body, `{"error": sentence}`, and headers say the rest: `Retry-After` where
+coming back helps, `x-daitn-reason`, `x-daitn-offer` for the nearest goal that would do. `x-daitn-host` names who
+answered; a request with the header `x-daitn-trace: 1` gets the whole way of the decision back. Bodies are bounded
+before they are read, and neither queries nor answers are logged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from daitn import __version__
+from daitn.base.errors import InputError, UnavailableError
+from daitn.base.ids import ModelName
+from daitn.base.metrics import Counters
+from daitn.base.units import MIB
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
+from daitn.control_center.inference.query_routing import QueryRouteEngine
+from daitn.descriptors.serving import ApiKey, ServedModel
+from daitn.node.http.owner_token import parse_owner_token
+from daitn.node.http.problems import HttpError, too_many
+from daitn.node.http.rates import RateBook
+from daitn.node.http.tokens import digest_of_secret
+from daitn.node.serving import inference_protocol as protocol
+from daitn.node.serving.asking import Asked, Asking
+from daitn.serving.tensors import arrays_of, rows_of
+
+BODY_BYTES: Final = 32 * MIB
+"""Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
+
+QUERIES_PER_S: Final = 2000.0
+QUERIES_BURST: Final = 4000.0
+"""Of one key: beyond it, others would wait for it."""
+
+KEYS_REMEMBERED: Final = 4096
+"""Tokens whose digest is remembered, so that one is computed once and not per query."""
+
+_STATUS: Final = {
+    QueryRefusal.UNKNOWN_MODEL: 404,
+    QueryRefusal.INPUT: 400,
+    QueryRefusal.QUALITY: 422,
+    QueryRefusal.REGION: 503,
+    QueryRefusal.NO_HOST: 503,
+    QueryRefusal.LATE: 503,
+    QueryRefusal.BUSY: 429,
+    QueryRefusal.LOST: 503,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Door:
+    """See the module's docstring."""
+
+    def __init__(self, engine: QueryRouteEngine, asking: Asking, counters: Counters) -> None:
+        self._engine, self._asking, self._counters = engine, asking, counters
+        self._keys: dict[str, ApiKey] = {}
+        self._digests: dict[str, str] = {}
+        self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
+        self._runner: web.AppRunner | None = None
+        self.address = ""
+
+    def take_keys(self, keys: Sequence[ApiKey]) -> None:
+        """These keys open the door from now on."""
+        self._keys = {key.digest: key for key in keys}
+
+    async def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+        """Listen; UnavailableError where the port cannot be had."""
+        app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._errors])
+        get, post = app.router.add_get, app.router.add_post
+        get("/v2", self._server)
+        get("/v2/health/live", self._live)
+        get("/v2/health/ready", self._ready)
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            get(path, self._metadata)
+            get(path + "/ready", self._model_ready)
+            get(path + "/config", self._config)
+            post(path + "/infer", self._infer)
+        post("/v2/repository/index", self._index)
+        post("/v2/repository/models/{model}/load", self._load)
+        post("/v2/repository/models/{model}/unload", self._unload)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, ssl_context=context)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise UnavailableError(f"the gateway cannot listen at {host}:{port}: {error.strerror}") from None
+        here = self._runner.addresses[0]
+        scheme = "http" if context is None else "https"
+        self.address = f"{scheme}://{here[0]}:{here[1]}"
+
+    async def stop(self) -> None:
+        """Close; what is under way is given two seconds."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # --- whoever comes ----------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if not request.path.startswith("/v2/health/"):
+                self._admit(request)
+            return await handler(request)
+        except InputError as error:
+            return self._refuse("input", 400, error.render())
+        except web.HTTPRequestEntityTooLarge:
+            return self._refuse("too-large", 413, f"the body has more than {BODY_BYTES} bytes; send fewer rows")
+        except HttpError as error:
+            return _error(error.status, error.what, _told(error))
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return self._refuse("path", error.status, f"{request.method} {request.path[:100]}: {error.reason}")
+
+    def _admit(self, request: web.Request) -> None:
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        token = token.strip() if kind.lower() == "bearer" else request.headers.get("X-API-Key", "")
+        digest = self._digests.get(token)
+        if digest is None and token:
+            try:
+                digest = digest_of_secret(parse_owner_token(token).secret)
+            except InputError:
+                digest = ""
+            if len(self._digests) >= KEYS_REMEMBERED:
+                self._digests.clear()
+            self._digests[token] = digest
+        key = self._keys.get(digest or "")
+        if key is None or key.expires_unix_s <= time.time():
+            self._counters.count("door_refused", "key")
+            what = "no key was given" if not token else "this key opens nothing here, or not any more"
+            raise HttpError(401, "policy", what, todo="send a domain's key as bearer token or X-API-Key")
+        if (wait_s := self._rates.take(key.digest, time.monotonic())) > 0:
+            self._counters.count("door_refused", "rate")
+            raise too_many(f"more than {QUERIES_PER_S:g} queries a second with one key", wait_s)
+
+    def _refuse(self, why: str, status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
+        self._counters.count("door_refused", why)
+        return _error(status, what, headers)
+
+    # --- what there is ----------------------------------------------------------------------------------------------
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.Response(status=200)
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        ready = any(model.routes for model in self._engine.models.values())
+        return web.Response(status=200 if ready else 503)
+
+    async def _server(self, _: web.Request) -> web.Response:
+        return _json({"name": "daitn", "version": __version__, "extensions": protocol.EXTENSIONS})
+
+    async def _metadata(self, request: web.Request) -> web.Response:
+        model = self._model(request)
+        return model if isinstance(model, web.Response) else _json(protocol.metadata_of(model))
+
+    async def _config(self, request: web.Request) -> web.Response:
+        model = self._model(request)
+        return model if isinstance(model, web.Response) else _json(protocol.config_of(model))
+
+    async def _model_ready(self, request: web.Request) -> web.Response:
+        model = self._model(request)
+        if isinstance(model, web.Response):
+            return model
+        return web.Response(status=200 if model.routes else 503)
+
+    async def _index(self, request: web.Request) -> web.Response:
+        only_ready = protocol.decode_index(await request.read()).ready
+        found = [
+            {
+                "name": model.model,
+                "version": protocol.VERSION,
+                "state": "READY" if model.routes else "UNAVAILABLE",
+                "reason": "" if model.routes else "no host answers for it now",
+            }
+            for model in self._engine.models.values()
+            if model.routes or not only_ready
+        ]
+        return _json(found)
+
+    async def _load(self, request: web.Request) -> web.Response:
+        """A model that is deployed is loaded already; any other has to be given to the network with its package."""
+        model = self._model(request)
+        if isinstance(model, web.Response):
+            return model
+        return web.Response(status=200) if model.routes else _error(503, f"no host answers for {model.model} now")
+
+    async def _unload(self, request: web.Request) -> web.Response:
+        model = self._model(request)
+        if isinstance(model, web.Response):
+            return model
+        return self._refuse(
+            "unload", 403, f"{model.model} is withdrawn by its provider: daitn undeploy, not by a key that may ask it"
+        )
+
+    def _model(self, request: web.Request) -> ServedModel | web.Response:
+        name, version = request.match_info["model"], request.match_info.get("version", protocol.VERSION)
+        model = self._engine.models.get(ModelName(name))
+        if model is None:
+            return self._refused(unknown_model(name, self._engine.models))
+        if version != protocol.VERSION:
+            return self._refuse("input", 404, f"model {name} has version {protocol.VERSION}, not {version[:40]!r}")
+        return model
+
+    # --- queries ----------------------------------------------------------------------------------------------------
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        model = self._model(request)
+        if isinstance(model, web.Response):
+            return model
+        asked = protocol.decode_infer(await request.read(), request.headers.get(protocol.HEADER), request.headers)
+        rows = rows_of(arrays_of(asked.inputs), model.inputs)
+        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal)
+        headers = _trace(found) if request.headers.get("x-daitn-trace") else {}
+        if isinstance(found.outcome, Refused):
+            return self._refused(found.outcome, headers)
+        body, cut = protocol.encode_answer(model, asked, found.outcome.outputs)
+        headers["x-daitn-host"] = found.steps[-1].host
+        kind = "application/json"
+        if cut is not None:
+            headers[protocol.HEADER] = str(cut)
+            kind = "application/octet-stream"
+        return web.Response(body=body, headers=headers, content_type=kind)
+
+    def _refused(self, refused: Refused, headers: dict[str, str] | None = None) -> web.Response:
+        told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
+        if refused.retry_after_s > 0:
+            told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
+        if refused.offer:
+            told["x-daitn-offer"] = refused.offer
+        return _error(_STATUS[refused.reason], refused.what, told)
+
+
+def _told(error: HttpError) -> dict[str, str]:
+    if error.status == 401:
+        return {"WWW-Authenticate": 'Bearer realm="daitn"'}
+    return {"Retry-After": str(max(1, math.ceil(error.wait_s)))} if error.wait_s else {}
+
+
+def _trace(found: Asked) -> dict[str, str]:
+    """The way of a decision, in one header."""
+    steps = [
+        {"host": one.host, "why": one.why, "predicted_ms": round(one.predicted_s * 1000, 3), "came": one.came}
+        for one in found.steps
+    ]
+    return {"x-daitn-trace": json.dumps({"took_ms": round(found.took_s * 1000, 3), "steps": steps})}
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _error(status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
+    body = msgspec.json.encode({"error": what})
+    return web.Response(status=status, body=body, headers=headers, content_type="application/json")

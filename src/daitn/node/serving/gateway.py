@@ -1,0 +1,77 @@
+"""A gateway's hands: the door, the route engine behind it, and queries to hosts over the fabric."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+
+from daitn.base.effects import Effect
+from daitn.base.errors import InputError
+from daitn.base.ids import NodeId
+from daitn.base.metrics import Counters
+from daitn.control_center.inference.query_routing import QueryRouteEngine
+from daitn.descriptors.terminals import Role
+from daitn.node.fabric.contract import Fabric, Plane
+from daitn.node.node_config import GatewayConfig, NodeConfig
+from daitn.node.serving.asking import Asking
+from daitn.node.serving.door import Door
+from daitn.terminal.gateway import TakeKeys, TakeRoutes
+
+
+class GatewayHands:
+    """See the module's docstring. InputError where the door would be open to others without TLS."""
+
+    def __init__(self, config: GatewayConfig, fabric: Fabric) -> None:
+        self.counters = Counters()
+        self._config = config
+        self._context = _context(config)
+        self._engine = QueryRouteEngine()
+
+        async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+            return await fabric.call(host, payload, plane=Plane.QUERY, timeout_s=timeout_s)
+
+        self.door = Door(self._engine, Asking(self._engine, call, self.counters), self.counters)
+
+    async def start(self) -> None:
+        """Open the door; UnavailableError where its port cannot be had."""
+        await self.door.start(self._config.host, self._config.port, self._context)
+
+    def perform(self, effect: Effect) -> bool:
+        """Do what the gateway core wants, if it is that."""
+        match effect:
+            case TakeRoutes(models=models):
+                self._engine.follow(models)
+            case TakeKeys(keys=keys):
+                self.door.take_keys(keys)
+            case _:
+                return False
+        return True
+
+    async def stop(self) -> None:
+        """Close the door."""
+        await self.door.stop()
+
+
+def open_gateway(config: NodeConfig, fabric: Fabric) -> GatewayHands | None:
+    """The hands of a node's gateway role; None where it has not that role."""
+    return GatewayHands(config.gateway, fabric) if Role.GATEWAY in config.roles else None
+
+
+def _context(config: GatewayConfig) -> ssl.SSLContext | None:
+    if config.certificate and config.key:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(config.certificate, config.key)
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(f"certificate {config.certificate} and key {config.key} cannot be used: {error}") from None
+        return context
+    try:
+        inside = ipaddress.ip_address(config.host).is_loopback
+    except ValueError:
+        inside = config.host == "localhost"
+    if not inside:
+        raise InputError(
+            f"the gateway would listen at {config.host} without TLS",
+            todo="give it a certificate and a key (in node.json), or let it listen at 127.0.0.1 behind a proxy",
+        )
+    return None

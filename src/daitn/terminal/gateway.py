@@ -1,0 +1,74 @@
+"""Gateway, its control side (paper II-B): a terminal role that knows where models are and which keys open the door.
+
+A core: routes and keys come in whole, each under a sequence; what it knows is told back on change and every `TELL_S`,
+so that a lost message is made good by the next. Queries are not here: they are answered by `node.serving.gateway`, on
+what this core was told last. It goes on with that while the centre is away.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from daitn.base.effects import Delivered, Effect, Event, Record, Send, SetTimer, Started, TimerFired
+from daitn.base.ids import CENTER
+from daitn.base.metrics import Counters
+from daitn.base.units import seconds_to_ns
+from daitn.descriptors.serving import ApiKey, ServedModel
+from daitn.wire.center_serving import KeysGiven, RoutesGiven, RoutesHeld
+
+TIMER: Final = "gateway tell"
+TELL_S: Final = 2.0
+"""How often a gateway tells what it knows unasked."""
+
+
+class TakeRoutes(Effect, frozen=True, kw_only=True):
+    """These models may be asked from now on, and no others."""
+
+    models: tuple[ServedModel, ...]
+
+
+class TakeKeys(Effect, frozen=True, kw_only=True):
+    """These keys open the door from now on, and no others."""
+
+    keys: tuple[ApiKey, ...]
+
+
+class Gateway:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self._routes = 0
+        self._keys = 0
+
+    def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        """One event."""
+        match event:
+            case Delivered(sender=sender, message=RoutesGiven() | KeysGiven()) if sender != CENTER:
+                self.counters.count("messages_not_from_center")
+                return []
+            case Delivered(message=RoutesGiven(sequence=sequence, models=models)):
+                effects: list[Effect] = []
+                if sequence > self._routes:
+                    self._routes = sequence
+                    effects.append(TakeRoutes(models=models))
+                return [*effects, self._tell()]
+            case Delivered(message=KeysGiven(sequence=sequence, keys=keys)):
+                effects = []
+                if sequence > self._keys:
+                    self._keys = sequence
+                    effects.append(TakeKeys(keys=keys))
+                return [*effects, self._tell()]
+            case Started() | TimerFired(name="gateway tell"):
+                return [self._tell(), SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(TELL_S))]
+            case _:
+                return []
+
+    def apply(self, record: Record) -> None:
+        """Nothing of this core is journalled."""
+
+    def check_invariants(self) -> None:
+        """It has none beyond its types."""
+
+    def _tell(self) -> Effect:
+        return Send(receiver=CENTER, message=RoutesHeld(routes=self._routes, keys=self._keys))

@@ -1,0 +1,70 @@
+"""The paper's inference network: models go to hosts, queries go to models."""
+
+from __future__ import annotations
+
+from tests.paper.claims import claim
+from tests.unit import test_asking, test_deployment_desk, test_gateway_desk, test_model_host, test_query_routing
+
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused
+from daitn.descriptors.serving import QueryGoal
+
+
+@claim(
+    "II-B, terminals",
+    "Model deployment facility providers host models of others, as far as they want to and can.",
+    "daitn.terminal.model_host.ModelHost",
+    "daitn.descriptors.serving.HostDescriptor",
+)
+def test_hosts_carry_models_of_others_within_their_own_policy_and_memory():
+    test_model_host.test_orders_are_loaded_and_what_is_not_ordered_any_more_is_dropped()
+    test_model_host.test_what_policy_or_memory_forbids_fails_with_every_reason_and_costs_nothing()
+
+
+@claim(
+    "II-B, MDO",
+    "The network decides whether a model can be deployed and where, and adapts that as hosts come, go and fail.",
+    "daitn.control_center.inference.deployment_desk.DeploymentDesk",
+    "daitn.decision.hosting.admit",
+)
+def test_models_are_admitted_with_reasons_placed_and_moved_as_hosts_go():
+    test_deployment_desk.test_admission_lists_every_condition_that_fails()
+    test_deployment_desk.test_model_goes_to_as_many_hosts_as_wanted_spread_over_regions()
+    test_deployment_desk.test_host_that_vanishes_is_not_asked_at_once_and_replaced_after_patience()
+
+
+@claim(
+    "II-B, Q-FAM",
+    "A query is judged before it is carried: whether the network can serve it within what it asks for.",
+    "daitn.control_center.inference.query_admission.admissible",
+)
+def test_query_that_cannot_be_served_as_asked_is_refused_before_it_costs_anything():
+    engine = test_query_routing.engine_with(test_query_routing.make_route("one"), accuracy=0.9)
+    refused = test_query_routing.ask(engine, goal=QueryGoal(quality_least=0.95))
+    assert isinstance(refused, Refused)
+    assert (refused.reason, refused.offer) == (QueryRefusal.QUALITY, "accuracy >= 0.9")
+    late = test_query_routing.ask(engine, left_s=1e-6)
+    assert isinstance(late, Refused)
+    assert late.reason is QueryRefusal.LATE
+
+
+@claim(
+    "II-B, QIRCE",
+    "Queries are routed to the model that answers them best, by the state of paths, queues and hosts.",
+    "daitn.control_center.inference.query_routing.QueryRouteEngine",
+    "daitn.node.serving.asking.Asking",
+)
+def test_queries_go_where_they_are_answered_soonest_and_elsewhere_when_that_fails():
+    test_query_routing.test_soonest_host_is_asked_and_slots_taken_meanwhile_count()
+    test_query_routing.test_host_slower_than_it_measured_itself_is_found_out()
+    test_asking.test_query_goes_on_at_another_host_when_one_is_lost()
+
+
+@claim(
+    "II-B, QRRT",
+    "Those who route queries know which models are where, and what is told to them follows the network.",
+    "daitn.control_center.inference.gateway_desk.GatewayDesk",
+    "daitn.terminal.gateway.Gateway",
+)
+def test_gateways_are_told_where_models_are_as_that_changes():
+    test_gateway_desk.test_gateway_is_told_routes_and_keys_until_it_has_them()
+    test_gateway_desk.test_gateway_takes_what_is_new_from_the_centre_only()

@@ -1,0 +1,146 @@
+"""Queries to a running domain by an unmodified client of the Open Inference Protocol, hosts killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.system.small_domain import make_model, wait_until
+from tests.system.test_serving import write_package
+
+import daitn
+from daitn.descriptors.terminals import Role
+from daitn.node.processes import LocalDomain
+from daitn.scenario.spec import NodeSpec
+
+triton = pytest.importorskip("tritonclient.http")
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def post(address: str, path: str, key: str, body: Any, **headers: str) -> tuple[int, dict[str, str], Any]:
+    request = urllib.request.Request(
+        address + path,
+        data=body if isinstance(body, bytes) else json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {key}", **headers},
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, dict(answer.headers), json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), json.loads(error.read())
+
+
+def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_type(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "package")
+    model = make_model().eval()
+    with LocalDomain(tmp_path / "domain", "asked", patience_s=2.0) as domain:
+        domain.start()
+        said = domain.join_all(
+            [
+                *(
+                    NodeSpec(name=name, operator=name, roles=(Role.HOST,), region=name)
+                    for name in ("ash", "oak", "yew")
+                ),
+                NodeSpec(name="gate", operator="gate", roles=(Role.GATEWAY,)),
+            ]
+        )
+        address = said["gate"]["queries"]
+        with daitn.connect(domain.operator_token()) as operator:
+            key = operator.make_owner_token("app", ("ask",))
+            other = operator.make_owner_token("ada", ("train",))
+        with daitn.connect(other) as network:
+            network.models.deploy(package, "sides", "p95 <= 1 s, = 2 replicas")
+            network.models.wait("sides", 60)
+
+            client = triton.InferenceServerClient(address.removeprefix("http://"))
+            headers = {"Authorization": f"Bearer {key}"}
+            assert client.is_server_live()
+            wait_until(lambda: post(address, "/v2/repository/index", key, {})[0] == 200, "the key is known", 10)
+            wait_until(lambda: client.is_model_ready("sides", headers=headers), "the model is ready", 10)
+            described = client.get_model_metadata("sides", headers=headers)
+            assert described["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+            assert client.get_model_repository_index(headers=headers)[0]["state"] == "READY"
+            output = described["outputs"][0]["name"]
+
+            rows = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
+            with torch.inference_mode():
+                wanted = model(torch.from_numpy(rows)).numpy()
+            for binary in (True, False):
+                given = triton.InferInput("x", rows.shape, "FP32")
+                given.set_data_from_numpy(rows, binary_data=binary)
+                asked = [triton.InferRequestedOutput(output, binary_data=binary)]
+                answer = client.infer("sides", [given], outputs=asked, headers=dict(headers), request_id="q")
+                np.testing.assert_allclose(answer.as_numpy(output), wanted, rtol=1e-4, atol=1e-5)
+
+            body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.5]}]}
+            where = "/v2/models/sides/infer"
+            status, found, _ = post(address, where, key, body, **{"x-daitn-trace": "1"})
+            assert (status, len(json.loads(found["x-daitn-trace"])["steps"])) == (200, 1)
+
+            # what must not be answered, each with its reason
+            assert post(address, where, other, body)[0] == 401
+            status, _, told = post(address, "/v2/models/side/infer", key, body)
+            assert (status, "'sides'" in told["error"] or "sides" in told["error"]) == (404, True)
+            wrong = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
+            status, _, told = post(address, where, key, wrong)
+            assert (status, "the model takes [-1, 2]" in told["error"]) == (400, True)
+            assert post(address, where, key, b"{not json")[0] == 400
+            status, found, told = post(address, where, key, body, **{"x-daitn-deadline-ms": "0.001"})
+            assert (status, found["x-daitn-reason"]) == (503, "late")
+            assert "deadline" in found["x-daitn-offer"]
+            status, found, _ = post(address, where, key, body, **{"x-daitn-min-accuracy": "0.9"})
+            assert (status, found["x-daitn-reason"]) == (422, "quality")
+
+            _kill_hosts_while_asking(domain, network, lambda: post(address, where, key, body))
+
+            with daitn.connect(domain.operator_token()) as operator:
+                (mine,) = [one for one in operator.owner_tokens() if one.owner == "app"]
+                operator.revoke_owner_token(mine.id)
+            wait_until(lambda: post(address, where, key, body)[0] == 401, "the revoked key opens nothing", 10)
+
+
+def _kill_hosts_while_asking(domain: LocalDomain, network: Any, ask: Any) -> None:
+    """Every query is answered, and answered right, while one of its hosts is killed."""
+    results: list[tuple[int, float]] = []
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            began = time.monotonic()
+            status, _, told = ask()
+            results.append((status, time.monotonic() - began))
+            assert status != 200 or len(told["outputs"][0]["data"]) == 2
+
+    threads = [threading.Thread(target=go_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        placed = [one.name for one in network.models.status("sides").replicas]
+        wait_until(lambda: len(results) > 30, "queries are answered", 20)
+        domain.kill(placed[0])
+        wait_until(
+            lambda: (
+                {one.name for one in network.models.status("sides").replicas if one.phase == "serving"}
+                >= {"ash", "oak", "yew"} - {placed[0]}
+            ),
+            "the third host serves",
+            40,
+        )
+        asked = len(results)
+        wait_until(lambda: len(results) > asked + 30, "queries go on", 20)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(30)
+    assert [status for status, _ in results if status != 200] == []
+    assert max(seconds for _, seconds in results) < 8

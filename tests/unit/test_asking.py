@@ -1,0 +1,105 @@
+"""Asking: over as many hosts as it takes, in the time there is, each once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from tests.unit.test_query_routing import ANY, make_model, make_route
+
+from daitn.base import limits
+from daitn.base.errors import UnavailableError
+from daitn.base.ids import NodeId
+from daitn.base.metrics import Counters
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused
+from daitn.control_center.inference.query_routing import QueryRouteEngine
+from daitn.descriptors.serving import QueryGoal
+from daitn.node.serving.asking import Asked, Asking, Caller
+from daitn.serving.tensors import tensor_of
+from daitn.wire.queries import QueryAnswer, QueryRefused, decode_call, encode_query
+
+INPUTS = (tensor_of("x", np.zeros((1, 2), np.float32)),)
+ANSWER = encode_query(QueryAnswer(outputs=INPUTS, engine_s=0.002))
+
+
+def put(call: Caller, *nodes: str, goal: QueryGoal = ANY) -> tuple[Asked, Counters]:
+    engine, counters = QueryRouteEngine(), Counters()
+    engine.follow([make_model(*(make_route(node) for node in nodes))])
+    found = asyncio.run(Asking(engine, call, counters).ask("sides", INPUTS, 1, goal))
+    assert all(book.in_flight == 0 for book in engine._books.values()), "a slot was not given back"
+    return found, counters
+
+
+def test_query_goes_on_at_another_host_when_one_is_lost() -> None:
+    asked: list[str] = []
+
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        asked.append(host)
+        if len(asked) == 1:
+            raise UnavailableError("nobody there")
+        assert decode_call(payload).left_s <= 10
+        return ANSWER
+
+    found, counters = put(call, "one", "two")
+
+    assert isinstance(found.outcome, QueryAnswer)
+    assert sorted(asked) == ["one", "two"]
+    assert [step.came for step in found.steps] == ["lost", "answered"]
+    assert counters.shown() == {"queries_answered": 1, "queries_retried": 1, "hosts_ejected": 1}
+
+
+def test_busy_hosts_are_believed_and_the_caller_is_told_when_to_come_back() -> None:
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        return encode_query(QueryRefused(reason="busy", what="full", retry_after_s=3.0, wait_s=3.0))
+
+    found, counters = put(call, "one", "two")
+
+    assert isinstance(found.outcome, Refused)
+    assert (found.outcome.reason, found.outcome.retry_after_s) == (QueryRefusal.BUSY, 3.0)
+    assert len(found.steps) == 2
+    assert counters.of("queries_not_answered", "busy") == 1
+
+
+def test_query_that_nobody_can_answer_is_asked_once() -> None:
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        return encode_query(QueryRefused(reason="input", what="index out of range"))
+
+    found, _ = put(call, "one", "two")
+
+    assert isinstance(found.outcome, Refused)
+    assert found.outcome.reason is QueryRefusal.INPUT
+    assert len(found.steps) == 1
+
+
+def test_host_that_answers_garbage_is_left_out() -> None:
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        return b"garbage" if host == "one" else ANSWER
+
+    found, counters = put(call, "one", "two")
+
+    assert isinstance(found.outcome, QueryAnswer)
+    assert counters.of("hosts_ejected") == 1
+
+
+def test_query_waits_for_a_host_within_its_deadline_and_no_longer() -> None:
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        raise AssertionError("there is nobody to ask")
+
+    found, _ = put(call, goal=QueryGoal(deadline_s=0.12))
+
+    assert isinstance(found.outcome, Refused)
+    assert found.outcome.reason is QueryRefusal.NO_HOST
+    assert found.took_s < 1
+
+
+def test_query_too_large_to_be_carried_is_refused_before_anybody_is_asked() -> None:
+    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+        raise AssertionError("nobody is asked")
+
+    engine = QueryRouteEngine()
+    engine.follow([make_model(make_route("one"))])
+    large = (tensor_of("x", np.zeros(limits.QUERY_BYTES // 4 + 1, np.float32)),)
+    found = asyncio.run(Asking(engine, call, Counters()).ask("sides", large, 1, QueryGoal()))
+
+    assert isinstance(found.outcome, Refused)
+    assert str(limits.QUERY_BYTES) in found.outcome.what

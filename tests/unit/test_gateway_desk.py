@@ -1,0 +1,75 @@
+"""Gateways: told whole states, again when behind, and hosts are told who they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.builders import make_site
+from tests.unit.test_deployment_desk import Domain, make_host
+
+from daitn.base.effects import Delivered, Effect, Send, SetTimer, Started
+from daitn.base.ids import CENTER, NodeId, OwnerId
+from daitn.control_center.inference.commands import KeysListed
+from daitn.descriptors.serving import ApiKey
+from daitn.descriptors.terminals import Role
+from daitn.terminal.gateway import Gateway, TakeKeys, TakeRoutes
+from daitn.wire.center_serving import KeysGiven, RoutesGiven, RoutesHeld
+
+GATE = NodeId("n0009")
+KEY = ApiKey(digest="a" * 64, owner=OwnerId("app"), expires_unix_s=1e9)
+
+
+def with_gateway() -> Domain:
+    gate = make_site(9, data=(), compute=None, roles=(Role.GATEWAY,))
+    domain = Domain(make_host(1), make_host(2), gate)
+    domain.deploy("= 1 replicas")
+    return domain
+
+
+def sent(effects: list[Effect], kind: type) -> list[Any]:
+    return [one.message for one in effects if isinstance(one, Send) and isinstance(one.message, kind)]
+
+
+def held(domain: Domain, routes: int = 0, keys: int = 0) -> list[Effect]:
+    return domain.do(Delivered(sender=GATE, message=RoutesHeld(routes=routes, keys=keys)))
+
+
+def test_gateway_is_told_routes_and_keys_until_it_has_them() -> None:
+    domain = with_gateway()
+    (node,) = domain.placed()
+    domain.serve(node)
+    domain.do(KeysListed(keys=(KEY,)))
+
+    (routes,) = sent(held(domain), RoutesGiven)
+    (keys,) = sent(held(domain), KeysGiven)
+    assert [route.host.node for route in routes.models[0].routes] == [node]
+    assert keys.keys == (KEY,)
+    assert held(domain, routes.sequence, keys.sequence) == []
+    assert sent(held(domain, routes.sequence + 10**9, keys.sequence), RoutesGiven)[0].sequence > routes.sequence + 10**9
+
+
+def test_hosts_are_told_who_may_ask_and_nobody_else_is_given_routes() -> None:
+    domain = with_gateway()
+
+    assert domain.told[NodeId("n0001")].gateways == (GATE,)
+    effects = domain.do(Delivered(sender=NodeId("n0001"), message=RoutesHeld(routes=0, keys=0)))
+    assert sent(effects, RoutesGiven) == []
+    assert domain.center.counters.of("messages_for_another_role") == 1
+
+
+def test_gateway_takes_what_is_new_from_the_centre_only() -> None:
+    gateway = Gateway()
+    (tell, timer) = gateway.handle(Started(), 0)
+    assert isinstance(tell, Send)
+    assert isinstance(timer, SetTimer)
+
+    given = RoutesGiven(sequence=5)
+    assert gateway.handle(Delivered(sender=NodeId("n0001"), message=given), 0) == []
+    assert gateway.counters.of("messages_not_from_center") == 1
+    first = gateway.handle(Delivered(sender=CENTER, message=given), 0)
+    again = gateway.handle(Delivered(sender=CENTER, message=given), 0)
+    assert [type(one) for one in first] == [TakeRoutes, Send]
+    assert [type(one) for one in again] == [Send]
+    keys = gateway.handle(Delivered(sender=CENTER, message=KeysGiven(sequence=7, keys=(KEY,))), 0)
+    assert keys[0] == TakeKeys(keys=(KEY,))
+    assert sent(keys, RoutesHeld) == [RoutesHeld(routes=5, keys=7)]
