@@ -55,6 +55,25 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     baselines: tuple[Baseline, ...]
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """The trained model as the network served it, a host killed meanwhile."""
+
+    goal: str
+    hosts: tuple[str, ...]
+    placed_s: float
+    """From giving the package to the network to the last replica that answers."""
+    killed: str
+    hosts_after: tuple[str, ...]
+    asked: int
+    right: int
+    """Answered, and as `daitn predict` answers the same row."""
+    calm_median_ms: float
+    slowest_after_ms: float
+    """The slowest query that was asked after the kill."""
+    replaced_s: float
+    """From the kill to as many replicas as before."""
+
+
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run of the demonstration."""
 
@@ -70,6 +89,8 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """Processes that were still there after everything was told to stop: 0."""
     predicted: str = ""
     """What `daitn predict` said of samples that no site had."""
+    served: Served | None = None
+    """The last scene; None where it was not played."""
 
 
 class Hop(msgspec.Struct, frozen=True, kw_only=True):

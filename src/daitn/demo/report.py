@@ -23,6 +23,7 @@ def report(recording: Recording) -> dict[str, Any]:
         "jobs": {one.job.key: _job(one, recording.names) for one in recording.jobs},
         "processes": {"started": recording.processes, "left": recording.left},
         "predicted": recording.predicted,
+        "served": None if recording.served is None else msgspec.to_builtins(recording.served),
         "version": recording.version,
     }
 

@@ -21,10 +21,12 @@ OTHERS = ("cycle", "fedavg", "central")
 
 
 def fulfilled(recording: Recording) -> bool:
-    """Every target met, every impossible request refused and its offer admitted, every process gone."""
+    """Every target met, every impossible request refused and its offer admitted, every query answered right though a
+    host was killed, every process gone."""
     met = all(target.met for one in recording.jobs for target in one.job.status.targets)
     offered = all(one.admitted_after_s is not None for one in recording.refusals)
-    return met and offered and recording.left == 0
+    served = recording.served is None or recording.served.right == recording.served.asked
+    return met and offered and served and recording.left == 0
 
 
 def write_reports(recording: Recording, out: Path) -> list[RenderableType]:
@@ -76,6 +78,11 @@ def _words(recording: Recording, out: Path) -> str:
     ]
     if recording.predicted:
         lines.append(recording.predicted + ".")
+    if (served := recording.served) is not None:
+        lines.append(
+            f"served at {' and '.join(served.hosts)}: {served.right} of {served.asked} queries answered as daitn "
+            f"predict does, though {served.killed} was killed; at {' and '.join(served.hosts_after)} in the end."
+        )
     lines += [
         f"{recording.processes} processes were started, {recording.left} are left; {recording.seconds:.0f} s in all.",
         f"{out / 'report.html'} has the curves, the routes and the reasons; {out / 'report.json'} the figures;",

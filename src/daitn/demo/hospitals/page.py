@@ -9,7 +9,7 @@ from typing import Final
 from daitn.base.units import show_bytes, show_seconds
 from daitn.demo.hospitals.sites import PLACES
 from daitn.demo.html import document, number, table
-from daitn.demo.recording import Recording, Refusal, local_batches, value_of
+from daitn.demo.recording import Recording, Refusal, Served, local_batches, value_of
 from daitn.demo.sections import job_section, target_cells, timeline
 
 OTHERS: Final = ("cycle", "fedavg", "central")
@@ -29,6 +29,7 @@ def page(recording: Recording) -> str:
         ),
         "<h2>What was refused, and what was offered instead</h2>",
         *(part for one in recording.refusals for part in _refusal(one)),
+        *(_served(recording.served) if recording.served is not None else ()),
         "<h2>Who worked when</h2>",
         timeline(PLACES, recording),
         "<h2>How to read this</h2>",
@@ -93,6 +94,25 @@ def _refusal(one: Refusal) -> list[str]:
         table(("refused because of", "what", "required", "found"), failed),
         table(("offered instead", "asked", "offered", "because of"), changes) if changes else "",
         f"<p>{end}</p>",
+    ]
+
+
+def _served(one: Served) -> list[str]:
+    rows = [
+        ["goal", escape(one.goal)],
+        ["placed on", f"{escape(', '.join(one.hosts))}, {one.placed_s:.1f} s after it was given"],
+        ["killed while queries were under way", escape(one.killed)],
+        ["served in the end by", f"{escape(', '.join(one.hosts_after))}, {one.replaced_s:.1f} s after the kill"],
+        ["queries answered as daitn predict does", f"{one.right} of {one.asked}"],
+        ["median before the kill", f"{one.calm_median_ms:.1f} ms"],
+        ["slowest after the kill", f"{one.slowest_after_ms:.0f} ms"],
+    ]
+    return [
+        "<h2>What the trained model answers</h2>",
+        "<p>The breast cancer model, as it came back from training, was given to the network: admitted because a "
+        "verification unit had measured it, placed on hosts, asked over HTTP by a client that knows nothing of daitn "
+        "(Open Inference Protocol), about samples that no site had.</p>",
+        table(("", ""), rows),
     ]
 
 

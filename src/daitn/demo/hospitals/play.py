@@ -20,8 +20,9 @@ from daitn.demo.hospitals.central import train_centrally
 from daitn.demo.hospitals.contracts import breast_contract, digits_contract
 from daitn.demo.hospitals.data import SiteFiles, new_samples_file, write_all
 from daitn.demo.hospitals.models import make_model
+from daitn.demo.hospitals.serving import serve
 from daitn.demo.hospitals.sites import BREAST_OWNER, DIGITS_OWNER, DOMAIN, PURPOSE, SITES, Kind
-from daitn.demo.recording import Baseline, Compared, JobRecord, Recording, Refusal, local_batches
+from daitn.demo.recording import Baseline, Compared, JobRecord, Recording, Refusal, Served, local_batches
 from daitn.demo.together import begin, results
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, Phase
@@ -103,6 +104,7 @@ class Play:
             followed = self._train(models)
             refusals, baselines = self._compare(followed, files)
             predicted = self._predict(domain, models)
+            served = self._serve(domain, models)
             processes = len(domain.processes.names())
         finally:
             for network in self._owners.values():
@@ -121,6 +123,7 @@ class Play:
             processes=processes,
             left=len(left),
             predicted=predicted,
+            served=served,
         )
 
     # --- scenes -----------------------------------------------------------------------------------------------------
@@ -338,6 +341,13 @@ class Play:
         said = f"{found['right']} of {found['with_truth']} new samples, which no site had, are diagnosed right"
         self._board.say(f"daitn predict: {said}")
         return said
+
+    def _serve(self, domain: LocalDomain, models: Path) -> Served | None:
+        """The trained model answers over HTTP; only what reached its goal is worth serving."""
+        if not (models / "breast" / "manifest.json").exists():
+            return None
+        network, new = self._owners[BREAST_OWNER], new_samples_file(self._folder / "data")
+        return serve(domain, network, self._board, models / "breast", new)
 
 
 _PACKING = threading.Lock()
