@@ -350,7 +350,7 @@ def make_outcome(work: Work, tag: str = "1", *, accuracy: float = 0.5, **changes
             state = ArtifactId((tag + "-remembered-").ljust(64, "f")) if server is not None else None
             return AggregateOutcome(**({"model": made, "state": state, "seconds": 0.1} | changes))
         case ShareWork():
-            return ShareOutcome(artifact=made, records=20, data_version="1")
+            return ShareOutcome(**({"artifact": made, "records": 20, "data_version": "1"} | changes))
 
 
 def sign(node: NodeDescriptor, report: VisitReport) -> str:
@@ -553,8 +553,11 @@ def running(**config: float) -> Bench:
 
 
 def the_order(made: Bench, job: JobId = JOB) -> tuple[NodeId, VisitOrder]:
-    """The one visit under way."""
-    (found,) = made.orders(job)
+    """The one visit under way that the job waits for: samples for a unit that stands by are made beside it."""
+    state = made.state(job)
+    beside = {visit for visit, opened in state.open.items() if opened.ordered.purpose == "sample"}
+    beside = set() if state.phase is Phase.ASSESSING else beside
+    (found,) = [one for one in made.orders(job) if one[1].visit not in beside]
     return found
 
 

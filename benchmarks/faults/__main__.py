@@ -1,14 +1,16 @@
 """Question: what does each fault cost, at each point of a running job, and is anything lost, doubled or unfenced?
 
-Workload: a domain of real processes (router, control centre, two sites, a verification unit, an aggregator; mTLS,
-access control, sandboxed children, journals with fsync) that trains without end, each node's link behind a proxy of
-ours and, where this machine allows it, in a network namespace of its own. For every point × kind of the matrix the job
-is brought to the point, the fault brought about, healed later.
+Workload: a domain of real processes (router, control centre, two each of sites, verification units and aggregators;
+mTLS, access control, sandboxed children, journals with fsync) that trains without end, each node's link behind a proxy
+of ours and, where this machine allows it, in a network namespace of its own. For every point × kind of the matrix the
+job is brought to the point, the fault brought about, healed later.
 
-Measure: seconds from the fault to the next step that the centre accepts, by its own journal. Bounds: 5 s after a kill,
-a lease (2 s) and 5 s after a cut or a stop. After each fault the log has no gap, no visit is accepted twice, what the
-owner sees has not gone back, and a site that comes back late has been fenced; at the end each job's end arrives, and
-the end of every visit at its site has come to the centre by the record plane.
+Measure: seconds from the fault to the next step that the centre accepts, by its own journal; the step that the fault
+concerns, where that is one site's or another one's that takes over. Bounds: 5 s after a kill, a lease (2 s) and 5 s
+after a cut or a stop. After each fault the log that was told before it is the beginning of the log after it, no served
+status has gone back, each step was accepted once and with the fence of its order, and who comes back late has been
+fenced; at the end each job's end arrives, and the end of every visit at its site has come to the centre by the record
+plane.
 
 `--quick` plays a handful; `--only TEXT|TEXT` those whose name has a text; `--repeats N` each N times; `--write` keeps
 every run in the repository's results and makes the table of them, and plays only what has fewer than N runs on this

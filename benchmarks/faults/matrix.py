@@ -19,6 +19,7 @@ from benchmarks.faults.plays import (
     Play,
     at_accepted,
     at_long_training,
+    at_measuring,
     at_node_fetching,
     at_training,
     at_transfer,
@@ -27,6 +28,8 @@ from benchmarks.faults.plays import (
     cut,
     disk_full,
     disk_of_center_full,
+    doer_killed,
+    doer_stopped,
     kill_and_restart,
     kill_for_good,
     owner_fails,
@@ -36,7 +39,8 @@ from benchmarks.faults.plays import (
     store_lost,
 )
 from benchmarks.faults.told import ACCEPTED
-from benchmarks.faults.world import PATIENCE_S, World, wait_for
+from benchmarks.faults.waiting import wait_for
+from benchmarks.faults.world import PATIENCE_S, World
 from daitn.base.errors import DaitnError
 from daitn.node.processes import CENTER, ROUTER
 from daitn.sdk.jobs import Job
@@ -45,6 +49,9 @@ KILL_BOUND_S: Final = 5.0
 CUT_BOUND_S: Final = PATIENCE_S + 5.0
 """The lease, and as long as after a kill. The centre gives longer leases to nodes whose signs of life come slowly, as
 on a loaded machine: a lease that ran out and was longer counts as long as it was."""
+
+
+DOER: Final = "who was hit"
 
 
 class Case(NamedTuple):
@@ -57,7 +64,7 @@ class Case(NamedTuple):
     bound_s: float
     run: Play
     late: str = ""
-    """The node that comes back late, if one does: what it had must have been fenced."""
+    """The node that comes back late, if one does: what it had must have been fenced. `DOER`: the one that was hit."""
     steps: tuple[str, ...] = ACCEPTED
     """Steps that count as going on: not a verification that was under way elsewhere when a model was lost."""
     tells: str = ""
@@ -100,7 +107,8 @@ def play(case: Case, world: World, job: Job) -> Row:
         next(acts, None)
         outcome = f"next step: {recovery.entry.kind}"
         if case.late:
-            outcome += f"; the late visit was {world.fenced(job, case.late, fault.visit)} there"
+            late = fault.name if case.late == DOER else case.late
+            outcome += f"; the late visit was {world.fenced(job, late, fault.visit)} there"
         if case.tells:
             wait_for(lambda: any(e.kind == case.tells and e.unix_s > began for e in world.log(job)), case.tells)
             outcome += f"; the log tells {case.tells}"
@@ -235,10 +243,74 @@ CASES: Final = (
         slow("north", rate=5e6),
         steps=("trained",),
     ),
-    Case("verification unit", "kill", "big", KILL_BOUND_S, kill_and_restart("unit", at_node_fetching("unit"))),
-    Case("verification unit", "stop", "big", CUT_BOUND_S, stop_for_a_lease("unit", at_node_fetching("unit"))),
-    Case("aggregator", "kill", "average", KILL_BOUND_S, kill_and_restart("mixer", at_node_fetching("mixer"))),
-    Case("aggregator", "stop", "average", CUT_BOUND_S, stop_for_a_lease("mixer", at_node_fetching("mixer"))),
+    Case(
+        "verification unit",
+        "kill",
+        "big",
+        KILL_BOUND_S,
+        doer_killed("measured", at_node_fetching, restarts=True),
+        steps=("measured",),
+    ),
+    Case(
+        "verification unit",
+        "kill, not restarted",
+        "big",
+        KILL_BOUND_S,
+        doer_killed("measured", at_node_fetching, restarts=False),
+        steps=("measured",),
+    ),
+    Case(
+        "verification unit",
+        "stop",
+        "big",
+        CUT_BOUND_S,
+        doer_stopped("measured", at_node_fetching),
+        late=DOER,
+        steps=("measured",),
+    ),
+    Case(
+        "verification unit, measuring",
+        "kill",
+        "big",
+        KILL_BOUND_S,
+        doer_killed("measured", at_measuring, restarts=True),
+        steps=("measured",),
+        tells="lost",
+    ),
+    Case(
+        "verification unit, measuring",
+        "kill, not restarted",
+        "big",
+        KILL_BOUND_S,
+        doer_killed("measured", at_measuring, restarts=False),
+        steps=("measured",),
+        tells="lost",
+    ),
+    Case(
+        "aggregator",
+        "kill",
+        "average",
+        KILL_BOUND_S,
+        doer_killed("averaged", at_node_fetching, restarts=True),
+        steps=("averaged",),
+    ),
+    Case(
+        "aggregator",
+        "kill, not restarted",
+        "average",
+        KILL_BOUND_S,
+        doer_killed("averaged", at_node_fetching, restarts=False),
+        steps=("averaged",),
+    ),
+    Case(
+        "aggregator",
+        "stop",
+        "average",
+        CUT_BOUND_S,
+        doer_stopped("averaged", at_node_fetching),
+        late=DOER,
+        steps=("averaged",),
+    ),
 )
 
 KNOBS: Final[dict[str, tuple[str, dict[str, Any]]]] = {

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.faults.sites import BATCHES
-from benchmarks.faults.world import PATIENCE_S, Fault, World, wait_for
+from benchmarks.faults.waiting import wait_for
+from benchmarks.faults.world import PATIENCE_S, Fault, World
 from daitn.node.processes import CENTER, DAITN
 from daitn.sdk.jobs import Job
 
@@ -89,6 +90,48 @@ def stop_for_a_lease(name: str, at: Point) -> Play:
         yield fault
 
     return run
+
+
+def doer_killed(kind: str, at: Callable[[str], Point], *, restarts: bool) -> Play:
+    """Kill who makes a job's steps of a kind, at a point of it. Where nobody starts it again, another one's step counts
+    and it comes back only after that."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        name = _doer(world, job, kind)
+        at(name)(world, job)
+        fault = world.kill(name)
+        if restarts:
+            world.restart(name)
+            yield fault
+        else:
+            yield fault._replace(elsewhere=world.slot(name))
+            world.restart(name)
+        world.ready(name)
+
+    return run
+
+
+def doer_stopped(kind: str, at: Callable[[str], Point]) -> Play:
+    """Stop who makes a job's steps of a kind; it goes on once another one has taken over, and comes back late."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        name = _doer(world, job, kind)
+        at(name)(world, job)
+        fault = world.stop(name)
+        visit = world.open_visit(job, name)
+        try:
+            yield fault._replace(visit=visit, elsewhere=world.slot(name), name=name)
+        finally:
+            world.go_on(name)
+
+    return run
+
+
+def _doer(world: World, job: Job, kind: str) -> str:
+    name = world.doer(job, kind)
+    if kind == "measured":
+        world.other_ready(job, name)
+    return name
 
 
 def child_dies(name: str, at: Point, number: signal.Signals) -> Play:
@@ -270,6 +313,11 @@ def at_long_training(node: str) -> Point:
             world.set_batches(job, BATCHES["small"])
 
     return point
+
+
+def at_measuring(node: str) -> Point:
+    """A measurement at a node has made its first step; it takes most of a second."""
+    return at_training(node)
 
 
 def at_accepted(node: str) -> Point:

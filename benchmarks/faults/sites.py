@@ -45,7 +45,9 @@ SPECS: Final = (
     NodeSpec(name="north", operator="north", roles=(Role.DATA, Role.COMPUTE)),
     NodeSpec(name="south", operator="south", roles=(Role.DATA, Role.COMPUTE)),
     NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,)),
+    NodeSpec(name="deputy", operator="trust", roles=(Role.VERIFICATION,)),
     NodeSpec(name="mixer", operator="lab", roles=(Role.AGGREGATOR,)),
+    NodeSpec(name="blender", operator="lab", roles=(Role.AGGREGATOR,)),
 )
 
 

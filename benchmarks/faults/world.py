@@ -18,18 +18,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import daitn
 from benchmarks.faults.clocks import Clocks
 from benchmarks.faults.namespaces import Link, open_namespaces
 from benchmarks.faults.sites import BATCHES, CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
 from benchmarks.faults.told import ACCEPTED, Told, faults_of_log
+from benchmarks.faults.waiting import LogTail, wait_for
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.job import FINAL_PHASES, LogEntry, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.terminals import Role
 from daitn.node.enrolment import MEMBERSHIP_FILE, load_membership
 from daitn.node.http.owner_token import parse_owner_token
 from daitn.node.journal import Journal
@@ -44,16 +46,11 @@ from daitn.wire.oam_records import VisitOver
 PATIENCE_S: Final = 2.0
 """The domain's patience, which is the lease."""
 
-POINT_S: Final = 40.0
-"""How long a point of a run may take to come; a machine under load needs ten for the first."""
-
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
 
 
 LEASE: Final = re.compile(r"its lease of ([0-9.]+) s has run out")
-
-T = TypeVar("T")
 
 
 class Fault(NamedTuple):
@@ -66,6 +63,8 @@ class Fault(NamedTuple):
     """The node whose own next step counts, where only that one does."""
     elsewhere: str = ""
     """The node whose steps do not count, where another's does that takes over from it."""
+    name: str = ""
+    """The process that it hit, where a play finds out which."""
 
 
 class Recovery(NamedTuple):
@@ -87,6 +86,8 @@ class World:
         self._jobs = 0
         self.no_disk = no_disk
         """Why no disk can be filled here; empty where that of north and of the centre can."""
+        self._hit_at: dict[str, int] = {}
+        """How long the log of each process was when it was last killed or stopped."""
         self._told: dict[str, Told] = {}
         """What was told of each job."""
 
@@ -157,7 +158,7 @@ class World:
 
     def at_training(self, node: str) -> str:
         """Wait until a visit's first step is made at a node; the visit."""
-        tail = LogTail(self.domain.folder / "logs" / f"{node}.log")
+        tail = LogTail(self._log_file(node))
         line = tail.wait("first step at")
         return line.split("visit ", 1)[1].split()[0]
 
@@ -181,16 +182,47 @@ class World:
         """A node's slot."""
         return str(load_membership(self.domain.node_folder(node) / "tls").slot)
 
+    def doer(self, job: Job, kind: str) -> str:
+        """The process that made a job's last step of a kind, once there is one."""
+
+        def last() -> str:
+            slots = [entry.node for entry in self.log(job) if entry.kind == kind]
+            return str(slots[-1]) if slots else ""
+
+        slot = wait_for(last, f"a step that is {kind}")
+        return next(spec.name for spec in SPECS if self.slot(spec.name) == slot)
+
+    def other_ready(self, job: Job, unit: str) -> None:
+        """Wait until another unit than this one stands by, ready to measure since it was last stopped or killed."""
+        others = [spec.name for spec in SPECS if Role.VERIFICATION in spec.roles and spec.name != unit]
+        words = f"ready to measure for job {job.id}".encode()
+
+        def ready(name: str) -> bool:
+            return words in self._log_file(name).read_bytes()[self._hit_at.get(name, 0) :]
+
+        wait_for(lambda: any(ready(name) for name in others), f"a unit that stands by for {unit}")
+
+    def open_visit(self, job: Job, node: str) -> str:
+        """The visit that a node was last ordered to make, if it is not over."""
+        slot = self.slot(node)
+        mine = [entry for entry in self.log(job) if entry.node == slot and entry.visit is not None]
+        return str(mine[-1].visit) if mine and mine[-1].kind == "ordered" else ""
+
     # --- faults -----------------------------------------------------------------------------------------------------
+
+    def _log_file(self, name: str) -> Path:
+        return self.domain.folder / "logs" / f"{name}.log"
 
     def kill(self, name: str) -> Fault:
         """SIGKILL."""
+        self._hit_at[name] = self._log_file(name).stat().st_size
         now = time.time()
         self.domain.kill(name, signal.SIGKILL)
         return Fault(now)
 
     def stop(self, name: str) -> Fault:
         """SIGSTOP."""
+        self._hit_at[name] = self._log_file(name).stat().st_size
         now = time.time()
         self.domain.kill(name, signal.SIGSTOP)
         return Fault(now)
@@ -338,34 +370,6 @@ class World:
         return []
 
 
-class LogTail:
-    """What is written to a log from now on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen = path.stat().st_size if path.exists() else 0
-
-    def wait(self, text: str, timeout_s: float = POINT_S) -> str:
-        """The first complete line with `text`."""
-
-        def found() -> str:
-            with self._path.open("rb") as file:
-                file.seek(self._seen)
-                lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
-            return next((line for line in lines if text in line), "")
-
-        return wait_for(found, f"{text!r} in {self._path.name}", timeout_s, look_s=0.005)
-
-
-def wait_for(found: Callable[[], T], what: str, timeout_s: float = POINT_S, look_s: float = 0.02) -> T:
-    """Look until there is something; AssertionError naming it after `timeout_s`."""
-    give_up = time.monotonic() + timeout_s
-    while not (answer := found()):
-        assert time.monotonic() < give_up, f"{what} did not come within {timeout_s:g} s"
-        time.sleep(look_s)
-    return answer
-
-
 def _never_damp(path: Path) -> None:
     """A node that falls a dozen times within minutes would be asked after others for up to an hour; here all faults are
     played at one node."""
@@ -375,7 +379,7 @@ def _never_damp(path: Path) -> None:
 
 @contextmanager
 def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[World]:
-    """Router, centre, two sites, a verification unit and an aggregator, every link through a proxy and, where the
+    """Router, centre, two each of sites, verification units and aggregators, every link through a proxy and, where the
     machine allows it, in a namespace of its own; all gone at the end."""
     names = [spec.name for spec in SPECS]
     links: dict[str, Link] = {}

@@ -268,7 +268,7 @@ def test_sample_lost_to_an_absent_site_is_asked_for_again():
 
     made.answer_until(lambda state: state.phase is Phase.RUNNING)
 
-    assert {dataset for _, dataset in made.state().samples} == {"s1/records", "s2/records"}
+    assert {dataset for _, dataset in made.state().sampled.given} == {"s1/records", "s2/records"}
 
 
 def test_sample_refused_by_policy_is_not_asked_for_again():
@@ -280,7 +280,7 @@ def test_sample_refused_by_policy_is_not_asked_for_again():
 
     made.answer_until(lambda state: state.phase is Phase.RUNNING)
 
-    assert {dataset for _, dataset in made.state().samples} == {"s2/records"}
+    assert {dataset for _, dataset in made.state().sampled.given} == {"s2/records"}
 
 
 # --- keeping and rolling back -----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from daitn.control_center.training.records import (
     MakerRefuted,
     ModelGone,
     ModelJudged,
+    OtherTestSet,
     PreflightDone,
     RecordsGiven,
     Replanned,
@@ -184,6 +185,9 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     GroupAgreed: GroupAgreed(job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), model=MODEL),
     GroupLost: GroupLost(
         job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), why="gone", left_out=DataSetId("st-mary/lesions")
+    ),
+    OtherTestSet: OtherTestSet(
+        job=JOB, at_ns=8, unit=UNIT, samples=EVALUATE.samples, model=MODEL, measurements=(FIGURE,), score=-0.2
     ),
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),

@@ -486,6 +486,16 @@ def test_prepare_warms_a_child_only_where_the_use_would_be_allowed():
     assert Site(policy=make_policy(owners=())).hear(prepare()) == []
 
 
+def test_prepare_for_measuring_is_for_units_only():
+    site = Site()
+    assert all_effects(WarmChild, site.hear(prepare(dataset=None, verify=True)))
+
+    site.keeper.roles.verification = None
+
+    assert site.hear(prepare(dataset=None, verify=True)) == []
+    assert site.keeper.counters.shown() == {"prepares_refused": 1}
+
+
 def test_release_passes_on_what_may_be_dropped():
     dropped = Site().hear(ReleaseArtifacts(job=JOB, artifacts=(PACKAGE,), job_ended=True))
 

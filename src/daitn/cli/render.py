@@ -42,6 +42,7 @@ _ENTRY_STYLE: Final = {
     "rolled-back": "bold yellow",
     "refused": "bold red",
     "lost": "yellow",
+    "test-set": "bold yellow",
     "model-gone": "bold yellow",
     "holder-dropped": "yellow",
     "site-barred": "yellow",

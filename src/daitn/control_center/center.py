@@ -199,7 +199,7 @@ class ControlCenter:
         self.orchestrator.check_invariants()
         self.inference.deployment.check_invariants()
         for machine in self.jobs.values():
-            machine.state.check_invariants()
+            machine.check_invariants()
 
     # --- what terminals say -----------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class ControlCenter:
     def _advance_idle(self, turn: Turn) -> None:
         """A node is there, or says something new: jobs that have nothing under way may go on with it."""
         for machine in list(self.jobs.values()):
-            if not machine.state.ended and not machine.state.open:
+            if not machine.state.ended and not machine.state.under_way():
                 self._advance(turn, machine)
 
     def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:

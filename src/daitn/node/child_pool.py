@@ -146,19 +146,32 @@ class ChildPool:
         """One measurement on the test set made of the work's samples."""
         slot = self._slot(ChildKey(job, "verify", digest_of_test_set(work.samples)))
         async with slot.lock:
-            setup = _setup(manifest, parts, self._threads, 0)
-            if slot.handle is None or not slot.handle.alive:
-                records, descriptors = self._open_records([(one.dataset, one.artifact) for one in work.samples])
-                setup = msgspec.structs.replace(setup, records=records)
-            else:
-                descriptors = []
-            try:
-                child = await self._ensure(slot, setup, None, descriptors)
-            finally:
-                _close(descriptors)
+            child = await self._ensure_measuring(slot, manifest, parts, work.samples)
             finished = await self._run(slot, child, manifest, work, None, on_progress, on_started)
         await self._trim()
         return finished
+
+    async def warm_measuring(
+        self, job: JobId, manifest: Manifest, parts: dict[str, bytes], samples: Sequence[SampleRef]
+    ) -> None:
+        """Have the child for this job and test set ready, before a model is to be measured."""
+        slot = self._slot(ChildKey(job, "verify", digest_of_test_set(samples)))
+        async with slot.lock:
+            await self._ensure_measuring(slot, manifest, parts, samples)
+        await self._trim()
+
+    async def _ensure_measuring(
+        self, slot: _Slot, manifest: Manifest, parts: dict[str, bytes], samples: Sequence[SampleRef]
+    ) -> ChildHandle:
+        setup = _setup(manifest, parts, self._threads, 0)
+        descriptors: list[int] = []
+        if slot.handle is None or not slot.handle.alive:
+            records, descriptors = self._open_records([(one.dataset, one.artifact) for one in samples])
+            setup = msgspec.structs.replace(setup, records=records)
+        try:
+            return await self._ensure(slot, setup, None, descriptors)
+        finally:
+            _close(descriptors)
 
     def _table_setup(self, manifest: Manifest, parts: dict[str, bytes], dataset: DataSetId, seed: int) -> Setup:
         setup = _setup(manifest, parts, self._threads, seed)

@@ -50,6 +50,7 @@ from daitn.node.moving import Moving, lacking_of
 from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
 from daitn.node.store import ChunkStore, OutputFile
+from daitn.node.warming import Warming
 from daitn.terminal.work import (
     AbandonVisit,
     BeginWork,
@@ -62,7 +63,7 @@ from daitn.terminal.work import (
     WorkFinished,
     WorkProgressed,
 )
-from daitn.wire.center_tools import VisitOrder, VisitPrepare
+from daitn.wire.center_tools import VisitOrder
 
 WITNESS_S: Final = 0.2
 """How long a visit that failed because of a partner waits before it says so: the partner itself knows better why, and a
@@ -91,6 +92,7 @@ class VisitWorker:
         self._shelf = shelf
         self._children = children
         self._activations = activations
+        self._warming = Warming(moving, shelf, children, activations)
         self._post = post
         self.counters = Counters()
         self._tasks: dict[VisitId, asyncio.Task[None]] = {}
@@ -106,7 +108,7 @@ class VisitWorker:
             case AbandonVisit(visit=visit):
                 self._abandon(visit)
             case WarmChild(prepare=prepare):
-                self._spawn(self._warm(prepare))
+                self._spawn(self._warming.warm(prepare))
             case DropArtifacts(job=job, artifacts=artifacts, job_ended=ended):
                 self._drop(job, artifacts, job_ended=ended)
             case _:
@@ -174,22 +176,6 @@ class VisitWorker:
             return
         self._tasks.pop(order.visit, None)
         self._post(InputsArrived(visit=order.visit, fetched_bytes=moved, seconds=time.monotonic() - began))
-
-    async def _warm(self, prepare: VisitPrepare) -> None:
-        try:
-            manifest, parts = await self._moving.fetch_parts(prepare.package)
-            if prepare.dataset is not None and self._holds(prepare.dataset):
-                name = prepare.dataset.partition("/")[2]
-                vectors = await self._activations.ensure(name, parts["contract"], prepare.job)
-                table = self._shelf.path(name)
-                await self._children.warm_training(
-                    prepare.job, manifest, parts, prepare.dataset, table, prepare.seed, vectors
-                )
-        except DaitnError as error:
-            _log.info("could not get ready for job %s: %s", prepare.job, error)
-
-    def _holds(self, dataset: str) -> bool:
-        return any(entry.name == dataset.partition("/")[2] for entry in self._shelf.list())
 
     # --- work -------------------------------------------------------------------------------------------------------
 
@@ -420,7 +406,8 @@ class VisitWorker:
             tensors=layout.entries,
             payload_bytes=layout.payload_bytes,
             chunks=(),
-            lineage=Lineage(job=order.job, visit=order.visit, dataset=work.dataset, data_version=entry.version),
+            # Without the visit: the same records are the same artifact, whichever unit they are given to.
+            lineage=Lineage(job=order.job, dataset=work.dataset, data_version=entry.version),
         )
         adopted = self._store.put_artifact(
             draft,

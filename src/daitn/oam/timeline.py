@@ -34,6 +34,7 @@ from daitn.control_center.training.records import (
     MakerRefuted,
     ModelGone,
     ModelJudged,
+    OtherTestSet,
     PreflightDone,
     RecordsGiven,
     Replanned,
@@ -87,6 +88,7 @@ class EntryKind(StrEnum):
     ROLLED_BACK = "rolled-back"
     AGREED = "agreed"
     ROUND_LOST = "round-lost"
+    TEST_SET = "test-set"
     MODEL_GONE = "model-gone"
     HOLDER_DROPPED = "holder-dropped"
     STEP_MEASURED = "step-measured"
@@ -216,6 +218,14 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _Said(EntryKind.RECORDS, text, node=receiver)
         case ModelJudged():
             return _say_judged(record)
+        case OtherTestSet(unit=unit, samples=samples, model=model, measurements=measurements):
+            count = sum(sample.records for sample in samples)
+            text = (
+                f"models are compared on another test set from now on, {count} records of {len(samples)} data sets at "
+                f"{names(unit)}: no unit that has the one until now answers. The best model {wording.short(model)} "
+                f"measures {wording.measurements(finite(measurements))} on it"
+            )
+            return _Said(EntryKind.TEST_SET, text, node=unit, measurements=measurements)
         case ModelGone(model=model, instead=instead):
             text = (
                 f"no site that holds model {wording.short(model)} came back in time, or none has it any more; the job "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.request import CHANCE_FLOOR
 from daitn.descriptors.terminals import Role
@@ -25,6 +27,7 @@ def generate(seed: int, *, faulty: bool = True) -> Scenario:
     for number in range(rng.randint(1, 2)):
         nodes.append(NodeSpec(name=f"unit{number}", operator="trust", roles=(Role.VERIFICATION,), slots=2))
     nodes.append(NodeSpec(name="mixer", operator="lab", roles=(Role.AGGREGATOR,)))
+    nodes = _with_others(nodes, random.Random(f"others {seed}"))
     jobs = tuple(_job(rng, number, classes, contract) for number in range(rng.randint(1, 3)))
     return Scenario(
         name=f"seed {seed}",
@@ -34,6 +37,28 @@ def generate(seed: int, *, faulty: bool = True) -> Scenario:
         faults=_faults(rng) if faulty else FaultSpec(),
         seed=seed,
     )
+
+
+def _with_others(nodes: list[NodeSpec], rng: random.Random) -> list[NodeSpec]:
+    """Sometimes a second aggregator, and a second unit that is not every site's choice."""
+    found: list[NodeSpec] = []
+    audited = rng.random() < 0.4
+    for node in nodes:
+        if audited and node.name == "unit1":
+            node = msgspec.structs.replace(node, operator="audit")
+        if rng.random() < 0.7:
+            operators = ("trust", "audit")
+            data = tuple(_given_to(one, operators) for one in node.data)
+            node = msgspec.structs.replace(node, data=data)
+        found.append(node)
+    if rng.random() < 0.5:
+        found.append(NodeSpec(name="blender", operator="lab", roles=(Role.AGGREGATOR,)))
+    return found
+
+
+def _given_to(data: DataSpec, operators: tuple[str, ...]) -> DataSpec:
+    policy = msgspec.structs.replace(data.policy, verification_operators=operators)
+    return msgspec.structs.replace(data, policy=policy)
 
 
 def _site(rng: random.Random, number: int, classes: int, contract: str, *, computes: bool = True) -> NodeSpec:

@@ -20,13 +20,23 @@ from daitn.control_center.training.records import (
     JobSubmitted,
     ModelGone,
     ModelJudged,
+    OtherTestSet,
+    SampleGiven,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
 )
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.policy import Policy, Use, check_use
-from daitn.descriptors.work import AggregateOutcome, AggregateWork, EvaluateWork, ShareWork, TrainOutcome, TrainWork
+from daitn.descriptors.work import (
+    AggregateOutcome,
+    AggregateWork,
+    EvaluateWork,
+    SampleRef,
+    ShareWork,
+    TrainOutcome,
+    TrainWork,
+)
 from daitn.learning.methods import METHODS
 from daitn.scenario.spec import Scenario
 from daitn.simulation.sites import SimulatedSite, dataset_id
@@ -56,6 +66,9 @@ class Invariants:
         self._aggregated: set[JobId] = set()
         self._grouped: dict[VisitId, ArtifactId] = {}
         """Models of accepted members of groups whose round has not ended."""
+        self._given: set[tuple[JobId, NodeId, ArtifactId]] = set()
+        self._test_set: dict[JobId, frozenset[ArtifactId]] = {}
+        self._measured_on: dict[JobId, frozenset[ArtifactId]] = {}
 
     def __call__(self, world: World) -> None:
         """BugError if anything that must not be is."""
@@ -87,6 +100,7 @@ class Invariants:
             case VisitOrdered(visit=visit):
                 if visit in self._ordered:
                     raise BugError(f"visit {visit} was ordered twice")
+                self._check_given(record)
                 self._ordered[visit] = record
             case VisitAccepted(visit=visit):
                 self._check_accepted(record)
@@ -98,7 +112,15 @@ class Invariants:
                     self._grouped.pop(visit, None)
             case VisitLost(visit=visit):
                 self._lost.add(visit)
-            case ModelJudged(job=job, model=model, keep=keep):
+            case SampleGiven(job=job, unit=unit, sample=sample):
+                self._given.add((job, unit, sample.artifact))
+            case OtherTestSet(job=job, samples=samples):
+                if _artifacts(samples) != self._measured_on[job]:
+                    raise BugError(f"job {job} goes over to a test set that its last figures are not of")
+                self._test_set[job] = self._measured_on[job]
+            case ModelJudged(job=job, model=model, keep=keep, measurements=measurements):
+                if measurements and self._measured_on[job] != self._test_set[job]:
+                    raise BugError(f"model {model[:12]} of job {job} was compared with figures of another test set")
                 if keep:
                     self._kept[job] = model
                 else:
@@ -123,6 +145,9 @@ class Invariants:
         work = self._ordered[record.visit].work
         if record.job in self._ended:
             raise BugError(f"visit {record.visit} was accepted after its job had ended")
+        if isinstance(work, EvaluateWork):
+            self._measured_on[record.job] = _artifacts(work.samples)
+            self._test_set.setdefault(record.job, self._measured_on[record.job])
         if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
             if work.model != self._head[record.job]:
                 raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
@@ -132,6 +157,13 @@ class Invariants:
                 self._head[record.job] = record.outcome.model
         elif isinstance(record.outcome, AggregateOutcome):
             self._head[record.job] = record.outcome.model
+
+    def _check_given(self, ordered: VisitOrdered) -> None:
+        """A unit measures only on samples whose sites have given them to this very unit."""
+        samples = ordered.work.samples if isinstance(ordered.work, EvaluateWork) else ()
+        for sample in samples:
+            if (ordered.job, ordered.node, sample.artifact) not in self._given:
+                raise BugError(f"visit {ordered.visit} measures on a sample of {sample.dataset} not given to its unit")
 
     def _check_agreed(self, visits: tuple[VisitId, ...], model: ArtifactId) -> None:
         """A group's model becomes the head once, and only if every member of the round made it."""
@@ -217,6 +249,10 @@ class Invariants:
             closed = [record.visit for record in process.journal if isinstance(record, VisitClosed)]
             if closed != told.get(node, []):
                 raise BugError(f"{node} closed {len(closed)} visits, the centre was told of {len(told.get(node, []))}")
+
+
+def _artifacts(samples: tuple[SampleRef, ...]) -> frozenset[ArtifactId]:
+    return frozenset(sample.artifact for sample in samples)
 
 
 class _Facts:

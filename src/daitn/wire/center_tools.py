@@ -17,7 +17,7 @@ from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitI
 from daitn.descriptors.grant import Holder, Lacking
 from daitn.descriptors.origin import Origin, Unfit
 from daitn.descriptors.policy import PolicyFault
-from daitn.descriptors.work import Outcome, Seconds, Work
+from daitn.descriptors.work import Outcome, SampleRef, Seconds, Work
 
 Fence = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -76,7 +76,8 @@ class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):
 
 
 class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
-    """Control centre → terminal: a visit of this job is likely; fetch the package's parts, warm a child. Advisory."""
+    """Control centre → terminal: a visit of this job is likely; fetch the package's parts, and a unit its samples, and
+    warm a child. Advisory."""
 
     job: JobId
     package: InputRef
@@ -84,6 +85,10 @@ class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
     dataset: DataSetId | None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     verify: bool = False
+    samples: Annotated[tuple[SampleRef, ...], msgspec.Meta(max_length=10_000)] = ()
+    """The test set that a unit is to measure on."""
+    inputs: Annotated[tuple[InputRef, ...], msgspec.Meta(max_length=10_000)] = ()
+    """The samples as inputs, each under a grant for this unit."""
 
 
 class VisitRefused(Message, frozen=True, kw_only=True, tag="visit_refused"):

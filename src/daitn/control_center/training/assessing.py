@@ -6,15 +6,12 @@ the preflight found.
 
 from __future__ import annotations
 
-from typing import Final
-
 from daitn.base import limits
-from daitn.base.ids import DataSetId, NodeId
+from daitn.base.ids import NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
-from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JobAssessed,
     PreflightDone,
@@ -26,13 +23,7 @@ from daitn.decision.routes.contract import Seen
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.view import TrainingView
-from daitn.descriptors.work import (
-    EvaluateOutcome,
-    ShareWork,
-)
-
-SAMPLE_TRIES: Final = 3
-"""Times a data set's sample may be lost to a site that is away before the job is assessed with those of others."""
+from daitn.descriptors.work import EvaluateOutcome
 
 
 class Assessing:
@@ -68,27 +59,19 @@ class Assessing:
             )
             return
         unit = view.verifiers[0]
-        samples = self._desk.samples(unit.node)
+        samples = state.sampled.of(unit.node)
         for name in unit.datasets[: limits.SITES_PER_ORDER]:
-            if _has_sample(state, unit.node, name, without=bool(samples)):
+            if state.sampled.has(unit.node, name, without=bool(samples)):
                 continue
             found = self._desk.knowledge.dataset(name)
             if found is None:
                 continue
-            work = ShareWork(
-                dataset=name,
-                kind="sample",
-                receiver=unit.node,
-                receiver_operator=unit.operator,
-                contract=state.request.package,
-            )
-            self._desk.order(
-                turn, "sample", found[0].descriptor.node, work, "its policy gives the verification unit a sample"
-            )
+            why = "its policy gives the verification unit a sample"
+            self._desk.ask_sample(turn, found[0].descriptor.node, name, unit, why)
         if state.open:
             return
         if not samples:
-            faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sample_faults.items())
+            faults = "; ".join(f"{name}: {why}" for (_, name), why in state.sampled.faults.items())
             self._ending.end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
         else:
             trial = plan.training if state.request.chance_floor > 0 else None
@@ -134,10 +117,3 @@ class Assessing:
             curve=outcome.curve,
         )
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))
-
-
-def _has_sample(state: JobState, unit: NodeId, dataset: DataSetId, *, without: bool) -> bool:
-    """Whether a data set is not asked for its sample (again): given, refused, or done `without` after tries."""
-    wanted = (unit, dataset)
-    tired = without and state.sample_tries.get(wanted, 0) >= SAMPLE_TRIES
-    return wanted in state.samples or wanted in state.sample_faults or tired

@@ -50,7 +50,7 @@ class Doubts:
 
     def _refute_maker(self, turn: Turn, model: ArtifactId, unfit: Unfit, why: str) -> None:
         state = self._state
-        if model == state.kept:
+        if model in (state.kept, state.best):
             return  # it was measured before: its bytes are damaged where they lie now, and nobody's doing
         made = state.made.of(model)
         dataset = made.dataset if made is not None else None

@@ -90,8 +90,10 @@ class Ending:
         """The job is over; sites may drop what they hold of it."""
         state = self.state
         nodes = {node for nodes in state.holders.values() for node in nodes}
-        nodes |= {ordered.node for ordered in state.ordered.values()}
-        artifacts = tuple(dict.fromkeys([*state.holders, *state.shared()]))[: limits.ARTIFACTS_RELEASED]
+        nodes |= {ordered.node for ordered in state.ordered.values()} | {unit for unit, _ in state.sampled.given}
+        shared = [sample.artifact for sample in state.sampled.given.values()]
+        shared += [artifact for artifact, _ in state.records.values()]
+        artifacts = tuple(dict.fromkeys([*state.holders, *shared]))[: limits.ARTIFACTS_RELEASED]
         self._desk.book.ended(turn, state)
         self._desk.enter(turn, phase, why)
         for node in sorted(nodes - {CENTER}):

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from daitn.base.effects import Computed
+from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
@@ -92,12 +93,24 @@ class JobMachine:
         self._groups = Groups(self._desk)
         self._doubts = Doubts(self._desk, self._running)
 
+    def check_invariants(self) -> None:
+        """BugError unless visits, fences and what was measured agree."""
+        state = self.state
+        if state.ended and state.open:
+            raise BugError(f"job {state.job} has ended and has visits under way")
+        if len({visit.ordered.fence for visit in state.open.values()}) != len(state.open):
+            raise BugError(f"job {state.job} has two visits with one fence")
+        if state.accepted & set(state.open):
+            raise BugError(f"job {state.job} waits for visits it has accepted")
+        if state.met and not state.best_measurements:
+            raise BugError(f"job {state.job} met its targets without being measured")
+
     # --- what others call -------------------------------------------------------------------------------------------
 
     @property
     def at_border(self) -> bool:
         """Whether the job runs and has nothing under way: between two visits, or two rounds."""
-        return self.state.phase is Phase.RUNNING and not self.state.open
+        return self.state.phase is Phase.RUNNING and not self.state.under_way()
 
     def advance(self, turn: Turn, *, may_start: bool = True, room_for: JobId | None = None) -> None:
         """Order whatever should be under way. `may_start`: whether a queued job may begin to run; `room_for`: the job
@@ -141,6 +154,7 @@ class JobMachine:
                     records=outcome.records,
                 )
                 turn.record(SampleGiven(job=state.job, at_ns=turn.now_ns, unit=ordered.work.receiver, sample=sample))
+                self._running.measuring.look_again()
             case "records" if isinstance(outcome, ShareOutcome) and isinstance(ordered.work, ShareWork):
                 given = RecordsGiven(
                     job=state.job,
@@ -161,9 +175,9 @@ class JobMachine:
                     self._running.release(turn)
             case "train" if not state.aggregates:
                 self._running.release(turn)
-            case "verify" if isinstance(outcome, EvaluateOutcome):
+            case "verify" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
                 self._doubts.measured(turn, outcome.model)
-                self._running.judge(turn, outcome)
+                self._running.judge(turn, ordered.node, ordered.work, outcome)
             case _:
                 pass
 
@@ -210,11 +224,14 @@ class JobMachine:
             harmful = state.harm.get(dataset, 0) >= HARM_MOST
             if (blame == "policy" or harmful) and dataset not in state.barred:
                 turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
-        breaks = ordered.purpose == "verify" and blame == "input"
-        if breaks and isinstance(ordered.work, EvaluateWork) and ordered.work.model != state.kept:
-            self._running.judge_unfit(turn, ordered.work.model, f"it cannot be measured: {why}")
+        measured = ordered.work.model if isinstance(ordered.work, EvaluateWork) else None
+        known = (state.kept, state.best)
+        if ordered.purpose == "verify" and blame == "input" and measured is not None and measured not in known:
+            self._running.judge_unfit(turn, measured, f"it cannot be measured: {why}")
         if unfit is not None and blame == "unfit":
             self._doubts.told(turn, ordered, unfit, why)
+        if ordered.purpose == "verify":
+            self._running.measuring.look_again(ordered.node)
         self._groups.lost(turn, ordered, why, blame, partner)
 
     def check(self, turn: Turn, visit: VisitId) -> bool:
@@ -246,6 +263,7 @@ class JobMachine:
     def ask_again(self, turn: Turn, node: NodeId) -> None:
         """A node is back: repeat the orders it has. Not for ever: one that comes and goes and never speaks of a visit
         would otherwise hold it."""
+        self._running.measuring.look_again(node)
         for opened in self.state.open.values():
             if opened.ordered.node == node and opened.asked_again < REPEATS:
                 opened.asked_again += 1

@@ -5,12 +5,13 @@ The stages (`assessing`, `running`, `ending`) decide; this is how they see and s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import CENTER, ArtifactId, NodeId, VisitId
+from daitn.base.ids import CENTER, ArtifactId, DataSetId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.commands import JobChanged
@@ -34,10 +35,11 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Plan, Stop, Validity
 from daitn.descriptors.request import METRICS, Request
 from daitn.descriptors.trust import Evidence
-from daitn.descriptors.view import TrainingView
+from daitn.descriptors.view import TrainingView, Verifier
 from daitn.descriptors.work import (
     EvaluateWork,
     SampleRef,
+    ShareWork,
     Training,
     Work,
 )
@@ -189,10 +191,21 @@ class JobDesk:
         facts = self.knowledge.node(node)
         return facts is not None and facts.cool_until_ns > turn.now_ns
 
-    def samples(self, unit: NodeId) -> tuple[SampleRef, ...]:
-        """The test set that a unit can make of what it was given."""
-        found = [sample for (node, _), sample in self.state.samples.items() if node == unit]
-        return tuple(sorted(found, key=lambda sample: sample.dataset))
+    def answers(self, node: NodeId) -> bool:
+        """Whether a node can be fetched from now."""
+        facts = self.knowledge.node(node)
+        return facts is not None and facts.reachable
+
+    def ask_sample(self, turn: Turn, holder: NodeId, dataset: DataSetId, unit: Verifier, why: str) -> None:
+        """Order a data set's sample for a unit; its site's policy is asked there."""
+        work = ShareWork(
+            dataset=dataset,
+            kind="sample",
+            receiver=unit.node,
+            receiver_operator=unit.operator,
+            contract=self.state.request.package,
+        )
+        self.order(turn, "sample", holder, work, why)
 
     def evaluation(
         self,
@@ -234,7 +247,7 @@ class JobDesk:
         """
         state = self.state
         known = set(state.holders.get(lacking.artifact, []))
-        known |= {sample.holder for sample in state.samples.values() if sample.artifact == lacking.artifact}
+        known |= {sample.holder for sample in state.sampled.given.values() if sample.artifact == lacking.artifact}
         known |= {holder for artifact, holder in state.records.values() if artifact == lacking.artifact}
         for node in [one for one in lacking.holders if one in known and one != CENTER]:
             turn.record(HolderDropped(job=state.job, at_ns=turn.now_ns, artifact=lacking.artifact, node=node))
@@ -243,9 +256,12 @@ class JobDesk:
         """Whether an artifact that nobody reachable holds is waited for no longer: a lease and a little, since a cut
         may end; less where the processes that held it have ended, which are started again at once or not soon; not at
         all where every holder has answered that it has it no more."""
-        if not self.state.holders.get(artifact):
-            return True
-        facts = [one for node in self.state.holders.get(artifact, []) if (one := self.knowledge.node(node)) is not None]
+        holders = self.state.holders.get(artifact)
+        return not holders or self.away(turn, holders)
+
+    def away(self, turn: Turn, nodes: Sequence[NodeId]) -> bool:
+        """Whether none of these nodes is expected back soon, as `gone` counts it."""
+        facts = [one for node in nodes if (one := self.knowledge.node(node)) is not None]
         patience_s = self.config.patience_s
         ended = all(one.ended for one in facts)
         wait_s = min(REST_PATIENCES * patience_s, RESTART_S if ended else patience_s + RESTART_S)

@@ -27,6 +27,7 @@ from daitn.control_center.training.records import (
     MakerRefuted,
     ModelGone,
     ModelJudged,
+    OtherTestSet,
     PreflightDone,
     RecordsGiven,
     Replanned,
@@ -39,6 +40,7 @@ from daitn.control_center.training.records import (
     VisitOrdered,
 )
 from daitn.control_center.training.round_book import RoundBook
+from daitn.control_center.training.sample_book import SampleBook
 from daitn.control_center.training.trail import Step, Trail
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
@@ -54,7 +56,6 @@ from daitn.descriptors.work import (
     EvaluateOutcome,
     EvaluateWork,
     Measurement,
-    SampleRef,
     ShareWork,
     TrainOutcome,
     TrainWork,
@@ -129,11 +130,9 @@ class JobState:
         self.trail = Trail()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
-        self.samples: dict[tuple[NodeId, DataSetId], SampleRef] = {}
+        self.sampled = SampleBook()
         self.records: dict[tuple[DataSetId, NodeId], tuple[ArtifactId, NodeId]] = {}
         self.barred: dict[DataSetId, str] = {}
-        self.sample_faults: dict[tuple[NodeId, DataSetId], str] = {}
-        self.sample_tries: dict[tuple[NodeId, DataSetId], int] = {}
         self.harm: dict[DataSetId, int] = {}
         """Visits at a data set that broke the model or returned what could not be accepted."""
         self.group: dict[VisitId, tuple[TrainWork, TrainOutcome]] = {}
@@ -178,11 +177,13 @@ class JobState:
             case GroupLost():
                 self._round_lost(record)
             case SampleGiven(unit=unit, sample=sample):
-                self.samples[(unit, sample.dataset)] = sample
+                self.sampled.given[(unit, sample.dataset)] = sample
             case RecordsGiven():
                 self.records[(record.dataset, record.receiver)] = (record.artifact, record.holder)
             case ModelJudged():
                 self._judged(record)
+            case OtherTestSet():
+                self._other_test_set(record)
             case HolderDropped(artifact=artifact, node=node):
                 self._drop_holder(artifact, node)
                 self.lost_ns = 0  # the next try is another one: there is nothing to wait for
@@ -217,16 +218,12 @@ class JobState:
             case _:
                 raise BugError(f"job {self.job}: no rule for {type(record).__name__}")
 
-    def check_invariants(self) -> None:
-        """BugError unless visits, fences and what was measured agree."""
-        if self.ended and self.open:
-            raise BugError(f"job {self.job} has ended and has visits under way")
-        if len({visit.ordered.fence for visit in self.open.values()}) != len(self.open):
-            raise BugError(f"job {self.job} has two visits with one fence")
-        if self.accepted & set(self.open):
-            raise BugError(f"job {self.job} waits for visits it has accepted")
-        if self.met and not self.best_measurements:
-            raise BugError(f"job {self.job} met its targets without being measured")
+    def under_way(self) -> int:
+        """Visits that the job waits for; samples for a unit that stands by are made beside it."""
+        return sum(not self._beside(opened.ordered) for opened in self.open.values())
+
+    def _beside(self, ordered: VisitOrdered) -> bool:
+        return ordered.purpose == "sample" and self.phase is not Phase.ASSESSING
 
     def _ordered(self, record: VisitOrdered) -> None:
         self.fence = max(self.fence, record.fence)
@@ -274,11 +271,12 @@ class JobState:
                 self._advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
-                self.evaluations_left = record.outcome.evaluations_left
+                self.evaluations_left = self.sampled.measured(ordered.node, ordered.work, record.outcome)
                 self._hold(model, ordered.node)
             case _:
                 pass
-        self.lost_in_row = 0
+        if not self._beside(ordered):
+            self.lost_in_row = 0
 
     def _agreed(self, record: GroupAgreed) -> None:
         for work, outcome in self.group.values():
@@ -354,6 +352,18 @@ class JobState:
         self.met = self.met or record.met
         self._release()
 
+    def _other_test_set(self, record: OtherTestSet) -> None:
+        """Other records are another yardstick: the best model was measured by it, and what was better is not known."""
+        self.verifications += 1
+        self.sampled.test_set = record.samples
+        self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
+        if record.model == self.kept:
+            self.seen_best = self.seen_kept
+        self.kept_measurements = record.measurements
+        self.met = meets(self.request.targets, record.measurements)
+        self._count_gains_anew()
+        self._release()
+
     def _change(self, request: Request) -> None:
         """Other targets are another yardstick: what was measured so far is judged by it anew."""
         self.request = request
@@ -396,15 +406,11 @@ class JobState:
         self.met = meets(self.request.targets, self.best_measurements)
 
     def _drop_holder(self, artifact: ArtifactId, node: NodeId) -> None:
-        """Records are then asked for again, and samples while the test set is not settled yet."""
+        """Records are then asked for again, and samples that their unit has not fetched yet."""
         if node in (nodes := self.holders.get(artifact, [])):
             nodes.remove(node)
         self.records = {key: given for key, given in self.records.items() if given != (artifact, node)}
-        if self.phase is Phase.ASSESSING:
-            gone = [key for key, one in self.samples.items() if (one.artifact, one.holder) == (artifact, node)]
-            for key in gone:
-                del self.samples[key]
-                self.sample_tries[key] = self.sample_tries.get(key, 0) + 1
+        self.sampled.drop(artifact, node)
 
     def _release(self) -> None:
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
@@ -417,10 +423,6 @@ class JobState:
                 if node != CENTER:
                     self.released.setdefault(node, []).append(artifact)
 
-    def shared(self) -> list[ArtifactId]:
-        """Samples and records that sites made for this job: nobody needs them after it."""
-        return [sample.artifact for sample in self.samples.values()] + [one for one, _ in self.records.values()]
-
     def _hold(self, artifact: ArtifactId, node: NodeId) -> None:
         nodes = self.holders.setdefault(artifact, [])
         if node not in nodes:
@@ -431,16 +433,14 @@ class JobState:
         if record.blame == "over":
             return
         self.lost += 1
-        grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
-        self.lost_in_row += not grouped  # the round is counted, once
-        self.last_loss = record.why
-        if record.blame != "policy":
-            self.lost_ns = record.at_ns
+        if not self._beside(ordered):
+            grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
+            self.lost_in_row += not grouped  # the round is counted, once
+            self.last_loss = record.why
+            if record.blame != "policy":
+                self.lost_ns = record.at_ns
         if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
-            wanted = (ordered.work.receiver, ordered.work.dataset)
-            self.sample_tries[wanted] = self.sample_tries.get(wanted, 0) + 1
-            if record.blame not in ("unavailable", "no-room", "not-held"):
-                self.sample_faults[wanted] = record.why
+            self.sampled.lost(ordered.work, record.blame, record.why)
         self.made.lost(ordered, record.blame, self.kept)
         if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
             self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1

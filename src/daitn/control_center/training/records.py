@@ -132,6 +132,17 @@ class ModelJudged(JobRecord, frozen=True, kw_only=True, tag="model_judged"):
     """The data set whose visit alone is to blame, where that is known."""
 
 
+class OtherTestSet(JobRecord, frozen=True, kw_only=True, tag="other_test_set"):
+    """No unit with the job's test set was to be expected: the best model was measured on another one, which is the
+    job's from now on."""
+
+    unit: NodeId
+    samples: tuple[SampleRef, ...]
+    model: ArtifactId
+    measurements: tuple[Measurement, ...]
+    score: float
+
+
 class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
     """No site that holds this model came back in time, or none has it any more; the job goes on from an older one.
     `instead` is the head where only the updates of a round are gone."""
@@ -236,6 +247,7 @@ JOB_RECORDS = (
     SampleGiven,
     RecordsGiven,
     ModelJudged,
+    OtherTestSet,
     ModelGone,
     HolderDropped,
     StepMeasured,

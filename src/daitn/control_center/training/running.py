@@ -11,11 +11,12 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, DataSetId
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.control_center.training.choosing import Choosing
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.measuring import Measuring
 from daitn.control_center.training.records import (
     ModelGone,
     ModelJudged,
@@ -38,6 +39,7 @@ from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     AggregateWork,
     EvaluateOutcome,
+    EvaluateWork,
     Measurement,
     ShareWork,
     Training,
@@ -64,6 +66,7 @@ class Running:
         self._ending = ending
         self._groups = Groups(desk)
         self.tracing = Tracing(desk)
+        self.measuring = Measuring(desk)
         self.routes = RouteDesk(desk)
         self._spending = Spending(desk.state)
         self._choosing = Choosing(desk, self.routes, self._spending)
@@ -88,14 +91,14 @@ class Running:
         if state.lost_in_row >= TRIES_MOST:
             self._ending.end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost, the last: {state.last_loss}")
             return
-        if not state.open and self._desk.rests(turn):
+        if not state.under_way() and self._desk.rests(turn):
             return
         spent = self._spent(turn)
         if spent:
-            if not state.open:
+            if not state.under_way():
                 self._wind_up(turn, spent)
             return
-        if not state.open and not self._desk.reachable(state.head):
+        if not state.under_way() and not self._desk.reachable(state.head):
             self._go_back(turn)
             return
         if state.trail.searched:
@@ -105,6 +108,8 @@ class Running:
             self._look_at_head(turn)
             return
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
+        if self.measuring.look_due(turn):
+            self.measuring.stand_by(turn, view())
         for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosing.choosers(turn, view)):
             match step:
                 case Train(model=model, stop=stop):
@@ -114,19 +119,20 @@ class Running:
                 case Aggregate(updates=updates):
                     self._average(turn, view(), updates)
                 case Verify():
-                    self._verify(turn, f"due after {state.rounds_since_verified} round(s)")
-        if not state.open:
+                    self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
+        if not state.under_way():
             turn.wake_in(f"job {state.job}", WAIT_S)
 
     def _look_at_head(self, turn: Turn) -> None:
         """A site says that the model cannot be used: have it measured before anybody else is sent there."""
         told = self.state.ordered[self.state.made.doubted[self.state.head]]
-        if not self.state.open and not self._verify(turn, f"{self._desk.name_of(told.node)} says it cannot be used"):
+        why = f"{self._desk.name_of(told.node)} says it cannot be used"
+        if not self.state.under_way() and not self.measuring.measure(turn, self._desk.view(turn), why):
             turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _look_at_step(self, turn: Turn) -> None:
         """Several visits made a model worse together: have the models between them measured until it is known which."""
-        if self.state.open:
+        if self.state.under_way():
             return
         step = self.tracing.next_look(turn)
         if step is None:
@@ -134,7 +140,7 @@ class Running:
                 self.run(turn)
             return
         why = f"which visit made the model worse: after {step.dataset}?"
-        if not self._verify(turn, why, step.model):
+        if not self.measuring.measure(turn, self._desk.view(turn), why, step.model):
             turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
@@ -154,8 +160,13 @@ class Running:
                 self._average(turn, view, tuple(state.updates))
                 turn.wake_in(f"job {state.job}", WAIT_S)
                 return
-            if state.head != state.kept and self._verify(turn, "last measure"):
-                return
+            if state.head != state.kept:
+                here = self._desk.reachable(state.head)
+                if here and self.measuring.measure(turn, view, "last measure"):
+                    return
+                if self.measuring.waits(turn) if here else not self._desk.gone(turn, state.head):
+                    turn.wake_in(f"job {state.job}", WAIT_S)
+                    return
         self._ending.finish(turn, met=False, why=why)
 
     def _average(self, turn: Turn, view: TrainingView, updates: tuple[UpdateRef, ...]) -> None:
@@ -168,6 +179,8 @@ class Running:
             turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
             return
         awake = [one.node for one in view.aggregators if not self._desk.cools(turn, one.node)]
+        # Who made the model has it, and what is remembered beside it.
+        awake.sort(key=lambda node: node not in state.holders.get(state.head, ()))
         for node in awake[:1] or [one.node for one in view.aggregators[:1]]:
             self._desk.order(turn, "aggregate", node, self._averaging(here), f"{len(here)} updates of a round")
 
@@ -209,7 +222,7 @@ class Running:
     def _none_left(self, turn: Turn) -> str:
         """Why no data set can be asked any more: all that this job knows are barred, and no other came."""
         state = self.state
-        known = {dataset for _, dataset in state.samples} | {dataset for dataset, _ in state.seen}
+        known = {dataset for _, dataset in state.sampled.given} | {dataset for dataset, _ in state.seen}
         if not state.barred or not known <= set(state.barred) or self._desk.view(turn).candidates:
             return ""
         return "no data set is left to train on: " + "; ".join(f"{name}: {why}" for name, why in state.barred.items())
@@ -233,7 +246,7 @@ class Running:
             verified=state.kept,
             rounds_since_verified=state.rounds_since_verified,
             verify_every=state.plan.verify_every,
-            under_way=len(state.open),
+            under_way=state.under_way(),
             updates=tuple(state.updates),
             round_begun=state.round_begun,
         )
@@ -313,20 +326,16 @@ class Running:
         )
         turn.send(after.compute_node, prepare)
 
-    def _verify(self, turn: Turn, why: str, model: ArtifactId | None = None) -> bool:
-        """Order a verification of the head, or of an older model. False if no unit has a test set now."""
-        measured = model or self.state.head
-        view = self._desk.view(turn)
-        for unit in view.verifiers:
-            samples = self._desk.samples(unit.node)
-            if samples:
-                self._desk.order(turn, "verify", unit.node, self._desk.evaluation(measured, samples), why)
-                return True
-        return False
-
-    def judge(self, turn: Turn, outcome: EvaluateOutcome) -> None:
-        """Keep a verified model or roll it back, and adapt the plan."""
+    def judge(self, turn: Turn, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> None:
+        """Keep a verified model or roll it back, and adapt the plan; or take what was measured on another test set as
+        what models are compared with from now on."""
         state = self.state
+        if self.measuring.is_other(work):
+            self.measuring.compare_anew(turn, node, work, outcome)
+            if state.trail.searched:
+                self.tracing.give_up(turn, "the test set changed meanwhile")
+            self.release(turn)
+            return
         if (step := self._searched(outcome.model)) is not None:
             self.tracing.looked(turn, step, outcome.measurements)
             self.release(turn)

@@ -29,7 +29,7 @@ class Spending:
     def spent(self, make_view: Callable[[], TrainingView]) -> str:
         """Which of the two is used up; empty while neither is. A view is made only where one is bounded."""
         state, budget = self._state, self._state.request.budget
-        if state.open or (budget.price is None and budget.energy_joules is None):
+        if state.under_way() or (budget.price is None and budget.energy_joules is None):
             return ""
         view = make_view()
         if not view.candidates or any(self._pays(one) for one in view.candidates):

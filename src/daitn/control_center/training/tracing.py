@@ -30,7 +30,7 @@ class Tracing:
         if step is None or self._desk.reachable(step.model):
             return step
         if self._desk.gone(turn, step.model):
-            self._give_up(turn, f"no site that holds model {step.model[:16]} came back in time")
+            self.give_up(turn, f"no site that holds model {step.model[:16]} came back in time")
         else:
             turn.wake_in(f"job {self.state.job}", WAIT_S)
         return None
@@ -69,7 +69,7 @@ class Tracing:
         )
         self._blame(turn, culprit, 1.0, why)
 
-    def _give_up(self, turn: Turn, why: str) -> None:
+    def give_up(self, turn: Turn, why: str) -> None:
         """It cannot be found out: all share the blame, each by its part of the visits."""
         steps = list(self.state.trail.searched)
         turn.record(HarmTraced(job=self.state.job, at_ns=turn.now_ns, why=why))
