@@ -250,7 +250,7 @@ def _arrival(count: Count, *, reached: bool) -> Arrival:
     return Arrival(updates=count.updates, transfers=count.transfers, checks=count.checks, reached=reached)
 
 
-def _train(model: nn.Module, site: Site, training: Training, state: ModelState, seed: int) -> ModelState:
+def visit(model: nn.Module, site: Site, training: Training, state: ModelState, seed: int) -> ModelState:
     """One visit, as a site's child does it."""
     numerics = ClassificationNumerics(Classification(label="digit"), CONTRACT, torch.device("cpu"))
     # Without its cache, which would keep the weights of the first step.
@@ -272,8 +272,8 @@ def _sequential(
             raise SystemExit(f"rule {rule} finds no stop")
         count.transfers += stop.dataset != seen.last
         batches = max(1, round(training.batches * stop.length))
-        visit = msgspec.structs.replace(training, batches=batches)
-        state = _train(model, by_dataset[stop.dataset], visit, state, seed)
+        longer = msgspec.structs.replace(training, batches=batches)
+        state = visit(model, by_dataset[stop.dataset], longer, state, seed)
         seen = Seen(visits=(*seen.visits, (stop.dataset, batches * training.batch_size)), seed=seed)
         count.updates += batches
         yield
@@ -288,7 +288,7 @@ def _federated(sites: list[Site], model: nn.Module, training: Training, seed: in
         updates, states = [], []
         for site in sites:
             load_weights(model, layout, payload)
-            states.append(_train(model, site, training, ModelState(state), seed).travelling)
+            states.append(visit(model, site, training, ModelState(state), seed).travelling)
             own = bytearray(layout.payload_bytes)
             store_weights(model, layout, own)
             updates.append(Update(site.dataset, float(len(site)), layout.entries, memoryview(own), states[-1]))
