@@ -28,6 +28,10 @@ from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
 NO_LESSONS: Final = Lessons()
 """Of a network in which no run has ended yet."""
 
+TIME_MARGIN: Final = 1.25
+"""How much more than the least time a plan takes there has to be: machines and lines deviate by a fifth from what they
+say, and what is admitted has to have the time it was promised."""
+
 LEAST_TRAINING: Final = 20.0
 """Training records a target's field or label needs at all; below it nothing can be learnt about it, only remembered."""
 
@@ -182,7 +186,7 @@ def _resources(
         need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
         most = max(candidate.memory_bytes for candidate in view.candidates)
         conditions.append(_condition(ReasonCode.MEMORY, "memory at a site", need, most, unit=" bytes"))
-        least = plan.expected.seconds_low + elapsed_s
+        least = plan.expected.seconds_low * TIME_MARGIN + elapsed_s
         what = "least time the plan can take"
         conditions.append(_condition(ReasonCode.TIME, what, least, request.deadline_s, at_most=True, unit=" s"))
     elif full := [one for one in view.excluded if one.code is ReasonCode.STORAGE]:

@@ -69,9 +69,9 @@ class Routed:
             return None
         shares = {name: label_shares(place) for name, place in places.items()}
         labels = tuple(sorted({label for share in shares.values() for label in share}))
+        sure = {name: sureness(place) for name, place in places.items()}
         teaches = {
-            name: tuple(share.get(label, 0.0) * sureness(places[name]) for label in labels)
-            for name, share in shares.items()
+            name: tuple(share.get(label, 0.0) * sure[name] for label in labels) for name, share in shares.items()
         }
         by_label, by_dataset, weight = exposures(teaches, len(labels), seen, records_per_visit)
         costs, weight_of_datasets = _costs(places), dataset_weight(places, records_per_visit)
@@ -81,9 +81,7 @@ class Routed:
         def value(name: DataSetId) -> float:
             fresh = worth([_after(old, new) / total for old, new in zip(by_label, teaches[name], strict=True)])
             kept = by_dataset[name]
-            moved = math.log(_after(kept, sureness(places[name])) / total + FLOOR) - math.log(
-                FADE * kept / total + FLOOR
-            )
+            moved = math.log(_after(kept, sure[name]) / total + FLOOR) - math.log(FADE * kept / total + FLOOR)
             return fresh + weight_of_datasets * (elsewhere + moved) / len(names) - costs[name]
 
         values = {name: value(name) for name in names}
