@@ -68,17 +68,15 @@ def check(table: ReplicaTable) -> None:
 def by_columns(rows: Floats, query: QueryAsked) -> int:
     """The peer: the same arithmetic, column after column."""
     age = np.clip(NOW_S - rows[:, Column.REPORTED_S], 0, 60)
-    slots, own = rows[:, Column.SLOTS], rows[:, Column.OWN_WORK_S]
+    slots, pace = rows[:, Column.SLOTS], rows[:, Column.PACE]
     count = rows[:, Column.COUNT] + rows[:, Column.OWN_COUNT]
-    work = rows[:, Column.WORK_S] + own
-    left = np.maximum(work - age * np.minimum(count, slots), own / 4)
-    count = count * left / np.maximum(work, 1e-12)
-    queue = np.where(count + 1 > slots, left / slots * (count + 1 - slots) / np.maximum(count, 1), 0)
-    mean = np.maximum(rows[:, Column.BASE_S] + rows[:, Column.UNIT_S] * query.size, 1e-6)
+    work = rows[:, Column.WORK_S] + rows[:, Column.OWN_WORK_S]
+    queue = np.where(count + 1 > slots, work / slots * (count + 1 - slots) / np.maximum(count, 1), 0)
+    mean = np.maximum((rows[:, Column.BASE_S] + rows[:, Column.UNIT_S] * query.size) * pace, 1e-6)
     doubt = rows[:, Column.VAR_BASE] + 2 * query.size * rows[:, Column.VAR_BOTH]
     doubt += (query.size**2 + query.size_var) * rows[:, Column.VAR_UNIT]
     noise = rows[:, Column.NOISE]
-    variance = noise * (mean**2 + doubt) + rows[:, Column.UNIT_S] ** 2 * query.size_var
+    variance = noise * (mean**2 + doubt * pace**2) + (rows[:, Column.UNIT_S] * pace) ** 2 * query.size_var
     variance += rows[:, Column.PATH_VAR] + rows[:, Column.DRIFT_VAR] * age + queue * mean * noise
     faulty = np.minimum(rows[:, Column.FAULTY], 0.9)
     completion = rows[:, Column.PATH_S] + faulty / (1 - faulty) + queue + mean
@@ -89,7 +87,13 @@ def by_columns(rows: Floats, query: QueryAsked) -> int:
     )
     able &= (rows[:, Column.ZONE] == query.zone) | (query.zone < 0)
     able &= completion + 1.645 * np.sqrt(variance) <= query.deadline_s
-    cost = completion + 0.5 * np.sqrt(variance) + price * query.price_s + (1 - rows[:, Column.CORRECT]) * query.wrong_s
+    cost = (
+        completion
+        + queue
+        + 0.5 * np.sqrt(variance)
+        + price * query.price_s
+        + (1 - rows[:, Column.CORRECT]) * query.wrong_s
+    )
     return int(np.where(able, cost, np.inf).argmin())
 
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daitn.base.errors import InputError
+from daitn.decision.query_route.choosing import Choice, Why
 from daitn.decision.query_route.ejection import FIRST_S, LONGEST_S, LOSSES, SLOWS, Ejector
+from daitn.decision.query_route.hedging import HedgeBudget, hedge_after_s
 from daitn.decision.query_route.service_time import MEMORY, ServicePrior, learn, predicted, start_learning
 from daitn.decision.query_route.slots import LEASE_S, SlotBook, SlotLease, SlotPurse
 
@@ -119,6 +121,30 @@ def test_never_more_than_half_are_left_out_and_none_for_ever(count: int, events:
         assert len(ejector.ejected()) <= count / 2
     ejector.returning(now + LONGEST_S)
     assert ejector.ejected() == frozenset()
+
+
+# --- hedging ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 1), st.lists(st.booleans(), max_size=300))
+def test_copies_never_pass_their_share_of_queries(share: float, wanted: list[bool]) -> None:
+    budget, copies = HedgeBudget(share), 0
+    for queries, late in enumerate(wanted, start=1):
+        budget.earn()
+        copies += late and budget.take()
+        assert copies <= 1 + share * queries + 1e-9
+
+
+def test_query_is_late_by_deviations_of_what_was_expected() -> None:
+    choice = Choice(0, Why.BEST, 2.0, 0.5, 1.0, (0,) * 7, 2.0)
+
+    assert hedge_after_s(choice, 2.0) == 3.0
+
+
+def test_impossible_hedging_share_is_an_error() -> None:
+    with pytest.raises(InputError):
+        HedgeBudget(1.5)
 
 
 # --- slots ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from daitn.decision.query_route.explaining import explain
 from daitn.decision.query_route.replicas import Column, ReplicaFacts, ReplicaTable
 from daitn.decision.query_route.service_time import ServicePrior
 
-PLAIN = ChoiceRules(explore_frac=0.0, band=0.0, sticky_queue_s=-1.0)
+PLAIN = ChoiceRules(explore_frac=0.0, band=0.0, sticky_queue_s=-1.0, queue_weight=1.5)
 """The best, and nothing else."""
 
 
@@ -42,7 +42,7 @@ def tables(draw: st.DrawFn) -> ReplicaTable:
             ),
         )
         if rng.random() < 0.8:
-            table.reported(name, int(rng.integers(0, 9)), rng.uniform(0, 4), rng.uniform(0, 10))
+            table.reported(name, int(rng.integers(0, 9)), rng.uniform(0, 4), rng.uniform(0, 10), rng.uniform(0.5, 3))
         if rng.random() < 0.2:
             table.set_open(name, False)
         for _ in range(int(rng.integers(0, 4))):
@@ -92,7 +92,10 @@ def test_choice_is_the_least_cost_of_the_plain_account(table: ReplicaTable, quer
     completion = chosen.path_s + chosen.queue_s + max(chosen.service_s - saved, 0.0)
     assert choice.completion_s == pytest.approx(completion, abs=1e-5)
     assert choice.deviation_s == pytest.approx(chosen.deviation_s)
-    promised = [one.cost_s - one.price * query.price_s - (1 - one.correct) * query.wrong_s for one in [*able, *late]]
+    promised = [
+        one.cost_s - 0.5 * one.queue_s - one.price * query.price_s - (1 - one.correct) * query.wrong_s
+        for one in [*able, *late]
+    ]
     beyond = PLAIN.deadline_z - PLAIN.caution
     nearest = min(cost + beyond * one.deviation_s for cost, one in zip(promised, [*able, *late], strict=True))
     assert choice.soonest_s == pytest.approx(nearest)
@@ -146,7 +149,7 @@ def test_stale_reports_widen_what_is_expected_and_close_no_door() -> None:
 def test_stale_facts_spread_the_load_and_fresh_ones_go_to_the_best() -> None:
     table = alike(10)
     for number in range(10):
-        table.reported(f"replica-{number}", 1 + number, 0.02 * (1 + number), 1.0)
+        table.reported(f"replica-{number}", 1 + number, 0.005 * (1 + number), 1.0)
     random = random_state(7)
     fresh = Counter(choose(table.rows, QueryAsked(), 1.0, random).place for _ in range(200))
     stale = Counter(choose(table.rows, QueryAsked(), 30.0, random).place for _ in range(200))
@@ -156,12 +159,25 @@ def test_stale_facts_spread_the_load_and_fresh_ones_go_to_the_best() -> None:
     assert max(stale.values()) <= 80
 
 
+def test_host_that_says_it_is_slow_now_is_passed_by_at_once_and_its_usual_speed_is_kept() -> None:
+    table = alike(2)
+    usual = table.rows[0, Column.BASE_S]
+    table.reported("replica-0", 0, 0.0, 1.0, 3.0)
+    for _ in range(20):
+        table.learnt("replica-0", 1.0, 0.3)
+    slow = choose(table.rows, QueryAsked(), 1.0, random_state(1), rules=PLAIN)
+    table.reported("replica-0", 0, 0.0, 2.0, float("nan"))
+
+    assert slow.place == 1
+    assert table.rows[0, Column.BASE_S] == pytest.approx(usual, rel=0.02)
+    assert table.rows[0, Column.REPORTED_S] == 1.0
+
+
 def test_session_stays_until_its_host_is_saturated() -> None:
     table = alike(3)
     query = QueryAsked(affine=1, affine_saves_s=0.05)
     stays = choose(table.rows, query, 0.0, random_state(1))
-    for _ in range(3):
-        table.sent(1, 0.1, 0.0)
+    table.sent(1, 0.04, 0.0)
     waits = choose(table.rows, query, 0.0, random_state(1))
     for _ in range(20):
         table.sent(1, 0.1, 0.0)
@@ -170,6 +186,16 @@ def test_session_stays_until_its_host_is_saturated() -> None:
     assert (stays.place, stays.why, stays.completion_s) == (1, Why.AFFINE, pytest.approx(0.05))
     assert (waits.place, waits.why) == (1, Why.AFFINE)
     assert leaves.place != 1
+
+
+def test_session_does_not_stay_where_it_loses_more_than_it_saves() -> None:
+    table = alike(3)
+    table.add("slow", ReplicaFacts(service=ServicePrior(0.5, 0.0, 0.01, 0.05)))
+    table.reported("slow", 0, 0.0, 0.0)
+
+    choice = choose(table.rows, QueryAsked(affine=3, affine_saves_s=0.1), 0.0, random_state(1))
+
+    assert choice.place != 3
 
 
 def test_one_query_in_a_hundred_goes_where_most_is_to_be_learnt() -> None:

@@ -5,14 +5,16 @@ what it costs. Goals are filters, each counted: open, lease, region, trust zone,
 left, the least cost wins, in seconds: expected completion with some caution, price and wrong answers at the query's own
 rates of exchange. Then, in this order:
 
-- *affinity*: the replica that holds the query's session or prefix, with what that saves, while its queue is short;
+- *affinity*: the replica that holds the query's session or prefix, with what that saves, while its queue is short and
+  it is behind the best by no more than what it saves;
 - *exploration*: one query in a hundred goes where service is known least;
 - *two choices*: two are drawn of those that cannot be told from the best, and the better is taken. How wide that is
   follows from how sure the best one's completion is: fresh facts make it the plain best, stale ones spread the load
   (M. Mitzenmacher 2001; with equal weights stale "least" choices herd).
 
-A report that is old widens its queue's variance and closes no door. Randomness comes from a state that is given, so a
-choice can be replayed. Legend: R replicas. Cost: O(R), about 25 ns each.
+A report that is old widens its queue's variance and closes no door; its mean stays, since as much may have come as
+went (reckoned down by its age, every busy host looked idle after two seconds and was overrun). Randomness comes from a
+state that is given, so a choice can be replayed. Legend: R replicas. Cost: O(R), about 25 ns each.
 """
 
 from __future__ import annotations
@@ -40,8 +42,12 @@ DEADLINE_Z: Final = 1.645
 BAND: Final = 0.25
 """Replicas within this many deviations (of path and queue) of the best cannot be told from it."""
 
+QUEUE_WEIGHT: Final = 2.0
+"""What a second in a queue counts beside one of work: whoever waits also delays those who come after. With 1, quick
+hosts are queued at until a slow one that stands idle is as soon, and bursts find all queues full."""
+
 STICKY_QUEUE_S: Final = 0.5
-"""A session stays where it is while it would wait no longer than this."""
+"""A session stays where it is only while it would wait no longer than this."""
 
 OLDEST_S: Final = 60.0
 """A report's age counts up to this; what was never reported is as old."""
@@ -63,7 +69,9 @@ _VAR_BASE, _VAR_BOTH, _VAR_UNIT, _NOISE = (
     int(Column.VAR_BASE), int(Column.VAR_BOTH), int(Column.VAR_UNIT), int(Column.NOISE),
 )  # fmt: skip
 _PRICE, _PRICE_UNIT, _CORRECT = int(Column.PRICE), int(Column.PRICE_UNIT), int(Column.CORRECT)
-_FAULTY, _LEASED, _DRIFT = int(Column.FAULTY), int(Column.LEASED), int(Column.DRIFT_VAR)
+_FAULTY, _LEASED, _DRIFT, _PACE = (
+    int(Column.FAULTY), int(Column.LEASED), int(Column.DRIFT_VAR), int(Column.PACE),
+)  # fmt: skip
 
 
 class Why(IntEnum):
@@ -126,6 +134,7 @@ class ChoiceRules(NamedTuple):
     band: float = BAND
     sticky_queue_s: float = STICKY_QUEUE_S
     retry_s: float = RETRY_S
+    queue_weight: float = QUEUE_WEIGHT
 
 
 class Choice(NamedTuple):
@@ -172,16 +181,13 @@ def completion_of(row: Any, now: float, size: float, size_var: float, retry_s: f
     count = row[_COUNT] + row[_OWN_COUNT]
     work = row[_WORK] + row[_OWN_WORK]
     queue = 0.0
-    if count > 0.0:
-        left = work - age * min(count, slots)
-        if left < row[_OWN_WORK] * 0.25:
-            left = row[_OWN_WORK] * 0.25
-        count = count * (left / work) if work > 0.0 else 0.0
-        if count + 1.0 > slots:
-            queue = left / slots * (count + 1.0 - slots) / max(count, 1.0)
-    mean = max(row[_BASE] + row[_UNIT] * size, SHORTEST_S)
+    if count + 1.0 > slots:
+        queue = work / slots * (count + 1.0 - slots) / max(count, 1.0)
+    pace = row[_PACE]
+    mean = max((row[_BASE] + row[_UNIT] * size) * pace, SHORTEST_S)
     doubt = row[_VAR_BASE] + 2.0 * size * row[_VAR_BOTH] + (size * size + size_var) * row[_VAR_UNIT]
-    service_var = row[_NOISE] * (mean * mean + doubt) + row[_UNIT] * row[_UNIT] * size_var
+    unit = row[_UNIT] * pace
+    service_var = row[_NOISE] * (mean * mean + doubt * pace * pace) + unit * unit * size_var
     waiting_var = row[_PATH_VAR] + row[_DRIFT] * age + queue * mean * row[_NOISE]
     faulty = min(row[_FAULTY], 0.9)
     out[0] = row[_PATH] + faulty / (1.0 - faulty) * retry_s
@@ -196,7 +202,7 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
     """See `choose`. `asked`, `rules`: the fields of the tuples of that name, in order."""
     size, size_var, deadline, price_most, correct_least, region, zone, price_s, wrong_s, holder, saves = asked
     affine = int(holder)
-    explore, caution, deadline_z, band, sticky_queue, retry = rules
+    explore, caution, deadline_z, band, sticky_queue, retry, queue_weight = rules
     replicas = rows.shape[0]
     parts = np.empty(5)
     costs = np.empty(replicas)
@@ -205,7 +211,7 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
     late, late_s = -1, np.inf
     curious, most_curious = -1, -1.0
     known = len(correct) == replicas
-    sticks = False
+    sticks, affine_cost = False, np.inf
     for r in range(replicas):
         row = rows[r]
         costs[r] = np.inf
@@ -240,10 +246,11 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
         if safe > deadline:
             held[6] += 1
             continue
-        cost = mean + caution * deviation + price * price_s + (1.0 - right) * wrong_s
+        cost = mean + (queue_weight - 1.0) * parts[1] + caution * deviation + price * price_s + (1.0 - right) * wrong_s
         costs[r] = cost
         if r == affine:
             sticks = parts[1] <= sticky_queue
+            affine_cost = cost
         if cost < best_cost:
             best, best_cost, best_waiting = r, cost, parts[3]
         if explores:
@@ -254,7 +261,7 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
     out[5] = late_s
     if best < 0:
         chosen, why = late, (4 if late >= 0 else 5)
-    elif sticks:
+    elif sticks and affine_cost <= best_cost + saves:
         chosen, why = affine, 1
     elif explores and curious >= 0:
         chosen, why = curious, 2

@@ -36,7 +36,7 @@ class ReplicaWeighed(msgspec.Struct, frozen=True, kw_only=True):
     price: float
     correct: float
     cost_s: float
-    """What choices are made by: completion with caution, price and wrong answers in seconds."""
+    """What choices are made by: completion, more for the queue, caution, price and wrong answers in seconds."""
 
 
 def explain(
@@ -61,8 +61,9 @@ def _weigh(
 ) -> ReplicaWeighed:
     value = {column: float(row[column]) for column in Column}
     age = min(max(now_s - value[Column.REPORTED_S], 0.0), OLDEST_S)
-    service = max(value[Column.BASE_S] + value[Column.UNIT_S] * query.size, SHORTEST_S)
-    queue = _queue(value, age)
+    pace = value[Column.PACE]
+    service = max((value[Column.BASE_S] + value[Column.UNIT_S] * query.size) * pace, SHORTEST_S)
+    queue = _queue(value)
     lost = min(value[Column.FAULTY], 0.9)
     path = value[Column.PATH_S] + lost / (1 - lost) * rules.retry_s
     doubt = (
@@ -70,7 +71,9 @@ def _weigh(
         + 2 * query.size * value[Column.VAR_BOTH]
         + (query.size**2 + query.size_var) * value[Column.VAR_UNIT]
     )
-    service_var = value[Column.NOISE] * (service**2 + doubt) + value[Column.UNIT_S] ** 2 * query.size_var
+    service_var = (
+        value[Column.NOISE] * (service**2 + doubt * pace**2) + (value[Column.UNIT_S] * pace) ** 2 * query.size_var
+    )
     waiting_var = value[Column.PATH_VAR] + value[Column.DRIFT_VAR] * age + queue * service * value[Column.NOISE]
     deviation = math.sqrt(waiting_var + service_var)
     mean = path + queue + service
@@ -97,17 +100,17 @@ def _weigh(
         report_age_s=age,
         price=price,
         correct=right,
-        cost_s=mean + rules.caution * deviation + price * query.price_s + (1 - right) * query.wrong_s,
+        cost_s=mean
+        + (rules.queue_weight - 1) * queue
+        + rules.caution * deviation
+        + price * query.price_s
+        + (1 - right) * query.wrong_s,
     )
 
 
-def _queue(value: dict[Column, float], age: float) -> float:
-    """Seconds until a slot is free, reckoned from the last report, what was sent since, and the time that passed."""
+def _queue(value: dict[Column, float]) -> float:
+    """Seconds until a slot is free, reckoned from the last report and what was sent and answered since."""
     count = value[Column.COUNT] + value[Column.OWN_COUNT]
     work = value[Column.WORK_S] + value[Column.OWN_WORK_S]
-    if count <= 0 or work <= 0:
-        return 0.0
     slots = value[Column.SLOTS]
-    left = max(work - age * min(count, slots), 0.25 * value[Column.OWN_WORK_S])
-    count *= left / work
-    return left / slots * (count + 1 - slots) / max(count, 1.0) if count + 1 > slots else 0.0
+    return work / slots * (count + 1 - slots) / max(count, 1.0) if count + 1 > slots else 0.0

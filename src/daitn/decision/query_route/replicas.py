@@ -27,6 +27,9 @@ REPLICAS_MOST: Final = 100_000
 DRIFT_VAR_PER_S: Final = 0.02
 """By how much a host's queue may have changed since its report, as variance (s²) a second, before that is learnt."""
 
+PACES: Final = (0.01, 100.0)
+"""Paces that are believed."""
+
 LEARN_DRIFT: Final = 0.1
 """Weight of the newest report in what is known of drift."""
 
@@ -71,6 +74,8 @@ class Column(IntEnum):
     DRIFT_VAR = 22
     SIZES = 23
     """How many answers its service time was learnt from, at most the learner's memory."""
+    PACE = 24
+    """How many times as long as usual work takes there now, as the host measures; 1 where it does not say."""
 
 
 COLUMNS: Final = len(Column)
@@ -153,6 +158,7 @@ class ReplicaTable:
             self._sent.append(deque())
             self._rows[place, Column.DRIFT_VAR] = DRIFT_VAR_PER_S
             self._rows[place, Column.REPORTED_S] = -np.inf
+            self._rows[place, Column.PACE] = 1.0
             start_learning(self._rows[place, Column.BASE_S : Column.NOISE + 1], facts.service)
         row = self._rows[place]
         row[Column.OPEN] = 1.0
@@ -188,13 +194,14 @@ class ReplicaTable:
         if place is not None:
             self._rows[place, Column.LEASED] = float(slots)
 
-    def reported(self, name: str, count: int, work_s: float, at_s: float) -> None:
-        """A host says how many queries it has and how much work they are; older reports than the last are passed over.
+    def reported(self, name: str, count: int, work_s: float, at_s: float, pace: float = 1.0) -> None:
+        """A host says how many queries it has, how much work they are, and at what pace it works (2: all takes twice as
+        long as usual). Older reports than the last, and those that cannot be, are passed over.
 
         How far it is from what was reckoned teaches how fast reports age.
         """
         place = self._places.get(name)
-        if place is None or not np.isfinite(work_s) or work_s < 0 or count < 0:
+        if place is None or not (0 <= work_s < np.inf) or count < 0 or not (PACES[0] <= pace <= PACES[1]):
             return
         row = self._rows[place]
         if at_s <= row[Column.REPORTED_S]:
@@ -202,11 +209,11 @@ class ReplicaTable:
         age = at_s - row[Column.REPORTED_S]
         if np.isfinite(age) and age > 1e-3:
             slots = row[Column.SLOTS]
-            busy = min(slots, row[Column.COUNT] + row[Column.OWN_COUNT])
-            reckoned = max(0.0, row[Column.WORK_S] + row[Column.OWN_WORK_S] - age * busy)
+            reckoned = row[Column.WORK_S] + row[Column.OWN_WORK_S]
             seen = ((work_s - reckoned) / slots) ** 2 / age
             row[Column.DRIFT_VAR] += LEARN_DRIFT * (seen - row[Column.DRIFT_VAR])
         row[Column.COUNT], row[Column.WORK_S], row[Column.REPORTED_S] = count, work_s, at_s
+        row[Column.PACE] = pace
         sent = self._sent[place]
         half = row[Column.PATH_S] / 2
         while sent and sent[0].at_s + half <= at_s:
@@ -245,8 +252,10 @@ class ReplicaTable:
         return name
 
     def learnt(self, name: str, size: float, service_s: float) -> None:
-        """A query of this size took this long in the engine: better known from now on."""
+        """A query of this size took this long in the engine, at the pace last told: better known from now on."""
         place = self._places.get(name)
         if place is not None:
             row = self._rows[place]
-            row[Column.SIZES] = learn(row[Column.BASE_S : Column.NOISE + 1], row[Column.SIZES], size, service_s)
+            row[Column.SIZES] = learn(
+                row[Column.BASE_S : Column.NOISE + 1], row[Column.SIZES], size, service_s / row[Column.PACE]
+            )
