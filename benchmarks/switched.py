@@ -3,7 +3,8 @@
 Workload: RouteLLM's outcomes on MMLU (14,037 questions, contaminated ones left out): was Mixtral right, was GPT-4.
 1,500 drawn at random have known outcomes; all others are judged. Measure, APGR: over all shares of queries that go to
 the dear model, those with the largest predicted gain first, the mean share of the gain between both models that is had.
-Twenty splits; gains are paired by split. The parameters were chosen on splits 0 to 3, these are others.
+Twenty splits; gains are paired by split. The parameters were chosen on splits 0 to 3; these are others of the same
+questions.
 
 Peers, in the same run: two logistic heads on TF-IDF of words (scikit-learn), the prompt's length, the subject's mean
 gain among the known, chance, and an oracle that knows every outcome.
