@@ -103,5 +103,23 @@ def test_numbers_that_are_not_finite_are_found_with_their_tensor(role: str, valu
     assert unsound_tensor(model.tensors, memoryview(payload)) == ("" if sound else "odd")
 
 
+@pytest.mark.parametrize(
+    ("role", "bits", "sound"),
+    [
+        ("parameter", [0x3F80, 0x7F7F, 0xFF7F], True),  # 1, the largest, the smallest
+        ("parameter", [0x3F80, 0x7F80], False),  # infinite
+        ("parameter", [0x3F80, 0xFFC0], False),  # NaN
+        ("buffer", [0xFF80, 0x3F80], True),
+        ("buffer", [0xFF80, 0x7FC0], False),
+    ],
+)
+def test_bfloat16_is_looked_at_by_its_bits(role: str, bits: list[int], sound: bool):
+    array = np.array(bits, dtype=np.uint16)
+    layout = plan_layout([TensorSpec(name="odd", dtype="bfloat16", shape=array.shape, role=role)])
+    payload = bytearray(layout.payload_bytes)
+    fill_payload(layout.entries, {"odd": array.data}, memoryview(payload))
+    assert unsound_tensor(layout.entries, memoryview(payload)) == ("" if sound else "odd")
+
+
 def test_every_fault_has_its_counter():
     assert msgspec.inspect.type_info(UnfitFault).values == tuple(sorted(UNFIT))

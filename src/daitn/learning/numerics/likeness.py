@@ -23,6 +23,8 @@ from daitn.learning.numerics.slots import AVERAGED_STEPS, KINDS, NEWEST, STEPS
 
 SLOT_KINDS: Final = frozenset({*(kind for kinds in KINDS.values() for kind in kinds), NEWEST})
 COUNTERS: Final = frozenset({STEPS, AVERAGED_STEPS})
+EXPONENT: Final = np.uint16(0x7F80)
+"""Bits of a bfloat16 that are all set in what is not finite, and in nothing else."""
 FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -71,13 +73,17 @@ def slots_fault(entries: Iterable[TensorEntry]) -> str:
 def unsound_tensor(entries: Iterable[TensorEntry], payload: memoryview) -> str:
     """The first tensor with a number that is not finite; empty where all are.
 
-    Buffers may hold infinities: masks do. Cost: one pass over the payload, a gigabyte in about half a second.
+    Buffers may hold infinities: masks do. Cost: one pass over the payload, about 2 GB/s on one core of a busy machine.
     """
     for entry in entries:
         if entry.dtype in FLOATS and entry.role != "record":
             view = tensor_view(payload, entry)
             for block in blocks(len(view)):
-                values = from_bfloat16(view[block]) if entry.dtype == "bfloat16" else view[block]
+                values = view[block]
+                if entry.dtype == "bfloat16":
+                    if not ((values & EXPONENT) == EXPONENT).any():
+                        continue
+                    values = from_bfloat16(values)
                 if not _is_sound(values, infinite=entry.role == "buffer"):
                     return entry.name
     return ""
