@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from tests.builders import JOB, UNIT, Bench, bench, facts_of, make_outcome, make_request, running, the_order
 
+from daitn.base.effects import PeerVanished
 from daitn.base.ids import DataSetId, NodeId
 from daitn.control_center.training.records import DoubtRefuted, MakerRefuted, ModelJudged, SiteBarred
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import Unfit
+from daitn.descriptors.policy import PolicyFault
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import EvaluateWork, TrainWork
-from daitn.wire.center_tools import ResultFenced, VisitFailed, VisitOrder
+from daitn.wire.center_tools import ResultFenced, VisitFailed, VisitOrder, VisitRefused
 
 
 def refuse(made: Bench, node: NodeId, order: VisitOrder, fault: str = "not-finite") -> None:
@@ -158,6 +160,31 @@ def test_job_whose_every_data_set_is_barred_ends_with_the_reasons():
     assert len([r for r in made.state().log if isinstance(r, SiteBarred)]) == 2
     assert "no data set is left" in made.state().reason
     assert "not finite" in made.state().reason
+
+
+def test_job_waits_for_a_site_that_is_away_before_it_says_that_none_is_left():
+    made = bench(sites=3)
+    made.submit(make_request())
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+    away = next(node for node in made.nodes if made.nodes[node].data and node != the_order(made)[0])
+    made.state().sampled.given.clear()
+    made.silence(away)
+    made.give(PeerVanished(node=away))
+    made.wait(30.0)
+    for _ in range(20):
+        if len(made.state().barred) == 2:
+            break
+        if not made.orders():
+            made.wait(1.0)
+            continue
+        node, order = the_order(made)
+        made.say(node, VisitRefused(visit=order.visit, fence=order.fence, faults=(NO_MORE,)))
+    assert len(made.state().barred) == 2
+    made.wait(5.0)
+    assert made.state().phase is Phase.RUNNING
+
+
+NO_MORE = PolicyFault(rule="purposes", asked="care", allowed="nothing")
 
 
 # --- results that are no new model ------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def _judge(
     if data.dataset in request.data.exclude or facts.descriptor.node in request.data.exclude_nodes:
         return _exclude(data, ReasonCode.NO_DATA, "excluded by the request")
     if data.dataset in asker.barred:
-        return _exclude(data, ReasonCode.POLICY, "its site refused a visit of this job")
+        return _exclude(data, ReasonCode.POLICY, "barred from this job, as its log says")
     lacking = [base for base in contract.bases() if base not in facts.descriptor.bases]
     if lacking:
         return _exclude(data, ReasonCode.NO_DATA, f"the base {lacking[0][:16]} is not at its site")

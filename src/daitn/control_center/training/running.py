@@ -220,10 +220,13 @@ class Running:
         return self._none_left(turn) or self._stalled(turn)
 
     def _none_left(self, turn: Turn) -> str:
-        """Why no data set can be asked any more: all that this job knows are barred, and no other came."""
+        """Why no data set can be asked any more: all that this job knows are barred, and no site that might have others
+        is away."""
         state = self.state
         known = {dataset for _, dataset in state.sampled.given} | {dataset for dataset, _ in state.seen}
-        if not state.barred or not known <= set(state.barred) or self._desk.view(turn).candidates:
+        if not state.barred or not known <= set(state.barred) or self._desk.silent_nodes(turn):
+            return ""
+        if self._desk.view(turn).candidates:
             return ""
         return "no data set is left to train on: " + "; ".join(f"{name}: {why}" for name, why in state.barred.items())
 
