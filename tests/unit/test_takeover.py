@@ -20,6 +20,7 @@ from daitn.base.effects import PeerAppeared, PeerVanished
 from daitn.base.ids import ArtifactId, NodeId, OperatorId
 from daitn.control_center.training.commands import CancelAsked
 from daitn.control_center.training.job_desk import TRIES_MOST
+from daitn.control_center.training.measuring import PREPARES
 from daitn.control_center.training.records import ModelJudged, OtherTestSet, VisitOrdered
 from daitn.descriptors.job import Phase
 from daitn.descriptors.policy import summarise
@@ -306,15 +307,23 @@ def prepares(made: Bench) -> list[tuple[NodeId, VisitPrepare]]:
     return [(node, one) for node, one in made.sent if isinstance(one, VisitPrepare) and one.verify]
 
 
-def test_deputy_is_told_to_get_ready_once_when_it_has_been_given_all_samples():
+def answer_every_second(made: Bench, seconds: int) -> None:
+    """The job goes on for a while."""
+    for _ in range(seconds):
+        for node, order in made.orders():
+            answer(made, node, order)
+        made.wait(1.0)
+
+
+def test_deputy_is_told_to_get_ready_some_times_once_it_has_been_given_all_samples():
     made = two_units()
     assert not prepares(made)
     answer_all(made, ShareWork)
-    made.wait(20.0)
+    answer_every_second(made, 40)
 
-    ((node, prepare),) = prepares(made)
+    _, prepare = prepares(made)[0]
 
-    assert node == DEPUTY
+    assert [node for node, _ in prepares(made)] == [DEPUTY] * PREPARES
     assert names(prepare.samples) == names(made.state().sampled.test_set)
     assert [one.artifact for one in prepare.inputs] == [one.artifact for one in prepare.samples]
     assert [one.holders[0].node for one in prepare.inputs] == list(SITES)
@@ -323,11 +332,11 @@ def test_deputy_is_told_to_get_ready_once_when_it_has_been_given_all_samples():
 
 def test_deputy_whose_process_was_started_again_is_told_again():
     made = ready()
-    made.wait(10.0)
+    answer_every_second(made, 40)
     come_back(made, lose(made, DEPUTY))
-    made.wait(10.0)
+    answer_every_second(made, 40)
 
-    assert [node for node, _ in prepares(made)] == [DEPUTY, DEPUTY]
+    assert [node for node, _ in prepares(made)] == [DEPUTY] * 2 * PREPARES
 
 
 def test_deputy_that_never_measured_is_told_when_the_job_has_ended():

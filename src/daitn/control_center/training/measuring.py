@@ -24,6 +24,10 @@ from daitn.descriptors.view import TrainingView, Verifier
 from daitn.descriptors.work import EvaluateOutcome, EvaluateWork, SampleRef, ShareWork
 from daitn.wire.center_tools import VisitPrepare
 
+PREPARES: Final = 3
+"""How often a unit is told to get ready, one look after the other: nobody answers, and what is sent in the moment in
+which a node appears may find it not listening yet. A unit that is ready has nothing more to do."""
+
 LOOK_S: Final = 5.0
 """How often a running job looks whether a unit stands by: a view is made for it, and units come and go rarely."""
 
@@ -35,14 +39,14 @@ class Measuring:
         self._desk = desk
         self._state = desk.state
         self._looked_ns = 0
-        self._prepared: set[NodeId] = set()
-        """Units that were told to get ready since they appeared."""
+        self._prepared: dict[NodeId, int] = {}
+        """How often each unit was told to get ready since it appeared."""
 
     def look_again(self, node: NodeId | None = None) -> None:
         """Something is new: a sample was given, or a node appeared or lost a visit, so that its child is gone."""
         self._looked_ns = 0
         if node is not None:
-            self._prepared.discard(node)
+            self._prepared.pop(node, None)
 
     def look_due(self, turn: Turn) -> bool:
         """Whether to look now for a unit that stands by (`stand_by`)."""
@@ -56,13 +60,15 @@ class Measuring:
         if others and not ready:
             why = "the same sample for a unit that stands by, should the one that measures be lost"
             self._ask(turn, max(others, key=self._promised), why)
-        elif ready and not self._prepared & set(ready):
-            self._prepare(turn, ready[0])
+        elif ready:
+            unit = max(ready, key=lambda node: self._prepared.get(node, 0))
+            if self._prepared.get(unit, 0) < PREPARES:
+                self._prepare(turn, unit)
 
     def _prepare(self, turn: Turn, unit: NodeId) -> None:
         """Tell a unit to fetch its samples and start a child: from a cold start it would take over seconds later, and
         by then a site may be away. It costs the unit an idle child for each job that it stands by for."""
-        self._prepared.add(unit)
+        self._prepared[unit] = self._prepared.get(unit, 0) + 1
         orders, state, samples = self._desk.orders, self._state, self._given(unit)
         prepare = VisitPrepare(
             job=state.job,
