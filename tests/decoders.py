@@ -60,7 +60,7 @@ from daitn.base.ids import (
 )
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
-from daitn.cli.access import parse_access, parse_listen, parse_window
+from daitn.cli.access import parse_access, parse_engine, parse_listen, parse_window
 from daitn.control_center.training.job_state import JobState
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
@@ -835,6 +835,7 @@ CASES = [
         [b'{"ready": true}'],
         "json",
     ),
+    Case("cli.access.parse_engine", lambda data, _: parse_engine(as_text(data)), [b"onnx-graph", b"torch-graph"]),
     Case("cli.access.parse_listen", lambda data, _: parse_listen(as_text(data)), [b"127.0.0.1:8600", b"[::1]:0"]),
     Case(
         "serving.tensors.array_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -65,7 +66,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, n
 
 @asynccontextmanager
 async def torch_graph(
-    package: tuple[Path, Manifest, nn.Module], tmp_path: Path, memory_bytes: int = 2 << 30
+    package: tuple[Path, Manifest, nn.Module], tmp_path: Path, memory_bytes: int = 2 << 30, onnx: bool = False
 ) -> AsyncIterator[TorchGraphEngine]:
     folder, manifest, _ = package
     read = read_package(folder)
@@ -77,7 +78,7 @@ async def torch_graph(
     fill_payload(layout.entries, read.tensors, memoryview(filled))
     payload.write_bytes(filled)
     parts = {name: bytes(data) for name, data in read.parts.items()}
-    engine = await start_torch_graph(manifest, parts, payload, Sandbox(Limits(memory_bytes=memory_bytes)))
+    engine = await start_torch_graph(manifest, parts, payload, Sandbox(Limits(memory_bytes=memory_bytes)), onnx=onnx)
     try:
         yield engine
     finally:
@@ -85,7 +86,7 @@ async def torch_graph(
 
 
 Making = Callable[[tuple[Path, Manifest, nn.Module], Path], AbstractAsyncContextManager[Engine]]
-ENGINES: dict[str, Making] = {"torch-graph": torch_graph}
+ENGINES: dict[str, Making] = {"torch-graph": torch_graph, "onnx-graph": functools.partial(torch_graph, onnx=True)}
 
 
 @pytest.fixture(params=ENGINES)

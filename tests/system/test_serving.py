@@ -12,7 +12,7 @@ from tests.system.small_domain import CONTRACT, make_model, wait_until
 import daitn
 from daitn.base.errors import InputError
 from daitn.descriptors.contract import DataContract
-from daitn.descriptors.serving import ModelPhase
+from daitn.descriptors.serving import EngineKind, ModelPhase
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
@@ -73,8 +73,16 @@ def test_model_too_slow_for_its_goal_is_taken_from_every_host_with_what_was_meas
     package = write_package(tmp_path / "package")
     with LocalDomain(tmp_path / "domain", "slow", patience_s=2.0) as domain:
         domain.start()
-        domain.join(NodeSpec(name="ash", operator="ash", roles=(Role.HOST,)))
+        domain.join(NodeSpec(name="ash", operator="ash", roles=(Role.HOST,), engine="onnx-graph"))
         with daitn.connect(domain.owner_token("ada")) as network:
+            network.models.deploy(package, "patient", "p95 <= 1 s, = 1 replicas")
+            with daitn.connect(domain.operator_token()) as operator:
+                wait_until(
+                    lambda: len(operator.map.ask("model where terminal.name = 'ash'").rows) == 1, "the map has it", 20
+                )
+                asked = "terminal where models >= 1 and model_memory_free_bytes > 1000000"
+                wait_until(lambda: len(operator.map.ask(asked).rows) == 1, "the host tells what it has left", 20)
+            assert network.models.wait("patient", 60).replicas[0].measured.engine is EngineKind.ONNX_GRAPH
             network.models.deploy(package, "sides", "p95 <= 0.001 ms, = 1 replicas")
             with pytest.raises(InputError, match=r"one row takes \d+\.\d ms in the engine"):
                 network.models.wait("sides", 60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from tests.builders import make_site
 
 from daitn.base.effects import (
@@ -23,6 +24,7 @@ from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.serving import (
     EngineKind,
     HostDescriptor,
@@ -251,3 +253,20 @@ def test_fewer_replicas_and_other_regions_are_followed_without_another_package()
     domain.deploy("= 1 replicas, region south")
 
     assert domain.placed() == {"n0002"}
+
+
+def test_what_a_host_serves_is_on_the_map_and_leaves_it_again() -> None:
+    domain = Domain(make_host(1))
+    domain.deploy("= 1 replicas")
+    domain.serve("n0001")
+    models = domain.center.knowledge.facts[Kind.MODEL]
+
+    row = models.row_of("s1/sides")
+    assert row is not None
+    assert models.value(row, "model_accessible") is True
+    assert models.value(row, "service_s") == pytest.approx(0.001)
+
+    domain.do(UndeployAsked(model=MODEL))
+    told = domain.told[NodeId("n0001")]
+    domain.do(Delivered(sender=NodeId("n0001"), message=ModelsServed(sequence=told.sequence)))
+    assert models.row_of("s1/sides") is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from daitn.base.errors import InputError, UnavailableError
-from daitn.descriptors.serving import TensorSpec
+from daitn.descriptors.serving import EngineKind, TensorSpec
 from daitn.node.serving.replica import Answered, ServedReplica, open_replica
 from daitn.serving.tensors import Arrays
 
@@ -19,6 +19,7 @@ class Doubling:
 
     inputs = (TensorSpec(name="x", datatype="FP32", shape=(-1, 1)),)
     rows_most = 100
+    kind = EngineKind.TORCH_GRAPH
 
     def __init__(self) -> None:
         self.alive = True

@@ -13,6 +13,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
+from daitn.descriptors.serving import EngineKind
 from daitn.descriptors.tariff import Tariff
 from daitn.node.node_config import GatewayConfig
 from daitn.sdk.requests import parse_duration
@@ -85,3 +86,10 @@ def parse_listen(text: str) -> GatewayConfig:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise InputError(f"--listen {text[:80]!r} is not HOST:PORT", todo="write for example 127.0.0.1:8600")
     return GatewayConfig(host=host.strip("[]"), port=int(port))
+
+
+def parse_engine(text: str) -> EngineKind:
+    """An engine by its name; InputError naming those there are."""
+    if text not in tuple(EngineKind):
+        raise InputError(f"--engine {text[:40]!r} is no engine", todo=f"write one of {', '.join(EngineKind)}")
+    return EngineKind(text)

@@ -56,7 +56,8 @@ def _show(where: Any, found: tuple[ModelStatus, ...]) -> None:
     table = Table("model", "phase", "goal", "replicas", "one row", "reasons")
     for one in found:
         replicas = [f"{each.name} {each.phase}" + ("" if each.reachable else " (silent)") for each in one.replicas]
-        times = [f"{each.measured.row_s * 1000:.1f} ms" for each in one.replicas if each.measured.row_s]
+        served = [each.measured for each in one.replicas if each.measured.row_s]
+        times = [f"{each.row_s * 1000:.1f} ms, {each.engine.value}" for each in served]
         table.add_row(
             one.model,
             one.phase.value,

@@ -122,6 +122,9 @@ def join(
     ] = None,
     price_per_gb: Annotated[float | None, typer.Option(help="Charged for each GB that a visit fetches.")] = None,
     watts: Annotated[float | None, typer.Option(help="What one visit draws while it works.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="What runs models here: torch-graph (default) or onnx-graph. With the role host.")
+    ] = "",
     listen: Annotated[
         str,
         typer.Option(help="HOST:PORT for queries, with the role gateway; default: loopback, any port."),
@@ -142,11 +145,14 @@ def join(
             from daitn.cli.access import parse_access
 
             knobs["access"] = parse_access(access or "wireline", metered, rate, window or ())
-        if host_memory or accept_owner:
+        if host_memory or accept_owner or engine:
+            from daitn.cli.access import parse_engine
             from daitn.descriptors.serving import HostPolicy
             from daitn.node.node_config import HostConfig
 
             hosting: dict[str, Any] = {"memory_bytes": parse_bytes(host_memory)} if host_memory else {}
+            if engine:
+                hosting["engine"] = parse_engine(engine)
             if accept_owner:
                 hosting["policy"] = HostPolicy(owners=tuple(accept_owner))
             knobs["hosting"] = HostConfig(**hosting)

@@ -29,7 +29,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
-from daitn.descriptors.serving import HostPolicy
+from daitn.descriptors.serving import EngineKind, HostPolicy
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 
@@ -43,6 +43,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Engines of each model: batches that run at a time."""
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     """Of each engine."""
+    engine: EngineKind = EngineKind.TORCH_GRAPH
+    """What runs models where it can; those it cannot run are run by torch."""
     policy: HostPolicy = HostPolicy()
 
 

@@ -171,6 +171,7 @@ class LocalDomain:
         arguments += ["--region", spec.region] if spec.region else []
         arguments += ["--direct", spec.direct] if spec.direct else []
         arguments += ["--storage", str(spec.storage_bytes)] if spec.storage_bytes is not None else []
+        arguments += ["--engine", spec.engine] if spec.engine else []
         return arguments + (["--token", token] if token else [])
 
     # --- tokens -----------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     storage_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Most that its store may take; None: the node's default."""
     tariff: Tariff = Tariff()
+    engine: str = ""
+    """What runs models at a host; empty: the node's default. Real world only."""
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""

@@ -95,6 +95,10 @@ class BatchQueue(Generic[T]):
             return 0.0
         return (running + self.expected_s(self._rows)) / self._engines if self._rows else running / self._engines
 
+    def busy_frac(self) -> float:
+        """Share of the engines that compute now."""
+        return min(1.0, len(self._running) / self._engines)
+
     def offer(self, query: Waiting[T], now_ns: int) -> Refused | None:
         """Take a query, or say why not."""
         wait_s = self.wait_s(now_ns)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from daitn.base.errors import InputError, PeerError
-from daitn.descriptors.serving import VARIES, ReplicaMeasured, TensorSpec
+from daitn.descriptors.serving import VARIES, EngineKind, ReplicaMeasured, TensorSpec
 from daitn.serving.tensors import Arrays, datatype_of
 
 BATCH_ROWS: Final = 32
@@ -30,6 +30,11 @@ PROBES: Final = 3
 
 class Engine(Protocol):
     """See the module's docstring. One batch at a time: a second `infer` meanwhile is a bug of the caller."""
+
+    @property
+    def kind(self) -> EngineKind:
+        """What it is."""
+        ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -91,7 +96,9 @@ async def warm_up(engine: Engine, clock: Callable[[], float] = time.perf_counter
     rows = min(BATCH_ROWS, engine.rows_most)
     row_s = await _least(engine, 1, clock)
     batch_s = await _least(engine, rows, clock)
-    measured = ReplicaMeasured(memory_bytes=engine.memory_bytes(), row_s=row_s, batch_rows=rows, batch_s=batch_s)
+    measured = ReplicaMeasured(
+        engine=engine.kind, memory_bytes=engine.memory_bytes(), row_s=row_s, batch_rows=rows, batch_s=batch_s
+    )
     return Warmed(tuple(outputs), measured)
 
 

@@ -12,6 +12,7 @@ terminals that they report for, of data sets, models, queries and links. `NodeFa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
 from typing import Final
 
@@ -20,10 +21,12 @@ from daitn.base.ids import CENTER, DataSetId, NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
+from daitn.descriptors.serving import Replica
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.describing import believed, confirm_node, describe_node, forget_node
+from daitn.topology.describing_models import describe_models
 from daitn.topology.fact_book import FactBook
 from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
@@ -283,6 +286,12 @@ class KnowledgeMap:
         measured = {"link_round_trip_s": round_trip_s, "link_bytes_per_s": bytes_per_s, "link_loss_frac": loss_frac}
         state = believed(Kind.LINK, {name: value for name, value in measured.items() if value is not None})
         links.note(row, "link_state", state, source=CENTER_SOURCE, generated_ns=now_ns, received_ns=now_ns)
+
+    def hosted(self, node: NodeId, replicas: Mapping[str, tuple[Replica, Mapping[str, float]]], now_ns: int) -> None:
+        """What a host serves now, by model, with what was measured of its quality."""
+        if (facts := self._nodes.get(node)) is not None:
+            describe_models(self.intake, facts.descriptor, replicas, now_ns)
+            self.version += 1
 
     def measured_flops(self, node: NodeId, flops: float, now_ns: int) -> bool:
         """Work there ran at this speed; whether what the node claims was above what is believed after that."""

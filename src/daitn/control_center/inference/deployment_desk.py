@@ -177,10 +177,21 @@ class DeploymentDesk:
             self._sequence = told.sequence
             self._ordered.pop(sender, None)
         ordered = self._host_sequences.get(sender) if sender in self._ordered else None
+        if before != self._observed[sender]:
+            self._show(turn, sender)
         if before != self._observed[sender] or ordered is None or self._lost_ns.pop(sender, None) is not None:
             self._settle(turn)
         elif told.sequence < ordered:
             self._order(turn, sender)
+
+    def _show(self, turn: Turn, node: NodeId) -> None:
+        """What a host serves becomes rows of the map."""
+        shown = {
+            str(name): (replica, self.models[name].quality)
+            for name, replica in self._observed[node].items()
+            if name in self.models and self.models[name].artifact == replica.artifact
+        }
+        self._knowledge.hosted(node, shown, turn.now_ns)
 
     # --- settling ---------------------------------------------------------------------------------------------------
 

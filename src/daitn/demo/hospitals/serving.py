@@ -47,28 +47,32 @@ class _Answer(NamedTuple):
     """Whether it was asked after a host was killed."""
 
 
-def serve(domain: LocalDomain, network: Network, board: Board, package: Path, new: Path, quality: str = GOAL) -> Served:
-    """Deploy `package`, ask it about the rows of `new` while one of its hosts is killed; what was seen."""
+def serve(
+    domain: LocalDomain, network: Network, board: Board, package: Path, new: Path, goal: str = GOAL
+) -> Served | None:
+    """Deploy `package`, ask it about the rows of `new` while one of its hosts is killed; what was seen, or None where
+    it did not reach its goal in training and is not admitted."""
     hosts = [NodeSpec(name=name, operator=f"{name}-hosting", roles=(Role.HOST,), region=name) for name in HOSTS]
     said = domain.join_all([*hosts, NodeSpec(name=GATE, operator="gateway", roles=(Role.GATEWAY,))])
     address = str(said[GATE]["queries"])
     board.say(f"three model hosts joined, and a gateway that answers at {address}")
     key = str(domain.run("token", "owner", "clinic-app", "--scope", "ask", token=domain.operator_token())["token"])
     began = time.monotonic()
-    status = network.models.deploy(package, "breast", quality)
+    status = network.models.deploy(package, "breast", goal)
     if status.phase is ModelPhase.REFUSED:
-        raise UnavailableError(f"the trained model was not admitted: {'; '.join(status.reasons)}")
+        board.say(f"the trained model is not admitted: {'; '.join(status.reasons)}", "bold red")
+        return None
     status = network.models.wait("breast", READY_S)
     placed_s = time.monotonic() - began
     placed = [one.name for one in status.replicas]
-    board.say(f"the model is admitted ({quality}) and answers at {' and '.join(placed)} after {placed_s:.1f} s")
+    board.say(f"the model is admitted ({goal}) and answers at {' and '.join(placed)} after {placed_s:.1f} s")
     questions = _questions(package, new)
     answers, replaced_s = _ask_while_killing(domain, network, board, address, key, questions, placed[0])
     end = network.models.status("breast")
     calm = sorted(one.seconds for one in answers if not one.killed)
     after = [one for one in answers if one.killed]
     served = Served(
-        goal=quality,
+        goal=goal,
         hosts=tuple(placed),
         placed_s=placed_s,
         killed=placed[0],

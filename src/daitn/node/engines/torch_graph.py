@@ -1,4 +1,4 @@
-"""Engine *torch graph*: a package's graph in a sandboxed child of its own, fed over its pipe.
+"""Engines *torch graph* and *ONNX graph*: a package's graph in a sandboxed child of its own, fed over its pipe.
 
 The child is that of `sandbox.serving`; a death of it, whatever the cause, is an UnavailableError with the reason, and
 the host starts another. A batch that takes longer than `BATCH_S` ends the child: a model that never answers must not
@@ -17,7 +17,7 @@ import numpy as np
 from daitn.artifacts.graph import decode_graph_pair
 from daitn.artifacts.manifest import Manifest
 from daitn.base.errors import BugError, InputError, PeerError, UnavailableError
-from daitn.descriptors.serving import TensorSpec
+from daitn.descriptors.serving import EngineKind, TensorSpec
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import Failed, FailReason, Infer, Inferred, Setup
 from daitn.node.sandbox.visits import WATCH_S, ChildHandle, VisitError
@@ -74,7 +74,10 @@ class ServingChild(ChildHandle):
 class TorchGraphEngine:
     """See the module's docstring; made by `start_torch_graph`."""
 
-    def __init__(self, child: ServingChild, inputs: tuple[TensorSpec, ...], rows: int, example: Arrays) -> None:
+    def __init__(
+        self, kind: EngineKind, child: ServingChild, inputs: tuple[TensorSpec, ...], rows: int, example: Arrays
+    ) -> None:
+        self.kind = kind
         self._child = child
         self._example = example
         self.inputs = inputs
@@ -110,9 +113,16 @@ class TorchGraphEngine:
 
 
 async def start_torch_graph(
-    manifest: Manifest, parts: dict[str, bytes], payload: Path, sandbox: Sandbox, *, threads: int = 1
+    manifest: Manifest,
+    parts: dict[str, bytes],
+    payload: Path,
+    sandbox: Sandbox,
+    *,
+    threads: int = 1,
+    onnx: bool = False,
 ) -> TorchGraphEngine:
     """An engine for a package, its child loaded. `payload`: the file that holds its tensors, as the store keeps it.
+    `onnx`: exported in the child and computed by ONNX Runtime.
 
     InputError where the package cannot be served, UnavailableError where no child can be started or it dies.
     """
@@ -132,6 +142,7 @@ async def start_torch_graph(
         tensors=manifest.tensors,
         threads=threads,
         device="cpu",
+        onnx=onnx,
     )
     started = await sandbox.start(threads=threads, module="serving")
     child = ServingChild(started, sandbox)
@@ -148,4 +159,5 @@ async def start_torch_graph(
         raise
     finally:
         os.close(descriptor)
-    return TorchGraphEngine(child, inputs, rows_most(pair), example)
+    kind = EngineKind.ONNX_GRAPH if onnx else EngineKind.TORCH_GRAPH
+    return TorchGraphEngine(kind, child, inputs, rows_most(pair), example)

@@ -138,6 +138,8 @@ class Setup(_Frame, frozen=True, kw_only=True, tag="setup"):
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     """The job's seed: the order of records follows from it."""
+    onnx: bool = False
+    """A serving child: compute with ONNX Runtime, on what is exported from the graph."""
 
 
 class ExchangeRoom(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,14 +1,15 @@
 """The serving child's main: one model, bound to its mapped payload, answering batch after batch. Imports torch.
 
 It lives in the same sandbox as children that train: no network, no files but the installation, limits on memory. The
-model is a graph rebuilt from the closed format, in its evaluation form; nothing it computes changes it.
+model is a graph rebuilt from the closed format, in its evaluation form; nothing it computes changes it. With
+`Setup.onnx` the child exports it and computes with ONNX Runtime instead.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from daitn.base.errors import BugError, InputError, UnavailableError
@@ -16,10 +17,13 @@ from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.sandbox.child import explain
 from daitn.node.sandbox.confine import confine
 from daitn.node.sandbox.protocol import Cancel, Close, Infer, Inferred, Ready, Setup
-from daitn.serving.tensors import arrays_of, tensors_of
+from daitn.serving.tensors import Arrays, arrays_of, tensors_of
 
 if TYPE_CHECKING:
     from daitn.learning.numerics.modules import BoundModule
+
+Model = Callable[[Arrays], Arrays]
+"""Outputs by name for inputs by name."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,11 +38,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
 
-def _load(channel: ChildChannel) -> BoundModule | None:
+def _load(channel: ChildChannel) -> Model | None:
     began = time.perf_counter()
     try:
         import torch
 
+        from daitn.artifacts.graph import decode_graph_pair
         from daitn.learning.numerics.device import choose_device
         from daitn.learning.numerics.modules import BoundModule, build_structure
         from daitn.node.sandbox.work import map_payload
@@ -48,11 +53,16 @@ def _load(channel: ChildChannel) -> BoundModule | None:
             raise BugError(f"a serving child begins with Setup and 1 descriptor, not {type(setup).__name__}")
         torch.set_num_threads(setup.threads)
         device = choose_device(setup.device)
-        model = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), device)
+        bound = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), device)
         kept = tuple(entry for entry in setup.tensors if entry.role in ("parameter", "frozen", "buffer"))
         size = max((entry.offset + entry.nbytes for entry in kept), default=0)
-        model.bind(kept, map_payload(descriptors[0], size), changing=False)
-        model.module.eval()
+        bound.bind(kept, map_payload(descriptors[0], size), changing=False)
+        bound.module.eval()
+        model: Model = TorchModel(bound)
+        if setup.onnx:
+            from daitn.learning.onnx_export import OnnxModel
+
+            model = OnnxModel(decode_graph_pair(setup.parts["graph"]), bound.module, setup.threads)
     except Exception as error:  # noqa: BLE001  # whatever a package does wrong must reach its provider as a sentence
         channel.send(explain(error, 0))
         return None
@@ -60,7 +70,27 @@ def _load(channel: ChildChannel) -> BoundModule | None:
     return model
 
 
-def _serve(channel: ChildChannel, model: BoundModule) -> int:
+class TorchModel:
+    """The graph itself, as torch computes it."""
+
+    def __init__(self, bound: BoundModule) -> None:
+        self._bound = bound  # holds the mapped payload
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Named outputs for named inputs; errors as the model raises them."""
+        import numpy as np
+        import torch
+
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+        with torch.inference_mode():
+            outputs = self._bound.module(**tensors)
+        if not isinstance(outputs, dict):
+            raise InputError(f"the model returned {type(outputs).__name__}, not named outputs")
+        widened = {name: one.float() if one.dtype is torch.bfloat16 else one for name, one in outputs.items()}
+        return {name: one.cpu().contiguous().numpy() for name, one in widened.items()}
+
+
+def _serve(channel: ChildChannel, model: Model) -> int:
     while True:
         message, _ = channel.receive()
         if isinstance(message, Close):
@@ -77,18 +107,7 @@ def _serve(channel: ChildChannel, model: BoundModule) -> int:
             channel.send(answer)
 
 
-def _infer(model: BoundModule, asked: Infer) -> Inferred:
-    import numpy as np
-    import torch
-
+def _infer(model: Model, asked: Infer) -> Inferred:
     began = time.perf_counter()
-    inputs = {name: torch.from_numpy(np.array(array)) for name, array in arrays_of(asked.inputs).items()}
-    with torch.inference_mode():
-        outputs = model.module(**inputs)
-    if not isinstance(outputs, dict):
-        raise InputError(f"the model returned {type(outputs).__name__}, not named outputs")
-    arrays = {}
-    for name, tensor in outputs.items():
-        widened = tensor.float() if tensor.dtype is torch.bfloat16 else tensor
-        arrays[name] = widened.cpu().contiguous().numpy()
-    return Inferred(number=asked.number, outputs=tensors_of(arrays), work_s=time.perf_counter() - began)
+    outputs = model(arrays_of(asked.inputs))
+    return Inferred(number=asked.number, outputs=tensors_of(outputs), work_s=time.perf_counter() - began)

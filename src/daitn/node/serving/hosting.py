@@ -7,9 +7,11 @@ queued, and is neither logged nor kept; what is learnt from it is time.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +21,7 @@ from daitn.base.effects import Effect, Event
 from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.metrics import Counters
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaPhase
 from daitn.descriptors.terminals import Role
 from daitn.node.engines.torch_graph import start_torch_graph
@@ -31,12 +34,15 @@ from daitn.node.store import ChunkStore
 from daitn.serving.batching import Refused
 from daitn.serving.engine import Engine
 from daitn.serving.tensors import arrays_of, rows_of, tensors_of
+from daitn.terminal.fact_reporter import FactsMeasured, ThingDropped
 from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ServeOrder
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, RefusalReason, decode_call, encode_query
 
 PIN: Final = "model "
 """First word of the reason for which a served package stays in the store."""
+
+ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxscript")
 
 DRAIN_S: Final = 5.0
 """How long queries that wait at a model that is dropped are still answered."""
@@ -47,6 +53,9 @@ QUERY_S: Final = 3600.0
 ENGINE_CPU_S: Final = 365 * 24 * 3600
 """Processor time over the life of an engine, which has no end by itself."""
 
+MEASURE_S: Final = 1.0
+"""How often it is measured how the host and its models do."""
+
 FETCH_TRIES: Final = 5
 FETCH_WAIT_S: Final = 1.0
 """A package that cannot be fetched is asked for again, each time after twice the wait: its holder may be starting."""
@@ -54,10 +63,19 @@ FETCH_WAIT_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
+def engines_of(config: HostConfig) -> tuple[EngineKind, ...]:
+    """What runs models here, the preferred one first. InputError where what was configured is not installed."""
+    if config.engine is EngineKind.ONNX_GRAPH and not all(map(importlib.util.find_spec, ONNX_LIBRARIES)):
+        raise InputError(
+            "this host is to compute with ONNX Runtime, which is not installed", todo="install daitn[onnx]"
+        )
+    return tuple(dict.fromkeys((config.engine, EngineKind.TORCH_GRAPH)))
+
+
 def host_descriptor(config: HostConfig) -> HostDescriptor:
     """What a host offers, as it was configured."""
     return HostDescriptor(
-        engines=tuple(EngineKind),
+        engines=engines_of(config),
         memory_bytes=config.memory_bytes,
         concurrency=config.concurrency,
         policy=config.policy,
@@ -72,11 +90,22 @@ def open_hosting(
         return None
     here = config.hosting
     sandbox = Sandbox(Limits(memory_bytes=here.memory_bytes, cpu_s=ENGINE_CPU_S))
-    return Hosting(fabric, store, moving, sandbox, concurrency=here.concurrency, threads=here.threads, post=post)
+    return Hosting(
+        fabric,
+        store,
+        moving,
+        sandbox,
+        engines=engines_of(here),
+        concurrency=here.concurrency,
+        memory_bytes=here.memory_bytes,
+        name=config.name,
+        threads=here.threads,
+        post=post,
+    )
 
 
 class Hosting:
-    """See the module's docstring. `concurrency`: engines of each model."""
+    """See the module's docstring. `engines`: what runs models, preferred first; `concurrency`: how many of each."""
 
     def __init__(
         self,
@@ -85,10 +114,16 @@ class Hosting:
         moving: Moving,
         sandbox: Sandbox,
         *,
+        engines: Sequence[EngineKind],
         concurrency: int,
         threads: int,
+        memory_bytes: int,
+        name: str,
         post: Callable[[Event], None],
     ) -> None:
+        self._memory_bytes, self._name = memory_bytes, name
+        self._answered, self._most_per_s = 0, 0.0
+        self._told: set[ModelName] = set()
         self._fabric, self._store, self._moving, self._sandbox = fabric, store, moving, sandbox
         self._concurrency, self._threads = concurrency, threads
         self._post = post
@@ -96,11 +131,15 @@ class Hosting:
         self._replicas: dict[ModelName, tuple[ArtifactId, ServedReplica]] = {}
         self._loading: dict[ModelName, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._engines = engines
+        self._not_for_onnx: set[ArtifactId] = set()
+        """Packages that could not be exported here; torch serves them."""
         self.counters = Counters()
 
     async def start(self) -> None:
         """Answer queries, from now on."""
         await self._fabric.serve(self._answer, plane=Plane.QUERY)
+        self._spawn(self._measure_often())
 
     def perform(self, effect: Effect) -> bool:
         """Do what the host core wants, if it is that."""
@@ -168,6 +207,14 @@ class Hosting:
     async def _make(self, artifact: ArtifactId) -> Engine:
         manifest, parts = self._moving.parts_of(artifact)
         payload = self._store.payload_place(artifact).path
+        if EngineKind.ONNX_GRAPH in self._engines and artifact not in self._not_for_onnx:
+            try:
+                return await start_torch_graph(
+                    manifest, parts, payload, self._sandbox, threads=self._threads, onnx=True
+                )
+            except (InputError, UnavailableError) as error:
+                self._not_for_onnx.add(artifact)
+                _log.warning("package %s is served by torch: %s", artifact[:16], error.what)
         return await start_torch_graph(manifest, parts, payload, self._sandbox, threads=self._threads)
 
     async def _drop(self, model: ModelName, artifact: ArtifactId, replica: ServedReplica) -> None:
@@ -200,6 +247,42 @@ class Hosting:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # --- what the map is told -------------------------------------------------------------------------------------
+
+    async def _measure_often(self) -> None:
+        """How the host and each model do, every `MEASURE_S`; the fact reporter decides what is worth telling."""
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            for event in self.measure(time.monotonic_ns(), time.time_ns()):
+                self._post(event)
+
+    def measure(self, now_ns: int, measured_ns: int) -> list[Event]:
+        """Facts of the host and of its models, counted since the last call."""
+        rate = self._answered / MEASURE_S
+        self._most_per_s = max(self._most_per_s, rate)
+        self._answered = 0
+        served = {model: replica for model, (_, replica) in self._replicas.items()}
+        used = sum(replica.measured.memory_bytes for replica in served.values())
+        waits = {model: replica.queue.wait_s(now_ns) for model, replica in served.items()}
+        longest_s = max(waits.values(), default=0.0)
+        host = (len(served), max(0, self._memory_bytes - used), rate, self._most_per_s, longest_s)
+        events: list[Event] = [self._facts(Kind.TERMINAL, self._fabric.node, "hosting", host, measured_ns)]
+        for model, replica in served.items():
+            measured = replica.measured
+            state = (
+                *(measured.memory_bytes, math.nan, replica.queue.expected_s(1), math.nan),
+                *(replica.queue.busy_frac(), waits[model]),
+            )
+            events.append(self._facts(Kind.MODEL, f"{self._name}/{model}", "model_state", state, measured_ns))
+        for model in self._told - set(served):
+            events.append(ThingDropped(kind=Kind.MODEL, thing=f"{self._name}/{model}"))
+        self._told = set(served)
+        return events
+
+    def _facts(self, kind: Kind, thing: str, group: str, values: Sequence[float], measured_ns: int) -> FactsMeasured:
+        told = tuple(float(value) for value in values)
+        return FactsMeasured(kind=kind, thing=thing, group=group, values=told, measured_ns=measured_ns)
+
     # --- queries ----------------------------------------------------------------------------------------------------
 
     async def _answer(self, sender: NodeId, payload: bytes) -> bytes:
@@ -228,6 +311,7 @@ class Hosting:
         wait_s = replica.queue.wait_s(time.monotonic_ns())
         if isinstance(found, Refused):
             return _refused("busy", found.why, retry_after_s=found.retry_after_s, wait_s=wait_s)
+        self._answered += 1
         answer = QueryAnswer(
             outputs=tensors_of(found.outputs), queued_s=found.queued_s, engine_s=found.engine_s, wait_s=wait_s
         )
