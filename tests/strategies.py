@@ -51,8 +51,8 @@ def _of(info: mi.Type) -> st.SearchStrategy[Any]:
             return st.from_regex(pattern, fullmatch=True)
         case mi.StrType(min_length=least, max_length=most):
             return st.text(min_size=least or 0, max_size=min(TEXT_MOST, most or TEXT_MOST))
-        case mi.BytesType():
-            return st.binary(max_size=TEXT_MOST)
+        case mi.BytesType(min_length=least, max_length=most):
+            return st.binary(min_size=least or 0, max_size=max(least or 0, min(TEXT_MOST, most or TEXT_MOST)))
         case mi.BoolType():
             return st.booleans()
         case mi.NoneType():

@@ -10,7 +10,7 @@ from tests.builders import make_candidate, make_package, make_request, make_view
 from daitn.decision.counter_offer import find_counter_offer
 from daitn.decision.feasibility import Known, judge
 from daitn.descriptors.outcome import ReasonCode
-from daitn.descriptors.request import Hyperparameters, Request
+from daitn.descriptors.request import Hyperparameters, Request, SecureAggregation
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.compatibility import OPTIONS, conflicts, matrix
 
@@ -22,10 +22,12 @@ ASKED = {
     "optimizer": Hyperparameters(optimizer="momentum"),
     "average_steps": Hyperparameters(average_steps=10),
 }
-VIEW = make_view(make_candidate("s1"), make_candidate("s2"))
+VIEW = make_view(make_candidate("s1"), make_candidate("s2"), make_candidate("s3"))
 
 
 def asking(option: str, method: str) -> Request:
+    if option == "secure_aggregation":
+        return make_request(method=method, secure_aggregation=SecureAggregation())
     return make_request(method=method, hyperparameters=ASKED[option])
 
 
@@ -60,6 +62,7 @@ def test_option_that_is_refused_is_left_out_of_the_offer(option):
 def test_option_without_a_method_is_judged_for_the_method_that_was_chosen():
     assert refusals(asking("server_learning_rate", ""))
     assert refusals(asking("average_steps", "")) == []
+    assert refusals(asking("secure_aggregation", "")) == []
 
 
 def test_request_that_asks_for_nothing_special_goes_with_every_method():

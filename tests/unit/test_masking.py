@@ -74,7 +74,9 @@ def make_party(count: int, silent: tuple[int, ...] = ()) -> Party:
     keys = [Ed25519PrivateKey.generate() for _ in range(count)]
     sites = [SiteMasks(NodeId(f"n{rank}"), key) for rank, key in enumerate(keys)]
     members = tuple(
-        MaskMember(node=site.node, dataset=DataSetId(f"n{rank}/d"), signer=public_hex(key), keys=site.agree(ROUND))
+        MaskMember(
+            node=site.node, dataset=DataSetId(f"n{rank}/d"), signer=public_hex(key), keys=site.agree(ROUND, "job-1")
+        )
         for rank, (site, key) in enumerate(zip(sites, keys, strict=True))
     )
     sealed = {rank: site.seal(ROUND, members) for rank, site in enumerate(sites) if rank not in silent}
@@ -131,6 +133,16 @@ def test_too_few_answers_open_nothing():
 
     with pytest.raises(PeerError, match="4 members gave their shares, 5 are needed"):
         unmask(total, party.unmasking(list(range(6)), [0, 1, 2, 3]))
+
+
+def test_sum_of_sites_that_are_not_in_the_round_is_not_opened():
+    party = make_party(3)
+    for rank in range(3):
+        party.masked(rank, np.zeros(2, np.uint32))
+    opening = changed(party.unmasking([0, 1, 2], [0, 1, 2]), sealed=(0, 1))
+
+    with pytest.raises(PeerError, match="sites that are not in the round"):
+        unmask(np.zeros(2, np.uint32), opening)
 
 
 def test_share_that_was_changed_shows_in_the_mask_key_of_one_who_was_lost():
@@ -243,7 +255,7 @@ def test_site_refuses_keys_that_another_has_signed():
     party = make_party(4)
     fresh = SiteMasks(NodeId("n0"), party.sites[0]._signing)
     swapped = changed(party.members[1], keys=changed(party.members[1].keys, mask=bytes([9]) * 32))
-    mine = changed(party.members[0], keys=fresh.agree(ROUND))
+    mine = changed(party.members[0], keys=fresh.agree(ROUND, "job-1"))
 
     with pytest.raises(PeerError, match="keys of n1 for round job-1/4 are not signed by"):
         fresh.seal(ROUND, (mine, swapped, *party.members[2:]))
@@ -257,7 +269,7 @@ def test_site_refuses_a_round_of_two_other_members_and_itself_twice():
     with pytest.raises(PolicyError, match="had other members before"):
         site.seal(ROUND, party.members[:3])
     fresh = SiteMasks(NodeId("n0"), site._signing)
-    mine = changed(party.members[0], keys=fresh.agree(ROUND))
+    mine = changed(party.members[0], keys=fresh.agree(ROUND, "job-1"))
     with pytest.raises(PeerError, match="a site is twice"):
         fresh.seal(ROUND, (mine, mine, *party.members[1:]))
     with pytest.raises(PeerError, match="does not have the keys that this site made"):
@@ -277,7 +289,7 @@ def test_site_that_restarted_has_dropped_out():
 
     with pytest.raises(UnavailableError, match="it has restarted since"):
         again.unmask(ROUND, [0, 1, 2])
-    party.sites[0].forget(ROUND)
+    party.sites[0].forget("job-1")
     with pytest.raises(UnavailableError, match="or the round is over"):
         party.masked(0, np.zeros(3, np.uint32))
 

@@ -25,6 +25,7 @@ from daitn.control_center.training.records import (
     JobRecord,
     JobSubmitted,
     MakerRefuted,
+    MaskedRoundLost,
     ModelGone,
     ModelJudged,
     OtherTestSet,
@@ -41,6 +42,16 @@ from daitn.control_center.training.records import (
 )
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.job import LogEntry, Phase
+from daitn.descriptors.masked import (
+    AgreeOutcome,
+    AgreeWork,
+    MaskMember,
+    RoundKeys,
+    SealOutcome,
+    SealWork,
+    UnmaskOutcome,
+    UnmaskWork,
+)
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectation, ReasonCode, Verdict
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.request import parse_target
@@ -189,6 +200,7 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     OtherTestSet: OtherTestSet(
         job=JOB, at_ns=8, unit=UNIT, samples=EVALUATE.samples, model=MODEL, measurements=(FIGURE,), score=-0.2
     ),
+    MaskedRoundLost: MaskedRoundLost(job=JOB, at_ns=7, round="j1/1", why="too few are left"),
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),
@@ -217,6 +229,31 @@ def test_render_every_record_type_has_words(kind: type[JobRecord]) -> None:
     assert last.text
     assert last.kind in set(EntryKind)
     assert msgspec.json.decode(msgspec.json.encode(last), type=LogEntry) == last
+
+
+def test_render_masked_round_says_what_each_stage_is() -> None:
+    keys = RoundKeys(mask=bytes(32), seal=bytes(32), signature=bytes(64))
+    place = {"round": "j1/1", "dataset": DataSetId("st-mary/lesions")}
+    member = MaskMember(node=SITE, dataset=place["dataset"], signer="0" * 64, keys=keys)
+    stages: list[tuple[Work, Outcome, str, str]] = [
+        (AgreeWork(**place), AgreeOutcome(keys=keys), "make keys at st-mary", "made keys"),
+        (SealWork(**place, members=(member,) * 3), SealOutcome(sealed=(b"", b"x", b"x")), "among 3 sites", "its seeds"),
+        (
+            UnmaskWork(**place, members=3, summed=(0, 1, 2)),
+            UnmaskOutcome(shares=(bytes(32),) * 3),
+            "opens the sum of 3 updates",
+            "told what opens the sum",
+        ),
+    ]
+    records: list[JobRecord] = []
+    for number, (work, outcome, _, _) in enumerate(stages, start=1):
+        records += [ordered(number, work, "agree"), accepted(number, outcome)]
+    entries = log_of(*records)[1:]
+
+    for place_, (_, _, asked, told) in enumerate(stages):
+        assert asked in entries[2 * place_].text
+        assert told in entries[2 * place_ + 1].text
+        assert entries[2 * place_ + 1].kind == EntryKind.HIDDEN
 
 
 def test_render_unknown_record_is_our_bug() -> None:

@@ -127,7 +127,7 @@ def test_changed_data_file_fails_the_visit_with_words_for_each_side(
     source.write_text("x,y\n1,0\n2,1\n")
     shelf = DataShelf(tmp_path / "shelf", b"s" * 32)
     shelf.add("ward", source, make_contract(), make_policy(), ColumnMap())
-    worker = VisitWorker(None, None, None, shelf, None, None, lambda _event: None)
+    worker = VisitWorker(None, None, None, shelf, None, None, None, lambda _event: None)
     worker._check_source("ward")
 
     source.write_text("x,y\n1,0\n2,1\n3,1\n")
@@ -175,7 +175,7 @@ def test_error_that_nobody_foresaw_ends_the_visit_by_name_and_leaves_no_output(
             signed = sign_parts(make_manifest(), key)
             moving = SimpleNamespace(parts_of=lambda _artifact: (signed, {}))
             exchanges = SimpleNamespace(meet=lambda _order: nullcontext())
-            worker = VisitWorker(store, moving, exchanges, None, Children(error), None, told.append)
+            worker = VisitWorker(store, moving, exchanges, None, Children(error), None, None, told.append)
             worker._check_source = lambda _name: None
             worker._shelf = SimpleNamespace(entry=lambda _: SimpleNamespace(version="1"), path=lambda _: tmp_path)
             worker._activations = SimpleNamespace(ensure=nothing)

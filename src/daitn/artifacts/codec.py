@@ -40,6 +40,7 @@ NEEDED_PARTS: Final[dict[str, tuple[str, ...]]] = {
     "records": (),
     "sample": (),
     "state": (),
+    "masked": (),
 }
 """Parts without which a kind of artifact means nothing."""
 

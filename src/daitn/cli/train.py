@@ -56,6 +56,9 @@ def submit(
     until_deadline: Annotated[
         bool | None, typer.Option("--until-deadline", help="Go on even where visits bring no gain any more.")
     ] = None,
+    secure_aggregation: Annotated[
+        bool | None, typer.Option("--secure-aggregation", help="Nobody sees an update of one site, only their sum.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -86,6 +89,7 @@ def submit(
             seed=seed,
             chance_floor=chance_floor,
             until_deadline=until_deadline,
+            secure_aggregation=secure_aggregation,
             idempotency_key=key,
         )
         with _connect(token) as network:

@@ -21,7 +21,7 @@ from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
-from daitn.learning.methods import FIRST_CHOICE, METHODS
+from daitn.learning.methods import FIRST_CHOICE, METHODS, usual_method
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
 
@@ -46,6 +46,9 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     """Which method, why, and why not the others."""
     if request.method:
         return Choice(what="method", chosen=request.method, why="the owner asked for it")
+    if request.secure_aggregation is not None:
+        why = "secure aggregation hides updates in their mean, and one copy that travels has none"
+        return Choice(what="method", chosen=usual_method(request), why=why, rejected=(f"{FIRST_CHOICE}: one copy",))
     sites = len(datasets(view))
     skew = label_skew(view)
     rejected = [
@@ -130,10 +133,18 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         aggregator=view.aggregators[0].node if view.aggregators else None,
         route=route,
         expected=expected,
-        choices=(method_choice, training_choice, how_often),
+        choices=(method_choice, training_choice, how_often, *_secured(request)),
         view_version=view.version,
         server=propose_server(method.prefers, request.hyperparameters),
+        secure=request.secure_aggregation,
     )
+
+
+def _secured(request: Request) -> tuple[Choice, ...]:
+    if request.secure_aggregation is None:
+        return ()
+    bound = f"norm of an update at most {request.secure_aggregation.update_norm_most:g}, held to at each site"
+    return (Choice(what="secure aggregation", chosen=bound, why="the owner asked for it"),)
 
 
 def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> ValiditySought | None:

@@ -17,6 +17,7 @@ from daitn.decision.attainability import Ahead, improves, joint_chance, predict,
 from daitn.decision.drafting import draft_plan
 from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
+from daitn.descriptors.masked import MEMBERS_LEAST
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
@@ -102,6 +103,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
         *_policy(view, request),
         *_method(view, request),
         *_options(request, plan),
+        *_hiding(view, request, plan),
         *_resources(view, request, package, plan, known.elapsed_s),
         *_data(view, request),
         *_preflight(preflight),
@@ -176,6 +178,19 @@ def _options(request: Request, plan: Plan) -> list[Condition]:
         _said(ReasonCode.METHOD, one.what, one.admitted_by, one.why, met=False)
         for one in conflicts(METHODS[plan.method], request)
     ]
+
+
+def _hiding(view: TrainingView, request: Request, plan: Plan) -> list[Condition]:
+    """Secure aggregation: an aggregator, and enough nodes to hide in."""
+    if request.secure_aggregation is None or not METHODS[plan.method].aggregates:
+        return []
+    nodes = float(len({candidate.compute_node for candidate in view.candidates}))
+    what = "secure_aggregation: sites that hide one another"
+    found = [_condition(ReasonCode.METHOD, what, float(MEMBERS_LEAST), nodes)]
+    if not request.method and not view.aggregators:
+        what = "secure_aggregation: an aggregator"
+        found.append(_said(ReasonCode.METHOD, what, "at least one", "none reachable", met=False))
+    return found
 
 
 def _resources(

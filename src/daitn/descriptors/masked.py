@@ -85,9 +85,64 @@ class Masking(msgspec.Struct, frozen=True, kw_only=True):
     are left out."""
     fixed: FixedPoint
 
-    def __post_init__(self) -> None:
-        if self.rank >= len(self.sealed):
-            raise ValueError(f"rank {self.rank} among {len(self.sealed)} members")
+
+class AgreeWork(msgspec.Struct, frozen=True, kw_only=True, tag="agree"):
+    """Make keys for a masked round, in which `dataset` is to be trained on."""
+
+    round: RoundName
+    dataset: DataSetId
+
+
+class SealWork(msgspec.Struct, frozen=True, kw_only=True, tag="seal"):
+    """Share the seeds of this site's masks among the members, sealed for each of them."""
+
+    round: RoundName
+    dataset: DataSetId
+    members: Members
+
+
+class UnmaskWork(msgspec.Struct, frozen=True, kw_only=True, tag="unmask"):
+    """Tell the shares that take the masks off a sum of these members' updates."""
+
+    round: RoundName
+    dataset: DataSetId
+    members: Annotated[int, msgspec.Meta(ge=MEMBERS_LEAST, le=MEMBERS_MOST)]
+    summed: Annotated[tuple[Rank, ...], msgspec.Meta(min_length=1, max_length=MEMBERS_MOST)]
+
+
+MaskWork = AgreeWork | SealWork | UnmaskWork
+"""What a site does for a masked round besides training: milliseconds, in the node itself."""
+
+
+class AgreeOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="agree"):
+    """A site's keys for the round."""
+
+    keys: RoundKeys
+
+
+class SealOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="seal"):
+    """What a site sealed for each member, by rank; empty for itself."""
+
+    sealed: Annotated[tuple[Sealed, ...], msgspec.Meta(max_length=MEMBERS_MOST)]
+
+
+class UnmaskOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="unmask"):
+    """A share for each member, by rank: of its own mask where it is in the sum, of its mask key where it is not."""
+
+    shares: Annotated[tuple[Annotated[bytes, msgspec.Meta(max_length=32)], ...], msgspec.Meta(max_length=MEMBERS_MOST)]
+
+
+def answers_mask_work(work: object, outcome: object) -> bool:
+    """Whether an outcome is an answer to a piece of work for a masked round."""
+    match work, outcome:
+        case AgreeWork(), AgreeOutcome():
+            return True
+        case SealWork(members=members), SealOutcome(sealed=sealed):
+            return len(sealed) == len(members)
+        case UnmaskWork(members=count), UnmaskOutcome(shares=shares):
+            return len(shares) == count and all(len(share) in (0, 32) for share in shares)
+        case _:
+            return False
 
 
 class SharesOf(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +150,7 @@ class SharesOf(msgspec.Struct, frozen=True, kw_only=True):
     none."""
 
     rank: Rank
-    shares: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MEMBERS_MOST)]
-
-    def __post_init__(self) -> None:
-        if any(len(share) not in (0, 32) for share in self.shares):
-            raise ValueError("a share has 32 bytes or none")
+    shares: Annotated[tuple[Annotated[bytes, msgspec.Meta(max_length=32)], ...], msgspec.Meta(max_length=MEMBERS_MOST)]
 
 
 class Unmasking(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,10 +168,6 @@ class Unmasking(msgspec.Struct, frozen=True, kw_only=True):
     fixed: FixedPoint
     weight: Annotated[float, msgspec.Meta(gt=0, le=MEMBERS_MOST)]
     """The sum of the weights of those in the sum."""
-
-    def __post_init__(self) -> None:
-        if not set(self.summed) <= set(self.sealed) or not set(self.sealed) <= set(range(len(self.mask_keys))):
-            raise ValueError("the sum has updates of sites that are not in the round")
 
 
 def threshold_of(members: int) -> int:

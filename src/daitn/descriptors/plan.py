@@ -8,6 +8,7 @@ import msgspec
 
 from daitn.base.ids import DataSetId, NodeId
 from daitn.descriptors.outcome import Expectation
+from daitn.descriptors.request import SecureAggregation
 from daitn.descriptors.work import ServerStep, Training
 
 
@@ -86,3 +87,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     view_version: int
     server: ServerStep | None = None
     """The step that follows the mean of a round; None: the mean is the next model."""
+    secure: SecureAggregation | None = None
+    """Updates are masked, so that nobody sees one; None: they are handed to the aggregator as they are."""

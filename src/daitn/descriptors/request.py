@@ -131,6 +131,14 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Of the step that follows the mean of a round, where the method has one."""
 
 
+class SecureAggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Updates are hidden by masks that cancel in their sum: the aggregator learns the sum and no update."""
+
+    update_norm_most: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 100.0
+    """Euclidean norm of an update at most. A longer one is made as short at its site, since nobody else sees it; the
+    smaller, the finer are the numbers that are added."""
+
+
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which data may be used; empty `include`: every data set that fits the contract and allows the use."""
 
@@ -162,6 +170,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Empty: the network chooses."""
     hyperparameters: Hyperparameters = Hyperparameters()
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    secure_aggregation: SecureAggregation | None = None
+    """None: updates are handed to the aggregator as they are."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     accept_counter_offer: bool = False
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR

@@ -13,6 +13,17 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, DataSetId, NodeId, VisitId
 from daitn.descriptors.contract import Name
+from daitn.descriptors.masked import (
+    AgreeOutcome,
+    AgreeWork,
+    Masking,
+    SealOutcome,
+    SealWork,
+    Unmasking,
+    UnmaskOutcome,
+    UnmaskWork,
+    answers_mask_work,
+)
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -102,8 +113,12 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """With `training.control_variates`: what the gradients of all sites were like; None: nothing is known yet."""
     own_control: ArtifactId | None = None
     """What those of this data set were like when it was last trained on; None: nothing is known yet."""
+    masking: Masking | None = None
+    """How the update is hidden from whoever adds it up; None: the trained model itself is handed on."""
 
     def __post_init__(self) -> None:
+        if self.masking is not None and (self.group is not None or self.training.control_variates):
+            raise ValueError("an update is masked that partners or control variates would show")
         if not self.training.control_variates and (self.shared_control or self.own_control):
             raise ValueError("control variates are given to training that does not use them")
 
@@ -180,10 +195,19 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """What the optimizer remembers of earlier rounds; None: nothing yet."""
     control: ControlRound | None = None
     """With a step of `scaffold`, and only with one."""
+    masked: bool = False
+    """The updates are masked: what is wanted is their sum, which is no model yet."""
+    unmasking: Unmasking | None = None
+    """`updates` is such a sum: its masks are taken off, and `base` moved by the mean of what is in it."""
 
     def __post_init__(self) -> None:
-        if (self.server is None) != (self.base is None) or (self.state is not None and self.server is None):
-            raise ValueError("a server's step needs the model that the round began from, and nothing else does")
+        based = self.server is not None or self.unmasking is not None
+        if based != (self.base is not None) or (self.state is not None and self.server is None):
+            raise ValueError(
+                "a server's step or a masked sum needs the model that the round began from, and nothing else does"
+            )
+        if (self.masked and based) or (self.unmasking is not None and len(self.updates) != 1):
+            raise ValueError("masked updates are added up first, and what follows is made of their one sum")
         if (self.control is not None) != (self.server is not None and self.server.optimizer == "scaffold"):
             raise ValueError("a step of scaffold needs to know of the round's records, and no other does")
 
@@ -204,7 +228,7 @@ class ShareWork(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
     """Package whose contract says which tensors."""
 
 
-Work = TrainWork | EvaluateWork | AggregateWork | ShareWork
+Work = TrainWork | EvaluateWork | AggregateWork | ShareWork | AgreeWork | SealWork | UnmaskWork
 
 
 def inputs_of(work: Work) -> tuple[ArtifactId, ...]:
@@ -218,6 +242,8 @@ def inputs_of(work: Work) -> tuple[ArtifactId, ...]:
             return average.models_in()
         case ShareWork(contract=contract):
             return (contract,)
+        case AgreeWork() | SealWork() | UnmaskWork():
+            return ()
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,7 +329,7 @@ class ShareOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="share"):
     """Until the last job that uses them has ended, or as long as the data is there: the data owner's policy."""
 
 
-Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome
+Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome | AgreeOutcome | SealOutcome | UnmaskOutcome
 
 
 def answers(work: Work, outcome: Outcome) -> bool:
@@ -318,4 +344,4 @@ def answers(work: Work, outcome: Outcome) -> bool:
         case ShareWork(), ShareOutcome():
             return True
         case _:
-            return False
+            return answers_mask_work(work, outcome)

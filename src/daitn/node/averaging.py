@@ -51,7 +51,7 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
                 with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
                     updates = average_sound(updates, layout, view)
                     records = sum(update.weight for update in updates)
-                    state = _step(store, order, work, Area(layout.entries, view), records)
+                    state = step_from_mean(store, order, work, Area(layout.entries, view), records)
             kept = {update.name for update in updates}
             left_out = tuple(one.model for one in work.updates if one.model not in kept)
             parents = tuple(one.model for one in work.updates if one.model in kept)
@@ -88,7 +88,9 @@ def state_draft(order: VisitOrder, name: str, layout: Layout, model: ArtifactId)
     )
 
 
-def _step(store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area, records: float) -> ArtifactId | None:
+def step_from_mean(
+    store: ChunkStore, order: VisitOrder, work: AggregateWork, mean: Area, records: float
+) -> ArtifactId | None:
     """Turn the mean into the next model where the order says so; the artifact of what the optimizer remembers.
 
     `records`: those of the updates in the mean.

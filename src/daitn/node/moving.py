@@ -258,7 +258,7 @@ class Moving:
             raise PeerError(f"{holder.node} sent a manifest that is not that of {wanted.artifact[:16]}")
         try:
             manifest = decode_manifest(data)
-            if manifest.kind not in ("records", "sample", "state"):
+            if manifest.kind not in ("records", "sample", "state", "masked"):
                 verify_parts(manifest)
         except DaitnError as error:
             if wanted.origin is None:

@@ -34,6 +34,7 @@ from daitn.descriptors.terminals import (
     Role,
     VerificationDescriptor,
 )
+from daitn.learning.masking.site import SiteMasks
 from daitn.node import measures
 from daitn.node.activations import ActivationCache, SiteActivations
 from daitn.node.bases import BaseShelf
@@ -114,10 +115,8 @@ class TerminalNode:
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = self._memory_bytes_per_s = 0.0
-        self._shelf_stamp = 0
-        self._renewal_ns = 0
-        self._room_bytes = 0
-        self._capacity_bytes = 0
+        self._shelf_stamp = self._renewal_ns = 0
+        self._room_bytes = self._capacity_bytes = 0
         self._data: dict[str, DataDescriptor] = {}
         self._counters = Counters()
 
@@ -152,8 +151,9 @@ class TerminalNode:
         serving = self.serving = open_serving(config, fabric, store, moving, lambda event: runner.post(event))
         cache = ActivationCache(self.folder.activations, self._shelf, self._bases, config.activation_bytes)
         activations = SiteActivations(cache, sandbox, config.threads)
+        masks = SiteMasks(self.membership.slot, self._signing)
         worker = VisitWorker(
-            store, moving, exchanges, self._shelf, children, activations, lambda event: runner.post(event)
+            store, moving, exchanges, self._shelf, children, activations, masks, lambda event: runner.post(event)
         )
 
         def perform(effect: Effect) -> None:

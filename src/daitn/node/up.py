@@ -93,6 +93,7 @@ def _submit(domain: LocalDomain, job: JobSpec, token: str) -> None:
     arguments += ["--deadline", f"{job.deadline_s:g} s", "--raw-records", job.raw_records]
     arguments += ["--chance-floor", f"{job.chance_floor:g}"]
     arguments += ["--until-deadline"] if job.until_deadline else []
+    arguments += ["--secure-aggregation"] if job.secure_aggregation else []
     arguments += [part for target in job.targets for part in ("--target", target)]
     arguments += ["--method", job.method] if job.method else []
     arguments += ["--visits", str(job.visits)] if job.visits is not None else []

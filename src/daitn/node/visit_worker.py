@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 
-from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.metrics import Counters
-from daitn.describe.splits import sample_rows, training_rows
-from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.origin import Unfit
 from daitn.descriptors.work import (
     AggregateWork,
@@ -37,18 +34,21 @@ from daitn.descriptors.work import (
     TrainOutcome,
     TrainWork,
 )
+from daitn.learning.masking.site import SiteMasks
 from daitn.learning.numerics.likeness import weights_digest
 from daitn.learning.numerics.slots import plan_control, plan_result
-from daitn.learning.records import encode_records, records_to_tensors
 from daitn.node.activations import SiteActivations
 from daitn.node.arrivals import Arrivals, check_output, unfit_of
 from daitn.node.averaging import aggregate, state_draft
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
+from daitn.node.masked_averaging import add_masked, open_sum
+from daitn.node.masked_visits import MaskedVisits
 from daitn.node.moving import Moving, lacking_of
-from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Progressed, Started, TrainNumbers
+from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Finished, Progressed, Started, TrainNumbers
 from daitn.node.sandbox.visits import VisitError
+from daitn.node.sharing import share
 from daitn.node.store import ChunkStore, OutputFile
 from daitn.node.warming import Warming
 from daitn.terminal.work import (
@@ -83,6 +83,7 @@ class VisitWorker:
         shelf: DataShelf,
         children: ChildPool,
         activations: SiteActivations,
+        masks: SiteMasks,
         post: Callable[[Event], None],
     ) -> None:
         self._store = store
@@ -95,6 +96,7 @@ class VisitWorker:
         self._warming = Warming(moving, shelf, children, activations)
         self._post = post
         self.counters = Counters()
+        self._masked = MaskedVisits(store, masks, self.counters)
         self._tasks: dict[VisitId, asyncio.Task[None]] = {}
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -155,6 +157,7 @@ class VisitWorker:
             self._store.release(artifact)
         self._store.end_job(job)
         self._activations.end_job(job)
+        self._masked.forget(job)
         self._spawn(self._children.close_job(job))
 
     # --- fetching ---------------------------------------------------------------------------------------------------
@@ -234,12 +237,18 @@ class VisitWorker:
                 return await self._train(order, work)
             case EvaluateWork() as work:
                 return await self._evaluate(order, work)
+            case AgreeWork() | SealWork() | UnmaskWork() as work:
+                return await asyncio.to_thread(self._masked.answer, order.job, work)
+            case AggregateWork(masked=True) as work:
+                return await asyncio.to_thread(add_masked, self._store, self.counters, order, work)
+            case AggregateWork(unmasking=unmasking) as work if unmasking is not None:
+                return await asyncio.to_thread(open_sum, self._store, order, work)
             case AggregateWork() as work:
                 return await asyncio.to_thread(aggregate, self._store, self.counters, order, work)
             case ShareWork() as work:
                 _, parts = self._moving.parts_of(work.contract)
                 await self._activations.ensure(work.dataset.partition("/")[2], parts["contract"], order.job)
-                return await asyncio.to_thread(self._share, order, work)
+                return await asyncio.to_thread(self._share, order, work, parts)
 
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
         manifest, parts = await self._arrivals.model(order, work.model)
@@ -286,6 +295,10 @@ class VisitWorker:
             )
             if work.group is not None:  # the same model of all members, so the same artifact: their reports say who
                 lineage = Lineage(job=order.job, visit=work.group.name, parents=(work.model,))
+            if work.masking is not None:
+                made = (output, layout, finished.state, lineage, finished.numbers.records)
+                hidden = await asyncio.to_thread(self._masked.adopt, order, work, *made)
+                return _trained(finished, finished.numbers, hidden, version)
             draft = msgspec.structs.replace(
                 manifest,
                 tensors=layout.entries,
@@ -305,19 +318,9 @@ class VisitWorker:
             "visit %s: load %.3f s, work %.3f s, write %.3f s",
             *(order.visit, finished.load_s, finished.work_s, finished.write_s),
         )
-        numbers = finished.numbers
-        return TrainOutcome(
-            model=adopted.artifact,
-            batches=numbers.batches,
-            records=numbers.records,
-            loss_first=numbers.loss_first,
-            loss_last=numbers.loss_last,
-            update_norm=numbers.update_norm,
-            weights=weights_digest(adopted.manifest),
-            data_version=version,
-            seconds=finished.load_s + finished.work_s + finished.write_s,
-            exchanged_bytes=exchanged,
-            control=variate,
+        outcome = _trained(finished, finished.numbers, adopted.artifact, version)
+        return msgspec.structs.replace(
+            outcome, weights=weights_digest(adopted.manifest), exchanged_bytes=exchanged, control=variate
         )
 
     def _control_output(
@@ -342,6 +345,10 @@ class VisitWorker:
                 f"the files of data set {name!r} are not those that its site added",
                 todo="its site has to add it again (`daitn data add`); `daitn data list` says there what changed",
             ) from None
+
+    def _share(self, order: VisitOrder, work: ShareWork, parts: dict[str, bytes]) -> ShareOutcome:
+        self._check_source(work.dataset.partition("/")[2])
+        return share(self._store, self._shelf, self._activations, order, work, parts)
 
     async def _evaluate(self, order: VisitOrder, work: EvaluateWork) -> EvaluateOutcome:
         manifest, parts = await self._arrivals.model(order, work.model)
@@ -378,50 +385,19 @@ class VisitWorker:
 
         return tell
 
-    def _share(self, order: VisitOrder, work: ShareWork) -> ShareOutcome:
-        """Records as tensors, for one receiver: an artifact that only a grant to that receiver opens."""
-        name = work.dataset.partition("/")[2]
-        entry = self._shelf.entry(name)
-        self._check_source(name)
-        _, parts = self._moving.parts_of(work.contract)
-        contract = decode_contract(parts["contract"], "the package's contract")
-        table = self._shelf.table(name)
-        rows = training_rows(table, contract) if work.kind == "records" else sample_rows(table, contract, entry.policy)
-        if not len(rows):
-            raise InputError(f"data set {name!r} has no records to give", todo="raise sample_frac in its policy")
-        tokenizer = parts.get("tokenizer")
-        tokenizers = None if tokenizer is None else {digest_of(tokenizer): tokenizer}
-        vectors = self._activations.vectors(name, contract)
-        records = encode_records(table, contract, rows, work.dataset, tokenizers, vectors)
-        arrays = {key: np.ascontiguousarray(array) for key, array in records_to_tensors(records).items()}
-        specs = [
-            TensorSpec(name=key, dtype=str(array.dtype), shape=array.shape, role="record")  # type: ignore[arg-type]
-            for key, array in arrays.items()
-        ]
-        layout = plan_layout(specs)
-        draft = Manifest(
-            kind="records" if work.kind == "records" else "sample",
-            name=name,
-            parts=(),
-            tensors=layout.entries,
-            payload_bytes=layout.payload_bytes,
-            chunks=(),
-            # Without the visit: the same records are the same artifact, whichever unit they are given to.
-            lineage=Lineage(job=order.job, dataset=work.dataset, data_version=entry.version),
-        )
-        adopted = self._store.put_artifact(
-            draft,
-            {"contract": parts["contract"]},
-            {key: array.data for key, array in arrays.items()},
-            pin=order.job,
-        )
-        return ShareOutcome(
-            artifact=adopted.artifact,
-            records=len(rows),
-            data_version=entry.version,
-            activations_bytes=sum(one.nbytes for one in vectors.values()),
-            activations_stay="keep" if entry.policy.cache_activations == "keep" else "job",
-        )
+
+def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, version: str) -> TrainOutcome:
+    """What a training visit reports of what its child told, and of the artifact that was made of it."""
+    return TrainOutcome(
+        model=made,
+        batches=numbers.batches,
+        records=numbers.records,
+        loss_first=numbers.loss_first,
+        loss_last=numbers.loss_last,
+        update_norm=numbers.update_norm,
+        data_version=version,
+        seconds=finished.load_s + finished.work_s + finished.write_s,
+    )
 
 
 def _partner_of(order: VisitOrder, rank: int | None) -> NodeId | None:

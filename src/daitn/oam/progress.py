@@ -23,6 +23,7 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.decision.keeping import measurement_of
 from daitn.descriptors.job import JobStatus, TargetState, Whereabouts
+from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.request import Target
 from daitn.descriptors.work import AggregateWork, EvaluateWork, Measurement, ShareWork, TrainWork, Work
 
@@ -95,6 +96,8 @@ def dataset_of(work: Work) -> str:
     """The data set a piece of work touches; empty for verification and averaging."""
     match work:
         case TrainWork(dataset=dataset) | ShareWork(dataset=dataset):
+            return dataset
+        case AgreeWork(dataset=dataset) | SealWork(dataset=dataset) | UnmaskWork(dataset=dataset):
             return dataset
         case EvaluateWork() | AggregateWork():
             return ""

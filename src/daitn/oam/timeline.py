@@ -32,6 +32,7 @@ from daitn.control_center.training.records import (
     JobRecord,
     JobSubmitted,
     MakerRefuted,
+    MaskedRoundLost,
     ModelGone,
     ModelJudged,
     OtherTestSet,
@@ -47,6 +48,7 @@ from daitn.control_center.training.records import (
     VisitOrdered,
 )
 from daitn.descriptors.job import LogEntry
+from daitn.descriptors.masked import AgreeOutcome, AgreeWork, SealOutcome, SealWork, UnmaskOutcome, UnmaskWork
 from daitn.descriptors.request import Request
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -89,6 +91,7 @@ class EntryKind(StrEnum):
     AGREED = "agreed"
     ROUND_LOST = "round-lost"
     TEST_SET = "test-set"
+    HIDDEN = "hidden"
     MODEL_GONE = "model-gone"
     HOLDER_DROPPED = "holder-dropped"
     STEP_MEASURED = "step-measured"
@@ -203,6 +206,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             numbers = ", ".join(_number(visit) for visit in visits)
             text = f"visits {numbers} made the same model in lock step, bit for bit: {wording.short(model)}"
             return _Said(EntryKind.AGREED, text)
+        case MaskedRoundLost(why=why):
+            return _Said(EntryKind.ROUND_LOST, f"the masked round came to nothing: {why}")
         case GroupLost(visits=visits, why=why, left_out=left_out):
             numbers = ", ".join(_number(visit) for visit in visits)
             without = f"; {left_out} is left out of the next round" if left_out is not None else ""
@@ -290,6 +295,8 @@ def _say_work(work: Work, where: str, names: Names) -> str:
             if training.control_variates:
                 known = work.shared_control is not None
                 streamed += ", gradients corrected" if known else ", gradients not corrected yet"
+            if work.masking is not None:
+                streamed += f", update masked among {len(work.masking.sealed)}"
             if group is not None:
                 others = ", ".join(names(member.node) for _, member in group.others())
                 streamed += f", in lock step with {others}"
@@ -301,14 +308,24 @@ def _say_work(work: Work, where: str, names: Names) -> str:
             what = "try and measure" if preflight else "measure"
             count = sum(sample.records for sample in samples)
             return f"{what} {wording.short(model)} at {where} on {count} records of {len(samples)} data sets"
-        case AggregateWork(updates=updates, server=server, state=remembered):
+        case AggregateWork(updates=updates, masked=True):
+            return f"add up {len(updates)} masked updates at {where}"
+        case AggregateWork(updates=updates, server=server, state=remembered, unmasking=unmasking):
             step = ""
             if server is not None:
                 since = "" if remembered is not None else ", which begins anew"
                 step = f", then a step of {server.optimizer} at rate {server.learning_rate:g}{since}"
+            if unmasking is not None:
+                return f"take the masks off the sum of {len(unmasking.summed)} updates at {where}{step}"
             return f"average {len(updates)} models at {where}{step}"
         case ShareWork(dataset=dataset, kind="sample", receiver=receiver):
             return f"give a held-out sample of {dataset} from {where} to {names(receiver)}"
+        case AgreeWork(dataset=dataset):
+            return f"make keys at {where} for a masked round on {dataset}"
+        case SealWork(members=members):
+            return f"share the seeds of its masks from {where} among {len(members)} sites"
+        case UnmaskWork(summed=summed):
+            return f"tell from {where} what opens the sum of {len(summed)} updates"
         case ShareWork(dataset=dataset, receiver=receiver):
             return f"give the records of {dataset} from {where} to {names(receiver)}"
     raise BugError(f"the timeline has no words for {type(work).__name__}")
@@ -335,7 +352,8 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
             )
         case AggregateOutcome(model=model, seconds=seconds, left_out=left_out):
             kind = EntryKind.AVERAGED
-            text = f"{begin} made the average {wording.short(model)} in {wording.duration(seconds)}"
+            what = "sum" if isinstance(ordered.work, AggregateWork) and ordered.work.masked else "average"
+            text = f"{begin} made the {what} {wording.short(model)} in {wording.duration(seconds)}"
             if left_out:
                 text += f", without {', '.join(map(wording.short, left_out))}: not finite, or of other tensors"
         case ShareOutcome(records=records, activations_bytes=kept):
@@ -344,6 +362,12 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
             if kept:
                 until = "the data is there" if outcome.activations_stay == "keep" else "a job uses them"
                 text += f"; {show_bytes(kept)} of activations of the frozen base stay there as long as {until}"
+        case AgreeOutcome():
+            kind, text = EntryKind.HIDDEN, f"{begin} made keys"
+        case SealOutcome():
+            kind, text = EntryKind.HIDDEN, f"{begin} shared its seeds"
+        case UnmaskOutcome():
+            kind, text = EntryKind.HIDDEN, f"{begin} told what opens the sum"
     return _Said(kind, text, record.visit, ordered.node, figures, _proof(state, record, ordered, where))
 
 
@@ -356,7 +380,7 @@ def _proof(state: JobState, record: VisitAccepted, ordered: VisitOrdered, where:
             models_in: tuple[ArtifactId, ...] = (model,)
         case AggregateWork():
             models_in = work.models_in()
-        case ShareWork():
+        case ShareWork() | AgreeWork() | SealWork() | UnmaskWork():
             models_in = ()
     proof = Proof(
         visit=record.visit,

@@ -121,6 +121,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
     until_deadline: bool = False
     """Whether it goes on without gain."""
+    secure_aggregation: bool = False
+    """Whether updates are masked."""
     package: str = ""
     """Directory of the model package; real world only. Without one the job is left to its owner."""
     at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0

@@ -16,7 +16,15 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId, check_name
 from daitn.base.units import MIB
 from daitn.descriptors.contract import DataContract, Task, check_contract, decode_contract
-from daitn.descriptors.request import Budget, Hyperparameters, Request, Selection, Target, parse_target
+from daitn.descriptors.request import (
+    Budget,
+    Hyperparameters,
+    Request,
+    SecureAggregation,
+    Selection,
+    Target,
+    parse_target,
+)
 
 SPEC_BYTES: Final = 1 * MIB
 """Largest request file; a thousand targets are 100 kB."""
@@ -117,6 +125,7 @@ def make_request(
     data: Selection | Sequence[str] | None = None,
     budget: Budget | Mapping[str, Any] | None = None,
     hyperparameters: Hyperparameters | Mapping[str, Any] | None = None,
+    secure_aggregation: SecureAggregation | Mapping[str, Any] | bool | None = None,
     **others: Any,
 ) -> Request:
     """A request from what people write; `others` are fields of `Request` as they are. InputError listing the faults."""
@@ -130,6 +139,7 @@ def make_request(
         "data": _selection(data),
         "budget": _struct(budget, Budget),
         "hyperparameters": _struct(hyperparameters, Hyperparameters),
+        "secure_aggregation": SecureAggregation() if secure_aggregation is True else secure_aggregation or None,
         **{key: value for key, value in others.items() if value is not None},
     }
     try:

@@ -155,7 +155,7 @@ class Invariants:
                 self._grouped[record.visit] = record.outcome.model
             elif record.job not in self._aggregated:
                 self._head[record.job] = record.outcome.model
-        elif isinstance(record.outcome, AggregateOutcome):
+        elif isinstance(record.outcome, AggregateOutcome) and not getattr(work, "masked", False):
             self._head[record.job] = record.outcome.model
 
     def _check_given(self, ordered: VisitOrdered) -> None:

@@ -10,7 +10,7 @@ from daitn.control_center.training.commands import SubmissionReceived
 from daitn.decision.facts import PackageFacts
 from daitn.descriptors.contract import CategoryColumn, Classification, DataContract, NumberColumn, NumbersInput
 from daitn.descriptors.job import Phase
-from daitn.descriptors.request import Budget, Request, parse_target
+from daitn.descriptors.request import Budget, Request, SecureAggregation, parse_target
 from daitn.scenario.spec import JobSpec, Scenario, check_scenario
 from daitn.simulation.faults import plan_cuts
 from daitn.simulation.generate import generate
@@ -102,6 +102,7 @@ def _submit_later(world: World, number: int, spec: JobSpec) -> None:
             accept_counter_offer=number == 1,
             chance_floor=spec.chance_floor,
             until_deadline=spec.until_deadline,
+            secure_aggregation=SecureAggregation() if spec.secure_aggregation else None,
         ),
         package=PackageFacts(contract=contract, kind="graph", signer="owner", payload_bytes=1000, parts_bytes=100),
         key=spec.name,

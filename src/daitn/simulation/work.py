@@ -8,6 +8,7 @@ from typing import Final
 
 from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -23,6 +24,7 @@ from daitn.descriptors.work import (
 )
 from daitn.scenario.spec import Scenario
 from daitn.simulation.learner import Learner, control_name
+from daitn.simulation.masking import SimulatedMasks
 from daitn.wire.center_tools import VisitOrder
 
 TRIAL_STEPS: Final = 240
@@ -30,10 +32,13 @@ TRIAL_STEPS: Final = 240
 
 
 class SimulatedWork:
-    """See the module's docstring. `artifacts`: what each node holds."""
+    """See the module's docstring. `artifacts`: what each node holds; `masks`: its masked rounds."""
 
-    def __init__(self, scenario: Scenario, learner: Learner, artifacts: dict[NodeId, set[ArtifactId]]) -> None:
+    def __init__(
+        self, scenario: Scenario, learner: Learner, artifacts: dict[NodeId, set[ArtifactId]], masks: SimulatedMasks
+    ) -> None:
         self._scenario = scenario
+        self._masks = masks
         self._learner = learner
         self._artifacts = artifacts
 
@@ -43,6 +48,8 @@ class SimulatedWork:
             case TrainWork(model=model, dataset=dataset, training=training):
                 labels = self.labels_of(dataset)
                 trained = self._learner.train(model, dataset, labels, training.batches * training.batch_size)
+                if order.work.masking is not None:
+                    trained = self._masks.mask(node, order.work.masking, trained)
                 self._artifacts[node].add(trained)
                 control = control_name(trained) if training.control_variates else None
                 if control is not None:
@@ -74,8 +81,16 @@ class SimulatedWork:
                     batch_seconds=0.01,
                     curve=self._curve(model, held_out, order.work),
                 )
-            case AggregateWork(updates=updates, server=server, base=base, state=before):
-                mean = self._learner.average(updates)
+            case AgreeWork() | SealWork() | UnmaskWork() as work:
+                return self._masks.answer(node, order.job, work)
+            case AggregateWork(updates=updates, masked=True):
+                added = self._masks.add(updates)
+                self._artifacts[node].add(added)
+                return AggregateOutcome(model=added, seconds=seconds)
+            case AggregateWork(updates=updates, server=server, base=base, state=before, unmasking=opening):
+                mean = self._learner.average(
+                    updates if opening is None else self._masks.open(updates[0].model, opening)
+                )
                 if server is None:
                     self._artifacts[node].add(mean)
                     return AggregateOutcome(model=mean, seconds=seconds)

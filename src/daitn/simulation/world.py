@@ -34,7 +34,7 @@ from daitn.base.effects import (
     TimerFired,
     replay,
 )
-from daitn.base.errors import BugError, PeerError, PolicyError
+from daitn.base.errors import BugError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, ArtifactId, DomainId, JobId, NodeId
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.center import ControlCenter
@@ -47,6 +47,7 @@ from daitn.simulation.faults import Crashes
 from daitn.simulation.groups import SimulatedGroups
 from daitn.simulation.kept import Kept
 from daitn.simulation.learner import Learner
+from daitn.simulation.masking import SimulatedMasks
 from daitn.simulation.mishaps import Mishaps
 from daitn.simulation.moving import SimulatedMoving
 from daitn.simulation.network import SimulatedNetwork
@@ -109,7 +110,8 @@ class World:
         self._site_key = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
         self.artifacts: dict[NodeId, set[ArtifactId]] = {CENTER: set()}
         self.kept = Kept(self.artifacts)
-        self.work = SimulatedWork(scenario, self.learner, self.artifacts)
+        self.masks = SimulatedMasks(self._site_key)
+        self.work = SimulatedWork(scenario, self.learner, self.artifacts, self.masks)
         self._groups = SimulatedGroups(self, self._key.public_key())
         self._moving = SimulatedMoving(self)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
@@ -184,6 +186,7 @@ class World:
             return
         process.core = process.make_core()
         replay(process.core, process.journal)
+        self.masks.restarted(process.node)
         process.alive = True
         process.skew_ns = self.mishaps.clock_skew_ns(process)
         process.life += 1
@@ -402,7 +405,10 @@ class World:
             if fails:
                 self.watcher.hit[("child", "kill" if seconds < LONG_S else "stop")] += 1
                 return WorkFailed(visit=order.visit, what="the child process died", blame="unavailable")
-            outcome = self.work.outcome(process.node, order, seconds)
+            try:
+                outcome = self.work.outcome(process.node, order, seconds)
+            except (PeerError, PolicyError, UnavailableError) as error:
+                return WorkFailed(visit=order.visit, what=error.what, blame=error.kind)
             for made in made_by(outcome):
                 self.kept.pin(process.node, order.job, made)
             return WorkFinished(visit=order.visit, outcome=outcome)

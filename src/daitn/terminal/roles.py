@@ -12,6 +12,7 @@ from typing import Final
 
 from daitn.base.ids import DataSetId, JobId, NodeId
 from daitn.base.units import NS_PER_S
+from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.policy import Policy, PolicyFault, Use, check_use
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
 from daitn.wire.center_tools import VisitOrder, Warrant
@@ -130,6 +131,12 @@ class Roles:
                     faults += self._judge_data(order, now_ns)
             case ShareWork():
                 faults += self._judge_data(order, now_ns)
+            case AgreeWork(dataset=dataset):
+                faults += self._judge_hiding()
+                if self.data is not None and dataset in self.data.policies:
+                    faults += self.data.judge_use(dataset, order.warrant, "train")
+            case SealWork() | UnmaskWork():
+                faults += self._judge_hiding()
             case EvaluateWork():
                 if self.verification is None:
                     faults.append(_fault("role", "verification", self._names()))
@@ -139,6 +146,10 @@ class Roles:
                 if not self.aggregates:
                     faults.append(_fault("role", "aggregator", self._names()))
         return tuple(faults)
+
+    def _judge_hiding(self) -> tuple[PolicyFault, ...]:
+        """Masks are made where models are trained."""
+        return () if self.computes else (_fault("role", "compute", self._names()),)
 
     def _judge_data(self, order: VisitOrder, now_ns: int) -> tuple[PolicyFault, ...]:
         if self.data is None:

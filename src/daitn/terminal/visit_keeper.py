@@ -41,10 +41,10 @@ from daitn.base.metrics import BLAMES, Counters
 from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.work import (
+    AggregateOutcome,
     EvaluateOutcome,
     EvaluateWork,
     Outcome,
-    ShareOutcome,
     TrainOutcome,
 )
 from daitn.terminal.roles import Roles, held_data, refused_by
@@ -385,7 +385,7 @@ class VisitKeeper:
                 outcome = msgspec.structs.replace(outcome, evaluations_left=left)
         if isinstance(outcome, TrainOutcome):
             outcome = msgspec.structs.replace(outcome, fetch_s=visit.fetch_s)
-        if not isinstance(outcome, ShareOutcome):
+        if isinstance(outcome, TrainOutcome | EvaluateOutcome | AggregateOutcome):
             outcome = msgspec.structs.replace(outcome, fetched_bytes=visit.fetched_bytes)
         report = VisitReport(visit=name, fence=visit.fence, work=visit.order.work, outcome=outcome)
         owed = VisitResult(report=report, signature=self._sign(encode_report(report)))

@@ -48,6 +48,7 @@ from daitn.decision.planned_routes import RoutePlanned
 from daitn.decision.validity import ValidityFound
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
+from daitn.descriptors.masked import AgreeWork
 from daitn.descriptors.origin import Unfit
 from daitn.descriptors.plan import Validity
 from daitn.descriptors.request import Request
@@ -219,7 +220,7 @@ class JobMachine:
             self._desk.knowledge.rest(ordered.node, rest_ns)
         if blame in ("unavailable", "peer", "bug"):
             self._desk.found(turn, ordered.node, Evidence.BROKEN, f"{ordered.purpose} of job {state.job} lost: {why}")
-        if isinstance(ordered.work, TrainWork | ShareWork) and ordered.purpose != "sample":
+        if isinstance(ordered.work, TrainWork | ShareWork | AgreeWork) and ordered.purpose != "sample":
             dataset = ordered.work.dataset
             harmful = state.harm.get(dataset, 0) >= HARM_MOST
             if (blame == "policy" or harmful) and dataset not in state.barred:

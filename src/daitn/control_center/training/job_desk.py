@@ -43,7 +43,7 @@ from daitn.descriptors.work import (
     Training,
     Work,
 )
-from daitn.learning.methods import FIRST_CHOICE
+from daitn.learning.methods import usual_method
 from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
@@ -118,7 +118,7 @@ class JobDesk:
         asker = Asker(
             owner=state.owner,
             signer=state.package.signer,
-            method=(request or state.request).method or planned or FIRST_CHOICE,
+            method=(request or state.request).method or planned or usual_method(request or state.request),
             domain=self.config.domain,
             evaluations_used=state.verifications,
             package_bytes=state.package.total_bytes,
@@ -268,6 +268,11 @@ class JobDesk:
         silent_s = min((self.knowledge.silent_s(one, turn.now_ns) for one in facts), default=wait_s + 1)
         # After a restart of the centre nobody has been heard yet, which says nothing of them.
         return min(silent_s, (turn.now_ns - self.resumed_ns) / 1e9) > wait_s
+
+    def aggregator(self, turn: Turn, view: TrainingView, rather: tuple[NodeId, ...] = ()) -> NodeId | None:
+        """Where to average: `rather` one of these, and one that does not rest after a loss; None: none is there."""
+        nodes = sorted((one.node for one in view.aggregators), key=lambda node: node not in rather)
+        return next((node for node in nodes if not self.cools(turn, node)), nodes[0] if nodes else None)
 
     def order(self, turn: Turn, purpose: Purpose, node: NodeId, work: Work, why: str) -> None:
         """Record a new visit and send its order."""

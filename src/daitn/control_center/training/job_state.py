@@ -12,7 +12,9 @@ from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.control_book import ControlBook
+from daitn.control_center.training.lost_visits import note_lost
 from daitn.control_center.training.made_book import MadeBook
+from daitn.control_center.training.mask_book import MaskBook
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import (
     DoubtRefuted,
@@ -25,6 +27,7 @@ from daitn.control_center.training.records import (
     JobRecord,
     JobSubmitted,
     MakerRefuted,
+    MaskedRoundLost,
     ModelGone,
     ModelJudged,
     OtherTestSet,
@@ -56,7 +59,6 @@ from daitn.descriptors.work import (
     EvaluateOutcome,
     EvaluateWork,
     Measurement,
-    ShareWork,
     TrainOutcome,
     TrainWork,
     UpdateRef,
@@ -128,6 +130,7 @@ class JobState:
         self.round_book = RoundBook()
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
+        self.masks = MaskBook()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
         self.sampled = SampleBook()
@@ -171,10 +174,10 @@ class JobState:
             case VisitAccepted():
                 self._accepted(record)
             case VisitLost():
-                self._lost(record)
+                note_lost(self, record)
             case GroupAgreed():
                 self._agreed(record)
-            case GroupLost():
+            case GroupLost() | MaskedRoundLost():
                 self._round_lost(record)
             case SampleGiven(unit=unit, sample=sample):
                 self.sampled.given[(unit, sample.dataset)] = sample
@@ -189,6 +192,7 @@ class JobState:
                 self.lost_ns = 0  # the next try is another one: there is nothing to wait for
             case ModelGone(model=model, instead=instead):
                 self.updates, self.round_begun = [], False
+                self.masks.clear()
                 if model == self.best and not self.holders.get(model):
                     self._best_is_gone(instead)
                 if instead != self.head:
@@ -220,15 +224,17 @@ class JobState:
 
     def under_way(self) -> int:
         """Visits that the job waits for; samples for a unit that stands by are made beside it."""
-        return sum(not self._beside(opened.ordered) for opened in self.open.values())
+        return sum(not self.is_beside(opened.ordered) for opened in self.open.values())
 
-    def _beside(self, ordered: VisitOrdered) -> bool:
+    def is_beside(self, ordered: VisitOrdered) -> bool:
+        """Whether a visit is made beside what the job waits for."""
         return ordered.purpose == "sample" and self.phase is not Phase.ASSESSING
 
     def _ordered(self, record: VisitOrdered) -> None:
         self.fence = max(self.fence, record.fence)
         self.open[record.visit] = OpenVisit(ordered=record, spoken_ns=record.at_ns)
         self.ordered[record.visit] = record
+        self.masks.ordered(record.work)
         if record.purpose == "train" and isinstance(record.work, TrainWork):
             self.round_begun = True
 
@@ -238,6 +244,7 @@ class JobState:
         ordered = self.open.pop(record.visit).ordered
         self.accepted.add(record.visit)
         self.made.accepted(ordered, record.outcome)
+        self.masks.accepted(ordered.node, ordered.work, record.outcome)
         match record.outcome:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 self.visits += 1
@@ -264,6 +271,8 @@ class JobState:
                 self.transfer_bytes += fetched
                 for held in (*ordered.work.models_in(), model):
                     self._hold(held, ordered.node)
+                if ordered.work.masked:
+                    return  # a sum, which is no model yet
                 if record.outcome.state is not None:
                     self._hold(record.outcome.state, ordered.node)
                     self.server_states[model] = record.outcome.state
@@ -275,7 +284,7 @@ class JobState:
                 self._hold(model, ordered.node)
             case _:
                 pass
-        if not self._beside(ordered):
+        if not self.is_beside(ordered):
             self.lost_in_row = 0
 
     def _agreed(self, record: GroupAgreed) -> None:
@@ -287,12 +296,15 @@ class JobState:
         self.lost_in_row = 0
         self._advance_head(record.model)
 
-    def _round_lost(self, record: GroupLost) -> None:
+    def _round_lost(self, record: GroupLost | MaskedRoundLost) -> None:
         self.group.clear()
         self.lost_in_row += 1
-        self.lost_ns = record.at_ns
-        self.last_loss = record.why
-        if record.left_out is not None:
+        self.lost_ns, self.last_loss = record.at_ns, record.why
+        if isinstance(record, MaskedRoundLost):
+            self.masks.clear()
+            self.updates, self.round_begun = [], False
+            self._release()
+        elif record.left_out is not None:
             self.left_out.add(record.left_out)
             if record.differs:
                 self.harm[record.left_out] = self.harm.get(record.left_out, 0) + 1
@@ -427,24 +439,3 @@ class JobState:
         nodes = self.holders.setdefault(artifact, [])
         if node not in nodes:
             nodes.append(node)
-
-    def _lost(self, record: VisitLost) -> None:
-        ordered = self.open.pop(record.visit).ordered
-        if record.blame == "over":
-            return
-        self.lost += 1
-        if not self._beside(ordered):
-            grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
-            self.lost_in_row += not grouped  # the round is counted, once
-            self.last_loss = record.why
-            if record.blame != "policy":
-                self.lost_ns = record.at_ns
-        if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
-            self.sampled.lost(ordered.work, record.blame, record.why)
-        self.made.lost(ordered, record.blame, self.kept)
-        if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
-            self.harm[ordered.work.dataset] = self.harm.get(ordered.work.dataset, 0) + 1
-        if ordered.purpose in ("verify", "preflight") and record.blame == "policy":
-            self.evaluations_left = 0
-        if ordered.purpose == "preflight" and record.blame == "input":
-            self.preflight_fault = record.why

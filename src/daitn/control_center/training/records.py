@@ -19,7 +19,7 @@ from daitn.descriptors.request import Request
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
 
-Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify"]
+Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify", "agree", "seal", "unmask"]
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
@@ -100,6 +100,13 @@ class GroupLost(JobRecord, frozen=True, kw_only=True, tag="group_lost"):
     """Whose member it was, where that can be said: it is left out of the next round."""
     differs: bool = False
     """Whether that member made another model than the others."""
+
+
+class MaskedRoundLost(JobRecord, frozen=True, kw_only=True, tag="masked_round_lost"):
+    """A masked round came to nothing: too few were left to hide in, or its sum is gone. The head stays where it was."""
+
+    round: str
+    why: str
 
 
 class SampleGiven(JobRecord, frozen=True, kw_only=True, tag="sample_given"):
@@ -244,6 +251,7 @@ JOB_RECORDS = (
     VisitLost,
     GroupAgreed,
     GroupLost,
+    MaskedRoundLost,
     SampleGiven,
     RecordsGiven,
     ModelJudged,

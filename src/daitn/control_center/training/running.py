@@ -16,6 +16,7 @@ from daitn.control_center.training.choosing import Choosing
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.masked_rounds import MaskedRounds
 from daitn.control_center.training.measuring import Measuring
 from daitn.control_center.training.records import (
     ModelGone,
@@ -70,6 +71,7 @@ class Running:
         self.routes = RouteDesk(desk)
         self._spending = Spending(desk.state)
         self._choosing = Choosing(desk, self.routes, self._spending)
+        self._masked = MaskedRounds(desk, self._averaging)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -94,7 +96,7 @@ class Running:
         if not state.under_way() and self._desk.rests(turn):
             return
         spent = self._spent(turn)
-        if spent:
+        if spent and not state.masks.stage:
             if not state.under_way():
                 self._wind_up(turn, spent)
             return
@@ -110,7 +112,15 @@ class Running:
         view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
         if self.measuring.look_due(turn):
             self.measuring.stand_by(turn, view())
-        for step in METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosing.choosers(turn, view)):
+        if state.masks.stage:
+            self._masked.go_on(turn, view, lambda stop: self._work(turn, view(), state.head, stop))
+            self.release(turn)
+            return
+        steps = METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosing.choosers(turn, view))
+        if state.plan.secure is not None and (masked := [step.stop for step in steps if isinstance(step, Train)]):
+            self._masked.begin(turn, masked, lambda stop: self._work(turn, view(), state.head, stop))
+            steps = ()
+        for step in steps:
             match step:
                 case Train(model=model, stop=stop):
                     self._train(turn, view(), model, stop)
@@ -178,10 +188,9 @@ class Running:
         if not here:
             turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
             return
-        awake = [one.node for one in view.aggregators if not self._desk.cools(turn, one.node)]
         # Who made the model has it, and what is remembered beside it.
-        awake.sort(key=lambda node: node not in state.holders.get(state.head, ()))
-        for node in awake[:1] or [one.node for one in view.aggregators[:1]]:
+        rather = tuple(state.holders.get(state.head, ()))
+        if (node := self._desk.aggregator(turn, view, rather)) is not None:
             self._desk.order(turn, "aggregate", node, self._averaging(here), f"{len(here)} updates of a round")
 
     def _averaging(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
@@ -207,6 +216,8 @@ class Running:
         budget = state.request.budget
         if budget.visits is not None and state.visits >= budget.visits:
             return f"the budget of {budget.visits} visits is used up"
+        if (why := self._masked.spent()) != "":
+            return why
         if budget.transfer_bytes is not None and state.transfer_bytes >= budget.transfer_bytes:
             return f"the budget of {budget.transfer_bytes} bytes is used up"
         if (why := self._spending.spent(lambda: self._desk.view(turn))) != "":

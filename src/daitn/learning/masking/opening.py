@@ -21,6 +21,8 @@ def unmask(total: Ring, opening: Unmasking) -> None:
     PeerError where too few have answered, or a mask key comes out as another. Cost: a stream for each member in the sum
     and one for each pair of one in it and one who dropped out: S + S × D streams of the sum's length.
     """
+    if not set(opening.summed) <= set(opening.sealed) <= set(range(len(opening.mask_keys))):
+        raise PeerError("the sum has updates of sites that are not in the round", todo="begin another round")
     answers = {answer.rank: answer.shares for answer in opening.answers if answer.rank in opening.summed}
     if len(answers) < opening.threshold:
         raise PeerError(

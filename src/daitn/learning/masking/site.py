@@ -37,8 +37,9 @@ and with them the round."""
 class _Round:
     """A site's secrets of one round."""
 
-    def __init__(self, name: str, draw: Callable[[], int]) -> None:
+    def __init__(self, name: str, job: str, draw: Callable[[], int]) -> None:
         self.name = name
+        self.job = job
         self.mask_secret = draw()
         self.self_seed = draw()
         self.mask = mask_private(self.mask_secret)
@@ -61,11 +62,12 @@ class SiteMasks:
         self._draw = draw
         self._rounds: OrderedDict[str, _Round] = OrderedDict()
 
-    def agree(self, name: str) -> RoundKeys:
-        """Keys for a round, the same when asked again."""
+    def agree(self, name: str, job: str) -> RoundKeys:
+        """Keys for a round of a job, the same when asked again; the job's earlier rounds are over and forgotten."""
         known = self._rounds.get(name)
         if known is None:
-            known = self._rounds[name] = _Round(name, self._draw)
+            self.forget(job)
+            known = self._rounds[name] = _Round(name, job, self._draw)
             while len(self._rounds) > ROUNDS_REMEMBERED:
                 self._rounds.popitem(last=False)
         return public_keys(name, self.node, known.mask, known.seal, self._signing)
@@ -165,9 +167,10 @@ class SiteMasks:
         mine.answered = (wanted, answer)
         return answer
 
-    def forget(self, name: str) -> None:
-        """The round is over."""
-        self._rounds.pop(name, None)
+    def forget(self, job: str) -> None:
+        """No round of this job is under way any more."""
+        for name in [name for name, known in self._rounds.items() if known.job == job]:
+            del self._rounds[name]
 
     def _round(self, name: str) -> _Round:
         found = self._rounds.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daitn.descriptors.request import Request
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FEDERATED
@@ -28,3 +29,8 @@ METHODS: Final[dict[str, Method]] = {
     )
 }
 """Every method the network knows, by name."""
+
+
+def usual_method(request: Request) -> str:
+    """What the network takes for a request that names no method."""
+    return "fedavg" if request.secure_aggregation is not None else FIRST_CHOICE

@@ -80,6 +80,12 @@ def _no_slots(method: Method) -> str:
     return "what an optimizer remembers stays at the site" if method.aggregates or method.exchanges else ""
 
 
+def _shown(method: Method) -> str:
+    if not method.aggregates:
+        return "no updates are added up"
+    return "its control variates would show what the masks hide" if method.prefers.control_variates else ""
+
+
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="server_learning_rate",
@@ -101,6 +107,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         asked=_pinned("average_steps", lambda value: value == 0),
         refused=_no_slots,
         without=_unpinned("average_steps"),
+    ),
+    Option(
+        name="secure_aggregation",
+        what="nobody sees an update of one site, only their sum; their norm is bounded at each site",
+        asked=lambda request: request.secure_aggregation is not None,
+        refused=_shown,
+        without=lambda request: msgspec.structs.replace(request, secure_aggregation=None),
     ),
 )
 """Every option that some method refuses."""

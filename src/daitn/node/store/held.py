@@ -197,7 +197,7 @@ class HeldArtifacts:
                     self.release(artifact, job=job)
 
     def _is_model(self, artifact: ArtifactId) -> bool:
-        return self.holds(artifact) and self.manifest(artifact).kind not in ("records", "sample", "state")
+        return self.holds(artifact) and self.manifest(artifact).kind not in ("records", "sample", "state", "masked")
 
     def pin_reasons(self) -> frozenset[str]:
         """Every reason for which something is pinned, if only weakly: at a terminal, jobs."""

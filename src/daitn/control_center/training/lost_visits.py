@@ -1,0 +1,34 @@
+"""What a lost visit means for its job: what is counted, asked for again, or not asked for any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daitn.control_center.training.records import VisitLost
+from daitn.descriptors.work import ShareWork, TrainWork
+
+if TYPE_CHECKING:
+    from daitn.control_center.training.job_state import JobState
+
+
+def note_lost(state: JobState, record: VisitLost) -> None:
+    """A visit will not be waited for any more: part of the job's state, and called by it only."""
+    ordered = state.open.pop(record.visit).ordered
+    if record.blame == "over":
+        return
+    state.lost += 1
+    if not state.is_beside(ordered):
+        grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
+        state.lost_in_row += not grouped  # the round is counted, once
+        state.last_loss = record.why
+        if record.blame != "policy":
+            state.lost_ns = record.at_ns
+    if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
+        state.sampled.lost(ordered.work, record.blame, record.why)
+    state.made.lost(ordered, record.blame, state.kept)
+    if isinstance(ordered.work, TrainWork) and record.blame in ("input", "peer"):
+        state.harm[ordered.work.dataset] = state.harm.get(ordered.work.dataset, 0) + 1
+    if ordered.purpose in ("verify", "preflight") and record.blame == "policy":
+        state.evaluations_left = 0
+    if ordered.purpose == "preflight" and record.blame == "input":
+        state.preflight_fault = record.why

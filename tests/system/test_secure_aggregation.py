@@ -1,0 +1,72 @@
+"""Secure aggregation on real processes: four sites, one of which is killed while it trains, and what was handed on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from tests.system.small_domain import contract, make_model, wait_until, write_site
+
+import daitn
+from daitn.artifacts.signatures import load_or_create_key
+from daitn.descriptors.job import Phase
+from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.terminals import Role
+from daitn.node.processes import LocalDomain
+from daitn.scenario.spec import NodeSpec
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(300)
+
+SITES = ("north", "south", "west", "east")
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
+    """Four sites, a verification unit, an aggregator."""
+    folder = tmp_path_factory.mktemp("masked")
+    with LocalDomain(folder / "domain", "masked", patience_s=2.0) as running:
+        running.start()
+        specs = [NodeSpec(name=name, operator=name, roles=(Role.DATA, Role.COMPUTE)) for name in SITES]
+        specs.append(NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,)))
+        specs.append(NodeSpec(name="mixer", operator="lab", roles=(Role.AGGREGATOR,)))
+        data = {name: [write_site(folder / name, seed, 240 + 60 * seed)] for seed, name in enumerate(SITES)}
+        running.join_all(specs, data)
+        yield running
+
+
+def test_goal_is_reached_by_masked_sums_though_a_site_is_killed(domain: LocalDomain) -> None:
+    job = daitn.connect(domain.owner_token("ada")).train(
+        make_model(),
+        contract=contract(),
+        targets=["loss <= 0.0000001"],
+        chance_floor=0.0,
+        deadline=150,
+        purpose="research",
+        name="masked",
+        key=load_or_create_key(domain.folder / "ada.key"),
+        secure_aggregation=True,
+        budget=Budget(visits=12),
+        hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=300),
+    )
+    wait_until(lambda: job.status().visits >= 4, "a first round")
+    wait_until(lambda: any(one.kind == "train" for one in job.status().now), "a second round that trains")
+    domain.kill("north", signal.SIGKILL)
+    domain.restart("north")
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    assert status.plan is not None
+    assert status.plan.method == "fedavg"
+    entries = list(job.log())
+    texts = [entry.text for entry in entries]
+    assert sum("take the masks off the sum of" in text for text in texts) >= 2
+    assert any("add up 4 masked updates" in text for text in texts)
+    assert not any("average 4 models" in text for text in texts)
+    trained = [text for text in texts if "update masked among 4" in text]
+    assert len(trained) >= 8
+    reached = {target.name: target.reached for target in status.targets}
+    assert reached["loss"] is not None
+    assert reached["loss"] < 0.3
+    assert job.check_proofs()
