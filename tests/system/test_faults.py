@@ -43,6 +43,8 @@ HERE = {
     "site, sending, stop",
     "store of the site, lost under its process",
     "verification unit, kill",
+    "verification unit, kill, not restarted",
+    "aggregator, kill, not restarted",
 }
 """Kills of the centre and of the router are in `test_training_run`."""
 
