@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import typing
 
 import msgspec
 import pytest
 from tests.builders import JOB, PACKAGE, changed, make_data, make_order, make_site
 
+from daitn import wire
 from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
 from daitn.base.ids import JobId, VisitId
-from daitn.wire import center_tools, center_topology, oam_records, terminal_tools, topology_tools
 from daitn.wire.center_tools import InputRef, LeaseRenewed, ReleaseArtifacts, VisitFailed, VisitOrder
 from daitn.wire.codec import AnyMessage, decode, encode
 from daitn.wire.terminal_tools import Left
@@ -28,7 +30,7 @@ def altered(message: Message, **fields: object) -> bytes:
 
 
 def test_every_message_of_every_link_is_in_the_codec():
-    modules = (center_tools, center_topology, oam_records, terminal_tools, topology_tools)
+    modules = [importlib.import_module(f"daitn.wire.{one.name}") for one in pkgutil.iter_modules(wire.__path__)]
     defined = {
         one
         for module in modules
