@@ -47,6 +47,9 @@ IDLE: Final = "idle"
 BUSY_FRAC: Final = 0.7
 """Share of stops that pick among those who are at a point of the matrix; most processes have nothing to do."""
 
+CHILD_CRASHES: Final = 20
+"""A child's work ends badly so many times as often as an effect does: a node has many effects, a job few visits."""
+
 LINK_LEASE_S: Final = 3.0
 """After so long a silence the fabric gives a link up."""
 

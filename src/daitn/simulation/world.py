@@ -48,7 +48,7 @@ from daitn.simulation.groups import SimulatedGroups
 from daitn.simulation.kept import Kept
 from daitn.simulation.learner import Learner
 from daitn.simulation.masking import SimulatedMasks
-from daitn.simulation.mishaps import Mishaps
+from daitn.simulation.mishaps import CHILD_CRASHES, Mishaps
 from daitn.simulation.moving import SimulatedMoving
 from daitn.simulation.network import SimulatedNetwork
 from daitn.simulation.process import Process, Watcher
@@ -393,7 +393,7 @@ class World:
         if self._groups.began(process, order):
             return
         seconds = 0.05 + self.rng.random() * (1.5 if isinstance(order.work, TrainWork) else 0.2)
-        fails = self.network.faulty and self.rng.random() < self.faults.crash * 2
+        fails = self.network.faulty and self.rng.random() < self.faults.crash * CHILD_CRASHES
         if fails and self.rng.random() < 0.5:
             seconds += LONG_S  # stopped, and ended by its node when that has been so for a while
         self.later(process, seconds / 2, lambda: WorkProgressed(visit=order.visit, done=1, of=2))
