@@ -92,8 +92,8 @@ class ImageMaking:
         kind, high = table.kind.value, table.high
         groups = tuple(group.name for group in table.groups())
         ids: list[str] = []
-        for first in range(0, high, STEP_NAMES):
-            ids += table.ids()[first : first + STEP_NAMES]
+        while len(ids) < high:
+            ids += table.ids()[len(ids) : min(high, len(ids) + STEP_NAMES)]
             yield True
         self._tables.append(TableHead(kind=kind, ids=tuple(ids), groups=groups))
         self._arrays[f"{kind}/owner"] = table.owners().copy()
