@@ -222,6 +222,7 @@ class CenterService:
         self._runner.post(
             SubmissionReceived(job=job, owner=owner, request=request, package=facts, key=key or secrets.token_hex(8))
         )
+        self._runner.check_going()
         return job
 
     async def pause(self, owner: OwnerId, job: JobId) -> JobStatus:
@@ -254,12 +255,13 @@ class CenterService:
         return self.status(owner, job)
 
     def status(self, owner: OwnerId, job: JobId) -> JobStatus:
-        """The job now."""
+        """The job now, as it stands in the journal; UnavailableError where that could not be written."""
         machine = self._job(owner, job)
         return job_status(machine.state, machine.name_of)
 
     def jobs(self, owner: OwnerId) -> tuple[JobStatus, ...]:
         """The owner's jobs, newest first."""
+        self._runner.check_going()
         mine = [machine for machine in self._core.jobs.values() if machine.state.owner == owner]
         return tuple(job_status(machine.state, machine.name_of) for machine in reversed(mine))
 
@@ -289,6 +291,7 @@ class CenterService:
             event.set()
 
     def _job(self, owner: OwnerId, job: JobId) -> JobMachine:
+        self._runner.check_going()
         machine = self._core.jobs.get(job)
         if machine is None or machine.state.owner != owner:
             raise InputError(f"{owner} has no job {job!r}", todo="daitn train list", ids={"job": job})

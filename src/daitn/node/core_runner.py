@@ -123,6 +123,12 @@ class CoreRunner:
         finally:
             self._busy = False
 
+    def check_going(self) -> None:
+        """UnavailableError once the core has stopped: it may then know more than its journal does, and nobody may be
+        told what a restart takes back."""
+        if self.failed.done():
+            raise UnavailableError("this node is stopping, what it did last is not kept", todo="ask again in a moment")
+
     def fail(self, error: BaseException) -> None:
         """Stop the node: something that must not go wrong did."""
         if not self.failed.done():

@@ -42,6 +42,7 @@ class DeploymentService:
 
     @property
     def _desk(self) -> DeploymentDesk:
+        self._runner.check_going()
         return self._core.inference.deployment
 
     def deploy(self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal) -> ModelStatus:
