@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from tests.paper.claims import claim
-from tests.unit import test_asking, test_deployment_desk, test_gateway_desk, test_model_host, test_query_routing
+from tests.unit import (
+    test_asking,
+    test_deployment_desk,
+    test_gateway_desk,
+    test_model_host,
+    test_query_routing,
+    test_query_views,
+)
 
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.descriptors.serving import QueryGoal
@@ -68,3 +75,24 @@ def test_queries_go_where_they_are_answered_soonest_and_elsewhere_when_that_fail
 def test_gateways_are_told_where_models_are_as_that_changes():
     test_gateway_desk.test_gateway_is_told_routes_and_keys_until_it_has_them()
     test_gateway_desk.test_gateway_takes_what_is_new_from_the_centre_only()
+
+
+@claim(
+    "II-B, QS-QRRT",
+    "From the map, topologies are made for one query request: which models at which hosts may serve it, and how soon.",
+    "daitn.topology.query_views.make_query_view",
+    "daitn.descriptors.query_view.QueryView",
+)
+def test_query_request_sees_the_hosts_that_may_serve_it_and_why_others_may_not():
+    test_query_views.test_hosts_of_a_model_are_candidates_the_soonest_first()
+    test_query_views.test_hosts_that_may_not_serve_are_named_with_the_reason()
+
+
+@claim(
+    "II-B, QRRT-A",
+    "What a query's topology says is followed: its holder hears of a change when another host would be chosen.",
+    "daitn.topology.query_adapter.QueryViewAdapter",
+    "daitn.decision.query_route.standing.standing_of",
+)
+def test_query_topology_is_updated_when_another_host_would_be_chosen_and_not_before():
+    test_query_views.test_adapter_is_silent_while_the_choice_stands()

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
+
 from daitn.base.effects import Compute, Computed, Delivered, Effect, Event, Send, SetTimer, Started, TimerFired
 from daitn.base.ids import JobId, NodeId
 from daitn.control_center.config import CenterConfig
@@ -19,7 +21,10 @@ from daitn.control_center.presence import Presence
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.records import JobPhased, JobRecord
 from daitn.control_center.turn import Turn
+from daitn.decision.query_route.standing import ranges_of, standing_of
 from daitn.describe.reporting import registered_shape
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.query_view import QueryRequest
 from daitn.descriptors.reporting import Reading
 from daitn.topology.intake import Intake
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -35,10 +40,17 @@ from daitn.topology.orchestrator import (
     ReadingsAccepted,
     TopologyOrchestrator,
 )
+from daitn.topology.query_views import make_query_view
 from daitn.topology.tuning import TunerConfig
 from daitn.wire.packed_facts import HEADER
 
 TIMERS: Final = (LOOK_TIMER, TUNE_TIMER)
+
+QUERIES: Final = "queries of "
+"""First words of who depends on hosts' facts: those who route queries of a model."""
+
+MODELS_WEIGHED: Final = 64
+"""Models whose query routes reports are weighed by: some ten milliseconds once a tuning."""
 
 LEARNT_AT_ONCE: Final = 256
 """Records of a group that the orchestrator learns from in one turn: half a millisecond."""
@@ -70,6 +82,8 @@ class Orchestration:
         self.weighing: set[JobId] = set()
         """Jobs whose plans reports are weighed by."""
         self._changed: dict[JobId, None] = {}
+        self._queried: set[str] = set()
+        """Models whose queries reports were weighed by."""
 
     def started(self, turn: Turn) -> None:
         """The centre runs."""
@@ -154,7 +168,22 @@ class Orchestration:
 
     def timer(self, turn: Turn, name: str) -> None:
         """One of its timers fired."""
+        if name == TUNE_TIMER:
+            self._weigh_queries(turn)
         self._tell(turn, TimerFired(name=name))
+
+    def _weigh_queries(self, turn: Turn) -> None:
+        """Before reports are tuned: which hosts' queues are near to changing where queries go, by model."""
+        table = self._knowledge.facts[Kind.MODEL]
+        codes = np.unique(table.column("model")[table.alive()])
+        names = [self._knowledge.facts.words.text(int(code)) for code in codes[codes >= 0][:MODELS_WEIGHED]]
+        for gone in self._queried - set(names):
+            self._tell(turn, RangesStated(holder=QUERIES + gone))
+        self._queried = set(names)
+        for name in names:
+            view = make_query_view(self._knowledge.facts, QueryRequest(model=name), turn.now_ns)
+            ranges = ranges_of(view, standing_of(view, 1))
+            self._tell(turn, RangesStated(holder=QUERIES + name, ranges=ranges))
 
     def _tell(self, turn: Turn, event: Event) -> None:
         for effect in self.orchestrator.handle(event, turn.now_ns):

@@ -1,4 +1,4 @@
-"""ViewAdapter (DRRT-A, QRRT-A): follows the map for a view that was made, and speaks only when a decision could change.
+"""ViewAdapter (DRRT-A): follows the map for a view that was made, and speaks only when a decision could change.
 
 Paper II-A: an optional unit monitors and updates the model-specific topologies as training progresses and the terminal
 layer evolves; or the orchestrator does it by periodic triggers. Both are here (`ViewUpdates`).

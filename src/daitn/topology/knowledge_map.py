@@ -12,7 +12,7 @@ terminals that they report for, of data sets, models, queries and links. `NodeFa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
@@ -21,12 +21,14 @@ from daitn.base.ids import CENTER, DataSetId, NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
+from daitn.descriptors.query_view import QueryDemand
 from daitn.descriptors.serving import Replica
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.describing import believed, confirm_node, describe_node, forget_node
 from daitn.topology.describing_models import describe_models
+from daitn.topology.describing_queries import describe_queries
 from daitn.topology.fact_book import FactBook
 from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
@@ -292,6 +294,10 @@ class KnowledgeMap:
         if (facts := self._nodes.get(node)) is not None:
             describe_models(self.intake, facts.descriptor, replicas, now_ns)
             self.version += 1
+
+    def demanded(self, demands: Sequence[QueryDemand], now_ns: int) -> None:
+        """What is asked of the network now, all of it, as gateways counted."""
+        describe_queries(self.intake, demands, now_ns)
 
     def measured_flops(self, node: NodeId, flops: float, now_ns: int) -> bool:
         """Work there ran at this speed; whether what the node claims was above what is believed after that."""
