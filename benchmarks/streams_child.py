@@ -17,8 +17,9 @@ import numpy as np
 
 from daitn.learning.numerics.exchange import PartnerError
 from daitn.node.sandbox.channel import ChildChannel
-from daitn.node.sandbox.child import Dialogue, explain
+from daitn.node.sandbox.child import explain
 from daitn.node.sandbox.confine import confine
+from daitn.node.sandbox.dialogue import Dialogue
 from daitn.node.sandbox.exchanging import ChildExchange
 from daitn.node.sandbox.protocol import Close, Finished, Run, Started, TrainNumbers
 

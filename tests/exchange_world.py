@@ -13,7 +13,7 @@ from typing import Any
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.sandbox.channel import ChildChannel
-from daitn.node.sandbox.child import Dialogue
+from daitn.node.sandbox.dialogue import Dialogue
 from daitn.node.sandbox.exchange_port import ExchangePort
 from daitn.node.sandbox.exchanging import ChildExchange
 from daitn.node.sandbox.protocol import HEADER, decode_answer, encode_frame

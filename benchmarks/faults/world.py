@@ -38,8 +38,8 @@ from daitn.node.journal import Journal
 from daitn.node.processes import CENTER, LocalDomain
 from daitn.node.supervisor import descendants
 from daitn.oam.outbox import OUTBOX_RECORDS
-from daitn.sdk.jobs import Job, quoted
-from daitn.sdk.transport import Transport
+from daitn.sdk.jobs import Job
+from daitn.sdk.transport import Transport, quoted
 from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
 from daitn.wire.oam_records import VisitOver
 

@@ -34,7 +34,8 @@ from daitn.artifacts.signatures import verify_parts
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.ids import ArtifactId, check_name
+from daitn.base.ids import ArtifactId
+from daitn.base.names import check_name
 from daitn.base.units import GIB, show_bytes
 from daitn.descriptors.contract import Name, decode_contract
 

@@ -7,10 +7,8 @@ wrong and what to do about it, because the reader is usually someone who did not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from daitn.base.ids import ArtifactId, NodeId
+from daitn.base.ids import ArtifactId, NodeId
 
 
 class DaitnError(Exception):

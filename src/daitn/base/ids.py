@@ -6,10 +6,7 @@ those that name a thing in one domain are given by its control centre and never 
 
 from __future__ import annotations
 
-import re
 from typing import NewType
-
-from daitn.base.errors import InputError
 
 DomainId = NewType("DomainId", str)
 """A knowledge autonomous system (K-AS): `[a-z0-9-]{1,32}`."""
@@ -43,15 +40,3 @@ ModelName = NewType("ModelName", str)
 
 CENTER = NodeId("c0")
 """The slot of a domain's control centre."""
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-
-def check_name(kind: str, name: str) -> str:
-    """Return `name` if it is 1–63 of `a-z 0-9 . _ -` and starts with a letter or digit; InputError otherwise."""
-    if _NAME.fullmatch(name) is None:
-        raise InputError(
-            f"{kind} name {name[:80]!r} is not allowed",
-            todo="use 1 to 63 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit",
-        )
-    return name

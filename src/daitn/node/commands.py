@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.ids import check_name
+from daitn.base.names import check_name
 from daitn.descriptors.terminals import Role
 from daitn.node.node_config import NodeConfig, NodeFolder
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import DataSetId, check_name
+from daitn.base.ids import DataSetId
+from daitn.base.names import check_name
 from daitn.base.units import MIB
 from daitn.describe import statistics
 from daitn.describe.column_map import ColumnMap, nearest

@@ -10,8 +10,9 @@ from __future__ import annotations
 from daitn.artifacts.graph import decode_graph_pair
 from daitn.base import limits
 from daitn.base.errors import InputError, PolicyError
-from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId, check_name
+from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.base.metrics import Counters
+from daitn.base.names import check_name
 from daitn.base.units import NS_PER_S
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.inference.commands import DeployAsked, UndeployAsked

@@ -20,7 +20,8 @@ import msgspec
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import CENTER, DomainId, check_name
+from daitn.base.ids import CENTER, DomainId
+from daitn.base.names import check_name
 from daitn.base.units import GIB
 from daitn.describe.damping import DampingConfig
 from daitn.node.fabric.router import RouterConfig, encode_config

@@ -29,7 +29,8 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
-from daitn.base.ids import CENTER, DomainId, NodeId, OperatorId, check_name
+from daitn.base.ids import CENTER, DomainId, NodeId, OperatorId
+from daitn.base.names import check_name
 from daitn.node import pki
 from daitn.node.fabric.contract import FabricConfig
 from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason

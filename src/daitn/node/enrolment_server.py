@@ -21,8 +21,9 @@ from aiohttp import web
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
-from daitn.base.ids import NodeId, OperatorId, check_name
+from daitn.base.ids import NodeId, OperatorId
 from daitn.base.metrics import Counters
+from daitn.base.names import check_name
 from daitn.node import pki
 from daitn.node.enrolment import (
     BODY_BYTES,

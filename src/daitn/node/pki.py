@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from daitn.base.errors import InputError, PeerError
-from daitn.base.ids import DomainId, NodeId, check_name
+from daitn.base.ids import DomainId, NodeId
+from daitn.base.names import check_name
 
 AUTHORITY_CERT_FILE: Final = "authority.crt"
 AUTHORITY_KEY_FILE: Final = "authority.key"

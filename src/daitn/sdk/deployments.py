@@ -11,8 +11,7 @@ from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.serving import ModelPhase, ModelStatus, ServingGoal, parse_goal
 from daitn.node.http.bodies import DeployBody
-from daitn.sdk.jobs import quoted
-from daitn.sdk.transport import Transport
+from daitn.sdk.transport import Transport, quoted
 
 LOOK_S: Final = 0.1
 """How often a model that is waited for is looked at."""

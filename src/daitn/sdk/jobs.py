@@ -7,7 +7,6 @@ should not wait for it.
 from __future__ import annotations
 
 import time
-import urllib.parse
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from daitn.descriptors.request import Budget, Hyperparameters, Selection
 from daitn.node.http.bodies import PAGE, Problem
 from daitn.oam import wording
 from daitn.sdk.requests import Duration, Targets, parse_duration, parse_targets
-from daitn.sdk.transport import Transport
+from daitn.sdk.transport import Transport, quoted
 
 if TYPE_CHECKING:
     from daitn.artifacts.manifest import Manifest
@@ -241,8 +240,3 @@ def read_event(name: str, data: bytes) -> JobStatus | None:
             f"a {name} event is not what this version expects: {error}", todo="use the client of the domain's version"
         ) from None
     raise UnavailableError(said.what, todo=said.todo, ids=said.ids)
-
-
-def quoted(text: str) -> str:
-    """Text as one step of a path."""
-    return urllib.parse.quote(text, safe="")

@@ -13,8 +13,7 @@ from daitn.descriptors.questions import Answer, Explanation, Question
 from daitn.descriptors.saved_questions import SavedAnswer
 from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
-from daitn.sdk.jobs import quoted
-from daitn.sdk.transport import Transport
+from daitn.sdk.transport import Transport, quoted
 
 WAIT_S: Final = 10.0
 """How long one call waits for another answer."""

@@ -36,10 +36,10 @@ from daitn.descriptors.terminals import Role
 from daitn.node.http import bodies
 from daitn.node.http.owner_token import PREFIX, parse_owner_token
 from daitn.sdk.deployments import Deployments
-from daitn.sdk.jobs import Job, quoted
+from daitn.sdk.jobs import Job
 from daitn.sdk.map_questions import MapQuestions
 from daitn.sdk.requests import Duration, Targets, make_request, read_contract
-from daitn.sdk.transport import Transport
+from daitn.sdk.transport import Transport, quoted
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import ArtifactId, DataSetId, check_name
+from daitn.base.ids import ArtifactId, DataSetId
+from daitn.base.names import check_name
 from daitn.base.units import MIB
 from daitn.descriptors.contract import DataContract, Task, check_contract, decode_contract
 from daitn.descriptors.request import (

@@ -16,6 +16,7 @@ import http.client
 import ssl
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -252,3 +253,8 @@ def _error_of(status: int, data: bytes, retry_after: str | None) -> DaitnError:
     if isinstance(error, UnavailableError):
         error.wait_s = float(retry_after) if retry_after and retry_after.isdigit() else 0.0  # type: ignore[attr-defined]
     return error
+
+
+def quoted(text: str) -> str:
+    """Text as one step of a path."""
+    return urllib.parse.quote(text, safe="")

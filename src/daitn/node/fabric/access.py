@@ -18,7 +18,8 @@ from typing import Final, Literal
 import msgspec
 
 from daitn.base.errors import InputError
-from daitn.base.ids import CENTER, DomainId, NodeId, check_name
+from daitn.base.ids import CENTER, DomainId, NodeId
+from daitn.base.names import check_name
 from daitn.node.fabric import keys
 
 SLOTS_DEFAULT: Final = 256

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
-from daitn.base.ids import NodeId, check_name
+from daitn.base.ids import NodeId
 from daitn.base.limits import INBOX_MESSAGES
+from daitn.base.names import check_name
 from daitn.node.fabric import keys
 from daitn.node.fabric.chunks import Refusal
 from daitn.node.fabric.contract import PLANE_BYTES, CallHandler, FabricConfig, FabricCounters, Plane

@@ -16,8 +16,9 @@ from typing import Final, Protocol
 import msgspec
 
 from daitn.base.errors import InputError
-from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeId, check_name
+from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
+from daitn.base.names import check_name
 from daitn.node.fabric.link_ledger import LinksNow, TransferSeen
 from daitn.node.fabric.report_shares import ShareOf
 

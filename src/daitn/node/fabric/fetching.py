@@ -19,7 +19,8 @@ import msgspec
 
 from daitn.base.decoding import from_msgpack
 from daitn.base.errors import BugError, DaitnError, NotHeldError, PeerError, UnavailableError
-from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.base.names import check_name
 from daitn.node.fabric import keys
 from daitn.node.fabric.bulk import BufferPool, BulkClient, Transfer
 from daitn.node.fabric.bulk_server import BulkServer

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.ids import check_name
+from daitn.base.names import check_name
 from daitn.node.fabric.bulk import BulkClient
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.contract import STREAM_CREDITS, FabricConfig, FabricCounters, Holder, StreamHandler

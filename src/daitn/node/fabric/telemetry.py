@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from daitn.base.errors import InputError, PeerError
-from daitn.base.ids import NodeId, check_name
+from daitn.base.ids import NodeId
+from daitn.base.names import check_name
 from daitn.node.fabric import keys
 from daitn.node.fabric.contract import TELEMETRY_BYTES, TELEMETRY_TOPICS, FabricConfig, FabricCounters
 from daitn.node.fabric.handoff import LatestByKey, LoopMailbox, Workers

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from daitn.base.errors import UnavailableError
-from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId, check_name
+from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
+from daitn.base.names import check_name
 from daitn.descriptors.links import ROUTER, LinkKind
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.calls import Calls

@@ -21,8 +21,9 @@ from daitn import __version__
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
-from daitn.base.ids import ArtifactId, JobId, NodeId, check_name
+from daitn.base.ids import ArtifactId, JobId, NodeId
 from daitn.base.metrics import Counters
+from daitn.base.names import check_name
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors import request as requests
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase

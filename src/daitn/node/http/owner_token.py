@@ -14,7 +14,8 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import DomainId, check_name
+from daitn.base.ids import DomainId
+from daitn.base.names import check_name
 
 PREFIX: Final = "daitn-owner1."
 SECRET_BYTES: Final = 32

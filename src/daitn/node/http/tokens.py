@@ -35,7 +35,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.ids import DomainId, OwnerId, check_name
+from daitn.base.ids import DomainId, OwnerId
+from daitn.base.names import check_name
 from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import SECRET_BYTES, OwnerToken, parse_owner_token
 from daitn.node.pki import fingerprint_of

@@ -38,7 +38,7 @@ from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSource, TaskNumerics
 from daitn.learning.vectors import map_vectors
-from daitn.node.sandbox.child import Dialogue
+from daitn.node.sandbox.dialogue import Dialogue
 from daitn.node.sandbox.exchanging import ChildExchange
 from daitn.node.sandbox.protocol import (
     EvaluateNumbers,
