@@ -106,7 +106,7 @@ from daitn.oam.collection import FILE, read_counters
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import Proof
 from daitn.scenario.files import load_scenario, policy_toml
-from daitn.sdk import jobs, map_questions, requests, transport
+from daitn.sdk import jobs, map_questions, query_ways, requests, transport
 from daitn.sdk.proofs import check_proofs
 from daitn.serving.tensors import array_of
 from daitn.tools.sensing import Sensed
@@ -806,15 +806,26 @@ CASES = [
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
     Case(
+        "sdk.query_ways.decode_way",
+        lambda data, _: query_ways.decode_way(data),
+        [b'{"query":"a-1","took_ms":1.0,"outcome":"answered","steps":[]}'],
+    ),
+    Case(
         "wire.queries.decode_call",
         lambda data, _: queries.decode_call(data),
-        [packed(queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, inputs=(TENSOR,)))],
+        [
+            packed(
+                queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, lease=7, inputs=(TENSOR,))
+            )
+        ],
     ),
     Case(
         "wire.queries.decode_answer",
         lambda data, _: queries.decode_answer(data),
         [
-            packed(queries.QueryAnswer(outputs=(TENSOR,), wait_s=0.5)),
+            packed(
+                queries.QueryAnswer(outputs=(TENSOR,), load=queries.HostLoad(queries=3, work_s=0.5, lease=7, slots=4))
+            ),
             packed(queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
         ],
     ),

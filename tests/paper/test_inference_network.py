@@ -8,7 +8,7 @@ from tests.unit import (
     test_deployment_desk,
     test_gateway_desk,
     test_model_host,
-    test_query_routing,
+    test_query_engine,
     test_query_views,
 )
 
@@ -45,11 +45,11 @@ def test_models_are_admitted_with_reasons_placed_and_moved_as_hosts_go():
     "daitn.control_center.inference.query_admission.admissible",
 )
 def test_query_that_cannot_be_served_as_asked_is_refused_before_it_costs_anything():
-    engine = test_query_routing.engine_with(test_query_routing.make_route("one"), accuracy=0.9)
-    refused = test_query_routing.ask(engine, goal=QueryGoal(quality_least=0.95))
+    engine = test_query_engine.engine_with(test_query_engine.make_route("one"), accuracy=0.9)
+    refused = test_query_engine.ask(engine, goal=QueryGoal(quality_least=0.95))
     assert isinstance(refused, Refused)
     assert (refused.reason, refused.offer) == (QueryRefusal.QUALITY, "accuracy >= 0.9")
-    late = test_query_routing.ask(engine, left_s=1e-6)
+    late = test_query_engine.ask(engine, left_s=1e-6)
     assert isinstance(late, Refused)
     assert late.reason is QueryRefusal.LATE
 
@@ -57,12 +57,12 @@ def test_query_that_cannot_be_served_as_asked_is_refused_before_it_costs_anythin
 @claim(
     "II-B, QIRCE",
     "Queries are routed to the model that answers them best, by the state of paths, queues and hosts.",
-    "daitn.control_center.inference.query_routing.QueryRouteEngine",
+    "daitn.control_center.inference.query_engine.QueryRouteEngine",
     "daitn.node.serving.asking.Asking",
 )
 def test_queries_go_where_they_are_answered_soonest_and_elsewhere_when_that_fails():
-    test_query_routing.test_soonest_host_is_asked_and_slots_taken_meanwhile_count()
-    test_query_routing.test_host_slower_than_it_measured_itself_is_found_out()
+    test_query_engine.test_soonest_host_is_asked_and_slots_taken_meanwhile_count()
+    test_query_engine.test_host_slower_than_it_measured_itself_is_found_out()
     test_asking.test_query_goes_on_at_another_host_when_one_is_lost()
 
 

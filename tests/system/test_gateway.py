@@ -17,9 +17,11 @@ from tests.system.small_domain import make_model, wait_until
 from tests.system.test_serving import write_package
 
 import daitn
+from daitn.base.errors import InputError
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
+from daitn.sdk.query_ways import fetch_way
 
 triton = pytest.importorskip("tritonclient.http")
 
@@ -85,7 +87,12 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
             body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0.5, 0.5]}]}
             where = "/v2/models/sides/infer"
             status, found, _ = post(address, where, key, body, **{"x-daitn-trace": "1"})
-            assert (status, len(json.loads(found["x-daitn-trace"])["steps"])) == (200, 1)
+            (step,) = json.loads(found["x-daitn-trace"])["steps"]
+            assert (status, step["came"], len(step["hosts"])) == (200, "answered", 2)
+            way = domain.run("explain", found["x-daitn-query"], "--at", address, "--key", key)
+            assert way["steps"] == [step], "whoever asked is told every host of the choice, afterwards too"
+            with pytest.raises(InputError, match="no such query of this key"):
+                fetch_way(address, key, "another")
 
             # what must not be answered, each with its reason
             assert post(address, where, other, body)[0] == 401

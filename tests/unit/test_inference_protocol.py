@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.test_query_routing import make_model
+from tests.unit.test_query_engine import make_model
 
 from daitn.base.errors import InputError
 from daitn.descriptors.serving import QueryGoal

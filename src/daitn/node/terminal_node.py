@@ -53,9 +53,8 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.refusals import refused_here
 from daitn.node.sandbox.launcher import Limits, Sandbox
-from daitn.node.serving.gateway import GatewayHands
-from daitn.node.serving.hosting import PIN, Hosting, host_descriptor
-from daitn.node.serving.roles import open_serving
+from daitn.node.serving.hosting import PIN, host_descriptor
+from daitn.node.serving.roles import ServingHands, open_serving
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
@@ -111,7 +110,7 @@ class TerminalNode:
         self._bases = BaseShelf(self.folder.bases)
         self._known_bases: tuple[str, ...] = ()
         self._sensing = SensingService()
-        self.serving: tuple[GatewayHands | Hosting, ...] = ()
+        self.serving: tuple[ServingHands, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
         self._flops = self._memory_bytes_per_s = 0.0
@@ -239,7 +238,7 @@ class TerminalNode:
 
     def doors(self) -> tuple[str, ...]:
         """Where it answers queries, if it is a gateway."""
-        return tuple(hands.door.address for hands in self.serving if isinstance(hands, GatewayHands))
+        return tuple(hands.address for hands in self.serving if hands.address)
 
     @property
     def left(self) -> bool:

@@ -22,6 +22,9 @@ QUEUE_QUERIES: Final = 512
 QUEUE_ROWS: Final = 65_536
 """Rows that may wait."""
 
+PACES: Final = (0.01, 100.0)
+"""Paces that are told: beyond, something is broken and not slow."""
+
 SMOOTHING: Final = 0.1
 """Weight of the newest batch in what is learnt of the time of one."""
 
@@ -70,7 +73,8 @@ class BatchQueue(Generic[T]):
         self._base_s = max(0.0, row_s - self._each_s)
         self._waiting: deque[Waiting[T]] = deque()
         self._rows = 0
-        self._running: dict[int, tuple[int, float]] = {}
+        self._running: dict[int, tuple[int, float, int]] = {}
+        """Batches that run: since when, for how long as expected, and how many queries they are."""
         self._numbers = 0
         self._factor = 1.0
         self._queries_most, self._queue_rows_most = queries_most, queue_rows_most
@@ -90,10 +94,22 @@ class BatchQueue(Generic[T]):
 
     def wait_s(self, now_ns: int) -> float:
         """How long a query that comes now would wait."""
-        running = sum(max(0.0, until_s - (now_ns - begun) / 1e9) for begun, until_s in self._running.values())
         if not self._waiting and len(self._running) < self._engines:
             return 0.0
-        return (running + self.expected_s(self._rows)) / self._engines if self._rows else running / self._engines
+        return self.work_s(now_ns) / self._engines
+
+    def work_s(self, now_ns: int) -> float:
+        """How long one engine alone would work on what is here."""
+        running = sum(max(0.0, until_s - (now_ns - begun) / 1e9) for begun, until_s, _ in self._running.values())
+        return running + self.expected_s(self._rows) if self._rows else running
+
+    def queries(self) -> int:
+        """Queries that wait or are computed."""
+        return len(self._waiting) + sum(count for _, _, count in self._running.values())
+
+    def pace(self) -> float:
+        """How many times as long as when it warmed up a batch takes now; 1 until some were observed."""
+        return min(max(self._factor, PACES[0]), PACES[1])
 
     def busy_frac(self) -> float:
         """Share of the engines that compute now."""
@@ -148,10 +164,10 @@ class BatchQueue(Generic[T]):
                 self._rows -= query.rows
                 return
 
-    def begun(self, rows: int, now_ns: int) -> int:
-        """A batch begins; the number by which it ends."""
+    def begun(self, rows: int, now_ns: int, queries: int = 1) -> int:
+        """A batch of so many queries begins; the number by which it ends."""
         self._numbers += 1
-        self._running[self._numbers] = (now_ns, self.expected_s(rows))
+        self._running[self._numbers] = (now_ns, self.expected_s(rows), queries)
         return self._numbers
 
     def ended(self, number: int, rows: int, took_s: float | None) -> None:

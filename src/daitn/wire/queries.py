@@ -24,6 +24,21 @@ RefusalReason = Literal["input", "busy", "late", "not-served", "lost"]
 later; `lost`: work was begun and lost."""
 
 
+class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says of one model there with whatever it says: how busy it is, and which slots are the gateway's."""
+
+    queries: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 0
+    """That wait or are computed."""
+    work_s: Seconds = 0.0
+    """How long one engine alone would work on them."""
+    pace: Annotated[float, msgspec.Meta(ge=0.01, le=100.0)] = 1.0
+    """How many times as long as when the host measured itself work takes now."""
+    lease: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    """A batch of slots that is the gateway's from when it asked (`QueryCall.wanted`), in place of the last; 0: none."""
+    slots: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 0
+    lease_s: Seconds = 0.0
+
+
 class QueryCall(msgspec.Struct, frozen=True, kw_only=True, tag="query_call"):
     """Gateway → host: what does this very model say to this, within this time."""
 
@@ -31,6 +46,10 @@ class QueryCall(msgspec.Struct, frozen=True, kw_only=True, tag="query_call"):
     artifact: ArtifactId
     left_s: Seconds
     """Time left when it was sent."""
+    lease: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    """Whose slot this query takes; 0: none, it is taken only where a slot is free that nobody was promised."""
+    wanted: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 0
+    """Slots that the gateway would like to hold from now on; 0: it asks for none."""
     inputs: Tensors
 
 
@@ -42,17 +61,18 @@ class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="query_answer")
     """It waited so long."""
     engine_s: Seconds = 0.0
     """Its batch took so long in the engine."""
-    wait_s: Seconds = 0.0
-    """A query that came now would wait so long."""
+    batch_frac: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Share of that batch's rows that were this query's."""
+    load: HostLoad = HostLoad()
 
 
 class QueryRefused(msgspec.Struct, frozen=True, kw_only=True, tag="query_refused"):
-    """Host → gateway: no answer, and why; when to come back, and how long one would wait here now."""
+    """Host → gateway: no answer, and why; when to come back."""
 
     reason: RefusalReason
     what: Annotated[str, msgspec.Meta(max_length=2000)]
     retry_after_s: Seconds = 0.0
-    wait_s: Seconds = 0.0
+    load: HostLoad = HostLoad()
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -60,7 +60,9 @@ def admissible(model: ServedModel, goal: QueryGoal) -> tuple[Route, ...] | Refus
             return Refused(QueryRefusal.QUALITY, what, offer=f"{name} >= {value:g}")
     if not model.routes:
         return Refused(QueryRefusal.NO_HOST, f"no host answers for {model.model} now", RETRY_S)
-    inside = tuple(route for route in model.routes if not goal.region or route.region == goal.region)
+    if not goal.region:
+        return model.routes
+    inside = tuple(route for route in model.routes if route.region == goal.region)
     if not inside:
         there = ", ".join(sorted({route.region or "none" for route in model.routes}))
         return Refused(

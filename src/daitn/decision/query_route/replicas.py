@@ -33,6 +33,9 @@ PACES: Final = (0.01, 100.0)
 LEARN_DRIFT: Final = 0.1
 """Weight of the newest report in what is known of drift."""
 
+LEARN_PATH: Final = 0.1
+"""Weight of the newest answer in what is known of the way there and back: ten answers make a habit."""
+
 
 class Column(IntEnum):
     """Numbers of a row. Seconds, variances in seconds squared."""
@@ -250,6 +253,20 @@ class ReplicaTable:
             row[Column.COUNT] -= 1
         row[Column.FAULTY] += 0.05 * (float(lost) - row[Column.FAULTY])
         return name
+
+    def timed(self, name: str, path_s: float) -> None:
+        """An answer was under way for so long, beside what its host did with it: the path is better known now."""
+        place = self._places.get(name)
+        if place is None or not 0 <= path_s < np.inf:
+            return
+        row = self._rows[place]
+        off = path_s - row[Column.PATH_S]
+        row[Column.PATH_S] += LEARN_PATH * off
+        row[Column.PATH_VAR] += LEARN_PATH * (off * off - row[Column.PATH_VAR])
+
+    def forgive(self, share: float) -> None:
+        """Losses are long ago: this share of what is held against each replica is left."""
+        self.rows[:, Column.FAULTY] *= share
 
     def learnt(self, name: str, size: float, service_s: float) -> None:
         """A query of this size took this long in the engine, at the pace last told: better known from now on."""

@@ -82,6 +82,13 @@ class SlotBook:
         self._under_way[gateway] = self._under_way.get(gateway, 0) + 1
         return True
 
+    def took(self, gateway: str, now_s: float) -> bool:
+        """A query came without a lease; False where every slot is taken or promised to somebody: refuse it."""
+        if self.free(now_s) < 1:
+            return False
+        self._under_way[gateway] = self._under_way.get(gateway, 0) + 1
+        return True
+
     def ended(self, gateway: str) -> None:
         """A query of a gateway is no longer worked on."""
         left = self._under_way.get(gateway, 0) - 1
@@ -113,6 +120,10 @@ class SlotPurse:
     def left(self, now_s: float) -> int:
         """Slots that may be spent now."""
         return self._lease.slots - self._spent if now_s < self._until_s else 0
+
+    def ended(self, now_s: float) -> bool:
+        """Whether what was held can be spent no more, or nothing ever was."""
+        return now_s >= self._until_s
 
     def wanted(self) -> int:
         """How many to ask for: twice what the last batch was spent of, within bounds."""

@@ -1,13 +1,15 @@
 """Asking: one query from its arrival at a gateway to its answer, over as many hosts as it takes in the time it has.
 
-What a model computes is a pure function of the query, so a query may be asked again wherever work was lost; an answer
-is given once, since the caller waits here. A host that says busy is believed for this query; one that does not answer
-is left out for all. Nothing of a query is logged.
+What a model computes is a pure function of the query, so a query may be asked again wherever work was lost, and asked
+twice where the first host is late; an answer is given once, since the caller waits here. A host that says busy is
+believed for this query; one that does not answer counts as lost, and is left out for all when that happens again.
+Second copies are paid for by a budget (`decision.query_route.hedging`). Nothing of a query is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
@@ -17,7 +19,7 @@ from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableErr
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
-from daitn.control_center.inference.query_routing import Choice, QueryRouteEngine
+from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import NamedTensor, QueryGoal
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, decode_answer, encode_query
 
@@ -34,25 +36,52 @@ PATIENCE_FACTOR: Final = 10.0
 WAIT_S: Final = 0.05
 """Between two looks for a host where none answers yet: a lost one is replaced meanwhile."""
 
+LATE_LEAST_S: Final = 0.05
+"""No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
+
 Caller = Callable[[NodeId, bytes, float], Awaitable[bytes]]
 """Sends bytes to a host and returns what it says within some seconds; errors as `Fabric.call`."""
 
 
 class Step(NamedTuple):
-    """One host that was asked: what was predicted, and what came."""
+    """One host that was asked: why, what was predicted, and what came."""
 
-    host: NodeId
-    why: str
-    predicted_s: float
+    choice: Choice
     came: str
+
+    @property
+    def host(self) -> NodeId:
+        """Who was asked."""
+        return self.choice.route.host.node
 
 
 class Asked(NamedTuple):
     """How a query ended: the answer, or a refusal; and the way there."""
 
+    query: str
     outcome: QueryAnswer | Refused
     steps: tuple[Step, ...]
     took_s: float
+
+    @property
+    def host(self) -> str:
+        """Who answered; empty where nobody did."""
+        return next((step.host for step in self.steps if step.came == "answered"), "")
+
+
+class Query(NamedTuple):
+    """One query, as it is asked of hosts."""
+
+    number: str
+    model: str
+    inputs: tuple[NamedTensor, ...]
+    rows: int
+    goal: QueryGoal
+    session: str
+    began_ns: int
+    allowed_s: float
+    steps: list[Step]
+    tried: list[NodeId]
 
 
 class Asking:
@@ -66,74 +95,117 @@ class Asking:
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
+        self._prefix, self._queries = secrets.token_hex(4), 0
 
-    async def ask(self, model: str, inputs: tuple[NamedTensor, ...], rows: int, goal: QueryGoal) -> Asked:
+    async def ask(
+        self, model: str, inputs: tuple[NamedTensor, ...], rows: int, goal: QueryGoal, session: str = ""
+    ) -> Asked:
         """The answer to a query, or why there is none."""
-        began_ns = self._clock_ns()
+        self._queries += 1
         allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
-        steps: list[Step] = []
-        tried: list[NodeId] = []
+        query = Query(
+            f"{self._prefix}-{self._queries:x}", model, inputs, rows, goal, session, self._clock_ns(), allowed_s, [], []
+        )
         size = sum(len(tensor.data) for tensor in inputs)
         if size > limits.QUERY_BYTES:
             what = f"the query's tensors have {size} bytes, {limits.QUERY_BYTES} are carried"
-            return self._end(Refused(QueryRefusal.INPUT, what, offer="fewer rows"), steps, began_ns)
+            return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
         said: Refused | None = None
         while True:
-            now_ns = self._clock_ns()
-            left_s = allowed_s - (now_ns - began_ns) / 1e9
-            choice = self._engine.choose(model, rows, goal, left_s, now_ns, tried)
+            choice = self._choose(query)
             if isinstance(choice, Refused):
-                if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
+                if choice.reason is QueryRefusal.NO_HOST and self._left_s(query) > WAIT_S:
                     await asyncio.sleep(WAIT_S)
                     continue
-                return self._end(choice if said is None or not tried else said, steps, began_ns)
-            if steps:
+                return self._end(query, choice if said is None or not query.tried else said)
+            if query.steps:
                 self._counters.count("queries_retried")
-            outcome = await self._ask_one(choice, inputs, rows, left_s)
-            came = "answered" if isinstance(outcome, QueryAnswer) else outcome.reason.value
-            steps.append(Step(choice.route.host.node, choice.why, choice.predicted_s, came))
+            else:
+                self._engine.begun()
+            outcome = await self._try(query, choice)
             if isinstance(outcome, QueryAnswer) or outcome.reason is QueryRefusal.INPUT:
-                return self._end(outcome, steps, began_ns)
+                return self._end(query, outcome)
             said = outcome
-            tried.append(choice.route.host.node)
-            if len(tried) >= TRIES:
-                return self._end(said, steps, began_ns)
+            if len(query.tried) >= TRIES:
+                return self._end(query, said)
 
-    async def _ask_one(
-        self, choice: Choice, inputs: tuple[NamedTensor, ...], rows: int, left_s: float
-    ) -> QueryAnswer | Refused:
-        host = choice.route.host.node
-        call = QueryCall(model=choice.model, artifact=choice.artifact, left_s=max(0.0, left_s), inputs=inputs)
+    def _left_s(self, query: Query) -> float:
+        return query.allowed_s - (self._clock_ns() - query.began_ns) / 1e9
+
+    def _choose(self, query: Query) -> Choice | Refused:
+        return self._engine.choose(
+            query.model, query.rows, query.goal, self._left_s(query), self._clock_ns(), query.tried,
+            session=query.session,
+        )  # fmt: skip
+
+    async def _try(self, query: Query, choice: Choice) -> QueryAnswer | Refused:
+        """One host, and a second one where the first is late and the budget allows it: the first answer counts, the
+        other copy is withdrawn."""
+        copies = {self._send(query, choice): choice}
+        query.tried.append(choice.route.host.node)
+        try:
+            done, _ = await asyncio.wait(copies, timeout=max(choice.late_s, LATE_LEAST_S))
+            if not done and len(query.tried) < TRIES and self._engine.may_hedge():
+                second = self._choose(query)
+                if isinstance(second, Choice):
+                    self._counters.count("queries_hedged")
+                    copies[self._send(query, second)] = second
+                    query.tried.append(second.route.host.node)
+            outcome: QueryAnswer | Refused | None = None
+            waiting = set(copies)
+            while waiting and not isinstance(outcome, QueryAnswer):
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for copy in done:
+                    outcome = copy.result() if not isinstance(outcome, QueryAnswer) else outcome
+            assert outcome is not None
+            return outcome
+        finally:
+            for copy, sent in copies.items():
+                self._engine.withdrawn(sent)  # where it has not ended by itself
+                if not copy.done():
+                    copy.cancel()
+                    query.steps.append(Step(sent, "withdrawn"))
+
+    def _send(self, query: Query, choice: Choice) -> asyncio.Task[QueryAnswer | Refused]:
+        return asyncio.get_running_loop().create_task(self._ask_one(query, choice))
+
+    async def _ask_one(self, query: Query, choice: Choice) -> QueryAnswer | Refused:
+        host, left_s = choice.route.host.node, self._left_s(query)
+        call = QueryCall(
+            model=choice.model,
+            artifact=choice.artifact,
+            left_s=max(0.0, left_s),
+            lease=choice.lease,
+            wanted=choice.wanted,
+            inputs=query.inputs,
+        )
         patience_s = min(left_s, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * choice.predicted_s))
         sent_ns = self._clock_ns()
         try:
             answer = decode_answer(await self._call(host, encode_query(call), patience_s))
         except (UnavailableError, PeerError, PolicyError) as error:
-            if (book := self._engine.book(choice)) is not None:
-                book.failed(self._clock_ns())
-            self._counters.count("hosts_ejected")
+            self._counters.count("answers_missing")
+            if self._engine.lost(choice, self._clock_ns()):
+                self._counters.count("hosts_ejected")
+            query.steps.append(Step(choice, QueryRefusal.LOST.value))
             return Refused(QueryRefusal.LOST, f"host {host} gave no answer: {_kind(error)}", 1.0)
-        finally:
-            self._engine.done(choice)
         now_ns = self._clock_ns()
-        book = self._engine.book(choice)
         if isinstance(answer, QueryRefused):
-            if book is not None:
-                book.refused(answer.wait_s, now_ns)
+            self._engine.refused(choice, answer.load, now_ns)
             reason = QueryRefusal.INPUT if answer.reason == "input" else QueryRefusal.BUSY
             reason = QueryRefusal.LOST if answer.reason == "lost" else reason
+            query.steps.append(Step(choice, reason.value))
             return Refused(reason, answer.what, 0.0 if reason is QueryRefusal.INPUT else max(0.1, answer.retry_after_s))
-        if book is not None:
-            took_s = (now_ns - sent_ns) / 1e9
-            book.answered(rows, took_s, answer.queued_s, answer.engine_s, answer.wait_s, now_ns)
+        self._engine.answered(choice, (now_ns - sent_ns) / 1e9, answer, now_ns)
+        query.steps.append(Step(choice, "answered"))
         return answer
 
-    def _end(self, outcome: QueryAnswer | Refused, steps: list[Step], began_ns: int) -> Asked:
+    def _end(self, query: Query, outcome: QueryAnswer | Refused) -> Asked:
         if isinstance(outcome, Refused):
             self._counters.count("queries_not_answered", outcome.reason.value)
         else:
             self._counters.count("queries_answered")
-        return Asked(outcome, tuple(steps), (self._clock_ns() - began_ns) / 1e9)
+        return Asked(query.number, outcome, tuple(query.steps), (self._clock_ns() - query.began_ns) / 1e9)
 
 
 def _kind(error: DaitnError) -> str:

@@ -3,13 +3,14 @@
 Whoever asks shows a key of the domain (`daitn token owner NAME --scope ask`) as a bearer token or in `X-API-Key`;
 health needs none. Errors have the protocol's body, `{"error": sentence}`, and headers say the rest: `Retry-After` where
 coming back helps, `x-daitn-reason`, `x-daitn-offer` for the nearest goal that would do. `x-daitn-host` names who
-answered; a request with the header `x-daitn-trace: 1` gets the whole way of the decision back. Bodies are bounded
-before they are read, and neither queries nor answers are logged.
+answered, `x-daitn-query` the query: `GET /v2/queries/NAME` (`daitn explain`) tells whoever asked it how its hosts were
+chosen, for the last `ways.WAYS_KEPT` queries; a request with the header `x-daitn-trace: 1` gets that back with its
+answer. `x-daitn-session` keeps the queries of a session together where that costs nothing. Bodies are bounded before
+they are read, and neither queries nor answers are logged.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import ssl
 import time
@@ -20,19 +21,21 @@ import msgspec
 from aiohttp import web
 
 from daitn import __version__
+from daitn.base import limits
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ModelName
 from daitn.base.metrics import Counters
 from daitn.base.units import MIB
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
-from daitn.control_center.inference.query_routing import QueryRouteEngine
+from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.node.http.owner_token import parse_owner_token
 from daitn.node.http.problems import HttpError, too_many
 from daitn.node.http.rates import RateBook
 from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving import inference_protocol as protocol
-from daitn.node.serving.asking import Asked, Asking
+from daitn.node.serving.asking import Asking
+from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import arrays_of, rows_of
 
 BODY_BYTES: Final = 32 * MIB
@@ -67,6 +70,7 @@ class Door:
         self._keys: dict[str, ApiKey] = {}
         self._digests: dict[str, str] = {}
         self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
+        self._ways = WayBook()
         self._runner: web.AppRunner | None = None
         self.address = ""
 
@@ -86,6 +90,7 @@ class Door:
             get(path + "/ready", self._model_ready)
             get(path + "/config", self._config)
             post(path + "/infer", self._infer)
+        get("/v2/queries/{query}", self._explain)
         post("/v2/repository/index", self._index)
         post("/v2/repository/models/{model}/load", self._load)
         post("/v2/repository/models/{model}/unload", self._unload)
@@ -112,7 +117,7 @@ class Door:
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not request.path.startswith("/v2/health/"):
-                self._admit(request)
+                request["key"] = self._admit(request)
             return await handler(request)
         except InputError as error:
             return self._refuse("input", 400, error.render())
@@ -125,7 +130,8 @@ class Door:
                 raise
             return self._refuse("path", error.status, f"{request.method} {request.path[:100]}: {error.reason}")
 
-    def _admit(self, request: web.Request) -> None:
+    def _admit(self, request: web.Request) -> str:
+        """The digest of the key that opened the door."""
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         token = token.strip() if kind.lower() == "bearer" else request.headers.get("X-API-Key", "")
         digest = self._digests.get(token)
@@ -145,6 +151,7 @@ class Door:
         if (wait_s := self._rates.take(key.digest, time.monotonic())) > 0:
             self._counters.count("door_refused", "rate")
             raise too_many(f"more than {QUERIES_PER_S:g} queries a second with one key", wait_s)
+        return key.digest
 
     def _refuse(self, why: str, status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
         self._counters.count("door_refused", why)
@@ -222,17 +229,28 @@ class Door:
             return model
         asked = protocol.decode_infer(await request.read(), request.headers.get(protocol.HEADER), request.headers)
         rows = rows_of(arrays_of(asked.inputs), model.inputs)
-        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal)
-        headers = _trace(found) if request.headers.get("x-daitn-trace") else {}
+        session = request.headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
+        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session)
+        self._ways.keep(request["key"], found)
+        headers = {"x-daitn-query": found.query}
+        if request.headers.get("x-daitn-trace"):
+            headers["x-daitn-trace"] = trace_header(found)
         if isinstance(found.outcome, Refused):
             return self._refused(found.outcome, headers)
         body, cut = protocol.encode_answer(model, asked, found.outcome.outputs)
-        headers["x-daitn-host"] = found.steps[-1].host
+        headers["x-daitn-host"] = found.host
         kind = "application/json"
         if cut is not None:
             headers[protocol.HEADER] = str(cut)
             kind = "application/octet-stream"
         return web.Response(body=body, headers=headers, content_type=kind)
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        """How hosts were chosen for a query, to whoever asked it."""
+        way = self._ways.way(request["key"], request.match_info["query"])
+        if way is None:
+            return _error(404, "no such query of this key is remembered here: the last ones are, each at its gateway")
+        return _json(way)
 
     def _refused(self, refused: Refused, headers: dict[str, str] | None = None) -> web.Response:
         told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
@@ -247,15 +265,6 @@ def _told(error: HttpError) -> dict[str, str]:
     if error.status == 401:
         return {"WWW-Authenticate": 'Bearer realm="daitn"'}
     return {"Retry-After": str(max(1, math.ceil(error.wait_s)))} if error.wait_s else {}
-
-
-def _trace(found: Asked) -> dict[str, str]:
-    """The way of a decision, in one header."""
-    steps = [
-        {"host": one.host, "why": one.why, "predicted_ms": round(one.predicted_s * 1000, 3), "came": one.came}
-        for one in found.steps
-    ]
-    return {"x-daitn-trace": json.dumps({"took_ms": round(found.took_s * 1000, 3), "steps": steps})}
 
 
 def _json(value: object) -> web.Response:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import secrets
 import ssl
+import time
 
 from daitn.base.effects import Effect
 from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
-from daitn.control_center.inference.query_routing import QueryRouteEngine
-from daitn.descriptors.terminals import Role
+from daitn.control_center.inference.query_engine import QueryRouteEngine, warm_up
 from daitn.node.fabric.contract import Fabric, Plane
-from daitn.node.node_config import GatewayConfig, NodeConfig
+from daitn.node.node_config import GatewayConfig
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.door import Door
 from daitn.terminal.gateway import TakeKeys, TakeRoutes
@@ -23,9 +25,10 @@ class GatewayHands:
 
     def __init__(self, config: GatewayConfig, fabric: Fabric) -> None:
         self.counters = Counters()
+        self.address = ""
         self._config = config
         self._context = _context(config)
-        self._engine = QueryRouteEngine()
+        self._engine = QueryRouteEngine(secrets.randbits(32))
 
         async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
             return await fabric.call(host, payload, plane=Plane.QUERY, timeout_s=timeout_s)
@@ -33,14 +36,16 @@ class GatewayHands:
         self.door = Door(self._engine, Asking(self._engine, call, self.counters), self.counters)
 
     async def start(self) -> None:
-        """Open the door; UnavailableError where its port cannot be had."""
+        """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
+        await asyncio.to_thread(warm_up)
         await self.door.start(self._config.host, self._config.port, self._context)
+        self.address = self.door.address
 
     def perform(self, effect: Effect) -> bool:
         """Do what the gateway core wants, if it is that."""
         match effect:
             case TakeRoutes(models=models):
-                self._engine.follow(models)
+                self._engine.follow(models, time.monotonic_ns())
             case TakeKeys(keys=keys):
                 self.door.take_keys(keys)
             case _:
@@ -50,11 +55,6 @@ class GatewayHands:
     async def stop(self) -> None:
         """Close the door."""
         await self.door.stop()
-
-
-def open_gateway(config: NodeConfig, fabric: Fabric) -> GatewayHands | None:
-    """The hands of a node's gateway role; None where it has not that role."""
-    return GatewayHands(config.gateway, fabric) if Role.GATEWAY in config.roles else None
 
 
 def _context(config: GatewayConfig) -> ssl.SSLContext | None:

@@ -21,9 +21,9 @@ from daitn.base.effects import Effect, Event
 from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.metrics import Counters
+from daitn.decision.query_route.slots import LEASE_S, SlotLease
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaPhase
-from daitn.descriptors.terminals import Role
 from daitn.node.engines.torch_graph import start_torch_graph
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.moving import Moving
@@ -37,7 +37,7 @@ from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 from daitn.terminal.fact_reporter import FactsMeasured, ThingDropped
 from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ServeOrder
-from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, RefusalReason, decode_call, encode_query
+from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason, decode_call, encode_query
 
 PIN: Final = "model "
 """First word of the reason for which a served package stays in the store."""
@@ -84,10 +84,8 @@ def host_descriptor(config: HostConfig) -> HostDescriptor:
 
 def open_hosting(
     config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, post: Callable[[Event], None]
-) -> Hosting | None:
-    """The hands of a node's host role; None where it has not that role."""
-    if Role.HOST not in config.roles:
-        return None
+) -> Hosting:
+    """The hands of a node's host role."""
     here = config.hosting
     sandbox = Sandbox(Limits(memory_bytes=here.memory_bytes, cpu_s=ENGINE_CPU_S))
     return Hosting(
@@ -135,6 +133,7 @@ class Hosting:
         self._not_for_onnx: set[ArtifactId] = set()
         """Packages that could not be exported here; torch serves them."""
         self.counters = Counters()
+        self.address = ""
 
     async def start(self) -> None:
         """Answer queries, from now on."""
@@ -289,31 +288,45 @@ class Hosting:
         if sender not in self._gateways:
             self.counters.count("queries_refused", "not-a-gateway")
             raise PolicyError(f"{sender} is no gateway of this domain, as far as this host was told")
-        answer = await self.ask(decode_call(payload))
+        answer = await self.ask(sender, decode_call(payload))
         if isinstance(answer, QueryRefused):
             self.counters.count("queries_refused", answer.reason)
         return encode_query(answer)
 
-    async def ask(self, call: QueryCall) -> QueryAnswer | QueryRefused:
+    async def ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
         """Answer a query, or say why not."""
         held = self._replicas.get(call.model)
         if held is None or held[0] != call.artifact or not held[1].serving:
             return _refused("not-served", f"model {call.model} is not served here")
-        replica = held[1]
+        replica, now_s = held[1], time.monotonic()
+        slots = replica.slots
+        if not (call.lease and slots.began(gateway, call.lease, now_s)) and not slots.took(gateway, now_s):
+            what = f"all {slots.slots} places at {call.model} are taken here, or promised to other gateways"
+            return _refused("busy", what, LEASE_S, load=_load(replica, gateway, call))
+        try:
+            return await self._infer(replica, gateway, call)
+        finally:
+            slots.ended(gateway)
+
+    async def _infer(self, replica: ServedReplica, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
         deadline_ns = time.monotonic_ns() + int(min(call.left_s, QUERY_S) * 1e9)
         try:
             arrays = arrays_of(call.inputs)
             found = await replica.infer(arrays, rows_of(arrays, replica.inputs), deadline_ns)
         except InputError as error:
-            return _refused("input", error.render())
+            return _refused("input", error.render(), load=_load(replica, gateway, call))
         except UnavailableError as error:
-            return _refused("lost", error.what, wait_s=replica.queue.wait_s(time.monotonic_ns()))
-        wait_s = replica.queue.wait_s(time.monotonic_ns())
+            return _refused("lost", error.what, load=_load(replica, gateway, call))
+        load = _load(replica, gateway, call)
         if isinstance(found, Refused):
-            return _refused("busy", found.why, retry_after_s=found.retry_after_s, wait_s=wait_s)
+            return _refused("busy", found.why, found.retry_after_s, load=load)
         self._answered += 1
         answer = QueryAnswer(
-            outputs=tensors_of(found.outputs), queued_s=found.queued_s, engine_s=found.engine_s, wait_s=wait_s
+            outputs=tensors_of(found.outputs),
+            queued_s=found.queued_s,
+            engine_s=found.engine_s,
+            batch_frac=found.batch_frac,
+            load=load,
         )
         size = sum(len(tensor.data) for tensor in answer.outputs)
         if size > limits.QUERY_BYTES:
@@ -321,5 +334,21 @@ class Hosting:
         return answer
 
 
-def _refused(reason: RefusalReason, what: str, *, retry_after_s: float = 0.0, wait_s: float = 0.0) -> QueryRefused:
-    return QueryRefused(reason=reason, what=what[:2000], retry_after_s=retry_after_s, wait_s=wait_s)
+def _load(replica: ServedReplica, gateway: NodeId, call: QueryCall) -> HostLoad:
+    """How busy a model is here, and the slots that its gateway asked for."""
+    lease = SlotLease(0, 0, 0.0) if not call.wanted else replica.slots.lease(gateway, call.wanted, time.monotonic())
+    queue = replica.queue
+    return HostLoad(
+        queries=queue.queries(),
+        work_s=min(queue.work_s(time.monotonic_ns()), QUERY_S),
+        pace=queue.pace(),
+        lease=lease.lease,
+        slots=lease.slots,
+        lease_s=lease.lasts_s,
+    )
+
+
+def _refused(
+    reason: RefusalReason, what: str, retry_after_s: float = 0.0, *, load: HostLoad | None = None
+) -> QueryRefused:
+    return QueryRefused(reason=reason, what=what[:2000], retry_after_s=retry_after_s, load=load or HostLoad())

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
+from daitn.decision.query_route.slots import SlotBook
 from daitn.descriptors.serving import ReplicaMeasured, TensorSpec
-from daitn.serving.batching import BatchQueue, Refused, Waiting
-from daitn.serving.engine import Engine, Warmed, warm_up
+from daitn.serving.batching import QUEUE_QUERIES, BatchQueue, Refused, Waiting
+from daitn.serving.engine import BATCH_ROWS, Engine, Warmed, warm_up
 from daitn.serving.tensors import Arrays, cut_rows, join_rows
 
 DEATHS: Final = 3
@@ -30,11 +31,12 @@ EngineMaker = Callable[[], Awaitable[Engine]]
 
 
 class Answered(NamedTuple):
-    """A query's outputs, how long it waited, and how long its batch took in the engine."""
+    """A query's outputs, how long it waited, how long its batch took in the engine, and what share of it it was."""
 
     outputs: Arrays
     queued_s: float
     engine_s: float
+    batch_frac: float = 1.0
 
 
 Ticket = asyncio.Future[Answered]
@@ -56,6 +58,8 @@ class ServedReplica:
             batch_rows=warmed.measured.batch_rows,
             batch_s=warmed.measured.batch_s,
         )
+        self.slots = SlotBook(QUEUE_QUERIES + len(engines) * BATCH_ROWS)
+        """Whose turn it is: places in the queue and in the engines, leased to gateways."""
         self._make = make
         self._on_failed = on_failed
         self._arrived = asyncio.Event()
@@ -118,7 +122,7 @@ class ServedReplica:
     async def _run(self, engine: Engine, batch: list[Waiting[Ticket]]) -> None:
         rows = [query.rows for query in batch]
         begun_ns = time.monotonic_ns()
-        number = self.queue.begun(sum(rows), begun_ns)
+        number = self.queue.begun(sum(rows), begun_ns, len(batch))
         took_s: float | None = None
         try:
             outputs = cut_rows(await engine.infer(join_rows([query.arrays for query in batch])), rows)
@@ -140,7 +144,8 @@ class ServedReplica:
         else:
             for query, own in zip(batch, outputs, strict=True):
                 if not query.ticket.done():
-                    query.ticket.set_result(Answered(own, (begun_ns - query.arrived_ns) / 1e9, took_s))
+                    queued_s = (begun_ns - query.arrived_ns) / 1e9
+                    query.ticket.set_result(Answered(own, queued_s, took_s, query.rows / sum(rows)))
         finally:
             self.queue.ended(number, sum(rows), took_s)
 

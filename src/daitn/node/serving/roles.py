@@ -1,21 +1,53 @@
-"""Which hands of serving a node has, by its roles."""
+"""Which hands of serving a node has, by its roles.
+
+A gateway's are imported where a node is one: choices are compiled code, whose compiler takes half a second to load and
+a hundred megabytes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from daitn.base.effects import Event
+from daitn.base.effects import Effect, Event
+from daitn.base.metrics import Counters
+from daitn.descriptors.terminals import Role
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig
-from daitn.node.serving.gateway import GatewayHands, open_gateway
-from daitn.node.serving.hosting import Hosting, open_hosting
+from daitn.node.serving.hosting import open_hosting
 from daitn.node.store import ChunkStore
+
+
+class ServingHands(Protocol):
+    """What a node does with the hands of a role."""
+
+    counters: Counters
+    address: str
+    """Where it is asked over HTTP; empty where it is not."""
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        ...
+
+    def perform(self, effect: Effect) -> bool:
+        """Do what a core wants, if it is of this role."""
+        ...
+
+    async def stop(self) -> None:
+        """End; nothing of it is left."""
+        ...
 
 
 def open_serving(
     config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, post: Callable[[Event], None]
-) -> tuple[GatewayHands | Hosting, ...]:
+) -> tuple[ServingHands, ...]:
     """Those of a host and of a gateway, where the node has the role."""
-    hands = (open_hosting(config, fabric, store, moving, post), open_gateway(config, fabric))
-    return tuple(one for one in hands if one is not None)
+    hands: list[ServingHands] = []
+    if Role.HOST in config.roles:
+        hands.append(open_hosting(config, fabric, store, moving, post))
+    if Role.GATEWAY in config.roles:
+        from daitn.node.serving.gateway import GatewayHands
+
+        hands.append(GatewayHands(config.gateway, fabric))
+    return tuple(hands)

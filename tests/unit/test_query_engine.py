@@ -1,0 +1,247 @@
+"""Query route engine and admission: who is asked, who is refused why, and what is learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused
+from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
+from daitn.descriptors.grant import Holder
+from daitn.descriptors.serving import QueryGoal, ReplicaMeasured, Route, ServedModel, ServingGoal
+from daitn.wire.queries import HostLoad, QueryAnswer
+
+S = 1_000_000_000
+ANY = QueryGoal()
+
+
+def make_route(node: str, *, row_s: float = 0.002, batch_s: float = 0.01, **changes: Any) -> Route:
+    measured = ReplicaMeasured(row_s=row_s, batch_rows=32, batch_s=batch_s)
+    return Route(host=Holder(node=NodeId(node)), measured=measured, **changes)
+
+
+def make_model(*routes: Route, **quality: float) -> ServedModel:
+    return ServedModel(
+        model=ModelName("sides"),
+        artifact=ArtifactId("a" * 64),
+        owner=OwnerId("ada"),
+        goal=ServingGoal(),
+        quality=quality,
+        routes=routes,
+    )
+
+
+def engine_with(*routes: Route, now_s: float = 100.0, **quality: float) -> QueryRouteEngine:
+    engine = QueryRouteEngine()
+    engine.follow([make_model(*routes, **quality)], int(now_s * S))
+    return engine
+
+
+def ask(engine: QueryRouteEngine, now_s: float = 100.0, goal: QueryGoal = ANY, **given: Any) -> Choice | Refused:
+    return engine.choose("sides", given.pop("rows", 1), goal, given.pop("left_s", 10.0), int(now_s * S), **given)
+
+
+def chosen(found: Choice | Refused) -> Choice:
+    assert isinstance(found, Choice), found
+    return found
+
+
+def node_of(found: Choice | Refused) -> str:
+    return chosen(found).route.host.node
+
+
+def answer(engine: QueryRouteEngine, choice: Choice, now_s: float, took_s: float = 0.004, **said: Any) -> None:
+    load = said.pop("load", HostLoad())
+    told = QueryAnswer(outputs=(), **({"engine_s": 0.002, "load": load} | said))
+    engine.answered(choice, took_s, told, int(now_s * S))
+
+
+def test_soonest_host_is_asked_and_slots_taken_meanwhile_count() -> None:
+    engine = engine_with(make_route("quick"), make_route("slow", row_s=0.004, batch_s=0.05))
+
+    nodes = [node_of(ask(engine)) for _ in range(6)]
+
+    assert nodes[0] == "quick"
+    assert "slow" in nodes, "a burst does not herd on one host"
+
+
+def test_what_hosts_say_of_their_queue_is_believed_and_doubted_more_as_it_ages() -> None:
+    engine = engine_with(make_route("one"), make_route("two"))
+    first = chosen(ask(engine))
+    answer(engine, first, 100.01, load=HostLoad(queries=50, work_s=2.0))
+
+    assert all(node_of(ask(engine, 100.02)) != first.route.host.node for _ in range(5))
+    alone = engine_with(make_route("one"))
+    choice = chosen(ask(alone))
+    answer(alone, choice, 100.01, load=HostLoad(queries=50, work_s=2.0))
+    now, later = chosen(ask(alone, 100.02)), chosen(ask(alone, 110.0))
+    assert now.predicted_s > 1.9
+    assert later.late_s - later.predicted_s > 2 * (now.late_s - now.predicted_s)
+
+
+def test_host_slower_than_it_measured_itself_is_found_out() -> None:
+    engine = engine_with(make_route("liar", row_s=0.001), make_route("honest", row_s=0.003))
+    for number in range(60):
+        choice = chosen(ask(engine, 100 + number * 0.01))
+        slow = choice.route.host.node == "liar"
+        took_s = 0.022 if slow else 0.005
+        answer(engine, choice, 100 + number * 0.01, took_s, engine_s=0.02 if slow else 0.003)
+
+    assert [node_of(ask(engine, 101.0, tried=())) for _ in range(3)].count("honest") >= 2
+
+
+def test_host_that_lies_about_its_load_pays_for_it_in_the_time_its_answers_take() -> None:
+    """It says that nothing waits and that it took a millisecond: what is left of the time counts as its path."""
+    engine = engine_with(make_route("liar"), make_route("honest"))
+    for number in range(60):
+        choice = chosen(ask(engine, 100 + number * 0.01))
+        took_s = 0.3 if choice.route.host.node == "liar" else 0.005
+        answer(engine, choice, 100 + number * 0.01, took_s, engine_s=0.001)
+
+    assert [node_of(ask(engine, 101.0)) for _ in range(3)].count("honest") >= 2
+    weighed = {one.replica: one for one in engine.explain(chosen(ask(engine, 101.0)))}
+    assert weighed["liar"].path_s > 5 * weighed["honest"].path_s
+
+
+def test_host_that_loses_queries_is_avoided_then_left_out_and_tried_again() -> None:
+    engine = engine_with(make_route("bad", row_s=0.001), make_route("good"))
+    engine.lost(chosen(ask(engine, tried=(NodeId("good"),))), 100 * S)
+    nodes = [node_of(ask(engine, 100.01)) for _ in range(6)]
+    assert nodes.count("good") >= 5, "one loss makes a host dearer, and leaves it open"
+    for last in (False, True):
+        assert engine.lost(chosen(ask(engine, tried=(NodeId("good"),))), 100 * S) is last
+
+    weighed = {one.replica: one.held_back_by for one in engine.explain(chosen(ask(engine, 100.1)))}
+    assert weighed == {"bad": "closed", "good": ""}
+    assert chosen(ask(engine, 100.2, tried=(NodeId("good"),))).why == "soonest of those that are left"
+    later = {one.replica: one.held_back_by for one in engine.explain(chosen(ask(engine, 110.0)))}
+    assert later == {"bad": "", "good": ""}
+
+
+def test_loss_is_forgiven_with_time() -> None:
+    engine = engine_with(make_route("one", row_s=0.001), make_route("two", row_s=0.004, batch_s=0.02))
+    engine.lost(chosen(ask(engine, tried=(NodeId("two"),))), 100 * S)
+
+    assert node_of(ask(engine, 100.1)) == "two"
+    for second in range(101, 200):
+        engine.withdrawn(chosen(ask(engine, second)))
+    assert [node_of(ask(engine, 200.0)) for _ in range(3)].count("one") >= 1
+
+
+def test_query_is_not_sent_twice_to_one_host_and_ends_when_all_were_asked() -> None:
+    engine = engine_with(make_route("one"), make_route("two"))
+
+    assert node_of(ask(engine, tried=(NodeId("one"),))) == "two"
+    refused = ask(engine, tried=(NodeId("one"), NodeId("two")))
+    assert isinstance(refused, Refused)
+    assert refused.reason is QueryRefusal.LOST
+
+
+def test_about_one_query_in_a_hundred_explores() -> None:
+    engine = engine_with(make_route("quick", row_s=0.001), make_route("far", row_s=0.05, batch_s=0.5, path_s=0.1))
+    nodes = []
+    for number in range(1000):
+        choice = chosen(ask(engine, 100 + number * 0.01))
+        nodes.append(node_of(choice))
+        answer(engine, choice, 100 + number * 0.01, 0.004 if nodes[-1] == "quick" else 0.16)
+
+    assert 2 <= nodes.count("far") <= 40
+
+
+def test_slots_are_spent_from_what_the_host_leased_and_asked_for_again_in_time() -> None:
+    engine = engine_with(make_route("one"))
+    first = chosen(ask(engine))
+    assert (first.lease, first.wanted) == (0, 8)
+    answer(engine, first, 100.0, load=HostLoad(lease=7, slots=3, lease_s=2.0))
+
+    found = [chosen(ask(engine, 100.1)) for _ in range(5)]
+    assert [one.lease for one in found] == [7, 7, 7, 0, 0], "what is beyond the lease is asked for without one"
+    assert [bool(one.wanted) for one in found] == [True, False, False, False, False]
+    assert chosen(ask(engine, 103.0)).lease == 0, "a lease ends by itself"
+
+
+def test_sessions_stay_where_they_are_while_that_saves_something() -> None:
+    engine = engine_with(make_route("one"), make_route("two"))
+    homes: set[str] = set()
+    for number in range(20):
+        choice = chosen(ask(engine, 100 + number * 0.01, session="s", saves_s=0.01))
+        homes.add(choice.route.host.node)
+        answer(engine, choice, 100 + number * 0.01)
+
+    assert len(homes) == 1
+
+
+def test_every_choice_is_explained_with_every_host() -> None:
+    choice = chosen(ask(engine_with(make_route("north", region="n"), make_route("south", region="s"))))
+    weighed = QueryRouteEngine.explain(choice)
+
+    assert {one.replica for one in weighed} == {"north", "south"}
+    assert weighed[0].cost_s <= weighed[1].cost_s
+    inside = chosen(
+        ask(engine_with(make_route("a", region="n"), make_route("b", region="s")), goal=QueryGoal(region="s"))
+    )
+    assert [one.held_back_by for one in QueryRouteEngine.explain(inside)] == ["", "region"]
+
+
+@pytest.mark.parametrize(
+    ("goal", "left_s", "reason", "offer"),
+    [
+        (QueryGoal(quality_least=0.95), 10.0, QueryRefusal.QUALITY, "accuracy >= 0.9"),
+        (QueryGoal(quality_least=0.5, field="cardiology"), 10.0, QueryRefusal.QUALITY, ""),
+        (QueryGoal(region="south"), 10.0, QueryRefusal.REGION, ""),
+        (QueryGoal(), 1e-6, QueryRefusal.LATE, "deadline >="),
+    ],
+)
+def test_goal_that_cannot_be_kept_is_refused_with_its_reason_and_the_nearest_one(
+    goal: QueryGoal, left_s: float, reason: QueryRefusal, offer: str
+) -> None:
+    refused = ask(engine_with(make_route("one", region="north"), accuracy=0.9), goal=goal, left_s=left_s)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason is reason
+    assert refused.offer.startswith(offer)
+
+
+def test_unknown_model_and_one_without_hosts_are_told_apart() -> None:
+    engine = engine_with()
+    unknown = engine.choose("side", 1, QueryGoal(), 1.0, 0)
+    nobody = ask(engine)
+
+    assert isinstance(unknown, Refused)
+    assert unknown.reason is QueryRefusal.UNKNOWN_MODEL
+    assert "sides" in unknown.what
+    assert isinstance(nobody, Refused)
+    assert (nobody.reason, nobody.retry_after_s > 0) == (QueryRefusal.NO_HOST, True)
+
+
+def test_what_was_learnt_of_a_host_outlives_a_change_of_routes() -> None:
+    engine = engine_with(make_route("one"))
+    for _ in range(20):
+        answer(engine, chosen(ask(engine)), 100.0, 1.0)
+    before = chosen(ask(engine, 100.1))
+    engine.withdrawn(before)
+    engine.follow([make_model(make_route("one"), make_route("two"))], int(100.1 * S))
+
+    weighed = {one.replica: one.path_s for one in engine.explain(chosen(ask(engine, 100.1)))}
+    assert weighed["one"] > 100 * weighed["two"]
+
+
+def test_replica_that_measured_itself_anew_is_another_one() -> None:
+    engine = engine_with(make_route("one"))
+    for _ in range(20):
+        answer(engine, chosen(ask(engine)), 100.0, 1.0)
+    engine.follow([make_model(make_route("one", row_s=0.003))], int(100.1 * S))
+
+    assert chosen(ask(engine, 100.1)).predicted_s < 0.1
+
+
+def test_answer_for_a_host_that_is_no_route_any_more_teaches_nothing() -> None:
+    engine = engine_with(make_route("one"))
+    choice = chosen(ask(engine))
+    engine.follow([], 100 * S)
+
+    answer(engine, choice, 100.0)
+    engine.withdrawn(choice)
+    assert not engine.lost(choice, 100 * S)
