@@ -573,7 +573,9 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    books = {name: vars(facts[name]) for name in ("controls", "made", "trail", "charges", "round_book", "masks")}
+    books = {
+        name: vars(facts[name]) for name in ("controls", "made", "trail", "charges", "round_book", "masks", "promised")
+    }
     return facts | books
 
 

@@ -23,6 +23,7 @@ from daitn.base.ids import DomainId, NodeId, OperatorId
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.decision.facts import Preflight
 from daitn.decision.feasibility import Known
+from daitn.decision.promises import Owed, Promises
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget, Request, Selection
 from daitn.descriptors.terminals import NodeDescriptor, Role
@@ -141,14 +142,25 @@ def admission_of(knowledge: KnowledgeMap) -> TrainingAdmission:
     return TrainingAdmission(view)
 
 
+promises = st.one_of(
+    st.just(Promises()),
+    st.dictionaries(
+        st.sampled_from([f"n{number:04d}" for number in range(1, 9)]).map(NodeId),
+        st.lists(st.builds(Owed, st.floats(0.1, 5000), st.floats(0, 5000)), min_size=1, max_size=3).map(tuple),
+    ).map(Promises),
+)
+"""What other jobs hold at some sites."""
+
+
 @laws
-@given(networks(), requests, preflights)
+@given(networks(), requests, preflights, promises)
 def test_refusals_are_true_and_offers_are_kept(
-    knowledge: KnowledgeMap, request: Request, preflight: Preflight | None
+    knowledge: KnowledgeMap, request: Request, preflight: Preflight | None, held: Promises
 ) -> None:
     """The two promises of a verdict."""
     admission, package = admission_of(knowledge), make_package()
-    verdict, judged, view = admission.assess(request, package, Known(preflight))
+    known = Known(preflight, promises=held)
+    verdict, judged, view = admission.assess(request, package, known)
 
     assert (verdict.outcome == "admitted") == (not verdict.failed())
     for failed in verdict.failed():
@@ -164,7 +176,7 @@ def test_refusals_are_true_and_offers_are_kept(
         assert {stop.dataset for stop in judged.plan.route} <= {candidate.dataset for candidate in view.candidates}
     elif verdict.counter_offer is not None:
         offer = verdict.counter_offer
-        again, _, _ = admission.assess(offer.request, package, Known(preflight))
+        again, _, _ = admission.assess(offer.request, package, known)
         assert again.outcome == "admitted", again.failed()
         assert offer.request != request
         assert all(change.asked != change.offered for change in offer.changes)

@@ -30,6 +30,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    PromiseMade,
     RecordsGiven,
     Replanned,
     RequestChanged,
@@ -54,6 +55,7 @@ from daitn.descriptors.masked import (
 )
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectation, ReasonCode, Verdict
 from daitn.descriptors.plan import Choice, Plan
+from daitn.descriptors.promise import Hold, Promise
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -174,6 +176,9 @@ SHARE = ShareWork(
 EXAMPLES: dict[type[JobRecord], JobRecord] = {
     JobSubmitted: submitted(),
     JobAssessed: JobAssessed(job=JOB, at_ns=2, verdict=refused(offer()), plan=plan()),
+    PromiseMade: PromiseMade(
+        job=JOB, at_ns=2, promise=Promise(holds=(Hold(node=SITE, seconds=12.0),), store_bytes=2_000_000)
+    ),
     PreflightDone: PreflightDone(job=JOB, at_ns=3, preflight=Preflight(measurements=(FIGURE,), overfits=True)),
     VisitOrdered: ordered(2, TRAIN, "train"),
     VisitAccepted: accepted(1, TRAINED),

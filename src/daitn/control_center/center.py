@@ -50,6 +50,7 @@ from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.lesson_book import LESSONS, LessonBook
 from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.promise_book import PromiseBook
 from daitn.control_center.training.queueing import WAITING, makes_room, next_up
 from daitn.control_center.training.records import ExperienceGained, JobRecord, JobSubmitted
 from daitn.control_center.training.results import wrong_in
@@ -100,7 +101,8 @@ class ControlCenter:
         self._facts = FactDesk(self.knowledge, self.records, self.counters, tools.member, config.askers)
         self.orchestrator = make_orchestrator(config)
         self.lessons = LessonBook()
-        self._desks = (OrderDesk(config, tools, self.knowledge), self.orchestrator, self.lessons)
+        promises = PromiseBook(lambda: (machine.state for machine in self.jobs.values()))
+        self._desks = (OrderDesk(config, tools, self.knowledge), self.orchestrator, self.lessons, promises)
         self._most = (config.running_jobs, config.running_jobs_per_owner)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)

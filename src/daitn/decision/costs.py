@@ -31,9 +31,10 @@ def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
 
 
 def visit_seconds(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float:
-    """One visit: hop, transfer of model (and of records that stream), training."""
+    """One visit: hop, transfer of model (and of records that stream), training in the share of a slot that is free."""
     moved = model_bytes + (candidate.records * candidate.record_bytes if candidate.streamed else 0.0)
-    return HOP_S + moved / candidate.bytes_per_s + plan_batches * batch_seconds(candidate, preflight)
+    work_s = plan_batches * batch_seconds(candidate, preflight) / candidate.share
+    return HOP_S + moved / candidate.bytes_per_s + work_s
 
 
 def visit_price(candidate: Candidate, plan_batches: int, model_bytes: int, preflight: Preflight | None) -> float | None:

@@ -18,7 +18,8 @@ import msgspec
 
 from daitn.decision.attainability import easier
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.decision.feasibility import Judged, Known, judge
+from daitn.decision.feasibility import Judged, Known, judge, least_beside
+from daitn.decision.promises import Least
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
 from daitn.descriptors.request import Request, Target
 from daitn.descriptors.view import TrainingView
@@ -55,7 +56,8 @@ def find_counter_offer(
             return CounterOffer(request=offered, changes=tuple(changes.values()))
         moved = offered
         for condition in failed:
-            moved = _mend(moved, condition, view, judged, changes, known.elapsed_s)
+            least = least_beside(view, offered, package, known, judged.plan)
+            moved = _mend(moved, condition, view, judged, changes, known.elapsed_s, least)
         if moved == offered:
             return None
         offered = moved
@@ -69,6 +71,7 @@ def _mend(
     judged: Judged,
     changes: dict[str, Change],
     elapsed_s: float,
+    least: Least,
 ) -> Request:
     """The request with one failed condition mended as far as it can be; unchanged where it cannot."""
 
@@ -80,7 +83,14 @@ def _mend(
     budget, plan = request.budget, judged.plan
     match failed.code:
         case ReasonCode.TIME:
-            deadline = _round_up(elapsed_s + max(plan.expected.seconds, plan.expected.seconds_low) * SLACK)
+            whole_s = elapsed_s + max(plan.expected.seconds, plan.expected.seconds_low) * SLACK
+            deadline = _round_up(whole_s if judged.view is view else least.deadline_s(elapsed_s, SLACK))
+            if deadline > DEADLINE_MOST_S:
+                return request
+            change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")
+            return replace(request, deadline_s=deadline)
+        case ReasonCode.SLOTS:
+            deadline = _round_up(max(request.deadline_s, least.deadline_s(elapsed_s, SLACK)))
             if deadline > DEADLINE_MOST_S:
                 return request
             change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")

@@ -91,10 +91,9 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     check_s = verification_seconds(package, preflight, verifier.bytes_per_s if verifier else None)
     typical = sum(seconds.values()) / len(seconds) if seconds else 0.0
     verify_every = _verify_every(typical, check_s, verifier.evaluations_left if verifier else 1, rounds)
-    need = least_stops(view, request)
-    visits_low = max(1, len(need))
+    visits_low = max(1, len(least_stops(view, request)))
     visits = rounds * (max(1, len(sites)) if method.parallel else 1)
-    low = sum(sorted(seconds.values())[:visits_low]) if not method.parallel else max(seconds.values(), default=0.0)
+    low = _least_of(list(seconds.values()), visits_low, method)
     moves = 2 if method.aggregates else 1
     exchanged = _exchanged_bytes(package, training.batches, min(len(sites), limits.GROUP_MEMBERS), method)
     if exchanged:
@@ -198,6 +197,27 @@ def least_stops(view: TrainingView, request: Request) -> tuple[str, ...]:
         chosen.append(best)
         missing -= holds[best]
     return tuple(chosen)
+
+
+def least_seconds(
+    view: TrainingView,
+    request: Request,
+    package: PackageFacts,
+    method: Method,
+    batches: int,
+    preflight: Preflight | None,
+) -> float:
+    """The least time that a plan with visits of `batches` takes, as `draft_plan` promises it. O(candidates)."""
+    unit = view.verifiers[0] if view.verifiers else None
+    check_s = verification_seconds(package, preflight, unit.bytes_per_s if unit else None)
+    places = best_computes(view).values()
+    seconds = [visit_seconds(place, batches, package.total_bytes, preflight) for place in places]
+    return WARM_S + _least_of(seconds, max(1, len(least_stops(view, request))), method) + check_s
+
+
+def _least_of(seconds: Sequence[float], fewest: int, method: Method) -> float:
+    """The quickest of so many visits one after the other, or one visit of all at once."""
+    return max(seconds, default=0.0) if method.parallel else sum(sorted(seconds)[:fewest])
 
 
 def _stops_ahead(sites: int) -> int:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+import msgspec
+
 from daitn.base.units import show_bytes
 from daitn.decision.allowance import allowance
 from daitn.decision.attainability import Ahead, improves, joint_chance, predict, situation_of
 from daitn.decision.drafting import draft_plan
 from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.promises import Least, Promises, beside, when
 from daitn.descriptors.masked import MEMBERS_LEAST
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
@@ -72,12 +75,13 @@ def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bo
 
 
 class Known(NamedTuple):
-    """What a judgement rests on besides view and request: what the unit found, what earlier runs teach, and the seconds
-    since submission that are gone from the deadline already."""
+    """What a judgement rests on besides view and request: what the unit found, what earlier runs teach, the seconds
+    since submission that are gone from the deadline already, and what other jobs were promised."""
 
     preflight: Preflight | None = None
     lessons: Lessons = NO_LESSONS
     elapsed_s: float = 0.0
+    promises: Promises = Promises()
 
 
 class Judged(NamedTuple):
@@ -88,12 +92,16 @@ class Judged(NamedTuple):
     conditions: tuple[Condition, ...]
     predictions: tuple[Prediction, ...]
     situation: Situation | None
+    view: TrainingView
+    """The view with what other jobs leave free."""
 
 
 def judge(view: TrainingView, request: Request, package: PackageFacts, known: Known) -> Judged:
     """Judge a request on a view. Cost: that of a draft, and 10⁴ flops a target, 10⁶ with experience."""
-    preflight = known.preflight
+    preflight, whole = known.preflight, view
+    view = beside(whole, known.promises, request.deadline_s - known.elapsed_s)
     plan = draft_plan(view, request, package, preflight)
+    slots = least_beside(whole, request, package, known, plan) if view is not whole else None
     situation, ahead = situation_of(view, request, package, plan, preflight), None
     if situation is not None:
         room = allowance(view, request, package, plan, preflight, known.elapsed_s)
@@ -104,12 +112,17 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
         *_method(view, request),
         *_options(request, plan),
         *_hiding(view, request, plan),
-        *_resources(view, request, package, plan, known.elapsed_s),
+        *_resources(view, request, package, plan, known.elapsed_s, slots),
         *_data(view, request),
         *_preflight(preflight),
         *_attainability(request, preflight, predictions),
     ]
-    return Judged(plan, tuple(conditions), predictions, situation)
+    return Judged(plan, tuple(conditions), predictions, situation, view)
+
+
+def least_beside(view: TrainingView, request: Request, package: PackageFacts, known: Known, plan: Plan) -> Least:
+    """How little time a plan can take beside what other jobs were promised; `view`: as it is without that."""
+    return Least(view, request, package, plan, known.preflight, known.promises, TIME_MARGIN)
 
 
 def verdict_of(view: TrainingView, request: Request, judged: Judged) -> Verdict:
@@ -194,16 +207,18 @@ def _hiding(view: TrainingView, request: Request, plan: Plan) -> list[Condition]
 
 
 def _resources(
-    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, elapsed_s: float
+    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, elapsed_s: float, slots: Least | None
 ) -> list[Condition]:
+    """`slots`: how little time it can take beside what others were promised, where they were promised anything."""
     conditions: list[Condition] = []
     if view.candidates:
         need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
         most = max(candidate.memory_bytes for candidate in view.candidates)
         conditions.append(_condition(ReasonCode.MEMORY, "memory at a site", need, most, unit=" bytes"))
-        least = plan.expected.seconds_low * TIME_MARGIN + elapsed_s
+        least = (slots.alone_s() if slots is not None else plan.expected.seconds_low * TIME_MARGIN) + elapsed_s
         what = "least time the plan can take"
         conditions.append(_condition(ReasonCode.TIME, what, least, request.deadline_s, at_most=True, unit=" s"))
+        conditions += _slots(request, plan, elapsed_s, slots) if slots is not None else []
     elif full := [one for one in view.excluded if one.code is ReasonCode.STORAGE]:
         said = "; ".join(f"{one.dataset}: {one.why}" for one in full[:5])
         need_text = f"{show_bytes(package.total_bytes)} at one site at least"
@@ -236,6 +251,16 @@ def _resources(
         what, text = "differential privacy in training", "no method here adds noise to training yet"
         conditions.append(_said(ReasonCode.METHOD, what, f"ε at most {request.epsilon:g}", text, met=False))
     return conditions
+
+
+def _slots(request: Request, plan: Plan, elapsed_s: float, slots: Least) -> list[Condition]:
+    """The least time in what other jobs leave of sites' slots; where there is not enough, from when on there is."""
+    least = plan.expected.seconds_low * TIME_MARGIN + elapsed_s
+    what = "least time beside what other jobs were promised"
+    found = _condition(ReasonCode.SLOTS, what, least, request.deadline_s, at_most=True, unit=" s")
+    if found.met or slots.alone_s() + elapsed_s > request.deadline_s:
+        return [found] if found.met else []  # alone it would not fit either, which is said already
+    return [msgspec.structs.replace(found, available=found.available + when(slots.fits_in_s()))]
 
 
 def _data(view: TrainingView, request: Request) -> list[Condition]:

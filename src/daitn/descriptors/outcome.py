@@ -24,6 +24,7 @@ class ReasonCode(StrEnum):
     ENERGY = "energy"
     PRICE = "price"
     MEMORY = "memory"
+    SLOTS = "slots"
     STORAGE = "storage"
     NO_COMPUTE = "no-compute"
     NO_DATA = "no-data"

@@ -46,6 +46,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest fact about this pair."""
     tariff: Tariff = Tariff()
     """What a visit there is charged, and draws."""
+    share: float = 1.0
+    """Of one slot, up to the request's deadline, that is promised to no other job (`decision.promises`)."""
 
 
 class Verifier(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    PromiseMade,
     RecordsGiven,
     Replanned,
     RequestChanged,
@@ -76,6 +77,7 @@ class EntryKind(StrEnum):
     ADMITTED = "admitted"
     REFUSED = "refused"
     OFFER_TAKEN = "offer-taken"
+    PROMISED = "promised"
     PREFLIGHT = "preflight"
     ORDERED = "ordered"
     SHARED = "shared"
@@ -193,6 +195,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             )
         case JobAssessed():
             return _say_assessed(record)
+        case PromiseMade(promise=promise):
+            return _Said(EntryKind.PROMISED, wording.promise(promise, names))
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):

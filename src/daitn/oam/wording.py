@@ -6,20 +6,25 @@ names of its states; numbers carry their unit, and intervals are shown beside ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from daitn.base.ids import NodeId
 from daitn.base.units import show_bytes, show_seconds
 from daitn.decision.facts import Preflight
 from daitn.descriptors.outcome import Condition, CounterOffer, Verdict
 from daitn.descriptors.plan import Choice, Plan
+from daitn.descriptors.promise import Promise
 from daitn.descriptors.request import Request
 from daitn.descriptors.work import Measurement
 
 MEASUREMENTS_SHOWN: Final = 8
 """Figures told in one line; a contract may have 256 fields, all of which are in the entry beside the text."""
+
+HOLDS_SHOWN: Final = 8
+"""Sites named in the line that says what a job was promised; the record has all."""
 
 _BLAME: Final = {
     "input": "the model or its request is at fault",
@@ -105,6 +110,17 @@ def plan(one: Plan) -> str:
         f"(at least {show_seconds(expected.seconds_low)}) and {show_bytes(expected.transfer_bytes)} moved"
     )
     return "; ".join([cost, *(choice(each) for each in one.choices)])
+
+
+def promise(one: Promise, names: Callable[[NodeId], str]) -> str:
+    """What a job may count on, the sites with most first."""
+    if not one.holds:
+        return "no time of any site is promised: what others leave is used"
+    ordered = sorted(one.holds, key=lambda hold: -hold.seconds)
+    said = ", ".join(f"{show_seconds(hold.seconds)} at {names(hold.node)}" for hold in ordered[:HOLDS_SHOWN])
+    more = f" and at {len(ordered) - HOLDS_SHOWN} more" if len(ordered) > HOLDS_SHOWN else ""
+    room = show_bytes(one.store_bytes)
+    return f"promised until its deadline, to this job alone: a slot for {said}{more}; {room} in the store of each"
 
 
 def preflight(found: Preflight) -> str:

@@ -39,6 +39,7 @@ from daitn.descriptors.work import (
 )
 from daitn.learning.methods import METHODS
 from daitn.scenario.spec import Scenario
+from daitn.simulation.promised import PromiseCheck
 from daitn.simulation.sites import SimulatedSite, dataset_id
 from daitn.simulation.world import World
 from daitn.terminal.visit_records import VisitClosed, VisitEnded
@@ -52,6 +53,7 @@ class Invariants:
 
     def __init__(self, world_policies: dict[DataSetId, Policy]) -> None:
         self._policies = world_policies
+        self.promised = PromiseCheck()
         self._read = 0
         self._begun = 0
         self._spoken = 0
@@ -75,6 +77,7 @@ class Invariants:
         journal = world.processes[CENTER].journal
         for record in journal[self._read :]:
             self._check_record(record)
+            self.promised.read(record, world)
             if isinstance(record, VisitOrdered):
                 self._check_consent(world, record)
         self._read = len(journal)

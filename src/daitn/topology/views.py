@@ -6,7 +6,7 @@ listed with its reason, so that a refusal can name it. Cost: O(data sets × comp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -46,6 +46,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """What a site must have room for to fetch the model."""
     begun: bool = True
     """Whether visits are being ordered. Before that, room counts that other jobs hold now: they let go of it."""
+    promised_bytes: dict[NodeId, int] = {}
+    """Before visits are ordered: room at nodes that is promised to other jobs."""
     holding: frozenset[NodeId] = frozenset()
     """Nodes that hold models of this job: what they publish as room leaves those out."""
     barred: tuple[DataSetId, ...] = ()
@@ -224,11 +226,14 @@ def has_room(compute: NodeFacts, asker: Asker) -> bool:
     machine = compute.descriptor.compute
     if machine is None:
         return False
-    return _room_bytes(machine, asker) >= asker.package_bytes or compute.descriptor.node in asker.holding
+    node = compute.descriptor.node
+    return _room_bytes(node, machine, asker) >= asker.package_bytes or node in asker.holding
 
 
-def _room_bytes(machine: ComputeDescriptor, asker: Asker) -> float:
-    return machine.storage_bytes if asker.begun else max(machine.storage_bytes, machine.store_bytes)
+def _room_bytes(node: NodeId, machine: ComputeDescriptor, asker: Asker) -> float:
+    if asker.begun:
+        return machine.storage_bytes
+    return max(0.0, max(machine.storage_bytes, machine.store_bytes) - asker.promised_bytes.get(node, 0))
 
 
 def _stating(candidates: list[Candidate], budget: Budget) -> tuple[list[Candidate], list[Exclusion]]:
@@ -250,9 +255,11 @@ def _stating(candidates: list[Candidate], budget: Budget) -> tuple[list[Candidat
 
 
 def _without_room(data: DataDescriptor, computes: list[NodeFacts], asker: Asker) -> Exclusion:
-    machines = [one.descriptor.compute for one in computes if one.descriptor.compute is not None]
-    most = max(_room_bytes(machine, asker) for machine in machines)
+    machines = [(one.descriptor.node, one.descriptor.compute) for one in computes]
+    most = max(_room_bytes(node, machine, asker) for node, machine in machines if machine is not None)
     why = f"the model takes {show_bytes(asker.package_bytes)}, its site has room for {show_bytes(most)}"
+    if promised := max(asker.promised_bytes.get(node, 0) for node, _ in machines):
+        why += f" beside {show_bytes(promised)} that are promised to other jobs until they end"
     return _exclude(data, ReasonCode.STORAGE, why)
 
 
@@ -261,7 +268,7 @@ def _without_distrusted(candidates: list[Candidate]) -> tuple[list[Candidate], l
     fields: a site with the only records of a kind is watched by verification, not shunned."""
     trusted = [candidate for candidate in candidates if candidate.trust >= TRUST_LEAST]
     left_out = [candidate for candidate in candidates if candidate.trust < TRUST_LEAST]
-    if not trusted or not left_out or _kinds(trusted) < _kinds(candidates):
+    if not trusted or not left_out or kinds(trusted) < kinds(candidates):
         return candidates, []
     why = "trust {:.2f} is below {:.2f}, and others have records of the same kinds"
     kept = {candidate.dataset for candidate in trusted}
@@ -275,7 +282,7 @@ def _without_distrusted(candidates: list[Candidate]) -> tuple[list[Candidate], l
     return trusted, list(excluded.values())
 
 
-def _kinds(candidates: list[Candidate]) -> set[str]:
+def kinds(candidates: Sequence[Candidate]) -> set[str]:
     """Labels and fields that some candidate has records of."""
     found: set[str] = set()
     for candidate in candidates:

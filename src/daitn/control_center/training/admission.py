@@ -28,8 +28,8 @@ class TrainingAdmission:
         """The verdict, with a counter-offer where it is a refusal; what was judged; and the view it was made on."""
         view = self._make_view(request)
         judged = judge(view, request, package, known)
-        verdict = verdict_of(view, request, judged)
+        verdict = verdict_of(judged.view, request, judged)
         if verdict.outcome == "refused":
             offer = find_counter_offer(self._make_view, request, package, known)
             verdict = msgspec.structs.replace(verdict, counter_offer=offer)
-        return verdict, judged, view
+        return verdict, judged, judged.view

@@ -15,10 +15,12 @@ from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, W
 from daitn.control_center.training.records import (
     JobAssessed,
     PreflightDone,
+    PromiseMade,
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
 from daitn.decision.feasibility import Judged, Known
+from daitn.decision.promises import promise_of
 from daitn.decision.routes.contract import Seen
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
@@ -44,7 +46,8 @@ class Assessing:
             turn.record(PreflightDone(job=state.job, at_ns=turn.now_ns, preflight=fault))
         admission = TrainingAdmission(lambda request: self._desk.view(turn, request))
         elapsed_s = ns_to_seconds(turn.now_ns - state.submitted_ns)
-        known = Known(state.preflight, self._desk.book.lessons, elapsed_s)
+        promises = self._desk.promises.owed(state.job, turn.now_ns)
+        known = Known(state.preflight, self._desk.book.lessons, elapsed_s, promises)
         verdict, judged, view = admission.assess(state.request, state.package, known)
         plan = judged.plan
         if verdict.outcome == "refused" and self._desk.silent_nodes(turn) and self._desk.waited(turn) < REST_PATIENCES:
@@ -90,6 +93,9 @@ class Assessing:
                 job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, situation=judged.situation
             )
             turn.record(assessed)
+            left_s = state.request.deadline_s - ns_to_seconds(turn.now_ns - state.submitted_ns)
+            promise = promise_of(view, state.request, state.package, plan, state.preflight, left_s)
+            turn.record(PromiseMade(job=state.job, at_ns=turn.now_ns, promise=promise))
             if plan.route:
                 self._desk.seek_validity(turn, plan, view, Seen(seed=state.request.seed), plan.route[0])
             self._desk.enter(turn, Phase.QUEUED, "admitted")

@@ -33,6 +33,7 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.lesson_book import LessonBook
 from daitn.control_center.training.open_visits import ENDED_S, REPEAT_FIRST_S, REPEATS, next_check_ns, on_node
 from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.promise_book import PromiseBook
 from daitn.control_center.training.records import (
     RecordsGiven,
     RequestChanged,
@@ -85,9 +86,10 @@ class JobMachine:
         orders: OrderDesk,
         orchestrator: TopologyOrchestrator,
         book: LessonBook,
+        promises: PromiseBook,
     ) -> None:
         self.state = state
-        self._desk = JobDesk(state, config, knowledge, orders, orchestrator, book)
+        self._desk = JobDesk(state, config, knowledge, orders, orchestrator, book, promises)
         self._ending = Ending(self._desk)
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)
@@ -103,6 +105,8 @@ class JobMachine:
             raise BugError(f"job {state.job} has two visits with one fence")
         if state.accepted & set(state.open):
             raise BugError(f"job {state.job} waits for visits it has accepted")
+        if state.promised.in_force and state.phase not in (Phase.QUEUED, Phase.RUNNING, Phase.DELIVERING):
+            raise BugError(f"job {state.job} is {state.phase} and still holds what it was promised")
         if state.met and not state.best_measurements:
             raise BugError(f"job {state.job} met its targets without being measured")
 
@@ -334,6 +338,8 @@ class JobMachine:
                 kept = tuple(one for one in plan.choices if one.what != choice.what)
                 plan = msgspec.structs.replace(plan, training=training, server=server, choices=(*kept, choice))
         turn.record(RequestChanged(job=state.job, at_ns=turn.now_ns, request=request, plan=plan))
+        if state.promised.in_force:
+            self._desk.promise_again(turn)
         self._desk.watch_deadline(turn)
 
     def pause(self, turn: Turn) -> bool:
@@ -348,6 +354,7 @@ class JobMachine:
         if self.state.phase is not Phase.PAUSED:
             return False
         self._desk.enter(turn, Phase.QUEUED, "resumed by its owner")
+        self._desk.promise_again(turn)
         return True
 
     def cancel(self, turn: Turn, why: str) -> bool:

@@ -19,15 +19,18 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.lesson_book import LessonBook
 from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
 from daitn.control_center.training.orders import OrderDesk
+from daitn.control_center.training.promise_book import PromiseBook, deadline_ns
 from daitn.control_center.training.records import (
     HolderDropped,
     JobPhased,
+    PromiseMade,
     Purpose,
     VisitOrdered,
 )
 from daitn.control_center.turn import Turn
 from daitn.decision.attainability import trial_seconds
 from daitn.decision.drafting import seek_validity
+from daitn.decision.promises import Promises, without_taken
 from daitn.decision.routes.contract import Seen
 from daitn.descriptors.contract import Classification
 from daitn.descriptors.grant import Lacking
@@ -83,9 +86,11 @@ class JobDesk:
         orders: OrderDesk,
         orchestrator: TopologyOrchestrator,
         book: LessonBook,
+        promises: PromiseBook,
     ) -> None:
         self.state = state
         self.book = book
+        self.promises = promises
         self.config = config
         self.knowledge = knowledge
         self.orders = orders
@@ -100,7 +105,7 @@ class JobDesk:
     @property
     def deadline_ns(self) -> int:
         """When the owner wants the model back at the latest."""
-        return self.state.submitted_ns + seconds_to_ns(self.state.request.deadline_s)
+        return deadline_ns(self.state)
 
     def watch_deadline(self, turn: Turn) -> None:
         """Wake up at the deadline, wherever it is now."""
@@ -115,6 +120,7 @@ class JobDesk:
         """The view of this job's request (or a changed one) now."""
         state = self.state
         planned = state.plan.method if state.plan is not None and request is None else ""
+        begun = state.phase in (Phase.RUNNING, Phase.PAUSED)
         asker = Asker(
             owner=state.owner,
             signer=state.package.signer,
@@ -122,7 +128,8 @@ class JobDesk:
             domain=self.config.domain,
             evaluations_used=state.verifications,
             package_bytes=state.package.total_bytes,
-            begun=state.phase in (Phase.RUNNING, Phase.PAUSED),
+            begun=begun,
+            promised_bytes={} if begun else self.promises.store_bytes(state.job),
             holding=frozenset(node for nodes in state.holders.values() for node in nodes),
             barred=tuple(state.barred),
             needs=needs_of(state.kept_measurements),
@@ -139,6 +146,13 @@ class JobDesk:
             moved = self._made(turn, asked, asker, resting)
             self._adapter.made(moved, found, basis)
         return moved
+
+    def spare_view(self, turn: Turn) -> TrainingView:
+        """The view of this job's request, without sites that are promised to other jobs, where it has no promise."""
+        state, view = self.state, self.view(turn)
+        owed = self.promises.owed(state.job, turn.now_ns).owed
+        taken = {node: each for node, each in owed.items() if not state.promised.left.get(node)}
+        return without_taken(view, Promises(taken), (self.deadline_ns - turn.now_ns) / 1e9)
 
     def _made(self, turn: Turn, request: Request, asker: Asker, resting: frozenset[NodeId]) -> TrainingView:
         state = self.state
@@ -161,6 +175,14 @@ class JobDesk:
         if (sought := seek_validity(plan, view, seen, stop)) is not None:
             self._sought_ns = turn.now_ns
             turn.compute(f"validity {self.state.job}", sought, view.version)
+
+    def promise_again(self, turn: Turn) -> None:
+        """The job goes on after a pause, or its request is another: it is promised what is left of its promise at the
+        sites that may be asked, as far as others leave that free."""
+        state = self.state
+        slots = {one.compute_node: one.slots for one in self.view(turn, state.request).candidates}
+        promise = self.promises.again(state, slots, turn.now_ns)
+        turn.record(PromiseMade(job=state.job, at_ns=turn.now_ns, promise=promise))
 
     def found(self, turn: Turn, node: NodeId, kind: Evidence, why: str, share: float = 1.0) -> None:
         """Evidence about a node: kept, so that its score outlives a restart."""

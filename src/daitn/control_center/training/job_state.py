@@ -16,6 +16,7 @@ from daitn.control_center.training.lost_visits import note_lost
 from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.mask_book import MaskBook
 from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.training.promised import Promised
 from daitn.control_center.training.records import (
     DoubtRefuted,
     GroupAgreed,
@@ -32,6 +33,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    PromiseMade,
     RecordsGiven,
     Replanned,
     RequestChanged,
@@ -112,6 +114,7 @@ class JobState:
         self.last_loss = ""
         self.transfer_bytes = 0
         self.charges = ChargeBook()
+        self.promised = Promised()
         self.evaluations_left: int | None = None
         self.seen: list[tuple[DataSetId, int]] = []
         self.seen_kept = self.seen_best = self.looks_since_gain = 0
@@ -163,6 +166,8 @@ class JobState:
                 if record.taken is not None:
                     self.refusals.append(record.verdict)
                     self._change(record.taken)
+            case PromiseMade(promise=promise):
+                self.promised.made(promise)
             case PreflightDone(preflight=preflight):
                 self.preflight = preflight
                 self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
@@ -216,6 +221,7 @@ class JobState:
                 self.plan = plan or self.plan
             case JobPhased(phase=phase, reason=reason, at_ns=at_ns):
                 self.phase, self.reason = phase, reason
+                self.promised.phased(phase)
                 if phase in FINAL_PHASES:
                     self.ended_ns = at_ns
                     self.open.clear()
@@ -250,6 +256,7 @@ class JobState:
                 self.visits += 1
                 self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
                 self.charges.accepted(ordered, outcome, record.at_ns)
+                self.promised.used(ordered.node, outcome.seconds)
                 self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
                 for held in (outcome.model, outcome.control, *ordered.work.models_in()):
                     if held is not None:

@@ -15,6 +15,7 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
+from daitn.descriptors.promise import Promise
 from daitn.descriptors.request import Request
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
@@ -47,6 +48,12 @@ class JobAssessed(JobRecord, frozen=True, kw_only=True, tag="job_assessed"):
     taken: Request | None = None
     situation: Situation | None = None
     """What was known before the first visit, where a trial was made: others learn by it once the run is over."""
+
+
+class PromiseMade(JobRecord, frozen=True, kw_only=True, tag="promise_made"):
+    """What the job may count on at sites from now on, instead of what it could before; promised to nobody else."""
+
+    promise: Promise
 
 
 class PreflightDone(JobRecord, frozen=True, kw_only=True, tag="preflight_done"):
@@ -245,6 +252,7 @@ class JobPhased(JobRecord, frozen=True, kw_only=True, tag="job_phased"):
 JOB_RECORDS = (
     JobSubmitted,
     JobAssessed,
+    PromiseMade,
     PreflightDone,
     VisitOrdered,
     VisitAccepted,

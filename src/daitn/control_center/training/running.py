@@ -109,7 +109,7 @@ class Running:
         if state.head in state.made.doubted:
             self._look_at_head(turn)
             return
-        view = functools.cache(lambda: self._without_avoided(self._desk.view(turn)))
+        view = functools.cache(lambda: self._without_avoided(self._desk.spare_view(turn)))
         if self.measuring.look_due(turn):
             self.measuring.stand_by(turn, view())
         if state.masks.stage:
