@@ -76,6 +76,7 @@ from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.serving import NamedTensor, parse_goal
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.texts import Generation, Given
 from daitn.learning import pretrained
 from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
@@ -98,8 +99,8 @@ from daitn.node.readers.sources import open_reader
 from daitn.node.sandbox import protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
-from daitn.node.serving import inference_protocol
-from daitn.node.site_files import load_column_map, load_contract, load_policy
+from daitn.node.serving import inference_protocol, openai_protocol
+from daitn.node.site_files import load_column_map, load_contract, load_offers, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
 from daitn.oam.collection import FILE, read_counters
@@ -115,7 +116,7 @@ from daitn.topology.image_making import make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
 from daitn.topology.map_image import load_image
-from daitn.wire import queries
+from daitn.wire import answers, queries
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_records, record_dtype
@@ -610,6 +611,27 @@ INFER_BINARY = plain(
     {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]},
 ) + bytes(8)
 TENSOR = NamedTensor(name="x", datatype="FP32", shape=(1, 2), data=bytes(8))
+TO_HOST = (
+    answers.TextAsked(
+        query=1,
+        model=ModelName("m"),
+        artifact=ArtifactId("a"),
+        left_s=1.0,
+        asked=Generation(prompt="once"),
+        given=Given(tokens=(1, 2), text="upon"),
+        pieces=4,
+    ),
+    answers.MoreWanted(query=1, pieces=2),
+    answers.NoMoreWanted(query=1),
+)
+FROM_HOST = (
+    answers.TextPiece(query=1, at=4, tokens=(3,), text="a"),
+    answers.TextEnded(query=1, reason="stop"),
+    answers.BatchAnswered(query=2, values=TENSOR, labels=("no",)),
+    answers.TextRefused(query=3, reason="busy", what="later"),
+)
+CHAT = plain({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stop": "b"})
+OFFERS = b'[[offer]]\nengine = "simulated"\nmodel = "m"\nfirst_s = 0.1\n[offer.fault]\nevery = 3\nhow = "hang"\n'
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
 BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))
 REFUSAL = packed(chunks.Refusal("peer", "what"))
@@ -829,6 +851,32 @@ CASES = [
             packed(queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
         ],
     ),
+    Case(
+        "wire.answers.decode_to_host",
+        lambda data, _: answers.decode_to_host(data),
+        [answers.join_frames([answers.encode_frame(one) for one in TO_HOST])],
+        "msgpack",
+    ),
+    Case(
+        "wire.answers.decode_from_host",
+        lambda data, _: answers.decode_from_host(data),
+        [answers.join_frames([answers.encode_frame(one) for one in FROM_HOST])],
+        "msgpack",
+    ),
+    Case("node.serving.openai_protocol.decode_chat", lambda data, _: openai_protocol.decode_chat(data), [CHAT], "json"),
+    Case(
+        "node.serving.openai_protocol.decode_completion",
+        lambda data, _: openai_protocol.decode_completion(data),
+        [b'{"model":"m","prompt":"once","stop":["a"],"seed":3,"stream":true}'],
+        "json",
+    ),
+    Case(
+        "node.serving.openai_protocol.decode_embedding",
+        lambda data, _: openai_protocol.decode_embedding(data),
+        [b'{"model":"m","input":["a","b"],"encoding_format":"base64"}'],
+        "json",
+    ),
+    Case("node.site_files.load_offers", in_file("offers.toml", load_offers), [OFFERS]),
     Case(
         "node.serving.inference_protocol.decode_infer",
         lambda data, _: inference_protocol.decode_infer(data, None, {}),

@@ -123,6 +123,7 @@ NO_BYTES_OF_OTHERS = {
     "node.store.receipt.Receipt._note": "digests of the own manifest",
     "node.store.tensors.TensorMap.array": "tensors of an artifact that was verified when it came",
     "node.supervisor.Processes._ready_line": "what our own process printed; anything else is passed over",
+    "serving.simulated.values_of": "a digest made here",
     "sdk.network.Network._upload": "the answer of a server that its certificate proved",
     "sdk.packaging.load_module": "a package that `read_package` checked; its parts are decoded by decoders listed here",
 }

@@ -12,7 +12,7 @@ from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropp
 from daitn.terminal.gateway import TIMER as GATEWAY_TIMER
 from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import TIMER as HOST_TIMER
-from daitn.terminal.model_host import ModelHost, ReplicaChanged
+from daitn.terminal.model_host import ModelHost, OfferChanged, ReplicaChanged
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
 from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
@@ -137,7 +137,7 @@ class TerminalCore:
 def concerns_host(event: Event) -> bool:
     """Whether an event is for a model host."""
     match event:
-        case Delivered(message=ServeModels()) | ReplicaChanged():
+        case Delivered(message=ServeModels()) | ReplicaChanged() | OfferChanged():
             return True
         case TimerFired(name=name):
             return name == HOST_TIMER

@@ -97,6 +97,10 @@ _TERMINAL: Final = (
         label="why",
         values=("not-a-gateway", "input", "busy", "late", "not-served", "lost"),
     ),
+    *_plain(
+        answers_stopped="clients leave before their answers are whole: answers are slower than they like, or too long",
+        answers_resumed="answers were taken up by another host after theirs was lost: look at the hosts",
+    ),
     Metric(
         name="queries_not_answered",
         rise="queries leave this gateway without an answer: `late`, `busy`: more hosts are wanted; `lost`: look there",
@@ -136,6 +140,7 @@ _CENTER: Final = (
         data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
     ),
     *_plain(
+        offers_unlike="two hosts offer different models under one name: the one with fewer hosts is not asked",
         nodes_silent="nodes were silent for so long that they count as failed: stopped, cut off, or too busy to speak",
         facts_taken="records of facts were taken into the map; work, no fault",
         map_snapshots_damaged="snapshots of the map were cut off or changed: the one before was used; look at the disk",

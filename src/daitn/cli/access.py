@@ -13,7 +13,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
-from daitn.descriptors.serving import EngineKind
+from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind
 from daitn.descriptors.tariff import Tariff
 from daitn.node.node_config import GatewayConfig
 from daitn.sdk.requests import parse_duration
@@ -90,6 +90,6 @@ def parse_listen(text: str) -> GatewayConfig:
 
 def parse_engine(text: str) -> EngineKind:
     """An engine by its name; InputError naming those there are."""
-    if text not in tuple(EngineKind):
-        raise InputError(f"--engine {text[:40]!r} is no engine", todo=f"write one of {', '.join(EngineKind)}")
+    if text not in GRAPH_ENGINES:
+        raise InputError(f"--engine {text[:40]!r} is no engine", todo=f"write one of {', '.join(GRAPH_ENGINES)}")
     return EngineKind(text)

@@ -125,6 +125,10 @@ def join(
     engine: Annotated[
         str, typer.Option(help="What runs models here: torch-graph (default) or onnx-graph. With the role host.")
     ] = "",
+    offers: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of models that this host brings by itself (docs/serving.md); with the role host."),
+    ] = None,
     listen: Annotated[
         str,
         typer.Option(help="HOST:PORT for queries, with the role gateway; default: loopback, any port."),
@@ -145,7 +149,7 @@ def join(
             from daitn.cli.access import parse_access
 
             knobs["access"] = parse_access(access or "wireline", metered, rate, window or ())
-        if host_memory or accept_owner or engine:
+        if host_memory or accept_owner or engine or offers:
             from daitn.cli.access import parse_engine
             from daitn.descriptors.serving import HostPolicy
             from daitn.node.node_config import HostConfig
@@ -153,6 +157,10 @@ def join(
             hosting: dict[str, Any] = {"memory_bytes": parse_bytes(host_memory)} if host_memory else {}
             if engine:
                 hosting["engine"] = parse_engine(engine)
+            if offers:
+                from daitn.node.site_files import load_offers
+
+                hosting["offers"] = load_offers(offers)
             if accept_owner:
                 hosting["policy"] = HostPolicy(owners=tuple(accept_owner))
             knobs["hosting"] = HostConfig(**hosting)

@@ -20,6 +20,7 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.request import Target, parse_target
+from daitn.descriptors.texts import TextTask
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
@@ -62,9 +63,14 @@ class EngineKind(StrEnum):
     """A package's graph, rebuilt from its closed format in a sandboxed child."""
     ONNX_GRAPH = "onnx-graph"
     """The same, exported in the child and computed by ONNX Runtime: quicker answers, slower to start."""
+    SIMULATED = "simulated"
+    """A language model that computes nothing; only of models that a host offers by itself."""
 
 
-ENGINES_FOR: Final[dict[str, tuple[EngineKind, ...]]] = {"graph": (EngineKind.TORCH_GRAPH, EngineKind.ONNX_GRAPH)}
+GRAPH_ENGINES: Final = (EngineKind.TORCH_GRAPH, EngineKind.ONNX_GRAPH)
+"""What runs packages; all others are of models that hosts offer by themselves."""
+
+ENGINES_FOR: Final[dict[str, tuple[EngineKind, ...]]] = {"graph": GRAPH_ENGINES}
 """By the kind of a package: the engines that serve it."""
 
 
@@ -242,6 +248,10 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     phase: ReplicaPhase
     why: Annotated[str, msgspec.Meta(max_length=1024)] = ""
     """Where it failed."""
+    tasks: Annotated[tuple[TextTask, ...], msgspec.Meta(max_length=8)] = ()
+    """What it does with text; empty for a model of tensors."""
+    concurrency: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    """Queries that it takes at a time; 0: as its host says of all."""
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
     measured: ReplicaMeasured = ReplicaMeasured()
@@ -267,6 +277,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     goal: ServingGoal
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    tasks: Annotated[tuple[TextTask, ...], msgspec.Meta(max_length=8)] = ()
+    """What it does with text; empty for a model of tensors."""
     quality: dict[str, float] = {}
     """What verification units measured of it, by `metric[label]@field`."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()

@@ -29,6 +29,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
+from daitn.descriptors.offers import OFFERS, Offer
 from daitn.descriptors.serving import EngineKind, HostPolicy
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
@@ -46,6 +47,8 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     engine: EngineKind = EngineKind.TORCH_GRAPH
     """What runs models where it can; those it cannot run are run by torch."""
     policy: HostPolicy = HostPolicy()
+    offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=OFFERS)] = ()
+    """Models that are here already, and answer without being deployed."""
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

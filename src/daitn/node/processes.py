@@ -172,6 +172,7 @@ class LocalDomain:
         arguments += ["--direct", spec.direct] if spec.direct else []
         arguments += ["--storage", str(spec.storage_bytes)] if spec.storage_bytes is not None else []
         arguments += ["--engine", spec.engine] if spec.engine else []
+        arguments += ["--offers", spec.offers] if spec.offers else []
         return arguments + (["--token", token] if token else [])
 
     # --- tokens -----------------------------------------------------------------------------------------------------

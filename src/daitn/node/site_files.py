@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -18,6 +18,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import MIB
 from daitn.describe.column_map import ColumnMap, ColumnSource, nearest
 from daitn.descriptors.contract import DataContract, decode_contract
+from daitn.descriptors.offers import OFFERS, Offer, check_offers
 from daitn.descriptors.policy import Policy
 
 _TOML_BYTES: Final = 1 * MIB
@@ -56,6 +57,20 @@ def load_column_map(path: Path) -> ColumnMap:
             faults.append(f"columns.{name} is neither a name nor a table")
     _refuse(path, "column map", faults)
     return ColumnMap(**values | {"columns": columns})
+
+
+def load_offers(path: Path) -> tuple[Offer, ...]:
+    """Read what a host offers by itself, a table `[[offer]]` for each model; InputError naming the place of a fault."""
+    table = _read_toml(path, "file of offers")
+    try:
+        offers = msgspec.convert(table, _Offers).offer
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path.name} is not a file of offers: {error}") from None
+    return check_offers(offers)
+
+
+class _Offers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    offer: Annotated[tuple[Offer, ...], msgspec.Meta(min_length=1, max_length=OFFERS)]
 
 
 def load_contract(path: Path) -> DataContract:

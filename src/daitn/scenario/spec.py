@@ -48,6 +48,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tariff: Tariff = Tariff()
     engine: str = ""
     """What runs models at a host; empty: the node's default. Real world only."""
+    offers: str = ""
+    """File of models that a host brings by itself; empty: none. Real world only."""
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""

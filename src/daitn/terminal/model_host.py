@@ -51,6 +51,12 @@ class ReplicaChanged(Event, frozen=True, kw_only=True):
     replica: Replica
 
 
+class OfferChanged(Event, frozen=True, kw_only=True):
+    """A model that this host brings by itself is in another phase, or was measured."""
+
+    replica: Replica
+
+
 class ModelHost:
     """See the module's docstring."""
 
@@ -60,6 +66,7 @@ class ModelHost:
         self._sequence = 0
         self._orders: dict[ModelName, ServeOrder] = {}
         self._replicas: dict[ModelName, Replica] = {}
+        self._offered: dict[ModelName, Replica] = {}
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -74,6 +81,9 @@ class ModelHost:
                 if order is None or order.artifact != replica.artifact:
                     return []  # of a model that was dropped meanwhile
                 self._replicas[replica.model] = replica
+                return [self._tell()]
+            case OfferChanged(replica=replica):
+                self._offered[replica.model] = replica
                 return [self._tell()]
             case Started() | TimerFired(name="host tell"):
                 return [self._tell(), self._again(now_ns)]
@@ -136,7 +146,8 @@ class ModelHost:
         replicas = tuple(
             msgspec.structs.replace(replica, why=replica.why[:1024]) for replica in self._replicas.values()
         )
-        return Send(receiver=CENTER, message=ModelsServed(sequence=self._sequence, replicas=replicas))
+        offered = tuple(self._offered.values())
+        return Send(receiver=CENTER, message=ModelsServed(sequence=self._sequence, replicas=replicas, offered=offered))
 
     def _again(self, now_ns: int) -> Effect:
         return SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(TELL_S))

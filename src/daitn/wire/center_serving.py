@@ -15,6 +15,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.offers import OFFERS
 from daitn.descriptors.serving import ApiKey, ModelNeeds, Replica, ServedModel
 from daitn.wire.center_tools import InputRef
 
@@ -54,6 +55,8 @@ class ModelsServed(Message, frozen=True, kw_only=True, tag="models_served"):
 
     sequence: Sequence
     replicas: Annotated[tuple[Replica, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+    offered: Annotated[tuple[Replica, ...], msgspec.Meta(max_length=OFFERS)] = ()
+    """Models that the host brings by itself."""
 
 
 class RoutesGiven(Message, frozen=True, kw_only=True, tag="routes_given"):

@@ -19,6 +19,7 @@ from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
 from daitn.control_center.inference.deployed import Deployed
+from daitn.control_center.inference.offered import OfferedModels
 from daitn.control_center.inference.records import (
     DeploymentRecord,
     ModelDeployed,
@@ -63,6 +64,7 @@ class DeploymentDesk:
         self.models: dict[ModelName, Deployed] = {}
         self._config, self._tools, self._knowledge, self._counters = config, tools, knowledge, counters
         self._observed: dict[NodeId, dict[ModelName, Replica]] = {}
+        self._offered = OfferedModels(knowledge, counters)
         self._lost_ns: dict[NodeId, int] = {}
         self._sequence = 0
         """Of what hosts are told: each change has a greater one, also after a restart."""
@@ -100,6 +102,7 @@ class DeploymentDesk:
             case PeerVanished(node=node):
                 # Whether its engines live is not known any more; it tells when it is back.
                 self._observed.pop(node, None)
+                self._offered.forget(node)
                 if any(node in model.placed for model in self.models.values()):
                     self._lost_ns.setdefault(node, turn.now_ns)
                     turn.wake_in(TIMER, PATIENCES * self._config.patience_s)
@@ -171,6 +174,8 @@ class DeploymentDesk:
         if facts is None or facts.descriptor.host is None:
             self._counters.count("messages_for_another_role")
             return
+        if self._offered.take(sender, told.offered):
+            self.version += 1
         before = self._observed.get(sender)
         self._observed[sender] = {replica.model: replica for replica in told.replicas}
         if told.sequence > self._sequence:  # the clock of this machine was set back between two starts
@@ -324,7 +329,8 @@ class DeploymentDesk:
 
     def served(self) -> tuple[ServedModel, ...]:
         """Every model with the replicas that answer now."""
-        return tuple(self._served_model(name, model) for name, model in self.models.items())
+        deployed = tuple(self._served_model(name, model) for name, model in self.models.items())
+        return deployed + self._offered.served(self.models, limits.MODELS_SERVED - len(deployed))
 
     def _served_model(self, name: ModelName, model: Deployed) -> ServedModel:
         routes: list[Route] = []

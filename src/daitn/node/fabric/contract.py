@@ -358,6 +358,8 @@ class Fabric(Protocol):
         """A stream to `receiver`, direct if it can be. UnavailableError if it does not accept within `timeout_s`."""
         ...
 
-    async def accept_streams(self, handler: StreamHandler) -> None:
-        """Run `handler(peer, tag, stream)` for each stream opened to this node; its return ends the stream."""
+    async def accept_streams(self, handler: StreamHandler, *, word: str = "") -> None:
+        """Run `handler(peer, tag, stream)` for each stream opened to this node whose tag begins with `word` and a
+        space; without a word, for those that no other handler takes. Its return ends the stream. One handler for a
+        word: a second is a BugError."""
         ...

@@ -60,9 +60,10 @@ class StreamBook:
                 f"{receiver.node} did not accept a stream within {timeout_s:g} s", todo="try again later"
             ) from fault
 
-    async def accept(self, handler: StreamHandler) -> None:
-        """Accept streams with `handler` until the fabric closes."""
-        self._register.accept_with(handler)
+    async def accept(self, handler: StreamHandler, word: str) -> None:
+        """Accept streams whose tag begins with `word` with `handler` until the fabric closes."""
+        if not self._register.accept_with(handler, word):
+            return
         if self._server is not None:
             self._server.on_stream = self._direct.attend
         await self._routed.serve()

@@ -201,19 +201,20 @@ class StreamRegister:
         self.pacer = pacer
         self._node = node
         self._counters = counters
-        self._handler: StreamHandler | None = None
+        self._handlers: dict[str, StreamHandler] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ends: set[StreamEnd] = set()
 
-    def accept_with(self, handler: StreamHandler) -> None:
-        """Accept from now on; BugError for a second handler."""
-        if self._handler is not None:
-            raise BugError(f"{self._node} accepts streams already")
-        self._handler = handler
+    def accept_with(self, handler: StreamHandler, word: str) -> bool:
+        """Accept from now on what begins with a word; BugError for a second handler of it. Whether it is the first."""
+        if word in self._handlers:
+            raise BugError(f"{self._node} accepts streams {word!r} already")
+        self._handlers[word] = handler
+        return len(self._handlers) == 1
 
-    def refusal(self) -> str | None:
+    def refusal(self, tag: str) -> str | None:
         """Why a new stream cannot be accepted now; None if it can."""
-        if self._handler is None:
+        if self._handler_of(tag) is None:
             return "accepts no streams"
         if len(self._tasks) >= STREAMS:
             self._counters.streams_refused += 1
@@ -222,11 +223,15 @@ class StreamRegister:
 
     def run(self, end: StreamEnd, tag: str) -> None:
         """Give an accepted stream to the handler."""
-        assert self._handler is not None  # `refusal` was asked before
+        handler = self._handler_of(tag)
+        assert handler is not None  # `refusal` was asked before
         self.keep(end)
-        task = asyncio.ensure_future(self._handle(self._handler, end, tag))
+        task = asyncio.ensure_future(self._handle(handler, end, tag))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _handler_of(self, tag: str) -> StreamHandler | None:
+        return self._handlers.get(tag.partition(" ")[0]) or self._handlers.get("")
 
     def keep(self, end: StreamEnd) -> None:
         """Fail this stream when the fabric closes."""

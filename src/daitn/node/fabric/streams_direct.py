@@ -242,7 +242,7 @@ class DirectStreams:
         made: queue.SimpleQueue[DirectStream | str] = queue.SimpleQueue()
 
         def make() -> None:
-            why = self._register.refusal()
+            why = self._register.refusal(hello.tag)
             if why is not None:
                 made.put(why)
                 return

@@ -295,8 +295,8 @@ class RoutedStreams:
             self.refuse(question, Refusal(UnavailableError.kind, "this stream is not open here"))
 
     def _accept(self, sender: NodeId, frame: StreamFrame, question: Question) -> None:
-        why = self._register.refusal()
         tag = frame.body.decode(errors="replace")
+        why = self._register.refusal(tag)
         if why is None and (len(tag) > TAG_CHARS or (sender, frame.stream) in self._streams):
             why = "does not accept this stream: its tag is too long or its name is taken"
         if why is not None:

@@ -274,9 +274,9 @@ class ZenohFabric:
         """See `Fabric.open_stream`."""
         return await self._streams.open(receiver, tag, timeout_s)
 
-    async def accept_streams(self, handler: StreamHandler) -> None:
+    async def accept_streams(self, handler: StreamHandler, *, word: str = "") -> None:
         """See `Fabric.accept_streams`."""
-        await self._streams.accept(handler)
+        await self._streams.accept(handler, word)
 
     def _watch_link(self, name: str, session: Session) -> None:
         session.watch_link(lambda up: self._link_changes.put((name, up)))

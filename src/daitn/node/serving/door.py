@@ -1,4 +1,4 @@
-"""The gateway's door: the Open Inference Protocol v2 over HTTP, for any client of it.
+"""The gateway's door: the Open Inference Protocol v2 over HTTP, for any client of it; OpenAI's is `openai_door`.
 
 Whoever asks shows a key of the domain (`daitn token owner NAME --scope ask`) as a bearer token or in `X-API-Key`;
 health needs none. Errors have the protocol's body, `{"error": sentence}`, and headers say the rest: `Retry-After` where
@@ -26,7 +26,7 @@ from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ModelName
 from daitn.base.metrics import Counters
 from daitn.base.units import MIB
-from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
+from daitn.control_center.inference.query_admission import Refused, unknown_model
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.node.http.owner_token import parse_owner_token
@@ -35,6 +35,7 @@ from daitn.node.http.rates import RateBook
 from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
+from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
 from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import arrays_of, rows_of
 
@@ -48,29 +49,20 @@ QUERIES_BURST: Final = 4000.0
 KEYS_REMEMBERED: Final = 4096
 """Tokens whose digest is remembered, so that one is computed once and not per query."""
 
-_STATUS: Final = {
-    QueryRefusal.UNKNOWN_MODEL: 404,
-    QueryRefusal.INPUT: 400,
-    QueryRefusal.QUALITY: 422,
-    QueryRefusal.REGION: 503,
-    QueryRefusal.NO_HOST: 503,
-    QueryRefusal.LATE: 503,
-    QueryRefusal.BUSY: 429,
-    QueryRefusal.LOST: 503,
-}
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Door:
     """See the module's docstring."""
 
-    def __init__(self, engine: QueryRouteEngine, asking: Asking, counters: Counters) -> None:
-        self._engine, self._asking, self._counters = engine, asking, counters
+    def __init__(
+        self, engine: QueryRouteEngine, asking: Asking, counters: Counters, openai: OpenAiDoor | None = None
+    ) -> None:
+        self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
         self._keys: dict[str, ApiKey] = {}
         self._digests: dict[str, str] = {}
         self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
-        self._ways = WayBook()
+        self._ways = WayBook() if openai is None else openai.ways
         self._runner: web.AppRunner | None = None
         self.address = ""
 
@@ -94,7 +86,12 @@ class Door:
         post("/v2/repository/index", self._index)
         post("/v2/repository/models/{model}/load", self._load)
         post("/v2/repository/models/{model}/unload", self._unload)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        if self._openai is not None:
+            self._openai.add_routes(app)
+        # A handler is cancelled when its client has gone: nobody waits for what a host would compute for it.
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, handler_cancellation=True
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=context)
         try:
@@ -120,15 +117,18 @@ class Door:
                 request["key"] = self._admit(request)
             return await handler(request)
         except InputError as error:
-            return self._refuse("input", 400, error.render())
+            self._counters.count("door_refused", "input")
+            return _error_at(request, 400, error.render())
         except web.HTTPRequestEntityTooLarge:
-            return self._refuse("too-large", 413, f"the body has more than {BODY_BYTES} bytes; send fewer rows")
+            self._counters.count("door_refused", "too-large")
+            return _error_at(request, 413, f"the body has more than {BODY_BYTES} bytes; send fewer rows")
         except HttpError as error:
-            return _error(error.status, error.what, _told(error))
+            return _error_at(request, error.status, error.what, _told(error))
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            return self._refuse("path", error.status, f"{request.method} {request.path[:100]}: {error.reason}")
+            self._counters.count("door_refused", "path")
+            return _error_at(request, error.status, f"{request.method} {request.path[:100]}: {error.reason}")
 
     def _admit(self, request: web.Request) -> str:
         """The digest of the key that opened the door."""
@@ -258,7 +258,7 @@ class Door:
             told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
         if refused.offer:
             told["x-daitn-offer"] = refused.offer
-        return _error(_STATUS[refused.reason], refused.what, told)
+        return _error(STATUS[refused.reason], refused.what, told)
 
 
 def _told(error: HttpError) -> dict[str, str]:
@@ -269,6 +269,11 @@ def _told(error: HttpError) -> dict[str, str]:
 
 def _json(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _error_at(request: web.Request, status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
+    """An error as clients of this path read it."""
+    return error_response(status, what, headers) if request.path.startswith("/v1/") else _error(status, what, headers)
 
 
 def _error(status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:

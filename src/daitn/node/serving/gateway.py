@@ -15,8 +15,12 @@ from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine, warm_up
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.node_config import GatewayConfig
+from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.door import Door
+from daitn.node.serving.openai_door import OpenAiDoor
+from daitn.node.serving.text_asking import TextAsking
+from daitn.node.serving.ways import WayBook
 from daitn.terminal.gateway import TakeKeys, TakeRoutes
 
 
@@ -33,7 +37,9 @@ class GatewayHands:
         async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
             return await fabric.call(host, payload, plane=Plane.QUERY, timeout_s=timeout_s)
 
-        self.door = Door(self._engine, Asking(self._engine, call, self.counters), self.counters)
+        self._links = AnswerLinks(fabric)
+        texts = OpenAiDoor(self._engine, TextAsking(self._engine, self._links, self.counters), WayBook())
+        self.door = Door(self._engine, Asking(self._engine, call, self.counters), self.counters, texts)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
@@ -53,8 +59,9 @@ class GatewayHands:
         return True
 
     async def stop(self) -> None:
-        """Close the door."""
+        """Close the door, then the streams to hosts."""
         await self.door.stop()
+        await self._links.close()
 
 
 def _context(config: GatewayConfig) -> ssl.SSLContext | None:

@@ -23,12 +23,15 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.decision.query_route.slots import LEASE_S, SlotLease
 from daitn.descriptors.fact_kinds import Kind
-from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaPhase
+from daitn.descriptors.offers import Offer, check_offers
+from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor, Replica, ReplicaPhase
 from daitn.node.engines.torch_graph import start_torch_graph
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.moving import Moving
 from daitn.node.node_config import HostConfig, NodeConfig
 from daitn.node.sandbox.launcher import Limits, Sandbox
+from daitn.node.serving.answering import Answering
+from daitn.node.serving.offering import Offering
 from daitn.node.serving.replica import ServedReplica, open_replica
 from daitn.node.store import ChunkStore
 from daitn.serving.batching import Refused
@@ -65,6 +68,8 @@ _log = logging.getLogger(__name__)
 
 def engines_of(config: HostConfig) -> tuple[EngineKind, ...]:
     """What runs models here, the preferred one first. InputError where what was configured is not installed."""
+    if config.engine not in GRAPH_ENGINES:
+        raise InputError(f"{config.engine.value} runs no packages", todo=f"configure one of {', '.join(GRAPH_ENGINES)}")
     if config.engine is EngineKind.ONNX_GRAPH and not all(map(importlib.util.find_spec, ONNX_LIBRARIES)):
         raise InputError(
             "this host is to compute with ONNX Runtime, which is not installed", todo="install daitn[onnx]"
@@ -99,6 +104,7 @@ def open_hosting(
         name=config.name,
         threads=here.threads,
         post=post,
+        offers=check_offers(here.offers),
     )
 
 
@@ -118,6 +124,7 @@ class Hosting:
         memory_bytes: int,
         name: str,
         post: Callable[[Event], None],
+        offers: Sequence[Offer] = (),
     ) -> None:
         self._memory_bytes, self._name = memory_bytes, name
         self._answered, self._most_per_s = 0, 0.0
@@ -134,10 +141,14 @@ class Hosting:
         """Packages that could not be exported here; torch serves them."""
         self.counters = Counters()
         self.address = ""
+        self._answering = Answering(fabric, self.counters)
+        self._offering = Offering(offers, self._answering, self.counters, post)
 
     async def start(self) -> None:
         """Answer queries, from now on."""
         await self._fabric.serve(self._answer, plane=Plane.QUERY)
+        await self._answering.start()
+        await self._offering.start()
         self._spawn(self._measure_often())
 
     def perform(self, effect: Effect) -> bool:
@@ -151,7 +162,7 @@ class Hosting:
                 if (held := self._replicas.pop(model, None)) is not None:
                     self._spawn(self._drop(model, *held))
             case NameGateways(gateways=gateways, models=models):
-                self._gateways = frozenset(gateways)
+                self._gateways = self._answering.gateways = frozenset(gateways)
                 wanted = {PIN + model for model in models}
                 for reason in self._store.pin_reasons():
                     if reason.startswith(PIN) and reason not in wanted:
@@ -168,6 +179,7 @@ class Hosting:
         await asyncio.gather(*tasks, return_exceptions=True)
         held, self._replicas = list(self._replicas.values()), {}
         await asyncio.gather(*(replica.close() for _, replica in held))
+        await self._offering.stop()
 
     # --- replicas ---------------------------------------------------------------------------------------------------
 

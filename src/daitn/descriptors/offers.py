@@ -1,0 +1,98 @@
+"""What a host brings to the network by itself: a folder with a model, another server, or a simulation of one.
+
+A deployed model is a package that its provider gave to the network, and the network chose its hosts. An *offered* model
+is there already: its host's operator named it in the node's configuration. Queries reach it by the same gateways under
+the same goals. Hosts that offer the same model under the same name are its replicas; the *likeness* says what is the
+same, and leaves out how fast it is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from blake3 import blake3
+
+from daitn.base.errors import InputError
+from daitn.base.ids import ArtifactId, ModelName
+from daitn.base.names import check_name
+from daitn.descriptors.texts import TextTask
+
+OFFERS: Final = 32
+"""Models that one host may offer by itself."""
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class SimulatedFault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every `every`-th query fails after so many tokens: `error` it ends, `hang` it says nothing more, `death` the
+    engine is gone with all it had under way."""
+
+    every: Annotated[int, msgspec.Meta(ge=1)]
+    after_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    how: Literal["error", "hang", "death"] = "error"
+
+
+class SimulatedOffer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="simulated", tag_field="engine"
+):
+    """A language model that computes nothing: words and times follow from seeds. For tests of scale; every answer says
+    that it is simulated."""
+
+    model: ModelName
+    first_s: Seconds = 0.2
+    """To the first token of a short prompt, alone."""
+    prompt_token_s: Seconds = 0.0001
+    """More for each token of the prompt."""
+    token_s: Seconds = 0.02
+    """Between two tokens, alone."""
+    load_frac: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.05
+    """Each other continuation under way makes all times longer by this share."""
+    jitter_frac: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    """Times vary by this share, drawn from the query's seed."""
+    concurrency: Count = 32
+    words_most: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    """Longest answer."""
+    width: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 16
+    """Numbers of a vector."""
+    labels: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=1024)] = ("no", "yes")
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    fault: SimulatedFault | None = None
+
+    @property
+    def likeness(self) -> ArtifactId:
+        """What another host must share to be a replica."""
+        return _digest("simulated", self.model, self.seed, self.words_most, self.width, *self.labels)
+
+    @property
+    def tasks(self) -> tuple[TextTask, ...]:
+        """What it does with text."""
+        return tuple(TextTask)
+
+
+Offer = SimulatedOffer
+"""Any of them."""
+
+
+def check_offers(offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """The offers, if they hold together; InputError listing every fault."""
+    faults: list[str] = []
+    seen: set[str] = set()
+    for offer in offers:
+        try:
+            check_name("model", offer.model)
+        except InputError as error:
+            faults.append(error.what)
+        if offer.model in seen:
+            faults.append(f"model {offer.model} is offered twice")
+        seen.add(offer.model)
+    if len(offers) > OFFERS:
+        faults.append(f"{len(offers)} models are offered, the limit is {OFFERS}")
+    if faults:
+        raise InputError("the offers are not consistent: " + "; ".join(faults), todo="correct the file of offers")
+    return offers
+
+
+def _digest(*parts: object) -> ArtifactId:
+    return ArtifactId(blake3(msgspec.json.encode([str(part) for part in parts])).hexdigest())

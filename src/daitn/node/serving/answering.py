@@ -1,0 +1,187 @@
+"""A host's side of answers piece by piece: one stream from each gateway, many queries on it (`wire.answers`).
+
+Every query is a task of its own: it waits for a place in its model's engine, and for the gateway's leave before each
+piece, so that what a slow client does not take is not made either. A query that nobody wants any more, or whose gateway
+is gone, is cancelled, and its engine is free at once. Nothing of a query is logged or kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing, suppress
+from typing import Final
+
+from daitn.base.errors import InputError, PolicyError, UnavailableError
+from daitn.base.ids import ModelName, NodeId
+from daitn.base.metrics import Counters
+from daitn.descriptors.texts import Generation, TextBatch, check_text_ask, task_of
+from daitn.node.fabric.contract import Fabric, Stream
+from daitn.node.serving.frames import FrameWriter
+from daitn.node.serving.text_replica import FullError, TextReplica
+from daitn.serving.tensors import tensor_of
+from daitn.serving.text_engine import Ended
+from daitn.wire.answers import (
+    PIECES_MOST,
+    STREAM_WORD,
+    BatchAnswered,
+    MoreWanted,
+    NoMoreWanted,
+    TextAsked,
+    TextEnded,
+    TextPiece,
+    TextRefused,
+    decode_to_host,
+    encode_frame,
+)
+from daitn.wire.queries import HostLoad, RefusalReason
+
+UNDER_WAY: Final = 4096
+"""Queries of one gateway under way at a time: beyond what engines and their queues take."""
+
+
+class Answering:
+    """See the module's docstring. `replicas`: by name, filled by whoever opens them."""
+
+    def __init__(self, fabric: Fabric, counters: Counters) -> None:
+        self.replicas: dict[ModelName, TextReplica] = {}
+        self.gateways: frozenset[NodeId] = frozenset()
+        self.counters = counters
+        self.answered = 0
+        self._fabric = fabric
+
+    async def start(self) -> None:
+        """Accept streams of gateways from now on."""
+        await self._fabric.accept_streams(self.attend, word=STREAM_WORD)
+
+    async def attend(self, peer: NodeId, _: str, stream: Stream) -> None:
+        """Answer one gateway until its stream ends."""
+        if peer not in self.gateways:
+            self.counters.count("queries_refused", "not-a-gateway")
+            raise PolicyError(f"{peer} is no gateway of this domain, as far as this host was told")
+        await _Link(self, stream).run()
+
+
+class _Link:
+    """One gateway's stream."""
+
+    def __init__(self, answering: Answering, stream: Stream) -> None:
+        self._all, self._stream = answering, stream
+        self._writer = FrameWriter(stream)
+        self._credits: dict[int, asyncio.Semaphore] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        writing = asyncio.create_task(self._writer.run())
+        try:
+            while (data := await self._stream.receive()) is not None:
+                for frame in decode_to_host(data):
+                    self._take(frame)
+        finally:
+            tasks = [*self._tasks.values(), writing]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _take(self, frame: TextAsked | MoreWanted | NoMoreWanted) -> None:
+        number = frame.query
+        match frame:
+            case TextAsked():
+                if number in self._tasks or len(self._tasks) >= UNDER_WAY:
+                    self._refuse(number, "busy", f"{len(self._tasks)} queries of this gateway are under way", 1.0)
+                    return
+                self._credits[number] = asyncio.Semaphore(frame.pieces)
+                self._tasks[number] = asyncio.create_task(self._answer(frame))
+            case MoreWanted(pieces=pieces):
+                credit = self._credits.get(number)
+                for _ in range(0 if credit is None else min(pieces, PIECES_MOST)):
+                    self._credits[number].release()
+            case NoMoreWanted():
+                if (task := self._tasks.get(number)) is not None:
+                    self._all.counters.count("answers_stopped")
+                    task.cancel()
+
+    async def _answer(self, frame: TextAsked) -> None:
+        replica = self._all.replicas.get(frame.model)
+        try:
+            if replica is None or replica.artifact != frame.artifact or not replica.serving:
+                self._refuse(frame.query, "not-served", f"model {frame.model} is not served here")
+                return
+            if task_of(frame.asked) not in replica.engine.tasks:
+                raise InputError(f"model {frame.model} does not {task_of(frame.asked).value}")
+            check_text_ask(frame.asked)
+            async with asyncio.timeout(frame.left_s), replica.place(frame.left_s) as queued_s:
+                if isinstance(frame.asked, Generation):
+                    await self._generate(frame, frame.asked, replica, queued_s)
+                else:
+                    await self._batch(frame, frame.asked, replica, queued_s)
+            self._all.answered += 1
+        except InputError as error:
+            self._refuse(frame.query, "input", error.render())
+        except FullError as error:
+            self._refuse(frame.query, "busy", error.what, max(0.1, error.wait_s), replica)
+        except UnavailableError as error:
+            self._refuse(frame.query, "lost", error.what, 0.0, replica)
+        except TimeoutError:
+            self._refuse(frame.query, "lost", f"it was not answered within {frame.left_s:.3f} s", 0.0, replica)
+        finally:
+            self._credits.pop(frame.query, None)
+            self._tasks.pop(frame.query, None)
+            if replica is not None and not replica.engine.alive:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(replica.revive())
+
+    async def _generate(self, frame: TextAsked, asked: Generation, replica: TextReplica, queued_s: float) -> None:
+        credit, at = self._credits[frame.query], len(frame.given.text)
+        began_s, first_s = time.monotonic(), 0.0
+        ended: Ended | None = None
+        async with aclosing(replica.engine.generate(asked, frame.given)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Ended):
+                    ended = piece
+                    break
+                first_s = first_s or time.monotonic() - began_s
+                await credit.acquire()
+                await self._writer.put(TextPiece(query=frame.query, at=at, tokens=piece.tokens, text=piece.text))
+                at += len(piece.text)
+        if ended is None:
+            raise UnavailableError("the engine ended without saying so")
+        end = TextEnded(
+            query=frame.query,
+            reason=ended.reason,
+            prompt_tokens=ended.prompt_tokens,
+            tokens=ended.tokens,
+            simulated=replica.simulated,
+            queued_s=queued_s,
+            first_s=first_s,
+            load=replica.load(),
+        )
+        await self._writer.put(end)
+
+    async def _batch(self, frame: TextAsked, asked: TextBatch, replica: TextReplica, queued_s: float) -> None:
+        began_s = time.monotonic()
+        made = await replica.engine.batch(asked)
+        answer = BatchAnswered(
+            query=frame.query,
+            values=tensor_of("values", made.values),
+            labels=made.labels,
+            prompt_tokens=made.prompt_tokens,
+            simulated=replica.simulated,
+            queued_s=queued_s,
+            first_s=time.monotonic() - began_s,
+            load=replica.load(),
+        )
+        await self._writer.put(answer)
+
+    def _refuse(
+        self,
+        query: int,
+        reason: RefusalReason,
+        what: str,
+        retry_after_s: float = 0.0,
+        replica: TextReplica | None = None,
+    ) -> None:
+        self._all.counters.count("queries_refused", reason)
+        load = HostLoad() if replica is None else replica.load()
+        refused = TextRefused(query=query, reason=reason, what=what[:2000], retry_after_s=retry_after_s, load=load)
+        self._writer.put_now(encode_frame(refused))

@@ -1,0 +1,60 @@
+"""Frames on their way out: whatever waits is sent together, and whoever brings more than the stream takes waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final
+
+from daitn.base.errors import InputError
+from daitn.node.fabric.contract import STREAM_MESSAGE_BYTES, Stream
+from daitn.wire.answers import FRAMES, FromHost, ToHost, encode_frame, join_frames
+
+WAITING_BYTES: Final = 2 * STREAM_MESSAGE_BYTES
+"""Frames that may wait for the stream, all queries together: two of the largest messages."""
+
+FRAME_BYTES: Final = STREAM_MESSAGE_BYTES - 16
+"""Largest frame: alone in its message."""
+
+
+class FrameWriter:
+    """See the module's docstring. `run` sends until it is cancelled or the stream fails."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._some = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def put(self, frame: ToHost | FromHost) -> None:
+        """Have a frame sent; waits while too much does. InputError for one that is too large to be carried."""
+        data = encode_frame(frame)
+        if len(data) > FRAME_BYTES:
+            raise InputError(f"it has {len(data)} bytes, {FRAME_BYTES} are carried", todo="ask for less at a time")
+        while self._bytes and self._bytes + len(data) > WAITING_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        self.put_now(data)
+
+    def put_now(self, data: bytes) -> None:
+        """Have a small frame sent that must not wait, such as one that ends something."""
+        self._waiting.append(data)
+        self._bytes += len(data)
+        self._some.set()
+
+    async def run(self) -> None:
+        """Send whatever comes; UnavailableError once the other end is gone."""
+        while True:
+            await self._some.wait()
+            batch: list[bytes] = []
+            size = 0
+            while self._waiting and len(batch) < FRAMES and size + len(self._waiting[0]) <= FRAME_BYTES:
+                batch.append(self._waiting.popleft())
+                size += len(batch[-1])
+            await self._stream.send(join_frames(batch))
+            self._bytes -= size
+            self._room.set()
+            if not self._waiting:
+                self._some.clear()

@@ -1,0 +1,184 @@
+"""The gateway's door for clients of OpenAI's interface: models, chats, completions, embeddings; pieces by SSE.
+
+The same keys, goals and refusals as at the other door. What a stream cannot say in its status any more it says in its
+last event: an `error` where no host could go on. A client that reads slowly is sent no more than its connection holds,
+and no more is made; one that leaves stops the work. `x-daitn-simulated: 1` and `system_fingerprint` mark answers that
+nothing computed. Neither queries nor answers are logged.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from daitn.base.errors import InputError
+from daitn.base.ids import ModelName
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
+from daitn.control_center.inference.query_engine import QueryRouteEngine
+from daitn.descriptors.serving import QueryGoal
+from daitn.node.serving import openai_protocol as protocol
+from daitn.node.serving.inference_protocol import goal_of
+from daitn.node.serving.text_asking import Telling, TextAsking
+from daitn.node.serving.ways import WayBook, trace_header
+
+STATUS = {
+    QueryRefusal.UNKNOWN_MODEL: 404,
+    QueryRefusal.INPUT: 400,
+    QueryRefusal.QUALITY: 422,
+    QueryRefusal.REGION: 503,
+    QueryRefusal.NO_HOST: 503,
+    QueryRefusal.LATE: 503,
+    QueryRefusal.BUSY: 429,
+    QueryRefusal.LOST: 503,
+}
+"""Of a refusal, at both doors."""
+
+
+class OpenAiDoor:
+    """See the module's docstring; its paths begin with `/v1/`."""
+
+    def __init__(self, engine: QueryRouteEngine, asking: TextAsking, ways: WayBook) -> None:
+        self._engine, self._asking, self.ways = engine, asking, ways
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put the paths under the door's application."""
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{model:.+}", self._model)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/v1/embeddings", self._embed)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        models = [protocol.model_of(model) for model in self._engine.models.values()]
+        return _json({"object": "list", "data": models})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["model"]
+        model = self._engine.models.get(ModelName(name))
+        if model is None:
+            return refused_response(unknown_model(name, self._engine.models))
+        return _json(protocol.model_of(model))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        asked, generation = protocol.decode_chat(await request.read())
+        telling = await self._asking.ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        return await self._tell(request, telling, asked, chat=True)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        asked, generation = protocol.decode_completion(await request.read())
+        telling = await self._asking.ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        return await self._tell(request, telling, asked, chat=False)
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        asked, batch = protocol.decode_embedding(await request.read())
+        telling = await self._asking.ask(asked.model, batch, _goal(asked.daitn, request.headers))
+        try:
+            await telling.next()
+            if telling.batch is None:
+                return refused_response(_why(telling), _headers(request, telling))
+            return _json(protocol.embeddings_of(asked, telling.batch), _headers(request, telling))
+        finally:
+            telling.stop()
+            self.ways.keep(request["key"], telling.asked)
+
+    # --- telling ----------------------------------------------------------------------------------------------------
+
+    async def _tell(
+        self,
+        request: web.Request,
+        telling: Telling,
+        asked: protocol.ChatRequest | protocol.CompletionRequest,
+        *,
+        chat: bool,
+    ) -> web.StreamResponse:
+        try:
+            if telling.refused is not None:
+                return refused_response(telling.refused, _headers(request, telling))
+            shape = protocol.Shape(
+                secrets.token_hex(12), asked.model, int(time.time()), chat=chat, simulated=telling.simulated
+            )
+            if asked.stream:
+                usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+                return await self._stream(request, telling, shape, usage=usage)
+            parts: list[str] = []
+            while (text := await telling.next()) is not None:
+                parts.append(text)
+            headers = _headers(request, telling)
+            if telling.ended is None:
+                return refused_response(_why(telling), headers)
+            return _json(shape.whole("".join(parts), telling.ended), headers)
+        finally:
+            telling.stop()
+            self.ways.keep(request["key"], telling.asked)
+
+    async def _stream(
+        self, request: web.Request, telling: Telling, shape: protocol.Shape, *, usage: bool
+    ) -> web.StreamResponse:
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        response = web.StreamResponse(headers={**headers, **_headers(request, telling)})
+        await response.prepare(request)
+        try:
+            first = True
+            while (text := await telling.next()) is not None:
+                await response.write(_event(shape.piece(text, first=first)))
+                first = False
+            if telling.ended is None:
+                why = _why(telling)
+                await response.write(_event(protocol.error_of(STATUS[why.reason], why.what, why.reason.value)))
+            else:
+                last = [_event(shape.piece("", first=first, reason=telling.ended.reason))]
+                last += [_event(shape.usage(telling.ended))] if usage else []
+                await response.write(b"".join([*last, b"data: [DONE]\n\n"]))
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client has gone; whoever called this stops the work
+        return response
+
+
+def refused_response(refused: Refused, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A refusal with the standard body of an error."""
+    told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
+    if refused.retry_after_s > 0:
+        told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
+    if refused.offer:
+        told["x-daitn-offer"] = refused.offer
+    status = STATUS[refused.reason]
+    return _json(protocol.error_of(status, refused.what, refused.reason.value), told, status)
+
+
+def error_response(status: int, what: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An error of the door itself, as clients of this interface read it."""
+    return _json(protocol.error_of(status, what), headers, status)
+
+
+def _why(telling: Telling) -> Refused:
+    return telling.refused or Refused(QueryRefusal.LOST, "the answer broke off", 1.0)
+
+
+def _goal(wanted: Mapping[str, object], headers: Mapping[str, str]) -> QueryGoal:
+    if unknown := sorted(set(wanted) - {"deadline_ms", "min_accuracy", "field", "region"}):
+        raise InputError(f"daitn.{unknown[0][:40]} is nothing that can be asked for")
+    return goal_of(wanted, headers)
+
+
+def _headers(request: web.Request, telling: Telling) -> dict[str, str]:
+    told = {"x-daitn-query": telling.query, **({"x-daitn-host": telling.host} if telling.host else {})}
+    if telling.simulated:
+        told["x-daitn-simulated"] = "1"
+    if request.headers.get("x-daitn-trace"):
+        told["x-daitn-trace"] = trace_header(telling.asked)
+    return told
+
+
+def _event(body: object) -> bytes:
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def _json(value: object, headers: Mapping[str, str] | None = None, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, headers=headers, status=status, content_type="application/json")

@@ -1,0 +1,294 @@
+"""Asking for texts: a query from its arrival at a gateway to the end of its answer, over as many hosts as it takes.
+
+A continuation is a function of the query and what is there of it already. Where a host is lost in the middle, another
+goes on behind the pieces that were told, by their tokens (`Given`), and the caller sees one text without a gap or a
+word twice: each piece says where it begins, and one that does not begin where the text ends is not passed on.
+
+What a caller does not take is not asked for: an `Answer` has a bounded number of pieces on their way. A caller that is
+gone stops the work (`Telling.stop`). Nothing of a query is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.ids import NodeId
+from daitn.base.metrics import Counters
+from daitn.control_center.inference.query_admission import QueryRefusal, Refused
+from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
+from daitn.descriptors.serving import EngineKind, QueryGoal
+from daitn.descriptors.texts import Generation, Given, TextAsk, check_text_ask, task_of
+from daitn.node.serving.answer_links import Answer, AnswerLinks
+from daitn.node.serving.asking import TRIES, WAIT_S, Asked, Step
+from daitn.wire.answers import BatchAnswered, TextEnded, TextPiece, TextRefused
+from daitn.wire.queries import QueryAnswer
+
+DEADLINE_S: Final = 300.0
+"""Time of a query that names none: a long answer of a slow model."""
+
+STALL_S: Final = 10.0
+"""A host that says nothing for so long in the middle of an answer is not waited for."""
+
+FIRST_LEAST_S: Final = 5.0
+FIRST_FACTOR: Final = 10.0
+"""Nor one whose first piece takes ten times what was predicted, and this at least: prompts differ in length."""
+
+
+class Patience(NamedTuple):
+    """How long a host is waited for."""
+
+    stall_s: float = STALL_S
+    first_least_s: float = FIRST_LEAST_S
+
+
+class TextAsking:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        engine: QueryRouteEngine,
+        links: AnswerLinks,
+        counters: Counters,
+        patience: Patience = Patience(),  # noqa: B008  # a value
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.engine, self.links, self.counters, self.patience, self.clock_ns = (
+            engine,
+            links,
+            counters,
+            patience,
+            clock_ns,
+        )
+
+        self._prefix, self._queries = "t" + secrets.token_hex(4), 0
+
+    async def ask(self, model: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+        """Ask; returns when the first piece is there, or it is known that there is none (`Telling.refused`). InputError
+        for a query that does not hold together."""
+        if isinstance(asked, Generation) and asked.temperature > 0 and not asked.seed:
+            asked = msgspec.structs.replace(asked, seed=secrets.randbelow(2**62) + 1)
+        self._queries += 1
+        telling = Telling(self, f"{self._prefix}-{self._queries:x}", model, check_text_ask(asked), goal)
+        try:
+            await telling.begin()
+        except BaseException:
+            telling.stop()
+            raise
+        return telling
+
+
+class Telling:
+    """An answer under way. Ended by its end, by a refusal, or by `stop`."""
+
+    def __init__(self, asking: TextAsking, query: str, model: str, asked: TextAsk, goal: QueryGoal) -> None:
+        self._asking, self.query, self._model, self._asked, self._goal = asking, query, model, asked, goal
+        self._began_ns = asking.clock_ns()
+        self._allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
+        self._answer: Answer | None = None
+        self._choice: Choice | None = None
+        self._sent_ns = self._first_ns = 0
+        self._first: TextPiece | TextEnded | BatchAnswered | None = None
+        self._tokens: list[int] = []
+        self._parts: list[str] = []
+        self._at = 0
+        self._tried: list[NodeId] = []
+        self._said: Refused | None = None
+        self.steps: list[Step] = []
+        self.refused: Refused | None = None
+        """Why there is no answer, or no more of it."""
+        self.ended: TextEnded | None = None
+        self.batch: BatchAnswered | None = None
+
+    @property
+    def host(self) -> str:
+        """Who answers, the last one where several did."""
+        return "" if self._choice is None else str(self._choice.route.host.node)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether what answers computes nothing."""
+        return self._choice is not None and self._choice.route.measured.engine is EngineKind.SIMULATED
+
+    @property
+    def asked(self) -> Asked:
+        """The way, as that of any other query; without the answer."""
+        answered = self.ended is not None or self.batch is not None
+        missing = self.refused or Refused(QueryRefusal.LOST, "whoever asked has gone", 0.0)
+        outcome = QueryAnswer(outputs=()) if answered else missing
+        steps = [*self.steps]
+        if self._choice is not None and len(steps) < len(self._tried):
+            steps.append(Step(self._choice, "answering"))
+        return Asked(self.query, outcome, tuple(steps), self.took_s)
+
+    @property
+    def took_s(self) -> float:
+        """Since it was asked."""
+        return (self._asking.clock_ns() - self._began_ns) / 1e9
+
+    async def begin(self) -> None:
+        """Until the first piece, or the end."""
+        self._first = await self._frame()
+
+    async def next(self) -> str | None:
+        """The next piece of text, never empty; None after the end: see `ended`, `batch` and `refused`."""
+        while True:
+            frame, self._first = self._first or await self._frame(), None
+            if frame is None:
+                return None
+            match frame:
+                case TextPiece(text=text) if text:
+                    return text
+                case TextPiece():
+                    continue
+                case TextEnded():
+                    self.ended = frame
+                case BatchAnswered():
+                    self.batch = frame
+            return None
+
+    def stop(self) -> None:
+        """Whoever asked has gone, or has all: the host stops its work. May be called again."""
+        self._let_go()
+
+    # --- the way ----------------------------------------------------------------------------------------------------
+
+    async def _frame(self) -> TextPiece | TextEnded | BatchAnswered | None:
+        """What comes next, from whichever host; None where there is nothing more to come."""
+        if self.ended is not None or self.batch is not None or self.refused is not None:
+            return None
+        while True:
+            if self._answer is None and not await self._choose():
+                self._asking.counters.count("queries_not_answered", self._refusal.reason.value)
+                self.refused = self._refusal
+                return None
+            assert self._answer is not None
+            assert self._choice is not None
+            try:
+                frame = await asyncio.wait_for(self._answer.next(), self._patience_s())
+                if isinstance(frame, TextPiece):
+                    self._first_ns = self._first_ns or self._asking.clock_ns()
+                    self._take(frame)
+                    return frame
+            except (UnavailableError, PeerError, PolicyError, TimeoutError) as error:
+                self._lost(error)
+                continue
+            if isinstance(frame, TextRefused):
+                self._refused_by_host(frame)
+                if frame.reason == "input":
+                    self.refused = self._said
+                    self._asking.counters.count("queries_not_answered", "input")
+                    return None
+                continue
+            self._ended_by_host(frame)
+            return frame
+
+    @property
+    def _refusal(self) -> Refused:
+        return self._said or Refused(QueryRefusal.LOST, "no host answered", 1.0)
+
+    def _left_s(self) -> float:
+        return self._allowed_s - self.took_s
+
+    def _patience_s(self) -> float:
+        patience, choice = self._asking.patience, self._choice
+        assert choice is not None
+        waited_s = max(patience.first_least_s, FIRST_FACTOR * choice.predicted_s)
+        return max(0.001, min(self._left_s(), patience.stall_s if self._at else waited_s))
+
+    async def _choose(self) -> bool:
+        """Ask the next host; False where there is none, with the reason in `_said`."""
+        engine = self._asking.engine
+        while True:
+            left_s = self._left_s()
+            if left_s <= 0:
+                self._said = self._said or Refused(QueryRefusal.LATE, "its time was over", 0.0, "a later deadline")
+                return False
+            served = engine.models.get(self._model)  # type: ignore[call-overload]
+            if served is not None and served.routes and task_of(self._asked) not in served.tasks:
+                does = ", ".join(served.tasks) or "takes tensors"
+                self._said = Refused(
+                    QueryRefusal.INPUT, f"model {self._model} does not {task_of(self._asked).value}: it {does}"
+                )
+                return False
+            if len(self._tried) >= TRIES:
+                return False
+            choice = engine.choose(self._model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried)
+            if isinstance(choice, Refused):
+                if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
+                    await asyncio.sleep(WAIT_S)
+                    continue
+                self._said = self._said if self._tried and self._said is not None else choice
+                return False
+            if self.steps:
+                self._asking.counters.count("answers_resumed" if self._at else "queries_retried")
+            self._choice, self._sent_ns, self._first_ns = choice, self._asking.clock_ns(), 0
+            self._tried.append(choice.route.host.node)
+            given = Given(tokens=tuple(self._tokens), text="".join(self._parts))
+            try:
+                self._answer = await self._asking.links.ask(
+                    choice.route.host, choice.model, choice.artifact, self._asked, given, left_s
+                )
+                return True
+            except InputError as error:
+                self._let_go()
+                self._said = Refused(QueryRefusal.INPUT, error.render())
+                return False
+            except (UnavailableError, PeerError, PolicyError) as error:
+                self._lost(error)
+
+    def _take(self, piece: TextPiece) -> None:
+        if piece.at != self._at:
+            raise PeerError(f"a piece begins at {piece.at}, the text so far ends at {self._at}")
+        self._tokens += piece.tokens
+        self._parts.append(piece.text)
+        self._at += len(piece.text)
+
+    # --- what came of a host ----------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Give back the place at the host, and stop what it does for us."""
+        if self._choice is not None and len(self.steps) < len(self._tried):
+            self._asking.engine.withdrawn(self._choice)
+            self._close("withdrawn")
+
+    def _lost(self, error: DaitnError | TimeoutError) -> None:
+        assert self._choice is not None
+        self._asking.counters.count("answers_missing")
+        if self._asking.engine.lost(self._choice, self._asking.clock_ns()):
+            self._asking.counters.count("hosts_ejected")
+        why = error.kind if isinstance(error, DaitnError) else "it said nothing in time"
+        self._said = Refused(QueryRefusal.LOST, f"host {self._choice.route.host.node} gave no answer: {why}", 1.0)
+        self._close("lost")
+
+    def _refused_by_host(self, refused: TextRefused) -> None:
+        assert self._choice is not None
+        self._asking.engine.refused(self._choice, refused.load, self._asking.clock_ns())
+        reason = QueryRefusal.INPUT if refused.reason == "input" else QueryRefusal.BUSY
+        reason = QueryRefusal.LOST if refused.reason == "lost" else reason
+        retry_s = 0.0 if reason is QueryRefusal.INPUT else max(0.1, refused.retry_after_s)
+        self._said = Refused(reason, refused.what, retry_s)
+        self._close(reason.value)
+
+    def _ended_by_host(self, end: TextEnded | BatchAnswered) -> None:
+        """What the engine learns of is the time to the first piece: how long an answer is, nobody knows before."""
+        assert self._choice is not None
+        now_ns = self._asking.clock_ns()
+        said = QueryAnswer(outputs=(), queued_s=end.queued_s, engine_s=end.first_s, load=end.load)
+        took_s = ((self._first_ns or now_ns) - self._sent_ns) / 1e9
+        self._asking.engine.answered(self._choice, took_s, said, now_ns)
+        self._asking.counters.count("queries_answered")
+        self._close("answered")
+
+    def _close(self, came: str) -> None:
+        assert self._choice is not None
+        self.steps.append(Step(self._choice, came))
+        if self._answer is not None:
+            self._answer.stop()
+            self._answer = None
