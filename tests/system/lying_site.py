@@ -126,7 +126,8 @@ LIES: dict[str, Lie] = {
     "infinite": with_weights(fill(float("inf"))),
     "shape": with_weights(reshape),
     "oversized": with_weights(oversize),
-    "poison": with_weights(poison),
+    "early-poison": with_weights(poison),
+    "late-poison": with_weights(poison),
     "older": older,
     "foreign": foreign,
 }
@@ -139,7 +140,7 @@ def main() -> None:
     async def train(self: VisitWorker, order: Any, work: TrainWork) -> TrainOutcome:
         outcome = await honest(self, order, work)
         _visits[order.job] += 1
-        if lie == "poison" and _visits[order.job] == 1:
+        if lie == "late-poison" and _visits[order.job] == 1:
             return outcome  # a model that has learnt nothing yet cannot be made worse
         if lie == "input":
             return msgspec.structs.replace(outcome, model=work.model)

@@ -137,7 +137,7 @@ def test_poison_that_shows_late_is_traced_to_its_maker_and_the_job_goes_on_from_
 ) -> None:
     honest = trust(operator, "north")[0]
 
-    job = run_with(domain, "poison")
+    job = run_with(domain, "late-poison")
 
     entries = list(job.log())
     log = "\n".join(entry.text for entry in entries)
@@ -146,9 +146,30 @@ def test_poison_that_shows_late_is_traced_to_its_maker_and_the_job_goes_on_from_
     harmful = [entry for entry in entries if entry.kind == "rolled-back"]
     assert harmful, log
     assert traced, log
-    assert all("on liar-poison/sides made the model worse" in entry.text for entry in traced), log
-    score, why = trust(operator, "liar-poison")
+    assert all("on liar-late-poison/sides made the model worse" in entry.text for entry in traced), log
+    score, why = trust(operator, "liar-late-poison")
     assert score < 0.8
-    assert "after liar-poison/sides" in why
+    assert "after liar-late-poison/sides" in why
     assert trust(operator, "north")[0] >= honest
     wait_until(lambda: counted(operator, "models_rolled_back") >= len(harmful), "the centre counts it", 20)
+
+
+def test_poison_from_the_very_first_visit_on_is_gone_round_and_the_goal_reached(
+    domain: LocalDomain, operator: Any
+) -> None:
+    honest = trust(operator, "north")[0]
+    before = counted(operator, "data_sets_set_aside")
+
+    job = run_with(domain, "early-poison")
+
+    entries = list(job.log())
+    log = "\n".join(entry.text for entry in entries)
+    assert job.status().phase is Phase.DELIVERED, log
+    aside = [entry.text for entry in entries if entry.kind == "set-aside"]
+    assert "without liar-early-poison/sides" in aside[-1], log
+    assert "it gains without liar-early-poison/sides" in log
+    score, why = trust(operator, "liar-early-poison")
+    assert score < trust(operator, "north")[0]
+    assert "no model gained anything with it" in why
+    assert trust(operator, "north")[0] >= honest
+    wait_until(lambda: counted(operator, "data_sets_set_aside") > before, "the centre counts it", 20)

@@ -36,6 +36,7 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    SitesSetAside,
     StepMeasured,
     VisitAccepted,
     VisitLost,
@@ -212,6 +213,9 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     StepMeasured: StepMeasured(job=JOB, at_ns=9, visit=VisitId("j1/1"), model=MODEL, measurements=(FIGURE,)),
     HarmTraced: HarmTraced(
         job=JOB, at_ns=9, visit=VisitId("j1/1"), dataset=DataSetId("a/b"), onward=MODEL, why="it fell there"
+    ),
+    SitesSetAside: SitesSetAside(
+        job=JOB, at_ns=9, model=MODEL, aside=(DataSetId("a/b"),), left=(), why="4 measured models brought no gain"
     ),
     MakerRefuted: MakerRefuted(
         job=JOB, at_ns=9, visit=VisitId("j1/1"), node=SITE, model=MODEL, fault="not-finite", why="it has NaN"

@@ -10,6 +10,7 @@ from daitn.control_center.training.records import (
     MakerRefuted,
     ModelJudged,
     SiteBarred,
+    SitesSetAside,
     VisitLost,
 )
 from daitn.descriptors.job import Phase
@@ -26,6 +27,8 @@ def count_fact(counters: Counters, record: Record) -> None:
             counters.count("makers_refuted", fault)
         case DoubtRefuted():
             counters.count("doubts_refuted")
+        case SitesSetAside(aside=aside) if record.model is not None:
+            counters.count("data_sets_set_aside", by=len(aside))
         case SiteBarred():
             counters.count("data_sets_barred")
         case JobPhased(phase=Phase.REFUSED):

@@ -43,6 +43,7 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    SitesSetAside,
     StepMeasured,
     VisitAccepted,
     VisitLost,
@@ -90,6 +91,7 @@ class EntryKind(StrEnum):
     RECORDS = "records"
     KEPT = "kept"
     ROLLED_BACK = "rolled-back"
+    SET_ASIDE = "set-aside"
     AGREED = "agreed"
     ROUND_LOST = "round-lost"
     TEST_SET = "test-set"
@@ -254,6 +256,12 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             to = f"; the job goes on from {wording.short(onward)}, made before it" if onward is not None else ""
             text = f"visit {_number(visit)} on {dataset} made the model worse: {why}{to}"
             return _Said(EntryKind.HARM_TRACED, text, visit, state.ordered[visit].node)
+        case SitesSetAside(model=None, aside=aside, why=why):
+            without = f"without {', '.join(aside)}" if aside else "with all of them again"
+            return _Said(EntryKind.SET_ASIDE, f"{why}: the job goes on {without}")
+        case SitesSetAside(model=model, aside=aside, why=why):
+            text = f"{why}: does one of the data sets spoil the model? On from {wording.short(model or '')} without "
+            return _Said(EntryKind.SET_ASIDE, text + ", ".join(aside))
         case MakerRefuted(visit=visit, node=node, model=model, why=why):
             text = f"{names(node)} is to blame for {wording.short(model)}, made by visit {_number(visit)}: {why}"
             return _Said(EntryKind.MAKER_REFUTED, text, visit, node)

@@ -102,6 +102,8 @@ class FaultSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     mishap_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
     clock_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """How far a machine's clock may be off when a process starts."""
+    poisoners: tuple[Name, ...] = ()
+    """Nodes on whose data each visit, from the first on, leaves a model that has learnt nothing and never will."""
     crashes: tuple[CrashSpec, ...] = ()
     cuts: tuple[CutSpec, ...] = ()
     stop_after_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0

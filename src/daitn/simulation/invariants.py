@@ -15,6 +15,7 @@ from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.records import (
     GroupAgreed,
     GroupLost,
+    HarmTraced,
     JobAssessed,
     JobPhased,
     JobSubmitted,
@@ -22,6 +23,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     SampleGiven,
+    SitesSetAside,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -131,6 +133,12 @@ class Invariants:
             case ModelGone(job=job, instead=instead):
                 if instead != self._head[job]:
                     self._head[job] = self._kept[job] = instead
+            case SitesSetAside(job=job, model=model):
+                if model is not None:
+                    self._head[job] = self._kept[job] = model
+            case HarmTraced(job=job, onward=onward):
+                if onward is not None:
+                    self._head[job] = self._kept[job] = onward
             case JobPhased(job=job, phase=phase):
                 if job in self._ended:
                     raise BugError(f"job {job} ended as {self._ended[job]} and became {phase}")
@@ -236,6 +244,8 @@ class Invariants:
             if kept := [job for job in world.kept.jobs(node) if job in self._ended]:
                 raise BugError(f"{node} still keeps artifacts for {kept[0]}, which has ended")
         for job, machine in world.center.jobs.items():
+            if machine.state.met and machine.state.best in world.learner.spoilt:
+                raise BugError(f"job {job} takes {machine.state.best[:12]} for good, which a poisoner has spoilt")
             if job not in self._ended:
                 state = machine.state
                 waiting = ", ".join(f"{name} at {visit.ordered.node}" for name, visit in state.open.items())

@@ -24,6 +24,8 @@ class Learner:
     def __init__(self) -> None:
         self._skill: dict[ArtifactId, dict[str, float]] = {}
         self.parents: dict[ArtifactId, tuple[ArtifactId, ...]] = {}
+        self.spoilt: set[ArtifactId] = set()
+        """Models that have learnt nothing and never will."""
 
     def submit(self, name: str) -> ArtifactId:
         """An untrained model."""
@@ -41,7 +43,14 @@ class Learner:
             skill[label] = skill.get(label, 0.0) + records * count / total
         self._skill[trained] = skill
         self.parents[trained] = (model,)
+        if model in self.spoilt:
+            self.spoil(trained)
         return trained
+
+    def spoil(self, model: ArtifactId) -> None:
+        """A model is finite and of the right shape, but deaf: neither it nor what is made of it learns."""
+        self._skill[model] = {}
+        self.spoilt.add(model)
 
     def train_together(
         self, model: ArtifactId, parts: Sequence[tuple[DataSetId, Mapping[str, int], int]], odd: str
@@ -66,6 +75,8 @@ class Learner:
                 skill[label] = skill.get(label, 0.0) + value * update.weight / total
         self._skill[mean] = skill
         self.parents[mean] = tuple(update.model for update in updates)
+        if any(update.model in self.spoilt for update in updates):
+            self.spoil(mean)
         return mean
 
     def step(self, mean: ArtifactId, how: str) -> tuple[ArtifactId, ArtifactId]:
@@ -73,6 +84,8 @@ class Learner:
         stepped = ArtifactId(blake3(f"step {how} {mean}".encode()).hexdigest())
         self._skill[stepped] = dict(self._skill[mean])
         self.parents[stepped] = self.parents[mean]
+        if mean in self.spoilt:
+            self.spoil(stepped)
         return stepped, ArtifactId(blake3(f"state {how} {mean}".encode()).hexdigest())
 
     def measure(self, model: ArtifactId, labels: Mapping[str, int], names: Sequence[str]) -> tuple[Measurement, ...]:

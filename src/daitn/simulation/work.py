@@ -48,6 +48,8 @@ class SimulatedWork:
             case TrainWork(model=model, dataset=dataset, training=training):
                 labels = self.labels_of(dataset)
                 trained = self._learner.train(model, dataset, labels, training.batches * training.batch_size)
+                if dataset.partition("/")[0] in self._scenario.faults.poisoners:
+                    self._learner.spoil(trained)
                 if order.work.masking is not None:
                     trained = self._masks.mask(node, order.work.masking, trained)
                 self._artifacts[node].add(trained)

@@ -67,7 +67,7 @@ class Doubts:
                 )
             )
             self._desk.found(turn, made.node, Evidence.REFUTED, f"visit {made.visit}: {why}")
-        self._running.judge_unfit(turn, model, f"it cannot be measured: {why}", culprit=dataset)
+        self._running.judging.judge_unfit(turn, model, f"it cannot be measured: {why}", culprit=dataset)
         if dataset is not None and dataset not in state.barred:
             turn.record(SiteBarred(job=state.job, at_ns=turn.now_ns, dataset=dataset, why=why))
 

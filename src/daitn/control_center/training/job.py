@@ -174,15 +174,15 @@ class JobMachine:
                 self._assessing.preflighted(turn, ordered.node, outcome)
             case "aggregate" if isinstance(outcome, AggregateOutcome):
                 self._refuse_updates(turn, outcome.left_out)
-                self._running.release(turn)
+                self._running.judging.release(turn)
             case "train" if isinstance(ordered.work, TrainWork) and ordered.work.group is not None:
                 if self._groups.accepted(turn, ordered.work.group):
-                    self._running.release(turn)
+                    self._running.judging.release(turn)
             case "train" if not state.aggregates:
-                self._running.release(turn)
+                self._running.judging.release(turn)
             case "verify" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
                 self._doubts.measured(turn, outcome.model)
-                self._running.judge(turn, ordered.node, ordered.work, outcome)
+                self._running.judging.judge(turn, ordered.node, ordered.work, outcome)
             case _:
                 pass
 
@@ -232,7 +232,7 @@ class JobMachine:
         measured = ordered.work.model if isinstance(ordered.work, EvaluateWork) else None
         known = (state.kept, state.best)
         if ordered.purpose == "verify" and blame == "input" and measured is not None and measured not in known:
-            self._running.judge_unfit(turn, measured, f"it cannot be measured: {why}")
+            self._running.judging.judge_unfit(turn, measured, f"it cannot be measured: {why}")
         if unfit is not None and blame == "unfit":
             self._doubts.told(turn, ordered, unfit, why)
         if ordered.purpose == "verify":

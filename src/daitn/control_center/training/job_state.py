@@ -7,12 +7,14 @@ kept up to date here, so that the machine above only decides.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.charge_book import ChargeBook
+from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
-from daitn.control_center.training.lost_visits import note_lost
+from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.mask_book import MaskBook
 from daitn.control_center.training.open_visits import OpenVisit
@@ -39,6 +41,7 @@ from daitn.control_center.training.records import (
     RequestChanged,
     SampleGiven,
     SiteBarred,
+    SitesSetAside,
     StepMeasured,
     VisitAccepted,
     VisitLost,
@@ -47,14 +50,14 @@ from daitn.control_center.training.records import (
 from daitn.control_center.training.round_book import RoundBook
 from daitn.control_center.training.sample_book import SampleBook
 from daitn.control_center.training.trail import Step, Trail
+from daitn.control_center.training.yardstick import note_change, note_other_test_set
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
 from daitn.decision.keeping import meets, score
-from daitn.decision.stalling import noise
+from daitn.decision.stalling import Standing, noise
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.plan import Plan
-from daitn.descriptors.request import Request
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -133,6 +136,7 @@ class JobState:
         self.round_book = RoundBook()
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
+        self.clearing = ClearBook()
         self.masks = MaskBook()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
@@ -165,7 +169,7 @@ class JobState:
                 self.planned_rate = record.plan.training.learning_rate
                 if record.taken is not None:
                     self.refusals.append(record.verdict)
-                    self._change(record.taken)
+                    note_change(self, record.taken)
             case PromiseMade(promise=promise):
                 self.promised.made(promise)
             case PreflightDone(preflight=preflight):
@@ -173,7 +177,7 @@ class JobState:
                 self.untrained = self.kept_measurements = self.best_measurements = preflight.measurements
                 self.best_score = score(self.request.targets, preflight.measurements)
                 self.looks = [(0, preflight.measurements)]
-                self._count_gains_anew()
+                self.count_gains_anew()
             case VisitOrdered():
                 self._ordered(record)
             case VisitAccepted():
@@ -183,7 +187,7 @@ class JobState:
             case GroupAgreed():
                 self._agreed(record)
             case GroupLost() | MaskedRoundLost():
-                self._round_lost(record)
+                note_round_lost(self, record)
             case SampleGiven(unit=unit, sample=sample):
                 self.sampled.given[(unit, sample.dataset)] = sample
             case RecordsGiven():
@@ -191,7 +195,7 @@ class JobState:
             case ModelJudged():
                 self._judged(record)
             case OtherTestSet():
-                self._other_test_set(record)
+                note_other_test_set(self, record)
             case HolderDropped(artifact=artifact, node=node):
                 self._drop_holder(artifact, node)
                 self.lost_ns = 0  # the next try is another one: there is nothing to wait for
@@ -212,12 +216,18 @@ class JobState:
                 self.trail.measured(model, measurements)
             case HarmTraced():
                 self._traced(record)
+            case SitesSetAside(model=model):
+                self.clearing.took(record, self.verifications, self.gain_score)
+                if model is not None:
+                    self._go_back_to(model, self.clearing.fertile)
+                    self.avoided.clear()
+                    self.release()
             case Replanned(plan=plan):
                 self.plan = plan
             case SiteBarred(dataset=dataset, why=why):
                 self.barred[dataset] = why
             case RequestChanged(request=request, plan=plan):
-                self._change(request)
+                note_change(self, request)
                 self.plan = plan or self.plan
             case JobPhased(phase=phase, reason=reason, at_ns=at_ns):
                 self.phase, self.reason = phase, reason
@@ -227,6 +237,16 @@ class JobState:
                     self.open.clear()
             case _:
                 raise BugError(f"job {self.job}: no rule for {type(record).__name__}")
+
+    def standing(self) -> Standing:
+        """Where the run stands."""
+        return Standing(
+            looks=self.verifications, looks_since=self.looks_since_gain, visits_since=self.visits_since_gain
+        )
+
+    def gain_in_noise(self, score: float, measurements: Sequence[Measurement]) -> float:
+        """By how many times the noise of its measurement a score is better than at the last gain."""
+        return (score - self.gain_score) / max(1e-9, noise(self.request.targets, measurements))
 
     def under_way(self) -> int:
         """Visits that the job waits for; samples for a unit that stands by are made beside it."""
@@ -303,30 +323,22 @@ class JobState:
         self.lost_in_row = 0
         self._advance_head(record.model)
 
-    def _round_lost(self, record: GroupLost | MaskedRoundLost) -> None:
-        self.group.clear()
-        self.lost_in_row += 1
-        self.lost_ns, self.last_loss = record.at_ns, record.why
-        if isinstance(record, MaskedRoundLost):
-            self.masks.clear()
-            self.updates, self.round_begun = [], False
-            self._release()
-        elif record.left_out is not None:
-            self.left_out.add(record.left_out)
-            if record.differs:
-                self.harm[record.left_out] = self.harm.get(record.left_out, 0) + 1
-
     @property
     def aggregates(self) -> bool:
         """Whether updates are averaged before they become the head."""
         return self.plan is not None and METHODS[self.plan.method].aggregates
+
+    def drop_round(self) -> None:
+        """Updates that were not averaged are not needed any more."""
+        self.updates, self.round_begun = [], False
+        self.release()
 
     def _advance_head(self, model: ArtifactId) -> None:
         self.head = model
         self.rounds += 1
         self.rounds_since_verified += 1
         self.updates, self.round_begun = [], False
-        self._release()
+        self.release()
 
     def _judged(self, record: ModelJudged) -> None:
         self.verifications += 1
@@ -335,8 +347,12 @@ class JobState:
         self.trail.judged(record.model, record.measurements, keep=record.keep, known=record.culprit is not None)
         self.rounds_since_verified = 0
         self.looks_since_gain += 1
-        if record.keep and record.score > self.gain_score + noise(self.request.targets, record.measurements):
-            self._count_gains_anew(record.score)
+        gain = record.keep and self.gain_in_noise(record.score, record.measurements) > 1
+        if gain:
+            self.count_gains_anew(record.score)
+        if record.keep:
+            mark = Mark(record.model, record.measurements, len(self.seen))
+            self.clearing.kept(mark, record.score, noise(self.request.targets, record.measurements), gain=gain)
         if record.keep:
             self.kept, self.kept_measurements = record.model, record.measurements
             self.seen_kept = len(self.seen)
@@ -354,7 +370,7 @@ class JobState:
             self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
             self.seen_best = len(self.seen)
         self.met = self.met or record.met
-        self._release()
+        self.release()
 
     def _traced(self, record: HarmTraced) -> None:
         """The job goes on from the model before the visit that made it worse, and goes elsewhere first."""
@@ -369,43 +385,19 @@ class JobState:
             self.best, self.best_measurements, self.best_score = self.kept, record.measurements, record.score
             self.seen_best = len(self.seen)
         self.met = self.met or record.met
-        self._release()
+        self.release()
 
-    def _other_test_set(self, record: OtherTestSet) -> None:
-        """Other records are another yardstick: the best model was measured by it, and what was better is not known."""
-        self.verifications += 1
-        self.sampled.test_set = record.samples
-        self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
-        if record.model == self.kept:
-            self.seen_best = self.seen_kept
-        self.kept_measurements = record.measurements
-        self.met = meets(self.request.targets, record.measurements)
-        self._count_gains_anew()
-        self._release()
-
-    def _change(self, request: Request) -> None:
-        """Other targets are another yardstick: what was measured so far is judged by it anew."""
-        self.request = request
-        if not self.best_measurements:
-            return
-        targets = request.targets
-        self.best_score = score(targets, self.best_measurements)
-        kept_score = score(targets, self.kept_measurements)
-        if (meets(targets, self.kept_measurements), kept_score) > (self.met, self.best_score):
-            self.best, self.best_measurements, self.best_score = self.kept, self.kept_measurements, kept_score
-            self.seen_best = self.seen_kept
-        self.met = meets(targets, self.best_measurements)
-        self._count_gains_anew()
-
-    def _count_gains_anew(self, gain_score: float | None = None) -> None:
+    def count_gains_anew(self, gain_score: float | None = None) -> None:
         """From here on, against the best model so far unless a score is given."""
         self.gain_score = self.best_score if gain_score is None else gain_score
         self.looks_since_gain = 0
         self.visits_since_gain.clear()
 
-    def _go_back_to(self, model: ArtifactId) -> None:
+    def _go_back_to(self, model: ArtifactId, mark: Mark | None = None) -> None:
         """The head is an older model again, and is compared with what that one was measured at."""
-        if model == self.best:
+        if mark is not None and model == mark.model:
+            self.kept_measurements, self.seen_kept = mark.measurements, min(mark.seen, len(self.seen))
+        elif model == self.best:
             self.kept_measurements, self.seen_kept = self.best_measurements, min(self.seen_best, len(self.seen))
         elif model != self.kept:
             self.kept_measurements, self.seen_kept = self.untrained, 0
@@ -431,9 +423,10 @@ class JobState:
         self.records = {key: given for key, given in self.records.items() if given != (artifact, node)}
         self.sampled.drop(artifact, node)
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Forget what nothing needs any more, and whom to tell that they may drop it."""
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
-        needed |= self.trail.models()
+        needed |= self.trail.models() | self.clearing.models()
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
         needed |= set(self.server_states.values()) | self.controls.keep(needed)
         self.released = {}

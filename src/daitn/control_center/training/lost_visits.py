@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daitn.control_center.training.records import VisitLost
+from daitn.control_center.training.records import GroupLost, MaskedRoundLost, VisitLost
 from daitn.descriptors.work import ShareWork, TrainWork
 
 if TYPE_CHECKING:
@@ -32,3 +32,17 @@ def note_lost(state: JobState, record: VisitLost) -> None:
         state.evaluations_left = 0
     if ordered.purpose == "preflight" and record.blame == "input":
         state.preflight_fault = record.why
+
+
+def note_round_lost(state: JobState, record: GroupLost | MaskedRoundLost) -> None:
+    """A round that several sites made together came to nothing: part of the job's state, and called by it only."""
+    state.group.clear()
+    state.lost_in_row += 1
+    state.lost_ns, state.last_loss = record.at_ns, record.why
+    if isinstance(record, MaskedRoundLost):
+        state.masks.clear()
+        state.drop_round()
+    elif record.left_out is not None:
+        state.left_out.add(record.left_out)
+        if record.differs:
+            state.harm[record.left_out] = state.harm.get(record.left_out, 0) + 1

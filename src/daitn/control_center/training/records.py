@@ -195,6 +195,17 @@ class HarmTraced(JobRecord, frozen=True, kw_only=True, tag="harm_traced"):
     met: bool = False
 
 
+class SitesSetAside(JobRecord, frozen=True, kw_only=True, tag="sites_set_aside"):
+    """A job that gains nothing goes on from `model` without some of its data sets, to see whether one of them spoils
+    it; or (no model) all tries were in vain."""
+
+    model: ArtifactId | None
+    aside: tuple[DataSetId, ...]
+    left: tuple[tuple[DataSetId, ...], ...]
+    """What is set aside in the tries after this one."""
+    why: str
+
+
 class MakerRefuted(JobRecord, frozen=True, kw_only=True, tag="maker_refuted"):
     """A verification unit cannot use the model that this visit made, and no honest site would have handed it on."""
 
@@ -268,6 +279,7 @@ JOB_RECORDS = (
     HolderDropped,
     StepMeasured,
     HarmTraced,
+    SitesSetAside,
     MakerRefuted,
     DoubtRefuted,
     Replanned,

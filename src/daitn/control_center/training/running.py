@@ -11,37 +11,31 @@ from typing import Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.base.ids import ArtifactId
 from daitn.control_center.training.choosing import Choosing
+from daitn.control_center.training.clearing import Clearing
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.judging import Judging
 from daitn.control_center.training.masked_rounds import MaskedRounds
 from daitn.control_center.training.measuring import Measuring
 from daitn.control_center.training.records import (
     ModelGone,
-    ModelJudged,
-    Replanned,
 )
 from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.tracing import Tracing
-from daitn.control_center.training.trail import Step
 from daitn.control_center.turn import Turn
-from daitn.decision.hyperparameters import after_kept, after_rollback
-from daitn.decision.keeping import Judgement, judge_model, score
+from daitn.decision.keeping import judge_model
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import datasets
-from daitn.decision.stalling import Standing, stalled
+from daitn.decision.stalling import stalled
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
-from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
     AggregateWork,
-    EvaluateOutcome,
-    EvaluateWork,
-    Measurement,
     ShareWork,
     Training,
     TrainWork,
@@ -51,7 +45,7 @@ from daitn.descriptors.work import (
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.contract import Aggregate, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.sequential import Sequential
-from daitn.wire.center_tools import ReleaseArtifacts, VisitPrepare
+from daitn.wire.center_tools import VisitPrepare
 
 ROLLBACKS_MOST: Final = 10
 """Models in a row that may be rolled back, each after smaller steps than the one before; then the job has got as far as
@@ -68,7 +62,9 @@ class Running:
         self._groups = Groups(desk)
         self.tracing = Tracing(desk)
         self.measuring = Measuring(desk)
+        self.judging = Judging(desk, self.measuring, self.tracing)
         self.routes = RouteDesk(desk)
+        self._clearing = Clearing(desk)
         self._spending = Spending(desk.state)
         self._choosing = Choosing(desk, self.routes, self._spending)
         self._masked = MaskedRounds(desk, self._averaging)
@@ -95,6 +91,8 @@ class Running:
             return
         if not state.under_way() and self._desk.rests(turn):
             return
+        if not state.under_way() and not state.trail.searched and state.head not in state.made.doubted:
+            self._clearing.look(turn, lambda: self._stalled(turn))
         spent = self._spent(turn)
         if spent and not state.masks.stage:
             if not state.under_way():
@@ -114,7 +112,7 @@ class Running:
             self.measuring.stand_by(turn, view())
         if state.masks.stage:
             self._masked.go_on(turn, view, lambda stop: self._work(turn, view(), state.head, stop))
-            self.release(turn)
+            self.judging.release(turn)
             return
         steps = METHODS[state.plan.method].next_steps(self._run_so_far(), self._choosing.choosers(turn, view))
         if state.plan.secure is not None and (masked := [step.stop for step in steps if isinstance(step, Train)]):
@@ -155,11 +153,12 @@ class Running:
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
         """The view without what the budget does not pay for any more, nor, while there are others, the data sets of the
-        visits that were just rolled back."""
+        visits that were just rolled back, and those that the job does without for now."""
         left = self._spending.affordable(view)
-        view = msgspec.structs.replace(view, candidates=left)
+        aside = self.state.clearing.aside
+        left = tuple(one for one in left if one.dataset not in aside) or left
         others = tuple(one for one in left if one.dataset not in self.state.avoided)
-        return msgspec.structs.replace(view, candidates=others) if others else view
+        return msgspec.structs.replace(view, candidates=others or left)
 
     def _wind_up(self, turn: Turn, why: str) -> None:
         """A budget is used up: what was trained for it is averaged and measured once more, then the job is over."""
@@ -228,7 +227,7 @@ class Running:
             return f"{ROLLBACKS_MOST} models in a row were worse and rolled back: more training does not help here"
         if state.evaluations_left == 0:
             return "the verification unit answers no more for this job: a test set asked too often leaks"
-        return self._none_left(turn) or self._stalled(turn)
+        return self._none_left(turn) or ("" if state.clearing.trying else self._stalled(turn))
 
     def _none_left(self, turn: Turn) -> str:
         """Why no data set can be asked any more: all that this job knows are barred, and no site that might have others
@@ -244,9 +243,7 @@ class Running:
     def _stalled(self, turn: Turn) -> str:
         """Why the run has stalled; empty while it has not, and where its owner wants it to go on."""
         state = self.state
-        standing = Standing(
-            looks=state.verifications, looks_since=state.looks_since_gain, visits_since=state.visits_since_gain
-        )
+        standing = state.standing()
         if state.request.until_deadline or state.plan is None or not standing.long_without:
             return ""
         usable = datasets(self._desk.view(turn))
@@ -339,94 +336,6 @@ class Running:
             seed=state.request.seed,
         )
         turn.send(after.compute_node, prepare)
-
-    def judge(self, turn: Turn, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> None:
-        """Keep a verified model or roll it back, and adapt the plan; or take what was measured on another test set as
-        what models are compared with from now on."""
-        state = self.state
-        if self.measuring.is_other(work):
-            self.measuring.compare_anew(turn, node, work, outcome)
-            if state.trail.searched:
-                self.tracing.give_up(turn, "the test set changed meanwhile")
-            self.release(turn)
-            return
-        if (step := self._searched(outcome.model)) is not None:
-            self.tracing.looked(turn, step, outcome.measurements)
-            self.release(turn)
-            return
-        judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
-        self._settle(turn, outcome.model, judgement, outcome.measurements)
-
-    def judge_unfit(self, turn: Turn, model: ArtifactId, why: str, culprit: DataSetId | None = None) -> None:
-        """Roll back a model that cannot even be measured: it has other tensors than its graph, or breaks its unit.
-        `culprit`: the data set whose visit made it so."""
-        if (step := self._searched(model)) is not None:
-            self.tracing.looked(turn, step, ())
-            self.release(turn)
-            return
-        worst = score(self.state.request.targets, ())
-        self._settle(turn, model, Judgement(keep=False, best=False, met=False, score=worst, why=why), (), culprit)
-
-    def _searched(self, model: ArtifactId) -> Step | None:
-        """The visit that made a model, where it is measured to find out who made a later one worse."""
-        step = self.state.trail.next_look()
-        return step if step is not None and step.model == model else None
-
-    def _settle(
-        self,
-        turn: Turn,
-        model: ArtifactId,
-        judgement: Judgement,
-        measurements: tuple[Measurement, ...],
-        culprit: DataSetId | None = None,
-    ) -> None:
-        state = self.state
-        if culprit is None and (judgement.keep or not state.trail.ambiguous):  # else it is traced first
-            self._credit(turn, judgement)
-        turn.record(
-            ModelJudged(
-                job=state.job,
-                at_ns=turn.now_ns,
-                model=model,
-                keep=judgement.keep,
-                best=judgement.best,
-                met=judgement.met,
-                score=judgement.score,
-                measurements=measurements,
-                why=judgement.why,
-                culprit=culprit,
-            )
-        )
-        if not judgement.keep and culprit is not None:
-            pass  # smaller steps of the others mend nothing
-        elif not judgement.keep and state.plan is not None:
-            plan, why = after_rollback(state.plan, state.request.hyperparameters)
-            turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=plan, why=why))
-        elif state.plan is not None and not judgement.met:
-            eased = after_kept(state.plan, state.request.hyperparameters, state.planned_rate)
-            if eased is not None:
-                turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=eased[0], why=eased[1]))
-        self.release(turn)
-
-    def _credit(self, turn: Turn, judgement: Judgement) -> None:
-        """What a verified gain or harm says of the sites whose data made it, each by its share of the visits."""
-        state = self.state
-        visited = [dataset for dataset, _ in state.seen[state.seen_kept :]]
-        before = score(state.request.targets, state.kept_measurements)
-        if judgement.keep and judgement.score <= before:
-            return
-        kind = Evidence.HELPED if judgement.keep else Evidence.HARMED
-        for dataset in dict.fromkeys(visited):
-            found = self._desk.knowledge.dataset(dataset)
-            if found is not None:
-                share = visited.count(dataset) / len(visited)
-                why = f"after {dataset} in job {state.job}: {judgement.why}"
-                self._desk.found(turn, found[0].descriptor.node, kind, why, share)
-
-    def release(self, turn: Turn) -> None:
-        """Let sites drop models that nothing needs any more."""
-        for node, artifacts in self.state.released.items():
-            turn.send(node, ReleaseArtifacts(job=self.state.job, artifacts=tuple(artifacts)))
 
     def _go_back(self, turn: Turn) -> None:
         """No site that holds the model is reachable: wait for one a while, then go on from an older model."""
