@@ -184,7 +184,7 @@ _CENTER: Final = (
         name="visits_lost",
         rise="visits are not waited for any more; jobs go on elsewhere",
         label="blame",
-        values=(*BLAMES, "over"),
+        values=(*BLAMES, "over", "slow"),
     ),
 )
 

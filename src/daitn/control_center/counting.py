@@ -20,7 +20,7 @@ def count_fact(counters: Counters, record: Record) -> None:
     """Count one new fact, if it is one that operators watch."""
     match record:
         case VisitLost(blame=blame):
-            counters.count("visits_lost", blame if blame in (*BLAMES, "over") else "bug")
+            counters.count("visits_lost", blame if blame in (*BLAMES, "over", "slow") else "bug")
         case ModelJudged(keep=False):
             counters.count("models_rolled_back")
         case MakerRefuted(fault=fault):

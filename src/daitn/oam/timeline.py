@@ -414,7 +414,7 @@ def _proof(state: JobState, record: VisitAccepted, ordered: VisitOrdered, where:
 def _say_lost(state: JobState, record: VisitLost, names: Names) -> _Said:
     ordered = state.ordered[record.visit]
     begin = f"visit {_number(record.visit)} at {names(ordered.node)}"
-    if record.blame == "over":
+    if record.blame in ("over", "slow"):
         return _Said(EntryKind.STOPPED, f"{begin} was stopped: {record.why}", record.visit, ordered.node)
     text = f"{begin} is given up ({wording.blame(record.blame)}): {record.why}"
     return _Said(EntryKind.LOST, text, record.visit, ordered.node)

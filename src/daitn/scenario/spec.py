@@ -53,6 +53,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: tuple[DataSpec, ...] = ()
     flops: Annotated[float, msgspec.Meta(gt=0)] = 1e9
     """Simulation only; the real world measures."""
+    slowness: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    """How many times as long as at others a visit takes here; simulation only."""
 
 
 CENTER_NAME: Final = "center"

@@ -393,6 +393,7 @@ class World:
         if self._groups.began(process, order):
             return
         seconds = 0.05 + self.rng.random() * (1.5 if isinstance(order.work, TrainWork) else 0.2)
+        seconds *= site.spec.slowness
         fails = self.network.faulty and self.rng.random() < self.faults.crash * CHILD_CRASHES
         if fails and self.rng.random() < 0.5:
             seconds += LONG_S  # stopped, and ended by its node when that has been so for a while

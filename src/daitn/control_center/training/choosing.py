@@ -12,6 +12,7 @@ from daitn.control_center.training.spending import Spending
 from daitn.control_center.turn import Turn
 from daitn.decision.rounds import ROUND_RULES
 from daitn.decision.rounds.contract import Rounds
+from daitn.decision.rounds.stragglers import paced
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import best_compute, datasets
 from daitn.descriptors.plan import Stop
@@ -41,7 +42,10 @@ class Choosing:
             """Those the method's rule takes, of as many as one order to an aggregator may name and the budget pays."""
             most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
             rounds = Rounds(reports=tuple(state.round_book.reports), round=state.rounds, seed=state.request.seed)
-            return self._spending.together(view(), ROUND_RULES[method.rounds].choose(view(), rounds, most))
+            stops = ROUND_RULES[method.rounds].choose(view(), rounds, most)
+            if not training.control_variates:  # its corrections stand for equally many steps of all
+                stops = paced(stops, state.round_book.whole_s(training.batches))
+            return self._spending.together(view(), stops)
 
         def group_stops() -> tuple[Stop, ...]:
             """As many sites as a group may have, each at a node of its own, beginning with another one each round;

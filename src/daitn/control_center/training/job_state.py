@@ -262,6 +262,8 @@ class JobState:
         self.ordered[record.visit] = record
         self.masks.ordered(record.work)
         if record.purpose == "train" and isinstance(record.work, TrainWork):
+            if not self.round_begun:
+                self.round_book.round_begins()
             self.round_begun = True
 
     def _accepted(self, record: VisitAccepted) -> None:
@@ -288,7 +290,8 @@ class JobState:
                 self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
                 self.visits_since_gain[ordered.work.dataset] += 1
                 if self.aggregates:
-                    self.round_book.accepted(ordered.work, outcome, self.rounds)
+                    took_s = (record.at_ns - ordered.at_ns) / 1e9
+                    self.round_book.accepted(ordered.work, outcome, self.rounds, took_s)
                     self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
                 else:
                     self.left_out.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from daitn.base.units import NS_PER_S
 from daitn.control_center.training.records import GroupLost, MaskedRoundLost, VisitLost
 from daitn.descriptors.work import ShareWork, TrainWork
 
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 def note_lost(state: JobState, record: VisitLost) -> None:
     """A visit will not be waited for any more: part of the job's state, and called by it only."""
     ordered = state.open.pop(record.visit).ordered
-    if record.blame == "over":
+    if record.blame == "slow" and isinstance(ordered.work, TrainWork):
+        state.round_book.cut(ordered.work, record.done_frac, (record.at_ns - ordered.at_ns) / NS_PER_S)
+    if record.blame in ("over", "slow"):
         return
     state.lost += 1
     if not state.is_beside(ordered):

@@ -21,6 +21,7 @@ from daitn.base.ids import ArtifactId, NodeId
 from daitn.control_center.training.job_desk import WAIT_S, JobDesk
 from daitn.control_center.training.records import MaskedRoundLost
 from daitn.control_center.turn import Turn
+from daitn.decision.rounds.stragglers import paced
 from daitn.descriptors.masked import (
     MEMBERS_LEAST,
     MEMBERS_MOST,
@@ -127,16 +128,19 @@ class MaskedRounds:
         )
         there = {(candidate.dataset, candidate.compute_node) for candidate in view.candidates}
         count = len(book.members)
+        members = {book.members[rank].dataset: rank for rank in sorted(book.sealed)}
+        stops = [
+            Stop(dataset=member.dataset, compute_node=member.node, why="")
+            for member in (book.members[rank] for rank in members.values())
+            if (member.dataset, member.node) in there
+        ]
         works: list[tuple[NodeId, TrainWork]] = []
-        for rank in sorted(book.sealed):
-            member = book.members[rank]
-            if (member.dataset, member.node) not in there:
-                continue
-            stop = Stop(dataset=member.dataset, compute_node=member.node, why="")
+        for stop in paced(stops, self._state.round_book.whole_s(plan.training.batches)):
+            rank = members[stop.dataset]
             sealed = tuple(book.sealed[one][rank] if one in book.sealed else b"" for one in range(count))
             masking = Masking(round=book.round, rank=rank, sealed=sealed, fixed=fixed)
             if (work := work_at(stop)) is not None:
-                works.append((member.node, msgspec.structs.replace(work, masking=masking)))
+                works.append((stop.compute_node, msgspec.structs.replace(work, masking=masking)))
         if self._too_few(turn, len(works), "shared their seeds and are there"):
             return
         for node, work in works:

@@ -89,6 +89,8 @@ class VisitLost(JobRecord, frozen=True, kw_only=True, tag="visit_lost"):
     visit: VisitId
     why: str
     blame: str
+    done_frac: float = 0.0
+    """How far it was, where it was stopped because it was late (`blame` "slow")."""
 
 
 class GroupAgreed(JobRecord, frozen=True, kw_only=True, tag="group_agreed"):

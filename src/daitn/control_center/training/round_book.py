@@ -1,24 +1,33 @@
-"""What visits of rounds told of their sites, for choosing the sites of the next round. Part of a job's state."""
+"""What visits of rounds told of their sites, for choosing the sites of the next round and how long they may take. Part
+of a job's state."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from daitn.base.ids import DataSetId
 from daitn.decision.rounds.contract import SiteReport
 from daitn.descriptors.work import TrainOutcome, TrainWork
 
 REPORTS_MOST: Final = 4096
 """Newest reports that are remembered: some hundred rounds of ten sites, four of the largest."""
 
+DONE_LEAST: Final = 0.1
+"""What a visit that was cut is taken to have done at least: one that had not begun says little of its pace."""
+
 
 class RoundBook:
-    """See the module's docstring. Made of accepted results alone."""
+    """See the module's docstring. Made of accepted results and of visits that were cut, alone."""
 
     def __init__(self) -> None:
         self.reports: list[SiteReport] = []
+        self.took_s: dict[DataSetId, float] = {}
+        """Seconds from order to accepted result, of those of the round under way that have handed in."""
+        self._batch_s: dict[DataSetId, float] = {}
+        """The same for each batch of the newest visit."""
 
-    def accepted(self, work: TrainWork, outcome: TrainOutcome, number: int) -> None:
-        """A visit of round `number`, from 0."""
+    def accepted(self, work: TrainWork, outcome: TrainOutcome, number: int, took_s: float) -> None:
+        """A visit of round `number`, from 0, whose result came `took_s` after its order."""
         told = SiteReport(
             dataset=work.dataset,
             round=number,
@@ -28,3 +37,21 @@ class RoundBook:
         )
         self.reports.append(told)
         del self.reports[:-REPORTS_MOST]
+        self.took_s[work.dataset] = took_s
+        self._batch_s[work.dataset] = took_s / work.training.batches
+
+    def cut(self, work: TrainWork, done_frac: float, took_s: float) -> None:
+        """A visit was stopped because it was late."""
+        self._batch_s[work.dataset] = took_s / max(DONE_LEAST, done_frac) / work.training.batches
+
+    def round_begins(self) -> None:
+        """None of its visits has ended yet."""
+        self.took_s.clear()
+
+    def expected_s(self, dataset: DataSetId, batches: int) -> float:
+        """What a visit of so many batches is expected to take, by this data set's own record; 0: it has none."""
+        return batches * self._batch_s.get(dataset, 0.0)
+
+    def whole_s(self, batches: int) -> dict[DataSetId, float]:
+        """What a visit of so many batches takes at each data set that has a record."""
+        return {dataset: batches * each for dataset, each in self._batch_s.items()}

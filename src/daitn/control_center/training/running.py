@@ -12,6 +12,7 @@ import msgspec
 
 from daitn.base import limits
 from daitn.base.ids import ArtifactId
+from daitn.control_center.training.averages import Averages
 from daitn.control_center.training.choosing import Choosing
 from daitn.control_center.training.clearing import Clearing
 from daitn.control_center.training.ending import Ending
@@ -25,6 +26,7 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
+from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.turn import Turn
 from daitn.decision.keeping import judge_model
@@ -35,11 +37,9 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import (
-    AggregateWork,
     ShareWork,
     Training,
     TrainWork,
-    UpdateRef,
     Work,
 )
 from daitn.learning.methods import METHODS
@@ -67,7 +67,9 @@ class Running:
         self._clearing = Clearing(desk)
         self._spending = Spending(desk.state)
         self._choosing = Choosing(desk, self.routes, self._spending)
-        self._masked = MaskedRounds(desk, self._averaging)
+        self._averages = Averages(desk)
+        self._masked = MaskedRounds(desk, self._averages.work)
+        self._stragglers = Stragglers(desk)
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -91,6 +93,7 @@ class Running:
             return
         if not state.under_way() and self._desk.rests(turn):
             return
+        self._stragglers.look(turn)
         if not state.under_way() and not state.trail.searched and state.head not in state.made.doubted:
             self._clearing.look(turn, lambda: self._stalled(turn))
         spent = self._spent(turn)
@@ -125,7 +128,7 @@ class Running:
                 case TrainGroup(model=model, stops=stops):
                     self._train_group(turn, view(), model, stops)
                 case Aggregate(updates=updates):
-                    self._average(turn, view(), updates)
+                    self._averages.order(turn, view(), updates)
                 case Verify():
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
         if not state.under_way():
@@ -166,7 +169,7 @@ class Running:
         if state.evaluations_left != 0:
             view = self._desk.view(turn)
             if state.updates and view.aggregators and any(self._desk.reachable(one.model) for one in state.updates):
-                self._average(turn, view, tuple(state.updates))
+                self._averages.order(turn, view, tuple(state.updates))
                 turn.wake_in(f"job {state.job}", WAIT_S)
                 return
             if state.head != state.kept:
@@ -177,37 +180,6 @@ class Running:
                     turn.wake_in(f"job {state.job}", WAIT_S)
                     return
         self._ending.finish(turn, met=False, why=why)
-
-    def _average(self, turn: Turn, view: TrainingView, updates: tuple[UpdateRef, ...]) -> None:
-        """Order the average of a round. Updates whose sites do not come back in a while are left out."""
-        state = self.state
-        here = tuple(update for update in updates if self._desk.reachable(update.model))
-        if any(not self._desk.gone(turn, update.model) for update in updates if update not in here):
-            return
-        if not here:
-            turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=updates[0].model, instead=state.head))
-            return
-        # Who made the model has it, and what is remembered beside it.
-        rather = tuple(state.holders.get(state.head, ()))
-        if (node := self._desk.aggregator(turn, view, rather)) is not None:
-            self._desk.order(turn, "aggregate", node, self._averaging(here), f"{len(here)} updates of a round")
-
-    def _averaging(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
-        """The mean of these updates, and the step that follows it; what is remembered of earlier rounds comes along if
-        somebody who has it is there."""
-        state = self.state
-        if state.plan is None or state.plan.server is None:
-            return AggregateWork(updates=updates)
-        server, training = state.plan.server, state.plan.training
-        remembered = state.server_states.get(state.head)
-        if remembered is not None and not self._desk.reachable(remembered):
-            remembered = None
-        control = None
-        if server.optimizer == "scaffold":
-            remembered = remembered if state.controls.corrected(updates) else None
-            reach = training.batches * training.learning_rate
-            control = state.controls.round_of(state.head, remembered, updates, reach)
-        return AggregateWork(updates=updates, server=server, base=state.head, state=remembered, control=control)
 
     def _spent(self, turn: Turn) -> str:
         """Which budget is used up, or why more training does not help; empty while neither is so."""
