@@ -44,11 +44,11 @@ from benchmarks.report import make_document, print_report
 from daitn.base.effects import Compute, Delivered, Effect, Send, SetTimer, Started, TimerFired, computed
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds, seconds_to_ns
-from daitn.describe.reporting import ReportingRule, registered_shape
+from daitn.describe.reporting import ReportingRule, registered_shape, report_bytes
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import Reading, Tuning
-from daitn.terminal.fact_reporter import merge_tuning
+from daitn.terminal.fact_reporter import REPEAT_S, TELL_S, merge_tuning
 from daitn.topology.orchestrator import (
     NodeSignalled,
     OrchestratorConfig,
@@ -92,8 +92,6 @@ KINDS: Final[dict[str, tuple[float, ...]]] = {
 }
 """Budgets in bytes a terminal and second, and periods in seconds."""
 GROUPS: Final = ("load", "capacity")
-TELL_S: Final = 1.0
-"""Sites look at what is due this often, so that changes of one second share a message."""
 NUMBER_BYTES: Final = 4
 """Numbers of tunings are seconds of Unix time in real domains; here time begins at nothing, and they are shorter."""
 WEIGH_S: Final = 10.0
@@ -176,13 +174,12 @@ class Domain:
         self._delays_ns = [seconds_to_ns(float(world.delay_s[world.site_of == site][0])) for site in range(sites)]
         self._heap: list[tuple[int, int, str, Any]] = []
         self._order = 0
+        self._wakes_ns: dict[int, int] = {}
 
     def run(self) -> Outcome:
         """The whole horizon."""
         world = self.world
         self._effects(self.orchestrator.handle(Started(), 0), 0)
-        for site in range(len(self.rules)):
-            self._at(0, "tell", site)
         readings = self._readings()
         coming = next(readings, None)
         asked, seen_load, seen_capacity, ages = 0, [], [], []
@@ -192,6 +189,7 @@ class Domain:
             next_ns = self._heap[0][0] if self._heap else due_ns
             if coming is not None and coming[0] <= min(due_ns, next_ns):
                 self.rules[coming[1]].take(coming[2], coming[0])
+                self._wake(coming[1], coming[0])
                 coming = next(readings, None)
             elif next_ns <= due_ns:
                 self._next()
@@ -226,13 +224,15 @@ class Domain:
         now_ns, _, what, subject = heapq.heappop(self._heap)
         match what:
             case "tell":
+                if self._wakes_ns.get(subject) != now_ns:
+                    return  # another moment took its place
+                del self._wakes_ns[subject]
                 chosen = self.rules[subject].collect(now_ns, records_most=512)
                 if chosen:
-                    counts = {group: sum(one.group == group for one in chosen) for group in GROUPS}
-                    size = packed_bytes({group: count for group, count in counts.items() if count})
+                    size = report_bytes(chosen)
                     self._count(size, now_ns)
                     self._at(now_ns + self._delay_ns(subject), "arrive", (subject, chosen, size))
-                self._at(now_ns + seconds_to_ns(TELL_S), "tell", subject)
+                self._wake(subject, now_ns)
             case "arrive":
                 site, chosen, size = subject
                 for one in chosen:
@@ -250,6 +250,7 @@ class Domain:
                 merged = merge_tuning(self.tunings[site], message)
                 if merged is not None and self.rules[site].tune(merged, now_ns):
                     self.tunings[site] = merged
+                    self._wake(site, now_ns)
                 answer = ReportingTuned(number=self.tunings[site].number)
                 self._count(len(encode(answer)) + NUMBER_BYTES, now_ns)
                 self._at(now_ns + self._delay_ns(site), "answer", (site, answer))
@@ -273,6 +274,19 @@ class Domain:
                     self._at(now_ns + self._delay_ns(site), "tuned", (site, message))
                 case _:
                     pass
+
+    def _wake(self, site: int, now_ns: int) -> None:
+        """As `terminal.fact_reporter` does."""
+        soonest_ns = now_ns + seconds_to_ns(TELL_S)
+        wakes_ns = self._wakes_ns.get(site)
+        if wakes_ns is not None and wakes_ns <= soonest_ns:
+            return
+        next_ns = self.rules[site].next_ns(now_ns)
+        latest_ns = now_ns + seconds_to_ns(REPEAT_S)
+        at_ns = latest_ns if next_ns is None else min(latest_ns, max(soonest_ns, next_ns))
+        if wakes_ns is None or at_ns < wakes_ns:
+            self._wakes_ns[site] = at_ns
+            self._at(at_ns, "tell", site)
 
     def _count(self, size: int, now_ns: int) -> None:
         self.bytes += size

@@ -9,7 +9,7 @@ import pytest
 from daitn.base.effects import Compute, Delivered, Send, Started, TimerFired, computed
 from daitn.base.ids import NodeId
 from daitn.base.units import seconds_to_ns
-from daitn.describe.reporting import ReportingRule, registered_shape
+from daitn.describe.reporting import ReportingRule, registered_shape, report_bytes
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import Reading, Tuning
 from daitn.topology.orchestrator import (
@@ -26,7 +26,6 @@ from daitn.wire.packed_facts import HEADER
 from daitn.wire.topology_tools import ReportingTuned, TuneReporting
 
 WINDOW_S, PERIOD_S, HORIZON_S = 300, 20, 1500
-SHAPE = registered_shape("price")
 
 
 class Sites:
@@ -71,7 +70,7 @@ class Sites:
         for site, rule in self.rules.items():
             chosen = rule.collect(now_ns, 100)
             if chosen:
-                size = HEADER.itemsize + len(chosen) * SHAPE.record_bytes
+                size = report_bytes(chosen)
                 self.spent.append((second, size))
                 if self.rng.random() >= self.lost:
                     event = ReadingsAccepted(site=site, readings=chosen, wire_bytes=size)

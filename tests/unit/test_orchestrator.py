@@ -11,7 +11,7 @@ from daitn.base.units import seconds_to_ns
 from daitn.describe.damping import DampingConfig
 from daitn.describe.reporting import registered_shape
 from daitn.descriptors.plan import FactRange
-from daitn.descriptors.reporting import ANY_MOVE, EVERY, Reading, amount_of
+from daitn.descriptors.reporting import EVERY, Reading, amount_of
 from daitn.topology.orchestrator import (
     LOOK_TIMER,
     TUNE_TIMER,
@@ -207,7 +207,25 @@ def test_fact_that_a_decision_rests_on_and_that_never_moved_is_told_when_it_does
     give(core, RangesStated(holder="job", ranges=(FactRange(thing="n0001", fact="price_per_hour", high=6.0),)), 1)
     (message,) = tune(core, 2)
 
-    assert message.groups[0].moves == {0: ANY_MOVE}
+    # Facts that are not named are told whenever they change, unless the group is quiet.
+    assert (message.groups[0].moves, message.groups[0].quiet) == ({}, False)
+
+
+def test_fact_of_no_decision_is_quiet_where_bytes_are_scarce_and_told_where_they_are_not():
+    for budget, quiet in ((12.0, True), (1000.0, False)):
+        core = make(budget=budget)
+        for thing in ("near", "idle"):
+            wandering(core, thing, 60)
+        edge = FactRange(thing="near", fact="price_per_hour", high=51.5)
+        give(core, RangesStated(holder="job", ranges=(edge,)), 60)
+        give(core, NodeSignalled(node=NODE, beat=True), 60)
+        (message,) = tune(core, 60)
+
+        said = {one.thing: one for one in message.groups}
+        idle, near = said.get("idle") or said[EVERY], said.get("near") or said[EVERY]
+        assert idle.quiet is quiet
+        assert 0 not in idle.moves if quiet else 0 in idle.moves
+        assert 0 in near.moves
 
 
 def test_site_with_another_tuning_in_force_is_sent_all_and_the_answer_ends_it():
@@ -222,8 +240,10 @@ def test_site_with_another_tuning_in_force_is_sent_all_and_the_answer_ends_it():
 
 
 def test_later_tunings_tell_changes_only():
-    core = make()
-    wandering(core, "near", 60)
+    core = make(budget=12.0)
+    tell(core, 7.0, 0, thing="still")
+    for thing in ("near", "far", "idle"):
+        wandering(core, thing, 60)
     (first,) = tune(core, 61)
     give(core, Delivered(sender=NODE, message=ReportingTuned(number=first.number)), 62)
     edge = FactRange(thing="near", fact="price_per_hour", high=51.5)
@@ -231,7 +251,8 @@ def test_later_tunings_tell_changes_only():
     (second,) = tune(core, 121)
 
     assert (second.since, second.number) == (first.number, at(121) // 1_000_000_000)
-    assert {one.thing for one in second.groups} <= {"near"}
+    assert "near" in {one.thing for one in second.groups}
+    assert not {one.thing for one in second.groups} & {"still", EVERY}
 
 
 def test_shares_of_all_sites_stay_within_the_budget_before_any_answer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +12,10 @@ from tests.builders import START_NS
 
 from daitn.base.units import seconds_to_ns
 from daitn.describe.damping import DampingConfig
-from daitn.describe.reporting import GroupShape, ReportingRule, registered_shape
+from daitn.describe.reporting import GroupShape, ReportingRule, registered_shape, report_bytes
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import ANY_MOVE, EVERY, GroupTuning, Reading, Tuning, amount_of, step_of
-from daitn.wire.packed_facts import record_dtype
+from daitn.wire.packed_facts import HEADER, record_dtype
 
 SHAPE = GroupShape(1, ("load", "up"), frozenset({1}), 40, 10.0)
 OVERHEAD = 12
@@ -233,3 +234,60 @@ def test_shape_of_a_registered_group_is_that_of_its_packed_records():
 
     assert shape.record_bytes == record_dtype(group_named("load")).itemsize
     assert shape.facts[:2] == ("load_frac", "busy_slots")
+
+
+# --- in part --------------------------------------------------------------------------------------------------------
+
+
+def load(at_s: float, thing: str = "t1", **facts: float) -> Reading:
+    shape = registered_shape("load")
+    values = tuple(facts.get(name, 0.0) for name in shape.facts)
+    return Reading(thing=thing, group="load", values=values, measured_ns=at(at_s))
+
+
+def load_rule(tuning: Tuning) -> ReportingRule:
+    return ReportingRule(registered_shape, HEADER.itemsize, tuning)
+
+
+LOAD = registered_shape("load").number
+WAIT = registered_shape("load").facts.index("wait_s")
+
+
+def test_what_moved_is_told_alone_and_all_is_told_for_its_age():
+    quiet = GroupTuning(EVERY, LOAD, step_of(64.0), {WAIT: step_of(1.0)}, True)
+    rule = load_rule(Tuning(number=1, groups=(quiet,)))
+    rule.take(load(0, wait_s=1.0), at(0))
+    (first,) = rule.collect(at(0), 10)
+    rule.take(load(1, wait_s=9.0, busy_slots=3.0), at(1))
+    (second,) = rule.collect(at(1), 10)
+    (third,) = rule.collect(at(64), 10)
+
+    assert [first.part, second.part, third.part] == [0, 1 << WAIT, 0]
+    assert second.values == (0.0, 0.0, 0.0, 9.0, 0.0, 0.0)
+    assert third.values == (0.0, 3.0, 0.0, 9.0, 0.0, 0.0)
+
+
+def test_part_takes_the_bytes_of_its_message_and_no_more():
+    tuning = Tuning(number=1, bytes_per_s=1e-6, burst_bytes=1000, groups=(GroupTuning(EVERY, LOAD, step_of(4096.0)),))
+    rule = load_rule(tuning)
+    rule.take(load(0, wait_s=1.0), at(0))
+    spent = report_bytes(rule.collect(at(0), 10))
+    for second in range(1, 100):
+        rule.take(load(second, wait_s=float(second)), at(second))
+        spent += report_bytes(rule.collect(at(second), 10))
+        rule.check_invariants()
+
+    assert spent <= 1000
+    assert 1000 - spent < 22
+
+
+def test_things_that_always_move_take_turns_where_not_all_fit():
+    tuning = Tuning(number=1, bytes_per_s=22.0, burst_bytes=64, groups=(GroupTuning(EVERY, LOAD, step_of(4096.0)),))
+    rule = load_rule(tuning)
+    told = Counter[str]()
+    for second in range(200):
+        for thing in ("t1", "t2", "t3"):
+            rule.take(load(second, thing, wait_s=float(second)), at(second))
+        told.update(one.thing for one in rule.collect(at(second), 10))
+
+    assert min(told.values()) >= 0.8 * max(told.values())

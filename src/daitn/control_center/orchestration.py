@@ -134,7 +134,13 @@ class Orchestration:
                 site = intake.sources.node(int(columns.source[row]))
                 measured_ns = int(columns.generated_ns[row])
                 found.setdefault(site, []).append(
-                    Reading(thing=table.id_of(row), group=group.name, values=values, measured_ns=measured_ns)
+                    Reading(
+                        thing=table.id_of(row),
+                        group=group.name,
+                        values=values,
+                        measured_ns=measured_ns,
+                        part=taken.part,
+                    )
                 )
         return found
 

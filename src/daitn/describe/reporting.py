@@ -2,9 +2,10 @@
 
 Paper V-A: building the topology must not overburden the network, and stay in step with the terminals. A group of facts
 is told when one of them moved by more than its threshold since it was last told, or when the telling is older than its
-greatest age. One site tells for all its terminals. Thresholds and ages come from the map's orchestrator (`Tuning`);
-what the site may take in bytes is kept here, by a token bucket, whatever the thresholds let through: what does not fit
-waits, the most urgent first, and what has moved back meanwhile is not told at all.
+greatest age. What has moved is told alone; all facts of the group are told for their age. One site tells for all its
+terminals. Thresholds and ages come from the map's orchestrator (`Tuning`); what the site may take in bytes is kept
+here, by a token bucket, whatever the thresholds let through: what does not fit waits, the most urgent first, and what
+has moved back meanwhile is not told at all.
 
 Yes-or-no facts that fall too often are told as *no* until they have been steady (`describe.damping`): nobody should
 plan with them, and nobody should hear of each fall.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -26,7 +28,7 @@ from daitn.describe.damping import DampingConfig, FlapDamper
 from daitn.descriptors.fact_kinds import Form
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import EVERY, GroupTuning, Reading, Tuning, amount_of
-from daitn.wire.packed_facts import record_dtype
+from daitn.wire.packed_facts import HEADER, PART_HEADER, part_dtype, parts_most, record_dtype, records_most
 
 THINGS_MOST: Final = 65_536
 """Groups of things that one site keeps readings of: a thousand terminals of sixty groups. Beyond it readings of further
@@ -41,18 +43,30 @@ UNTUNED_AGES: Final = 3.0
 
 class GroupShape:
     """What a rule has to know of a group: its number, the names of its facts in order, which of them are yes-or-no,
-    bytes of a record, and the age from which on it counts as old."""
+    bytes of a record, and the age from which on it counts as old. `part_bytes`: of a record of some facts, as bits by
+    place; None: they are told together only."""
 
-    __slots__ = ("age_most_s", "facts", "flags", "number", "record_bytes")
+    __slots__ = ("age_most_s", "facts", "flags", "number", "part_bytes", "record_bytes")
 
     def __init__(
-        self, number: int, facts: tuple[str, ...], flags: frozenset[int], record_bytes: int, age_most_s: float
+        self,
+        number: int,
+        facts: tuple[str, ...],
+        flags: frozenset[int],
+        record_bytes: int,
+        age_most_s: float,
+        part_bytes: Callable[[int], int] | None = None,
     ) -> None:
         self.number = number
         self.facts = facts
         self.flags = flags
         self.record_bytes = record_bytes
         self.age_most_s = age_most_s
+        self.part_bytes = part_bytes
+
+    def bytes_of(self, part: int) -> int:
+        """Bytes of a record of these facts; 0: of all."""
+        return self.part_bytes(part) if part and self.part_bytes is not None else self.record_bytes
 
 
 def registered_shape(group: str) -> GroupShape:
@@ -60,13 +74,32 @@ def registered_shape(group: str) -> GroupShape:
     known = group_named(group)
     flags = frozenset(place for place, fact in enumerate(known.facts) if fact.form is Form.FLAG)
     names = tuple(fact.name for fact in known.facts)
-    return GroupShape(known.number, names, flags, record_dtype(known).itemsize, known.age_most_s)
+
+    def part_bytes(part: int) -> int:
+        return part_dtype(known, part).itemsize
+
+    return GroupShape(known.number, names, flags, record_dtype(known).itemsize, known.age_most_s, part_bytes)
+
+
+def report_bytes(readings: Iterable[Reading]) -> int:
+    """Bytes of the messages that tell these readings of registered groups, as many of one group and the same facts as
+    there are in each: O(readings)."""
+    messages: Counter[tuple[str, int]] = Counter((one.group, one.part) for one in readings)
+    total = 0
+    for (name, part), count in messages.items():
+        group = group_named(name)
+        size = (part_dtype(group, part) if part else record_dtype(group)).itemsize
+        most = parts_most(group, part) if part else records_most(group)
+        total += count * size + -(-count // most) * (PART_HEADER if part else HEADER).itemsize
+    return total
 
 
 class _Told:
     """One group of one thing: the newest reading, what was last told of it, and how it flaps."""
 
-    __slots__ = ("age_ns", "dampers", "moves", "newest", "shape", "shown", "stamp", "told", "told_ns", "wake_ns")
+    __slots__ = (
+        *("age_ns", "dampers", "moves", "newest", "said_ns", "shape", "shown", "stamp", "told", "told_ns", "wake_ns"),
+    )
 
     def __init__(self, shape: GroupShape, newest: Reading) -> None:
         self.shape = shape
@@ -74,6 +107,9 @@ class _Told:
         self.shown = newest.values
         self.told: tuple[float, ...] | None = None
         self.told_ns = 0
+        """When all of it was told last."""
+        self.said_ns = 0
+        """When anything of it was told last."""
         self.moves: tuple[float, ...] = ()
         self.age_ns = 0
         self.stamp = 0
@@ -160,6 +196,10 @@ class ReportingRule:
         self._due.clear()
         self._heap.clear()
 
+    def charge(self, more_bytes: int) -> None:
+        """What was told took so many bytes more than it was taken for."""
+        self._tokens -= more_bytes
+
     @property
     def owes(self) -> bool:
         """Whether something that was read has never been told since the last `repeat_all`."""
@@ -178,17 +218,22 @@ class ReportingRule:
         if not self._due:
             return ()
         self._fill(now_ns)
-        left = self._tokens - self._overhead_bytes
+        left = self._tokens
         order: Iterable[tuple[str, str]] = self._due
         if sum(self._told[key].shape.record_bytes for key in self._due) > left:
             order = heapq.nsmallest(len(self._due), self._due, key=lambda key: self._wait_order(key, now_ns))
         chosen: list[Reading] = []
+        messages: set[tuple[int, int]] = set()
         for key in list(order):
             told = self._told[key]
-            if told.shape.record_bytes > left or len(chosen) >= records_most:
+            part = self._part_of(told, now_ns)
+            message = (told.shape.number, part)
+            size = told.shape.bytes_of(part) + (0 if message in messages else self._header_bytes(part))
+            if size > left or len(chosen) >= records_most:
                 break
-            left -= told.shape.record_bytes
-            chosen.append(self._tell(key, told, now_ns))
+            left -= size
+            messages.add(message)
+            chosen.append(self._tell(key, told, part, now_ns))
         if chosen:
             self._tokens = left
         return tuple(chosen)
@@ -197,8 +242,10 @@ class ReportingRule:
         """When to collect next if nothing is read meanwhile; None: there is nothing to tell ever."""
         if self._due:
             self._fill(now_ns)
-            dearest = max(self._told[key].shape.record_bytes for key in self._due) + self._overhead_bytes
-            wait_s = max(0.0, dearest - self._tokens) / self.tuning.bytes_per_s
+            first = self._told[min(self._due, key=lambda key: self._wait_order(key, now_ns))]
+            part = self._part_of(first, now_ns)
+            wait_s = max(0.0, first.shape.bytes_of(part) + self._header_bytes(part) - self._tokens)
+            wait_s /= self.tuning.bytes_per_s
             return now_ns + max(1, seconds_to_ns(wait_s))
         while self._heap and self._stale(self._heap[0]):
             heapq.heappop(self._heap)
@@ -212,6 +259,16 @@ class ReportingRule:
             raise BugError(f"readings are due that nobody made: {astray[:3]}")
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _header_bytes(self, part: int) -> int:
+        return self._overhead_bytes + (PART_HEADER.itemsize - HEADER.itemsize if part else 0)
+
+    def _part_of(self, told: _Told, now_ns: int) -> int:
+        """Which facts are to be told now: those that moved, or all (0) where that was never done, or is due by age."""
+        if told.shape.part_bytes is None or told.told is None or told.told_ns + told.age_ns <= now_ns:
+            return 0
+        moved = _moved(told.told, told.shown, told.moves)
+        return moved % ((1 << len(told.shape.facts)) - 1)
 
     def _index(self) -> None:
         self._by_key = {(one.thing, one.group): one for one in self.tuning.groups}
@@ -280,20 +337,25 @@ class ReportingRule:
         before all else; of equals what was told longest ago, so that none starves."""
         told = self._told[key]
         if told.told is None:
-            return -math.inf, told.told_ns, key
+            return -math.inf, told.said_ns, key
         over = (now_ns - told.told_ns) / max(1, told.age_ns)
         for was, now, move in zip(told.told, told.shown, told.moves, strict=True):
             if was != now and math.isfinite(move):
                 over = max(over, abs(now - was) / move if move > 0 else math.inf)
-        return -over, told.told_ns, key
+        return -over, told.said_ns, key
 
-    def _tell(self, key: tuple[str, str], told: _Told, now_ns: int) -> Reading:
+    def _tell(self, key: tuple[str, str], told: _Told, part: int, now_ns: int) -> Reading:
         self._due.pop(key, None)
-        told.told, told.told_ns = told.shown, now_ns
+        told.said_ns = now_ns
+        if part and told.told is not None:
+            pairs = enumerate(zip(told.told, told.shown, strict=True))
+            told.told = tuple(now if part >> place & 1 else was for place, (was, now) in pairs)
+        else:
+            told.told, told.told_ns = told.shown, now_ns
         self._set(key, told)
         self._wake(key, told, now_ns)
-        newest = told.newest
-        return Reading(thing=newest.thing, group=newest.group, values=told.shown, measured_ns=newest.measured_ns)
+        newest, values = told.newest, told.told
+        return Reading(thing=newest.thing, group=newest.group, values=values, measured_ns=newest.measured_ns, part=part)
 
     def _fill(self, now_ns: int) -> None:
         if self._filled_ns is not None and now_ns > self._filled_ns:
@@ -302,9 +364,11 @@ class ReportingRule:
         self._filled_ns = max(now_ns, self._filled_ns or now_ns)
 
 
-def _moved(told: tuple[float, ...], shown: tuple[float, ...], moves: tuple[float, ...]) -> bool:
-    """Whether a fact is further from what was told than its threshold; from or to unknown (NaN) always is."""
-    for was, now, move in zip(told, shown, moves, strict=True):
+def _moved(told: tuple[float, ...], shown: tuple[float, ...], moves: tuple[float, ...]) -> int:
+    """Which facts are further from what was told than their thresholds, as bits by place; from or to unknown (NaN)
+    always is."""
+    moved = 0
+    for place, (was, now, move) in enumerate(zip(told, shown, moves, strict=True)):
         if was != now and not abs(now - was) <= move and not (math.isnan(was) and math.isnan(now)):
-            return True
-    return False
+            moved |= 1 << place
+    return moved

@@ -54,6 +54,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     values: tuple[float, ...]
     measured_ns: int
     """By the clock of whoever measured."""
+    part: int = 0
+    """Which facts are told, as bits by place; 0: all. The others stand as they were told last."""
 
 
 class GroupTuning(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager
 from typing import Final
 
+import numpy as np
+
 from daitn.artifacts.codec import decode_manifest, encode_manifest
 from daitn.artifacts.graph import decode_graph_pair
 from daitn.artifacts.layout import artifact_digest, digest_of
@@ -22,7 +24,6 @@ from daitn.base import limits
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, JobId, NodeId, OwnerId
 from daitn.base.metrics import Counters
-from daitn.base.units import ns_to_seconds
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.node_records import ShownRecord
 from daitn.control_center.training.commands import (
@@ -359,9 +360,10 @@ def _facts_of(knowledge: KnowledgeMap, row: int, now_ns: int) -> tuple[FactOnMap
         columns = table.group(name)
         if columns is None or not columns.received_ns[row]:
             continue
-        age_s = ns_to_seconds(max(0, now_ns - int(columns.generated_ns[row])))
         stale = int(columns.received_ns[row]) < table.stale_before_ns
+        at = np.asarray([row], np.intp)
         for fact in columns.group.facts:
+            age_s = float(table.age_s(name, now_ns, at, fact=fact.name)[0])
             value = table.shown(fact, columns.values[fact.name][row])
             if value is not None:
                 found.append(FactOnMap(name=fact.name, value=value, unit=fact.unit, age_s=age_s, stale=stale))

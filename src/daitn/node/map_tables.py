@@ -63,7 +63,7 @@ class MapTables:
         if fact is None or group is None:
             return self._ids_of(table.kind)
         if made == "age":
-            age = table.age_s(group.name, now_ns)
+            age = table.age_s(group.name, now_ns, fact=fact.name)
             return _numbers(age, np.isfinite(age))
         if made == "deviation":
             deviation = table.deviation(fact.name, now_ns)

@@ -26,7 +26,19 @@ from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import Reading, Tuning
 from daitn.descriptors.uncertainty import encode_deviations
-from daitn.wire.packed_facts import HEADER, encode_records, record_dtype, records_most
+from daitn.wire.packed_facts import (
+    HEADER,
+    PART_BEFORE_NS,
+    PART_NUMBERS,
+    PART_PROCESS_NS,
+    TICK_NS,
+    encode_parts,
+    encode_records,
+    part_dtype,
+    parts_most,
+    record_dtype,
+    records_most,
+)
 from daitn.wire.topology_tools import (
     THINGS_MOST,
     FactsAsked,
@@ -40,7 +52,10 @@ from daitn.wire.topology_tools import (
 TIMER: Final = "report facts"
 
 REPEAT_S: Final = 1.0
-"""Between two looks at what is due, and two tries to announce a roster."""
+"""Longest between two looks at what is due, and between two tries to announce a roster."""
+
+TELL_S: Final = 0.25
+"""What becomes due within this time travels together: half the message of one record is its header."""
 
 READINGS_AT_ONCE: Final = 2048
 """Told in one go: of load, 94 kB, so that what else the node says never waits for it."""
@@ -94,7 +109,8 @@ class FactReporter:
         self._announced: dict[Kind, int] = {}
         """Numbers below this are known to the map."""
         self._facts: dict[tuple[Kind, str, str], _Kept] = {}
-        self._waking = False
+        self._wakes_ns: int | None = None
+        """When it looks at what is due; None: not before something is measured."""
 
     @property
     def tuning(self) -> Tuning:
@@ -113,7 +129,7 @@ class FactReporter:
                     del self._facts[key]
                 self._rule.forget(thing)
             case TimerFired(name="report facts"):
-                self._waking = False
+                self._wakes_ns = None
                 return [*self._announce(), *self._tell(now_ns), *self._wake(now_ns)]
             case Delivered(sender=sender, message=RosterKept() as kept):
                 if sender == CENTER and kept.incarnation == self.incarnation:
@@ -165,10 +181,10 @@ class FactReporter:
         if kept is None:
             self._facts[key] = _Kept(event)
             self._offer(event, now_ns)
-            return self._announce() + self._wake(now_ns) if not self._waking else []
+            return [*(self._announce() if self._wakes_ns is None else ()), *self._wake(now_ns)]
         kept.measured = event
         self._offer(event, now_ns)
-        return []
+        return self._wake(now_ns)
 
     def _offer(self, event: FactsMeasured, now_ns: int) -> None:
         """Let the rule see a measurement, once the map knows whose it is."""
@@ -212,13 +228,14 @@ class FactReporter:
         return effects
 
     def _tell(self, now_ns: int) -> list[Effect]:
-        due: dict[str, list[Reading]] = {}
+        due: dict[tuple[str, int], list[Reading]] = {}
         for reading in self._rule.collect(now_ns, READINGS_AT_ONCE):
-            due.setdefault(reading.group, []).append(reading)
+            due.setdefault((reading.group, self._part_of(reading, now_ns)), []).append(reading)
         payloads: list[bytes] = []
-        for name, told in due.items():
-            most = records_most(group_named(name))
-            payloads += [self._pack(name, told[start : start + most]) for start in range(0, len(told), most)]
+        for (name, part), told in due.items():
+            group = group_named(name)
+            most = parts_most(group, part) if part else records_most(group)
+            payloads += [self._pack(name, part, told[at : at + most], now_ns) for at in range(0, len(told), most)]
         effects: list[Effect] = [ReportFacts(payloads=tuple(payloads))] if payloads else []
         if self._asked and not self._rule.owes:
             self._asked = False
@@ -227,29 +244,63 @@ class FactReporter:
             )
         return effects
 
-    def _pack(self, name: str, told: Sequence[Reading]) -> bytes:
+    def _part_of(self, reading: Reading, now_ns: int) -> int:
+        """Which facts a reading is told with: as the rule chose, or all (0) where the short form cannot say it."""
+        if not reading.part:
+            return 0
+        group = group_named(reading.group)
+        since_ns = now_ns - self.incarnation * NS_PER_MS
+        fits = (
+            self._numbers[group.kind][reading.thing] < PART_NUMBERS
+            and 0 <= since_ns < PART_PROCESS_NS
+            and 0 <= now_ns - reading.measured_ns < PART_BEFORE_NS
+        )
+        if not fits:
+            self._rule.charge(record_dtype(group).itemsize + HEADER.itemsize)
+        return reading.part if fits else 0
+
+    def _pack(self, name: str, part: int, told: Sequence[Reading], now_ns: int) -> bytes:
         group = group_named(name)
-        records = np.zeros(len(told), record_dtype(group))
+        facts = [(place, fact) for place, fact in enumerate(group.facts) if not part or part >> place & 1]
+        numbers = [place for place, fact in facts if fact.numeric]
+        among = [place for place, fact in enumerate(group.facts) if fact.numeric]
+        records = np.zeros(len(told), part_dtype(group, part) if part else record_dtype(group))
         for record, reading in zip(records, told, strict=True):
             kept = self._facts[group.kind, reading.thing, name]
             kept.sequence, kept.told = kept.sequence + 1, True
             record["number"] = self._numbers[group.kind][reading.thing]
-            record["sequence"], record["generated_ns"] = kept.sequence, reading.measured_ns
-            for fact, value in zip(group.facts, reading.values, strict=True):
-                record[fact.name] = value
-            numbers = [value for fact, value in zip(group.facts, reading.values, strict=True) if fact.numeric]
+            if part:
+                record["sequence"] = kept.sequence & 0xFF
+                record["before"] = (now_ns - reading.measured_ns) // TICK_NS
+            else:
+                record["sequence"], record["generated_ns"] = kept.sequence, reading.measured_ns
+            for place, fact in facts:
+                record[fact.name] = reading.values[place]
             if numbers:
-                deviations = kept.measured.deviations or (0.0,) * len(numbers)
-                known = [math.nan if math.isnan(one) else far for one, far in zip(numbers, deviations, strict=True)]
-                record["deviations"] = encode_deviations(known)
+                far = kept.measured.deviations
+                record["deviations"] = encode_deviations(
+                    [
+                        math.nan if math.isnan(reading.values[place]) else far[among.index(place)] if far else 0.0
+                        for place in numbers
+                    ]
+                )
         self.sequence += 1
-        return encode_records(group, records, sequence=self.sequence, incarnation=self.incarnation)
+        if not part:
+            return encode_records(group, records, sequence=self.sequence, incarnation=self.incarnation)
+        return encode_parts(group, part, records, sequence=self.sequence, incarnation=self.incarnation, at_ns=now_ns)
 
     def _wake(self, now_ns: int) -> list[Effect]:
-        if self._waking or not self._facts:
+        """Look again when something is due, together with what else is by then; at the latest in a while."""
+        soonest_ns = now_ns + seconds_to_ns(TELL_S)
+        if not self._facts or (self._wakes_ns is not None and self._wakes_ns <= soonest_ns):
             return []
-        self._waking = True
-        return [SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(REPEAT_S))]
+        next_ns = self._rule.next_ns(now_ns)
+        latest_ns = now_ns + seconds_to_ns(REPEAT_S)
+        at_ns = latest_ns if next_ns is None else min(latest_ns, max(soonest_ns, next_ns))
+        if self._wakes_ns is not None and self._wakes_ns <= at_ns:
+            return []
+        self._wakes_ns = at_ns
+        return [SetTimer(name=TIMER, at_ns=at_ns)]
 
 
 def merge_tuning(before: Tuning, message: TuneReporting) -> Tuning | None:

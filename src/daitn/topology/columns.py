@@ -168,15 +168,16 @@ class FactTable:
         columns = self._groups.get(group)
         return 0 if columns is None else columns.changes
 
-    def age_s(self, group: str, now_ns: int, rows: Rows = None) -> NDArray[np.float64]:
+    def age_s(self, group: str, now_ns: int, rows: Rows = None, *, fact: str | None = None) -> NDArray[np.float64]:
         """Age of information of a group by row, in seconds since it was generated; infinite where never heard.
 
-        `rows`: of these only, (len(rows),).
+        `rows`: of these only, (len(rows),). `fact`: of this one, which the newest report of the group may have left
+        out; None: of the newest report.
         """
         columns = self._groups.get(group_named(group).name)
         if columns is None:
             return np.full(self.high if rows is None else len(rows), np.inf)
-        generated = self._picked(columns.generated_ns, rows)
+        generated = self._picked(columns.generated(fact), rows)
         return np.where(generated > 0, np.maximum(0, now_ns - generated) / NS_PER_S, np.inf)
 
     def stale(self, group: str) -> NDArray[np.bool_]:
@@ -200,7 +201,7 @@ class FactTable:
         told = DEVIATIONS[self._picked(columns.deviations[fact], rows)]
         if now_ns is None:
             return told
-        excess = np.maximum(0.0, self.age_s(group.name, now_ns, rows) / group.age_most_s - 1.0)
+        excess = np.maximum(0.0, self.age_s(group.name, now_ns, rows, fact=fact) / group.age_most_s - 1.0)
         with np.errstate(invalid="ignore"):
             wandered = np.abs(self._picked(columns.values[fact], rows)) * np.sqrt(excess)
             return np.where(np.isinf(told), told, np.hypot(told, wandered)).astype(np.float32)
@@ -261,6 +262,8 @@ class FactTable:
         columns.source[row] = source
         if sequence is not None:
             columns.sequence[row] = sequence
+        if columns.part is not None:
+            columns.part[row] = 0
         columns.generated_ns[row] = generated_ns
         columns.received_ns[row] = received_ns
         self.version += 1

@@ -54,6 +54,30 @@ class GroupColumns:
         self.received_ns: NDArray[np.int64]
         for name, (dtype, nothing) in _STAMPS.items():
             setattr(self, name, np.full(rows, nothing, dtype))
+        self.part: NDArray[np.uint16] | None = None
+        """Which facts the newest report told, as bits by place; 0: all. None: no report ever told some only."""
+        self.whole_ns: NDArray[np.int64] | None = None
+        """When what the newest report left out was generated."""
+
+    def parts(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """`part` and `whole_ns`, made where they are not there yet."""
+        if self.part is None or self.whole_ns is None:
+            self.part = np.zeros(len(self.generated_ns), np.uint16)
+            self.whole_ns = np.zeros(len(self.generated_ns), np.int64)
+        return self.part, self.whole_ns
+
+    def generated(self, fact: str | None) -> NDArray[np.int64]:
+        """When a fact was generated, by row: that of the newest report, or of the one that last told all."""
+        if self.whole_ns is None or fact is None:
+            return self.generated_ns
+        return np.where(self.left_out(fact), self.whole_ns, self.generated_ns)
+
+    def left_out(self, fact: str) -> NDArray[np.bool_]:
+        """Where the newest report left this fact out, by row."""
+        if self.part is None:
+            return np.zeros(len(self.generated_ns), np.bool_)
+        place = next(place for place, one in enumerate(self.group.facts) if one.name == fact)
+        return np.asarray((self.part > 0) & (self.part >> np.uint16(place) & np.uint16(1) == 0))
 
     def grow(self, rows: int) -> None:
         """Make room for `rows` rows."""
@@ -63,6 +87,8 @@ class GroupColumns:
             self.deviations[name] = _grown(codes, rows, NOT_KNOWN)
         for name, (_, nothing) in _STAMPS.items():
             setattr(self, name, _grown(getattr(self, name), rows, nothing))
+        if self.part is not None and self.whole_ns is not None:
+            self.part, self.whole_ns = _grown(self.part, rows, 0), _grown(self.whole_ns, rows, 0)
 
     def clear(self, rows: NDArray[np.intp] | int) -> None:
         """Forget what is known of these rows."""
@@ -72,11 +98,15 @@ class GroupColumns:
             codes[rows] = NOT_KNOWN
         for name, (_, nothing) in _STAMPS.items():
             getattr(self, name)[rows] = nothing
+        if self.part is not None:
+            self.part[rows] = 0
 
     def arrays(self) -> dict[str, Column]:
         """All arrays by a name of their own: what a snapshot keeps."""
         named: dict[str, Column] = {f"value:{name}": column for name, column in self.values.items()}
         named |= {f"deviation:{name}": codes for name, codes in self.deviations.items()}
+        if self.part is not None and self.whole_ns is not None:
+            named |= {"stamp:part": self.part, "stamp:whole_ns": self.whole_ns}
         return named | {f"stamp:{name}": getattr(self, name) for name in _STAMPS}
 
     @property

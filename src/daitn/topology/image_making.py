@@ -105,8 +105,9 @@ class ImageMaking:
             self._arrays |= {f"{kind}/{name}/{part}": copy for part, copy in copies.items()}
             rows = max(1, STEP_BYTES // max(1, sum(copy.itemsize for copy in copies.values())))
             for first in range(0, high, rows):
-                for part, column in columns.arrays().items():
-                    copies[part][first : first + rows] = column[first : min(high, first + rows)]
+                arrays = columns.arrays()  # there may be more of them than when it was begun
+                for part, copy in copies.items():
+                    copy[first : first + rows] = arrays[part][first : min(high, first + rows)]
                 yield True
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
+from daitn.base.units import NS_PER_MS
 from daitn.descriptors.fact_kinds import Group, Kind
 from daitn.descriptors.facts import BY_NUMBER
 from daitn.topology.fact_book import FactBook
@@ -23,7 +24,24 @@ from daitn.topology.refusals import Example, Fault, Taken
 from daitn.topology.rosters import THINGS_MOST, Roster
 from daitn.topology.sources import SourceBook
 from daitn.topology.taking import Batch, take
-from daitn.wire.packed_facts import HEADER, PACKED_VERSION, Records, record_dtype
+from daitn.wire.packed_facts import (
+    HEADER,
+    PACKED_VERSION,
+    PART_HEADER,
+    PART_VERSION,
+    TICK_NS,
+    Records,
+    is_part,
+    part_dtype,
+    record_dtype,
+)
+
+PART_MARK: Final = bytes([PART_VERSION])
+"""What messages begin with that tell some facts of a group."""
+
+WAVES_MOST: Final = 16
+"""Messages of one source that come together and are taken one after the other; of more, later ones may be refused, as
+if they had been lost."""
 
 AGAIN_NS: Final = 1_000_000_000
 """A source is asked for its facts again at most this often."""
@@ -132,14 +150,14 @@ class FactIntake:
         intake = Intake()
         source = self.sources.find_many(senders)
         lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
-        first = int(lengths[0]) if len(lengths) else 0
         counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
-        if (lengths == first).all():
-            counted += self._take_length(source, payloads, first, now_ns, intake)
-        else:
-            for length in np.unique(lengths):
-                at = np.flatnonzero(lengths == length)
-                counted += self._take_length(source[at], [payloads[i] for i in at], int(length), now_ns, intake)
+        if not any(payload[:1] == PART_MARK for payload in payloads):
+            counted += self._take_lengths(source, payloads, lengths, now_ns, intake)
+        else:  # what one message leaves out is as the message before it told, so order counts
+            waves = waves_of(source, payloads)
+            for wave in range(int(waves.max()) + 1):
+                at = np.flatnonzero(waves == wave)
+                counted += self._take_lengths(source[at], [payloads[i] for i in at], lengths[at], now_ns, intake)
         if counted:
             behind = self.sources.count_messages(*(np.concatenate(parts) for parts in zip(*counted, strict=True)))
             for index in behind:
@@ -177,6 +195,24 @@ class FactIntake:
         if index >= 0 and incarnation == self.sources.incarnation[index] and sequence > self.sources.sequence[index]:
             self._told.setdefault(index, (sequence, now_ns))
 
+    def _take_lengths(
+        self,
+        source: NDArray[np.int32],
+        payloads: list[bytes],
+        lengths: NDArray[np.int64],
+        now_ns: int,
+        intake: Intake,
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
+        """Messages whose order does not matter; the sources and sequences of those that are taken."""
+        first = int(lengths[0]) if len(lengths) else 0
+        if (lengths == first).all():
+            return self._take_length(source, payloads, first, now_ns, intake)
+        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        for length in np.unique(lengths):
+            at = np.flatnonzero(lengths == length)
+            counted += self._take_length(source[at], [payloads[i] for i in at], int(length), now_ns, intake)
+        return counted
+
     def _take_length(
         self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
     ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
@@ -187,6 +223,14 @@ class FactIntake:
         blob = b"".join(payloads)
         headers: NDArray[Any] = np.ndarray((len(payloads),), HEADER, blob, 0, (length,))
         counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        in_part = headers["version"] == PART_VERSION
+        if in_part.any():
+            at = np.flatnonzero(in_part)
+            counted += self._take_parts(source[at], [payloads[i] for i in at], length, now_ns, intake)
+            if len(at) == len(payloads):
+                return counted
+            rest_at = np.flatnonzero(~in_part)
+            return counted + self._take_length(source[rest_at], [payloads[i] for i in rest_at], length, now_ns, intake)
         numbers = headers["group"]
         for number in np.unique(numbers):
             group = BY_NUMBER.get(int(number))
@@ -208,6 +252,67 @@ class FactIntake:
             records = shaped.reshape(-1) if len(at) == len(payloads) else shaped[at].reshape(-1)
             self.take_records(group, np.repeat(source[at], held) if held > 1 else source[at], records, now_ns, intake)
         return counted
+
+    def _take_parts(
+        self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
+        """Messages of one length that tell some facts of a group: each record made whole by what is held of its thing,
+        then taken like any other."""
+        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        if length <= PART_HEADER.itemsize:
+            self._refuse(intake, Fault.UNDECODABLE, source)
+            return counted
+        blob = b"".join(payloads)
+        headers: NDArray[Any] = np.ndarray((len(payloads),), PART_HEADER, blob, 0, (length,))
+        forms = headers["group"].astype(np.int64) << 16 | headers["facts"]
+        for form in np.unique(forms):
+            group, facts = BY_NUMBER.get(int(form) >> 16), int(form) & 0xFFFF
+            at = np.flatnonzero(forms == form)
+            dtype = part_dtype(group, facts) if group is not None and is_part(group, facts) else None
+            held, rest = divmod(length - PART_HEADER.itemsize, dtype.itemsize) if dtype is not None else (0, 1)
+            if rest or group is None or dtype is None:
+                self._refuse(intake, Fault.UNDECODABLE, source[at])
+                continue
+            known = np.where(source[at] >= 0, source[at], 0)
+            incarnation = self.sources.incarnation[known].astype(np.uint64)
+            same = incarnation.astype(np.uint16) == headers["incarnation"][at]
+            current = self._current(source[at], np.where(same, incarnation, incarnation + np.uint64(1)), intake)
+            at, known, incarnation = at[current], known[current], incarnation[current]
+            if not len(at):
+                continue
+            counted.append((source[at], completed(headers["sequence"][at], self.sources.sequence[known])))
+            shaped: Records = np.ndarray(
+                (len(payloads), held), dtype, blob, PART_HEADER.itemsize, (length, dtype.itemsize)
+            )
+            at_ns = incarnation * np.uint64(NS_PER_MS) + headers["at"][at] * np.uint64(TICK_NS)
+            speaks = np.repeat(source[at], held)
+            told: Records = shaped[at].reshape(-1)
+            rows = self.rosters[group.kind].resolve(speaks, told["number"].astype(np.uint32))
+            records = self._whole(group, facts, rows, told, np.repeat(at_ns, held).astype(np.int64))
+            admitted = self.sources.admit(speaks, now_ns)
+            self._take(Batch(group, speaks, rows, records, admitted=admitted, part=facts), now_ns, intake)
+        return counted
+
+    def _whole(
+        self, group: Group, facts: int, rows: NDArray[np.int32], told: Records, at_ns: NDArray[np.int64]
+    ) -> Records:
+        """Records of all facts: what was told, and what is held of the rest."""
+        columns = self.book[group.kind].ensure(group.name)
+        at = np.where((rows >= 0) & (rows < self.book[group.kind].capacity), rows, 0)
+        records: Records = np.zeros(len(told), record_dtype(group))
+        records["sequence"] = completed(told["sequence"], columns.sequence[at])
+        records["number"] = told["number"]
+        records["generated_ns"] = at_ns - told["before"].astype(np.int64) * TICK_NS
+        place = told_place = 0
+        for bit, fact in enumerate(group.facts):
+            is_told = bool(facts >> bit & 1)
+            records[fact.name] = told[fact.name] if is_told else columns.values[fact.name][at]
+            if fact.numeric:
+                records["deviations"][:, place] = (
+                    told["deviations"][:, told_place] if is_told else columns.deviations[fact.name][at]
+                )
+                place, told_place = place + 1, told_place + is_told
+        return records
 
     def take_records(
         self, group: Group, source: NDArray[np.int32], records: Records, now_ns: int, intake: Intake
@@ -250,3 +355,25 @@ class FactIntake:
     def _refuse(self, intake: Intake, fault: Fault, source: NDArray[np.int32]) -> None:
         if len(source):
             intake.add(fault, len(source), Example(source=int(source[0]), row=-1, group=""))
+
+
+def completed(last: NDArray[Any], held: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Sequences of which the last bytes were told, near those that are held: what is further ahead than half of what
+    the bytes reach is behind. O(n)."""
+    signed = np.dtype(f"i{last.dtype.itemsize}")
+    ahead = (last - held.astype(last.dtype)).astype(signed)
+    return np.asarray(np.maximum(held.astype(np.int64) + ahead, 0), np.uint32)
+
+
+def waves_of(source: NDArray[np.int32], payloads: Sequence[bytes]) -> NDArray[np.int64]:
+    """In which turn each message is taken: those of a source in the order in which they came, as far as they are of
+    different forms (version, group, facts, length); all first ones together. O(messages)."""
+    waves = np.zeros(len(payloads), np.int64)
+    last: dict[int, tuple[object, int]] = {}
+    for place, (index, payload) in enumerate(zip(source.tolist(), payloads, strict=True)):
+        in_part = payload[:1] == PART_MARK
+        form = (len(payload), payload[: 4 if in_part else 2])
+        before = last.get(index)
+        wave = 0 if before is None else before[1] if before[0] == form else min(WAVES_MOST - 1, before[1] + 1)
+        waves[place], last[index] = wave, (form, wave)
+    return waves

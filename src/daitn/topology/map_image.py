@@ -114,6 +114,8 @@ def _load_table(intake: FactIntake, head: TableHead, arrays: Arrays, where: str)
         if name not in BY_NAME or BY_NAME[name].kind is not table.kind:
             continue
         columns = table.ensure(name)
+        if f"{head.kind}/{name}/stamp:part" in arrays:
+            columns.parts()
         for part, column in columns.arrays().items():
             kept = arrays.get(f"{head.kind}/{name}/{part}")
             if kept is not None:

@@ -74,3 +74,5 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """The first of each."""
     culprits: tuple[tuple[Fault, Example], ...] = ()
     """One example for each further source with a fault, so that one that has many does not hide the others."""
+    part: int = 0
+    """Which facts were told, as bits by place; 0: all."""

@@ -41,6 +41,7 @@ class Batch:
         records: Records,
         *,
         admitted: NDArray[np.bool_] | None = None,
+        part: int = 0,
     ) -> None:
         self.group = group
         self.source = source
@@ -48,6 +49,8 @@ class Batch:
         self.records = records
         self.admitted = admitted
         """Which are within their sender's share of this second; None: all."""
+        self.part = part
+        """Which facts they tell, as bits by place; 0: all. The others are as they are held."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -81,7 +84,9 @@ def take(table: FactTable, batch: Batch, received_ns: int) -> Taken:
         counts[Fault.CLAIM_BOUNDED] = bounded
     table.version += bool(len(good))
     columns.changes += bool(len(good))
-    return Taken(rows=changed.astype(np.int32), counts=counts, examples=examples, culprits=tuple(culprits))
+    return Taken(
+        rows=changed.astype(np.int32), counts=counts, examples=examples, culprits=tuple(culprits), part=batch.part
+    )
 
 
 def _check_things(table: FactTable, batch: Batch, verdict: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -166,6 +171,13 @@ def _apply(
     columns.source[at] = batch.source if every else batch.source[good]
     columns.sequence[at] = records["sequence"]
     generated = records["generated_ns"]
+    if batch.part:
+        part, whole_ns = columns.parts()
+        before = part[at] == 0
+        whole_ns[at[before]] = columns.generated_ns[at[before]]
+        part[at] = batch.part
+    elif columns.part is not None:
+        columns.part[at] = 0
     columns.generated_ns[at] = np.clip(generated, 1, received_ns)
     columns.received_ns[at] = received_ns
     skewed = (generated > received_ns + SKEW_AHEAD_NS) | (generated < received_ns - SKEW_BEHIND_NS)

@@ -33,6 +33,10 @@ GAP_LEAST_S: Final = 1.0
 IDLE_FRAC: Final = 1e-3
 """Loss of a fact that no decision has depended on yet, relative to the mean: decisions to come may."""
 
+SPARE_FRAC: Final = 0.05
+"""Share of what sites may tell that facts may take which no decision has depended on, the cheapest first: a node that
+fails once in an hour costs next to nothing to be told of, and may be chosen next. They also get what is left over."""
+
 THRESHOLDS: Final = 24
 SPREADS_MOST: Final = 8.0
 """Thresholds to choose from: half octaves downwards from this many standard deviations of a fact, or from twice its
@@ -88,28 +92,28 @@ class ThresholdsSought(Problem, frozen=True, kw_only=True):
             rates[site] = sum(self._bytes_of(watched) / ages[watched.shape.number] for watched in known.groups)
             rows += [row for watched in known.groups for row in self._rows_of(site, watched)]
         budget = max(0.0, self.reports_bytes_per_s - sum(rates.values())) * self.gain
-        moves: dict[NodeId, dict[Key, dict[int, int]]] = {}
-        for begin in range(0, len(rows), ROWS_AT_ONCE):  # in parts of equal means, so that memory stays bounded
-            part = rows[begin : begin + ROWS_AT_ONCE]
-            for row, step, rate in _thresholds(part, budget * len(part) / len(rows)):
-                moves.setdefault(row.site, {}).setdefault(row.key, {})[row.place] = step
-                rates[row.site] += rate
+        moves: dict[NodeId, dict[Key, dict[int, int | None]]] = {}
+        weighed = _all_thresholds([row for row in rows if row.fact.margins], budget)
+        left = (budget - sum(rate for _, _, rate in weighed)) / max(1.0, self.gain)
+        spare = max(left, SPARE_FRAC * self.reports_bytes_per_s)
+        for row, step, rate in weighed + _all_thresholds([row for row in rows if not row.fact.margins], spare):
+            moves.setdefault(row.site, {}).setdefault(row.key, {})[row.place] = step
+            rates[row.site] += rate
         return ThresholdsFound(
             wanted={site: _wanted(known, ages, moves.get(site, {}), rates[site]) for site, known in self.sites.items()}
         )
 
     def _rows_of(self, site: NodeId, watched: WatchedGroup) -> list[_Row]:
-        """Facts that want a threshold: those that decisions depend on, else all that vary."""
-        weighed = any(fact.margins for fact in watched.facts)
-        size = self._bytes_of(watched)
+        """Facts that want a threshold: all that vary, each told by itself. Those of which none has been near to a
+        decision are told when that is cheap: what decisions to come depend on is not known yet."""
         return [
-            _Row(site, watched.key, place, size, fact)
+            _Row(site, watched.key, place, self._bytes_of(watched, 1 << place), fact)
             for place, fact in enumerate(watched.facts)
-            if fact.variance > 0 and (fact.margins or not weighed)
+            if fact.variance > 0
         ]
 
-    def _bytes_of(self, watched: WatchedGroup) -> int:
-        return watched.shape.record_bytes + self.overhead_bytes
+    def _bytes_of(self, watched: WatchedGroup, part: int = 0) -> int:
+        return watched.shape.bytes_of(part) + self.overhead_bytes
 
     def _ages(self) -> dict[int, float]:
         """By group: the age at which it is told again, so that all this takes no more than its share."""
@@ -138,23 +142,37 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 def _wanted(
-    known: SiteKnown, ages: Mapping[int, float], moves: Mapping[Key, dict[int, int]], rate: float
+    known: SiteKnown, ages: Mapping[int, float], moves: Mapping[Key, dict[int, int | None]], rate: float
 ) -> SiteWanted:
     far: dict[Key, int] = {}
     wanted: dict[Key, GroupTuning] = {}
     for watched in known.groups:
         key = watched.key
-        weighed = {place: ANY_MOVE for place, fact in enumerate(watched.facts) if fact.margins}
-        wanted[key] = GroupTuning(*key, step_of(ages[key[1]]), weighed | moves.get(key, {}), bool(weighed))
-        if (steps := steps_apart(known.sent.get(key), wanted[key])) >= STEPS:
-            far[key] = steps
+        steps = moves.get(key, {})
+        quiet = None in steps.values()
+        # What never moved costs nothing by what is known, and is told when it does; where others are quiet, by name.
+        still = dict.fromkeys(range(len(watched.facts) if quiet else 0), ANY_MOVE)
+        named = {place: step for place, step in (still | steps).items() if step is not None}
+        wanted[key] = GroupTuning(*key, step_of(ages[key[1]]), named, quiet)
+        if (apart := steps_apart(known.sent.get(key), wanted[key])) >= STEPS:
+            far[key] = apart
     changed = sorted(far, key=lambda key: (-far[key], key))
     gain = float(sum(min(FAR_MOST, far[key]) for key in changed))
     return SiteWanted(tuple(wanted[key] for key in changed), gain, rate)
 
 
-def _thresholds(rows: Sequence[_Row], budget: float) -> list[tuple[_Row, int, float]]:
-    """For each fact its threshold's step and what that is expected to take."""
+def _all_thresholds(rows: Sequence[_Row], budget: float) -> list[tuple[_Row, int | None, float]]:
+    """`_thresholds` in parts of equal means, so that memory stays bounded."""
+    found: list[tuple[_Row, int | None, float]] = []
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[begin : begin + ROWS_AT_ONCE]
+        found += _thresholds(part, budget * len(part) / len(rows))
+    return found
+
+
+def _thresholds(rows: Sequence[_Row], budget: float) -> list[tuple[_Row, int | None, float]]:
+    """For each fact its threshold's step and what that is expected to take; None where no decision depended on it and
+    bytes are better spent elsewhere."""
     facts = [row.fact for row in rows]
     widest = [
         max(SPREADS_MOST * math.sqrt(fact.variance), 2 * max((margin for margin, _ in fact.margins), default=0.0))
@@ -169,7 +187,9 @@ def _thresholds(rows: Sequence[_Row], budget: float) -> list[tuple[_Row, int, fl
         for place, (margin, slope) in enumerate(fact.margins):
             margins[row, place], slopes[row, place] = margin, slope / len(fact.margins)
     loss_FK = expected_loss(moves_FK, margins, slopes)
-    usual = float(np.mean(loss_FK[:, 0])) or 1.0
+    weighed_F = np.array([bool(fact.margins) for fact in facts])
+    usual = float(np.mean(loss_FK[weighed_F, 0])) if weighed_F.any() else 0.0
+    usual = usual or 1.0
     loss_FK += IDLE_FRAC * usual * (moves_FK / moves_FK[:, :1]) ** 2
     bytes_FK = expected_bytes(
         moves_FK,
@@ -181,7 +201,11 @@ def _thresholds(rows: Sequence[_Row], budget: float) -> list[tuple[_Row, int, fl
     spread = spread_budget(loss_FK, bytes_FK, budget)
     every = np.arange(len(rows))
     chosen, rates = steps_FK[every, spread.chosen_F], bytes_FK[every, spread.chosen_F]
-    return [(row, int(step), float(rate)) for row, step, rate in zip(rows, chosen, rates, strict=True)]
+    told_F = weighed_F | (spread.chosen_F > 0)
+    return [
+        (row, int(step), float(rate)) if told else (row, None, 0.0)
+        for row, step, rate, told in zip(rows, chosen, rates, told_F, strict=True)
+    ]
 
 
 def steps_apart(sent: GroupTuning | None, wanted: GroupTuning) -> int:

@@ -121,19 +121,26 @@ class ReportTuner:
             watched = known.things.get(key)
             if watched is None:
                 shape = self._shape_of(reading.group)
-                facts = tuple(WatchedFact(value) for value in reading.values)
+                facts = tuple(WatchedFact(value, told_ns=reading.measured_ns) for value in reading.values)
                 known.things[key] = WatchedGroup(shape, reading, facts)
                 self._places |= {(reading.thing, fact): (site, key, place) for place, fact in enumerate(shape.facts)}
                 continue
-            seconds = ns_to_seconds(reading.measured_ns - watched.reading.measured_ns)
-            if seconds <= 0:
-                continue
-            fade = 0.5 ** (seconds / (4 * self.config.period_s))
-            moves = moves_in_force(known.sent.get(watched.key), len(watched.facts))
-            told = zip(watched.facts, watched.reading.values, reading.values, moves, strict=True)
-            facts = tuple(fact.told(before, now, seconds, fade, move) for fact, before, now, move in told)
-            known.things[key] = WatchedGroup(watched.shape, reading, facts)
+            if reading.measured_ns > watched.reading.measured_ns:
+                known.things[key] = self._learnt(watched, reading, known.sent.get(watched.key))
         return new
+
+    def _learnt(self, watched: WatchedGroup, reading: Reading, sent: GroupTuning | None) -> WatchedGroup:
+        """What is known of a group once it was told again, in whole or in part."""
+        moves = moves_in_force(sent, len(watched.facts))
+        facts = tuple(
+            fact.told(was, now, reading.measured_ns, 4 * self.config.period_s, move)
+            if not reading.part or reading.part >> place & 1
+            else fact
+            for place, (fact, was, now, move) in enumerate(
+                zip(watched.facts, watched.reading.values, reading.values, moves, strict=True)
+            )
+        )
+        return WatchedGroup(watched.shape, reading, facts)
 
     def hold(self, holder: str, ranges: tuple[FactRange, ...]) -> None:
         """A decision stands within these ranges. O(ranges)."""

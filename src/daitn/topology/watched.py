@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.units import ns_to_seconds
 from daitn.describe.reporting import GroupShape
 from daitn.descriptors.reporting import GroupTuning, Reading, amount_of
 
@@ -39,15 +40,19 @@ class WatchedFact(msgspec.Struct, frozen=True, gc=False):
     seconds: float = 0.0
     margins: tuple[tuple[float, float], ...] = ()
     """Of recent decisions, the newest `MARGINS`: distance to the range's edge, and loss for each unit beyond."""
+    told_ns: int = 0
+    """When it was measured as it was told last."""
 
     @property
     def wander(self) -> float:
         """Squared units per second."""
         return self.squares / self.seconds if self.seconds > 0 else 0.0
 
-    def told(self, before: float, now: float, seconds: float, fade: float, move: float) -> WatchedFact:
-        """Once it has another value, `seconds` after the one before; `move`: the threshold in force. What it is seen to
-        move when it is told for it bounds its jumps from above, and is one where there is no threshold."""
+    def told(self, before: float, now: float, told_ns: int, half_life_s: float, move: float) -> WatchedFact:
+        """Once it is told again, as it was at `told_ns`; `move`: the threshold in force. What it is seen to move when
+        it is told for it bounds its jumps from above, and is one where there is no threshold."""
+        seconds = ns_to_seconds(told_ns - self.told_ns)
+        fade = 0.5 ** (seconds / half_life_s)
         far, jump = abs(now - before), self.jump
         if move < far < math.inf:
             if jump <= 0 or far < jump:
@@ -55,7 +60,7 @@ class WatchedFact(msgspec.Struct, frozen=True, gc=False):
             elif move <= 0:
                 jump += SMOOTHING / 2 * (far - jump)
         if not (math.isfinite(now) and math.isfinite(before)):
-            return WatchedFact(self.mean, self.variance, jump, self.squares, self.seconds, self.margins)
+            return WatchedFact(self.mean, self.variance, jump, self.squares, self.seconds, self.margins, told_ns)
         off = now - self.mean if math.isfinite(self.mean) else 0.0
         return WatchedFact(
             self.mean + SMOOTHING * off if math.isfinite(self.mean) else now,
@@ -64,12 +69,13 @@ class WatchedFact(msgspec.Struct, frozen=True, gc=False):
             self.squares * fade + (now - before) ** 2,
             self.seconds * fade + seconds,
             self.margins,
+            told_ns,
         )
 
     def near(self, margin: float, loss: float) -> WatchedFact:
         """Once a decision stood this far from its edge."""
         margins = (*self.margins[1 - MARGINS :], (margin, loss))
-        return WatchedFact(self.mean, self.variance, self.jump, self.squares, self.seconds, margins)
+        return WatchedFact(self.mean, self.variance, self.jump, self.squares, self.seconds, margins, self.told_ns)
 
 
 class WatchedGroup(msgspec.Struct, frozen=True):

@@ -9,6 +9,11 @@ for its terminals sends many. Things are named by the number that the sender gav
 record counts the reports of that group of that thing: whatever is not newer is refused. Both begin at 1 with each
 `incarnation`, the millisecond of Unix time at which the sender's process began.
 
+A second form tells *some* facts of a group (`PART_VERSION`): where a tuning says which facts matter, the others need
+not travel with them. What is left out stays as it was told last, and is as old as that. It is short, because most such
+messages have one record: of incarnation and sequences it has the last bytes, which are completed by what the receiver
+holds, and moments are counted from the incarnation. A load of which only the wait matters takes 22 bytes, not 62.
+
 Everything is little-endian and packed. Decoding (`MESSAGES` at once, any mixture) looks at nothing but lengths and
 the header until shapes are known; values are judged by the map (`topology.columns`).
 """
@@ -22,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.base.errors import BugError
-from daitn.descriptors.fact_kinds import Form, Group
+from daitn.base.units import NS_PER_MS
+from daitn.descriptors.fact_kinds import Fact, Form, Group
 
 PACKED_VERSION: Final = 1
 
@@ -33,6 +39,26 @@ HEADER: Final = np.dtype(
     [("version", "u1"), ("group", "u1"), ("records", "<u2"), ("sequence", "<u4"), ("incarnation", "<u8")]
 )
 """16 bytes."""
+
+PART_VERSION: Final = 2
+
+PART_HEADER: Final = np.dtype(
+    [("version", "u1"), ("group", "u1"), ("facts", "<u2"), ("incarnation", "<u2"), ("sequence", "<u2"), ("at", "<u4")]
+)
+"""12 bytes. `facts`: a bit for each place of the group; `incarnation`, `sequence`: their last two bytes; `at`: ticks
+since the incarnation began."""
+
+TICK_NS: Final = 16_000_000
+"""Moments of the second form are told to 16 ms: four bytes reach for two years of one process."""
+
+PART_NUMBERS: Final = 1 << 16
+"""Things with larger numbers are told in the first form."""
+
+PART_BEFORE_NS: Final = 65_000 * TICK_NS
+"""How long before the moment of its message a record may have been read: 17 minutes; older ones take the first form."""
+
+PART_PROCESS_NS: Final = (1 << 32) * TICK_NS
+"""A process that runs for longer tells everything in the first form."""
 
 _TYPES: Final = {Form.NUMBER: "<f4", Form.EXACT: "<f8", Form.FLAG: "u1", Form.CHOICE: "u1"}
 
@@ -63,3 +89,46 @@ def encode_records(group: Group, records: Records, *, sequence: int, incarnation
         raise BugError(f"{len(records)} records of {group.name} in one message, 1 to {records_most(group)} fit")
     header = np.array((PACKED_VERSION, group.number, len(records), sequence, incarnation), dtype=HEADER)
     return header.tobytes() + records.tobytes()
+
+
+# --- some facts of a group --------------------------------------------------------------------------------------------
+
+
+@cache
+def part_dtype(group: Group, facts: int) -> np.dtype[Any]:
+    """One report of the facts of a group whose bits are set. BugError for none, or a bit beyond the group's facts."""
+    told = facts_of_part(group, facts)
+    fields: list[tuple[Any, ...]] = [("number", "<u2"), ("sequence", "u1"), ("before", "<u2")]
+    fields += [(fact.name, _TYPES[fact.form]) for fact in told]
+    if numbers := sum(fact.numeric for fact in told):
+        fields.append(("deviations", "u1", (numbers,)))
+    return np.dtype(fields)
+
+
+def facts_of_part(group: Group, facts: int) -> tuple[Fact, ...]:
+    """The facts whose bits are set."""
+    if not group.packed or not 0 < facts < 1 << min(16, len(group.facts)):
+        raise BugError(f"group {group.name} has no facts {facts:#x} that travel in part")
+    return tuple(fact for place, fact in enumerate(group.facts) if facts >> place & 1)
+
+
+def is_part(group: Group, facts: int) -> bool:
+    """Whether these bits are facts of a group that travels."""
+    return group.packed and 0 < facts < 1 << min(16, len(group.facts))
+
+
+def parts_most(group: Group, facts: int) -> int:
+    """Records of these facts that one message can carry."""
+    return (MESSAGE_BYTES - PART_HEADER.itemsize) // part_dtype(group, facts).itemsize
+
+
+def encode_parts(group: Group, facts: int, records: Records, *, sequence: int, incarnation: int, at_ns: int) -> bytes:
+    """One message of some facts; `at_ns`: the moment that `before` counts back from, in ticks, after the incarnation
+    began. BugError if there are no records, more than fit, or the moment cannot be told."""
+    if not 1 <= len(records) <= parts_most(group, facts):
+        raise BugError(f"{len(records)} records of {group.name}, 1 to {parts_most(group, facts)} fit")
+    since_ns = at_ns - incarnation * NS_PER_MS
+    if not 0 <= since_ns < PART_PROCESS_NS:
+        raise BugError(f"a moment {since_ns} ns after the process began cannot be told in part")
+    head = (PART_VERSION, group.number, facts, incarnation & 0xFFFF, sequence & 0xFFFF, since_ns // TICK_NS)
+    return np.array(head, dtype=PART_HEADER).tobytes() + records.tobytes()

@@ -55,7 +55,7 @@ class Reading:
         table = self.book[end]
         told: Read
         if measure.of == "age":
-            told = table.age_s(group.name, self.now_ns, at)
+            told = table.age_s(group.name, self.now_ns, at, fact=fact.name)
         else:
             told = table.deviation(fact.name, self.now_ns, at)
         return told if missing is None else np.where(missing, np.inf, told)
@@ -71,7 +71,7 @@ class Reading:
 
     def stale(self, kind: Kind, path: str, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Where a fact was not confirmed since the map restarted; what nobody ever said is not stale: (R,)."""
-        steps, end, group, _ = resolve(kind, path)
+        steps, end, group, fact = resolve(kind, path)
         table = self.book[end]
         at, missing = self.follow(kind, steps, rows)
         columns = table.group(group.name)
@@ -79,6 +79,9 @@ class Reading:
             return np.zeros(len(rows), np.bool_)
         received = columns.received_ns[at]
         stale = (received > 0) & (received < table.stale_before_ns)
+        if columns.part is not None:  # what the newest report left out was confirmed when all was told last
+            left_out = columns.left_out(fact.name)[at]
+            stale |= left_out & (columns.generated(fact.name)[at] < table.stale_before_ns)
         return stale if missing is None else stale & ~missing
 
     def follow(self, kind: Kind, steps: tuple[str, ...], rows: Rows = None) -> tuple[Rows, NDArray[np.bool_] | None]:
