@@ -78,6 +78,19 @@ def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path:
     check_log(job)
 
 
+def test_goal_that_no_trial_could_tell_of_is_probed_at_a_site_and_then_admitted(domain: LocalDomain) -> None:
+    """One site alone gives the unit too few records to part them in two folds."""
+    job = submit(domain, "probed", data=["north/sides"], targets=["accuracy >= 0.9"], allow_probe=True)
+    status = job.wait()
+    entries = list(job.log())
+
+    assert status.phase is Phase.DELIVERED, status.reason
+    assert status.verdict is not None
+    assert any("a probe on" in condition.available for condition in status.verdict.conditions)
+    assert [entry.kind for entry in entries if "probe" in entry.kind] == ["needs-probe", "probed"]
+    check_log(job)
+
+
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "diloco"])
 def test_federated_methods_reach_the_goal_too(domain: LocalDomain, method: str) -> None:
     job = submit(domain, f"averaged-{method}", method=method)

@@ -30,6 +30,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    ProbeDone,
     PromiseMade,
     RecordsGiven,
     Replanned,
@@ -42,7 +43,7 @@ from daitn.control_center.training.records import (
     VisitLost,
     VisitOrdered,
 )
-from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
 from daitn.descriptors.job import LogEntry, Phase
 from daitn.descriptors.masked import (
     AgreeOutcome,
@@ -180,6 +181,7 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     PromiseMade: PromiseMade(
         job=JOB, at_ns=2, promise=Promise(holds=(Hold(node=SITE, seconds=12.0),), store_bytes=2_000_000)
     ),
+    ProbeDone: ProbeDone(job=JOB, at_ns=3, point=ProbePoint(records=800, gap=0.1, steps=200, measurements=(FIGURE,))),
     PreflightDone: PreflightDone(job=JOB, at_ns=3, preflight=Preflight(measurements=(FIGURE,), overfits=True)),
     VisitOrdered: ordered(2, TRAIN, "train"),
     VisitAccepted: accepted(1, TRAINED),

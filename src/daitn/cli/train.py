@@ -53,6 +53,10 @@ def submit(
     chance_floor: Annotated[
         float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: go ahead without asking.")
     ] = None,
+    allow_probe: Annotated[
+        bool | None,
+        typer.Option("--allow-probe", help="One site may train for a moment where the verdict is not sure."),
+    ] = None,
     until_deadline: Annotated[
         bool | None, typer.Option("--until-deadline", help="Go on even where visits bring no gain any more.")
     ] = None,
@@ -88,6 +92,7 @@ def submit(
             raw_records=raw_records,
             seed=seed,
             chance_floor=chance_floor,
+            allow_probe=allow_probe,
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,
             idempotency_key=key,

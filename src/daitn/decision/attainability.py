@@ -122,7 +122,7 @@ def predict(
     view: TrainingView, request: Request, preflight: Preflight | None, ahead: Ahead | None = None
 ) -> tuple[Prediction, ...]:
     """A prediction for each target that the trial measured. Cost: 10⁴ flops a target, 10⁶ with experience."""
-    if preflight is None or not preflight.curve:
+    if preflight is None or not (preflight.curve or preflight.probe):
         return ()
     records = _records(view)
     # As if never two were missed together (Bonferroni): whatever they have to do with each other, PROMISE holds.
@@ -150,35 +150,70 @@ def improves(target: Target, prediction: Prediction) -> bool:
 
 
 class _Trial(NamedTuple):
-    """What a trial found for one target: errors with their noise at numbers of records, and the submitted model's."""
+    """What a trial found for one target: errors with their noise at numbers of records, and the submitted model's.
+    A probe's point comes last, as the same share of the untrained error."""
 
     records_P: Floats
     errors_P: Floats
     noise_P: Floats
     start: float
+    loose_P: Floats
+    """By how much of the untrained error each point may lie above the law, besides noise: a probe's learnt from one
+    site's labels."""
+    tried: int
+    """Points of the trial itself."""
 
 
 def _trial(target: Target, preflight: Preflight) -> _Trial | None:
     measured = [(float(point.records), _named(target.name, point.measurements)) for point in preflight.curve]
     points = [(n, one) for n, one in measured if one is not None and one.records and not math.isnan(one.value)]
     if len(points) < 2 or points[0][0] != 0:
-        return None
+        return _probe_alone(target, preflight)
     errors_P = np.array([error_of(target, one.value) for _, one in points])
     noise_P = np.array([max(NOISE_LEAST, (one.high - one.low) / (2 * Z95)) for _, one in points])
     untrained = _named(target.name, preflight.measurements)
     start = error_of(target, untrained.value) if untrained is not None and untrained.records else float(errors_P[0])
-    return _Trial(np.array([n for n, _ in points]), errors_P, noise_P, start)
+    records_P = np.array([n for n, _ in points])
+    trial = _Trial(records_P, errors_P, noise_P, start, np.zeros(len(points)), len(points))
+    return _with_probe(target, preflight, trial)
+
+
+def _probe_alone(target: Target, preflight: Preflight) -> _Trial | None:
+    """Where there was no trial: the submitted model on the test set, and a probe's; None without a probe."""
+    untrained = _named(target.name, preflight.measurements)
+    if untrained is None or not untrained.records or math.isnan(untrained.value):
+        return None
+    start = error_of(target, untrained.value)
+    first = _Trial(np.zeros(1), np.array([start]), np.array([NOISE_LEAST]), start, np.zeros(1), 0)
+    trial = _with_probe(target, preflight, first)
+    return trial if len(trial.records_P) > 1 else None
+
+
+def _with_probe(target: Target, preflight: Preflight, trial: _Trial) -> _Trial:
+    """The trial with a probe's point, where one was made and measured this."""
+    probe = preflight.probe
+    found = _named(target.name, probe.measurements) if probe is not None else None
+    if probe is None or found is None or not found.records or math.isnan(found.value) or trial.start <= 0:
+        return trial
+    scale = trial.errors_P[0] / trial.start
+    noise = max(NOISE_LEAST, (found.high - found.low) / (2 * Z95)) * scale
+    return trial._replace(
+        records_P=np.append(trial.records_P, float(probe.records)),
+        errors_P=np.append(trial.errors_P, error_of(target, found.value) * scale),
+        noise_P=np.append(trial.noise_P, noise),
+        loose_P=np.append(trial.loose_P, probe.gap),
+    )
 
 
 def _outlook(target: Target, preflight: Preflight, records: float) -> Outlook | None:
     """What the trial says of one target, in five numbers."""
     trial = _trial(target, preflight)
-    if trial is None or trial.errors_P[0] <= 0 or trial.start <= 0:
+    if trial is None or trial.tried < 2 or trial.errors_P[0] <= 0 or trial.start <= 0:
         return None
     shares_L, weights_L = _laws(trial, records)
     order = np.argsort(shares_L)
     mass_L = np.cumsum(weights_L[order]) / weights_L.sum()
-    errors_P = trial.errors_P
+    errors_P = trial.errors_P[: trial.tried]
     return Outlook(
         name=target.name,
         untrained=trial.start,
@@ -280,11 +315,12 @@ def _laws(trial: _Trial, records: float) -> tuple[Floats, Floats]:
         remaining: Floats = floor_L + (1.0 - floor_L) * falls
         return remaining
 
-    misses = (left(records_P[1:]) - ratios_P[1:, None]) / noise_P[1:, None]
+    misses = left(records_P[1:]) - ratios_P[1:, None]
+    misses /= noise_P[1:, None] + np.where(misses < 0, trial.loose_P[1:, None], 0.0)
     log_weight_L = -0.5 * np.sum(np.clip(misses**2, 0.0, 1e6), axis=0)
     weight_L = np.exp(log_weight_L - log_weight_L.max())
     drift = np.array(DRIFT)
-    shares = (left(max(records, float(records_P[-1])))[:, None] * drift[None, :]).reshape(-1)
+    shares = (left(max(records, float(records_P.max())))[:, None] * drift[None, :]).reshape(-1)
     return shares, np.repeat(weight_L, len(drift))
 
 

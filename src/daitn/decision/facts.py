@@ -27,6 +27,16 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
         return self.payload_bytes + self.parts_bytes
 
 
+class ProbePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What a probe showed: the submitted model after some steps on one site's records, measured on the test set."""
+
+    records: int
+    gap: float
+    """How far the site's mix of labels is from that of all: 0 alike, near 1 disjoint."""
+    steps: int
+    measurements: tuple[Measurement, ...]
+
+
 class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """What a verification unit found before any visit; `fault` says why the model does not even load."""
 
@@ -40,3 +50,6 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
     curve: tuple[CurvePoint, ...] = ()
     """How the model learnt from parts of the test set; empty where that could not be tried."""
+    probe: ProbePoint | None = None
+    probed: bool = False
+    """Whether a probe was made or could not be: there is no further one."""

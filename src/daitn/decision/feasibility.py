@@ -19,6 +19,7 @@ from daitn.decision.attainability import Ahead, improves, joint_chance, predict,
 from daitn.decision.drafting import draft_plan
 from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.probing import wanted as probe_wanted
 from daitn.decision.promises import Least, Promises, beside, when
 from daitn.descriptors.masked import MEMBERS_LEAST
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
@@ -94,6 +95,8 @@ class Judged(NamedTuple):
     situation: Situation | None
     view: TrainingView
     """The view with what other jobs leave free."""
+    probe: bool = False
+    """Whether a probe could turn the verdict, and may be made."""
 
 
 def judge(view: TrainingView, request: Request, package: PackageFacts, known: Known) -> Judged:
@@ -117,7 +120,8 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
         *_preflight(preflight),
         *_attainability(request, preflight, predictions),
     ]
-    return Judged(plan, tuple(conditions), predictions, situation, view)
+    probe = probe_wanted(request, preflight, conditions, predictions)
+    return Judged(plan, tuple(conditions), predictions, situation, view, probe)
 
 
 def least_beside(view: TrainingView, request: Request, package: PackageFacts, known: Known, plan: Plan) -> Least:
@@ -126,11 +130,13 @@ def least_beside(view: TrainingView, request: Request, package: PackageFacts, kn
 
 
 def verdict_of(view: TrainingView, request: Request, judged: Judged) -> Verdict:
-    """Admitted if every condition holds. The probability is that of all targets, where all could be predicted."""
+    """Admitted if every condition holds; neither that nor refused where a probe is to be made first. The probability
+    is that of all targets, where all could be predicted."""
+    met = all(condition.met for condition in judged.conditions)
     all_known = {target.name for target in request.targets} == {one.name for one in judged.predictions}
     chance, low, high = joint_chance(judged.predictions) if all_known else (None, 0.0, 1.0)
     return Verdict(
-        outcome="admitted" if all(condition.met for condition in judged.conditions) else "refused",
+        outcome="needs-probe" if judged.probe else "admitted" if met else "refused",
         conditions=judged.conditions,
         excluded=view.excluded,
         probability=chance,
@@ -318,6 +324,14 @@ def _preflight(preflight: Preflight | None) -> list[Condition]:
     return conditions
 
 
+def _rests_on(preflight: Preflight | None, runs: int) -> str:
+    """What a chance was told from besides the trial."""
+    probe = preflight.probe if preflight is not None else None
+    others = [f"a probe on {probe.records} records"] if probe is not None else []
+    others += [f"{runs} earlier runs"] if runs else []
+    return f"; from the trial and {' and '.join(others)}" if others else ""
+
+
 def _attainability(
     request: Request, preflight: Preflight | None, predictions: tuple[Prediction, ...]
 ) -> list[Condition]:
@@ -333,7 +347,7 @@ def _attainability(
             conditions.append(_said(ReasonCode.ATTAINABILITY, f"chance of {target}", "a prediction", text, met=True))
             continue
         within = f"{found.low:.3g} to {found.high:.3g} with 90 %"
-        rests = f"; from the trial and {found.runs} earlier runs" if found.runs else ""
+        rests = _rests_on(preflight, found.runs)
         said = f"{found.probability:.0%}: {found.expected:.3g} expected, {within}{rests}{short}"
         if found.probability < request.chance_floor and not improves(target, found):
             said += f"; no more than the {found.untrained:.3g} of the submitted model can be promised"

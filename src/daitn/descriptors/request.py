@@ -177,6 +177,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
     """A target whose predicted chance is below this is refused with an offer; 0: go ahead, without the trial that the
     prediction rests on."""
+    allow_probe: bool = False
+    """Where the chance is not sure, one site may train for a moment before the verdict (`decision.probing`)."""
     until_deadline: bool = False
     """Go on to the deadline or a budget's end even where visits bring no gain any more."""
 

@@ -92,6 +92,7 @@ def _submit(domain: LocalDomain, job: JobSpec, token: str) -> None:
     arguments = ["--package", job.package, "--name", job.name, "--purpose", job.purpose]
     arguments += ["--deadline", f"{job.deadline_s:g} s", "--raw-records", job.raw_records]
     arguments += ["--chance-floor", f"{job.chance_floor:g}"]
+    arguments += ["--allow-probe"] if job.allow_probe else []
     arguments += ["--until-deadline"] if job.until_deadline else []
     arguments += ["--secure-aggregation"] if job.secure_aggregation else []
     arguments += [part for target in job.targets for part in ("--target", target)]

@@ -37,6 +37,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    ProbeDone,
     PromiseMade,
     RecordsGiven,
     Replanned,
@@ -79,6 +80,8 @@ class EntryKind(StrEnum):
     REFUSED = "refused"
     OFFER_TAKEN = "offer-taken"
     PROMISED = "promised"
+    NEEDS_PROBE = "needs-probe"
+    PROBED = "probed"
     PREFLIGHT = "preflight"
     ORDERED = "ordered"
     SHARED = "shared"
@@ -199,6 +202,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _say_assessed(record)
         case PromiseMade(promise=promise):
             return _Said(EntryKind.PROMISED, wording.promise(promise, names))
+        case ProbeDone(point=point, why=why):
+            return _Said(EntryKind.PROBED, wording.probe(point, why), measurements=point.measurements if point else ())
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):
@@ -284,6 +289,9 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
 
 def _say_assessed(record: JobAssessed) -> _Said:
     verdict = record.verdict
+    if verdict.outcome == "needs-probe":
+        text = f"not sure yet{wording.probability(verdict)}: one site trains for a moment, and the unit measures that"
+        return _Said(EntryKind.NEEDS_PROBE, text)
     if verdict.outcome != "refused":
         text = (
             f"{verdict.outcome}: all {len(verdict.conditions)} conditions hold{wording.probability(verdict)}; "

@@ -13,7 +13,7 @@ import msgspec
 
 from daitn.base.ids import NodeId
 from daitn.base.units import show_bytes, show_seconds
-from daitn.decision.facts import Preflight
+from daitn.decision.facts import Preflight, ProbePoint
 from daitn.descriptors.outcome import Condition, CounterOffer, Verdict
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Promise
@@ -121,6 +121,16 @@ def promise(one: Promise, names: Callable[[NodeId], str]) -> str:
     more = f" and at {len(ordered) - HOLDS_SHOWN} more" if len(ordered) > HOLDS_SHOWN else ""
     room = show_bytes(one.store_bytes)
     return f"promised until its deadline, to this job alone: a slot for {said}{more}; {room} in the store of each"
+
+
+def probe(point: ProbePoint | None, why: str) -> str:
+    """What a probe before the verdict showed."""
+    if point is None:
+        return f"no probe could be made, the verdict is given without one: {why}"
+    return (
+        f"{point.steps} batches on {point.records} records of one site, whose labels are {point.gap:.2f} from those "
+        f"of all, took the model to {measurements([one for one in point.measurements if one.value == one.value])}"
+    )
 
 
 def preflight(found: Preflight) -> str:

@@ -125,6 +125,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     raw_records: Literal["stay", "trust-zone"] = "stay"
     visits: Annotated[int, msgspec.Meta(ge=1)] | None = None
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
+    allow_probe: bool = False
+    """Whether one site may train for a moment before a verdict that is not sure."""
     until_deadline: bool = False
     """Whether it goes on without gain."""
     secure_aggregation: bool = False

@@ -33,7 +33,7 @@ def generate(seed: int, *, faulty: bool = True) -> Scenario:
         name=f"seed {seed}",
         patience_s=rng.choice((1.0, 2.0, 4.0)),
         nodes=tuple(nodes),
-        jobs=jobs,
+        jobs=_with_probes(jobs, random.Random(f"probes {seed}")),
         faults=_faults(rng) if faulty else FaultSpec(),
         seed=seed,
     )
@@ -59,6 +59,11 @@ def _with_others(nodes: list[NodeSpec], rng: random.Random) -> list[NodeSpec]:
 def _given_to(data: DataSpec, operators: tuple[str, ...]) -> DataSpec:
     policy = msgspec.structs.replace(data.policy, verification_operators=operators)
     return msgspec.structs.replace(data, policy=policy)
+
+
+def _with_probes(jobs: tuple[JobSpec, ...], rng: random.Random) -> tuple[JobSpec, ...]:
+    """Some owners allow a probe where the verdict is not sure."""
+    return tuple(msgspec.structs.replace(job, allow_probe=rng.random() < 0.5) for job in jobs)
 
 
 def _site(rng: random.Random, number: int, classes: int, contract: str, *, computes: bool = True) -> NodeSpec:

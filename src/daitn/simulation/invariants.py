@@ -162,6 +162,8 @@ class Invariants:
         if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
             if work.model != self._head[record.job]:
                 raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
+            if self._ordered[record.visit].purpose == "probe":
+                return
             if work.group is not None:
                 self._grouped[record.visit] = record.outcome.model
             elif record.job not in self._aggregated:

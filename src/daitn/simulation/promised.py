@@ -64,9 +64,9 @@ class PromiseCheck:
                 self._jobs[job].request = request
             case JobAssessed(job=job, taken=taken) if taken is not None:
                 self._jobs[job].request = taken
-            case VisitOrdered(visit=visit, node=node):
+            case VisitOrdered(visit=visit, node=node) if record.purpose != "probe":
                 self._ordered[visit] = node
-            case VisitAccepted(job=job, visit=visit, outcome=TrainOutcome(seconds=seconds)):
+            case VisitAccepted(job=job, visit=visit, outcome=TrainOutcome(seconds=seconds)) if visit in self._ordered:
                 self._jobs[job].use(self._ordered[visit], seconds)
             case JobPhased(job=job, phase=phase) if phase not in (Phase.QUEUED, Phase.RUNNING):
                 self._jobs[job].holds = {}

@@ -101,6 +101,7 @@ def _submit_later(world: World, number: int, spec: JobSpec) -> None:
             seed=number,
             accept_counter_offer=number == 1,
             chance_floor=spec.chance_floor,
+            allow_probe=spec.allow_probe,
             until_deadline=spec.until_deadline,
             secure_aggregation=SecureAggregation() if spec.secure_aggregation else None,
         ),

@@ -12,6 +12,7 @@ from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
+from daitn.control_center.training.probing import Probing
 from daitn.control_center.training.records import (
     JobAssessed,
     PreflightDone,
@@ -35,6 +36,7 @@ class Assessing:
         self.state = desk.state
         self._desk = desk
         self._ending = ending
+        self._probing = Probing(desk)
 
     def assess(self, turn: Turn) -> None:
         """Judge the request, or have done what it takes to judge it."""
@@ -52,6 +54,10 @@ class Assessing:
         plan = judged.plan
         if verdict.outcome == "refused" and self._desk.silent_nodes(turn) and self._desk.waited(turn) < REST_PATIENCES:
             turn.wake_in(f"job {state.job}", WAIT_S)
+            return
+        if verdict.outcome == "needs-probe" and state.preflight is not None:
+            if not self._probing.go_on(turn, verdict, judged):
+                self.assess(turn)
             return
         if verdict.outcome == "refused" or state.preflight is not None:
             self._settle(turn, verdict, judged, view)
@@ -108,6 +114,10 @@ class Assessing:
             failed = [condition for condition in verdict.conditions if not condition.met]
             why = "; ".join(f"{one.code.value}: {one.what}, required {one.required}, {one.available}" for one in failed)
             self._ending.end(turn, Phase.REFUSED, why)
+
+    def probed(self, turn: Turn, outcome: EvaluateOutcome) -> None:
+        """Keep what a probe learnt."""
+        self._probing.measured(turn, outcome)
 
     def preflighted(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
         """Keep what the preflight at a unit found."""

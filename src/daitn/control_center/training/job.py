@@ -172,6 +172,9 @@ class JobMachine:
                 turn.record(given)
             case "preflight" if isinstance(outcome, EvaluateOutcome):
                 self._assessing.preflighted(turn, ordered.node, outcome)
+            case "probe":
+                if isinstance(outcome, EvaluateOutcome):
+                    self._assessing.probed(turn, outcome)
             case "aggregate" if isinstance(outcome, AggregateOutcome):
                 self._refuse_updates(turn, outcome.left_out)
                 self._running.judging.release(turn)

@@ -161,9 +161,9 @@ class JobDesk:
 
     def _avoided(self, turn: Turn, node: NodeId) -> bool:
         """Whether others are asked before this node, while there are any: it lost a visit, comes and goes, or is silent
-        for longer than it usually is."""
+        for longer than it usually is. That it lost a probe says nothing of whether a goal can be reached."""
         return (
-            self.cools(turn, node)
+            (self.cools(turn, node) and self.state.phase is not Phase.ASSESSING)
             or self._orchestrator.damped(node, turn.now_ns)
             or self._orchestrator.suspect(node, turn.now_ns)
         )
@@ -301,7 +301,7 @@ class JobDesk:
         state = self.state
         fence = state.fence + 1
         visit = VisitId(f"{state.job}/{fence}")
-        facts = self.knowledge.node(node) if purpose == "train" else None
+        facts = self.knowledge.node(node) if purpose in ("train", "probe") else None
         compute = facts.descriptor.compute if facts is not None else None
         turn.record(
             VisitOrdered(

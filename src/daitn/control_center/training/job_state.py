@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.charge_book import ChargeBook
@@ -35,6 +37,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     OtherTestSet,
     PreflightDone,
+    ProbeDone,
     PromiseMade,
     RecordsGiven,
     Replanned,
@@ -49,7 +52,8 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.training.round_book import RoundBook
 from daitn.control_center.training.sample_book import SampleBook
-from daitn.control_center.training.trail import Step, Trail
+from daitn.control_center.training.trail import Trail
+from daitn.control_center.training.trained_visits import note_trained
 from daitn.control_center.training.yardstick import note_change, note_other_test_set
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
@@ -178,6 +182,9 @@ class JobState:
                 self.best_score = score(self.request.targets, preflight.measurements)
                 self.looks = [(0, preflight.measurements)]
                 self.count_gains_anew()
+            case ProbeDone(point=point):
+                found = self.preflight or Preflight()
+                self.preflight = msgspec.structs.replace(found, probe=point, probed=True)
             case VisitOrdered():
                 self._ordered(record)
             case VisitAccepted():
@@ -275,43 +282,23 @@ class JobState:
         self.masks.accepted(ordered.node, ordered.work, record.outcome)
         match record.outcome:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
-                self.visits += 1
-                self.transfer_bytes += outcome.fetched_bytes + outcome.exchanged_bytes
-                self.charges.accepted(ordered, outcome, record.at_ns)
-                self.promised.used(ordered.node, outcome.seconds)
-                self.batch_s[(ordered.work.dataset, ordered.node)] = outcome.seconds / max(1, outcome.batches)
-                for held in (outcome.model, outcome.control, *ordered.work.models_in()):
-                    if held is not None:
-                        self._hold(held, ordered.node)
-                self.controls.trained(ordered.work, outcome)
-                if ordered.work.group is not None:
-                    self.group[record.visit] = (ordered.work, outcome)
+                if not note_trained(self, ordered.work, record, outcome):
                     return
-                self.seen.append((ordered.work.dataset, outcome.batches * ordered.work.training.batch_size))
-                self.visits_since_gain[ordered.work.dataset] += 1
-                if self.aggregates:
-                    took_s = (record.at_ns - ordered.at_ns) / 1e9
-                    self.round_book.accepted(ordered.work, outcome, self.rounds, took_s)
-                    self.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
-                else:
-                    self.left_out.clear()
-                    self.trail.advanced(Step(record.visit, *self.seen[-1], outcome.model))
-                    self._advance_head(outcome.model)
             case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
                 self.transfer_bytes += fetched
                 for held in (*ordered.work.models_in(), model):
-                    self._hold(held, ordered.node)
+                    self.hold(held, ordered.node)
                 if ordered.work.masked:
                     return  # a sum, which is no model yet
                 if record.outcome.state is not None:
-                    self._hold(record.outcome.state, ordered.node)
+                    self.hold(record.outcome.state, ordered.node)
                     self.server_states[model] = record.outcome.state
                 self.controls.averaged(ordered.work, model, record.outcome.left_out)
-                self._advance_head(model)
+                self.advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
                 self.evaluations_left = self.sampled.measured(ordered.node, ordered.work, record.outcome)
-                self._hold(model, ordered.node)
+                self.hold(model, ordered.node)
             case _:
                 pass
         if not self.is_beside(ordered):
@@ -324,7 +311,7 @@ class JobState:
         self.group.clear()
         self.left_out.clear()
         self.lost_in_row = 0
-        self._advance_head(record.model)
+        self.advance_head(record.model)
 
     @property
     def aggregates(self) -> bool:
@@ -336,7 +323,7 @@ class JobState:
         self.updates, self.round_begun = [], False
         self.release()
 
-    def _advance_head(self, model: ArtifactId) -> None:
+    def advance_head(self, model: ArtifactId) -> None:
         self.head = model
         self.rounds += 1
         self.rounds_since_verified += 1
@@ -438,7 +425,7 @@ class JobState:
                 if node != CENTER:
                     self.released.setdefault(node, []).append(artifact)
 
-    def _hold(self, artifact: ArtifactId, node: NodeId) -> None:
+    def hold(self, artifact: ArtifactId, node: NodeId) -> None:
         nodes = self.holders.setdefault(artifact, [])
         if node not in nodes:
             nodes.append(node)

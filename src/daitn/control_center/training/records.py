@@ -10,7 +10,7 @@ from typing import Literal
 from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.decision.experience import PastRun, Situation
-from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
 from daitn.descriptors.outcome import Verdict
@@ -20,7 +20,7 @@ from daitn.descriptors.request import Request
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
 
-Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify", "agree", "seal", "unmask"]
+Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify", "agree", "seal", "unmask", "probe"]
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
@@ -60,6 +60,13 @@ class PreflightDone(JobRecord, frozen=True, kw_only=True, tag="preflight_done"):
     """The verification unit has tried the model before any visit."""
 
     preflight: Preflight
+
+
+class ProbeDone(JobRecord, frozen=True, kw_only=True, tag="probe_done"):
+    """What a probe before the verdict has shown; None: nothing, for the reason given. There is no further one."""
+
+    point: ProbePoint | None = None
+    why: str = ""
 
 
 class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
@@ -267,6 +274,7 @@ JOB_RECORDS = (
     JobAssessed,
     PromiseMade,
     PreflightDone,
+    ProbeDone,
     VisitOrdered,
     VisitAccepted,
     VisitLost,
