@@ -105,7 +105,7 @@ from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
 from daitn.oam.collection import FILE, read_counters
 from daitn.oam.progress import job_status
-from daitn.oam.timeline import Proof
+from daitn.oam.proofs import Proof
 from daitn.scenario.files import load_scenario, policy_toml
 from daitn.sdk import jobs, map_questions, query_ways, requests, transport
 from daitn.sdk.proofs import check_proofs
@@ -792,8 +792,8 @@ CASES = [
         "json",
     ),
     Case("learning.pretrained._read_adapter", lambda data, _: pretrained._read_adapter(data), [ADAPTER], "json"),
-    Case("oam.timeline.read_proof", check_log, [plain(PROOF)], "json"),
-    Case("oam.timeline.proof_report", check_report, [base64.b64decode(PROOF.report)], "msgpack"),
+    Case("oam.proofs.read_proof", check_log, [plain(PROOF)], "json"),
+    Case("oam.proofs.proof_report", check_report, [base64.b64decode(PROOF.report)], "msgpack"),
     # enrolment and certificates
     Case("node.enrolment.parse_token", token_text(enrolment.parse_token), [JOIN_TOKEN.encode(), JOIN_BODY]),
     Case(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from daitn.descriptors.job import LogEntry
-from daitn.oam.timeline import read_proof
+from daitn.oam.proofs import read_proof
 
 ACCEPTED: Final = ("trained", "averaged", "measured")
 """Log entries that are steps of a job."""

@@ -78,7 +78,7 @@ ELSEWHERE = {
 """Decoders with a suite of their own, which names them."""
 
 THROUGH = {
-    "artifacts.signatures._verify": "oam.timeline.read_proof",
+    "artifacts.signatures._verify": "oam.proofs.read_proof",
     "artifacts.signatures.load_or_create_key": "artifacts.signatures.load_key",
     "describe.croissant.conditions._Reader._own": "describe.croissant.reading.read_croissant",
     "describe.croissant.conditions.policy_of": "describe.croissant.reading.read_croissant",
@@ -89,7 +89,7 @@ THROUGH = {
     "node.readers.npz._check_header": "node.readers.npz.NpzReader._load",
     "node.site_files._convert_keys": "node.site_files.load_policy",
     "node.site_files._read_toml": "node.site_files.load_policy",
-    "oam.timeline.report_bytes": "oam.timeline.proof_report",
+    "oam.proofs.report_bytes": "oam.proofs.proof_report",
     "scenario.files._convert": "scenario.files._read",
     "scenario.files._convert_fields": "scenario.files._read",
     "descriptors.question_lexing.read_tokens": "descriptors.question_text.parse_question",

@@ -62,7 +62,7 @@ def test_decoder_takes_what_is_right(case: Case) -> None:
 
 
 ONLY_REFUSED = {
-    "oam.timeline.read_proof",
+    "oam.proofs.read_proof",
     "sdk.jobs.read_event (error)",
     "node.readers.sources._head",
 }

@@ -14,7 +14,7 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
-from daitn.oam.timeline import Proof, read_proof
+from daitn.oam.proofs import Proof, read_proof
 from daitn.scenario.spec import NodeSpec
 
 pytest.importorskip("torch")

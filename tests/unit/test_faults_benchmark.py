@@ -18,7 +18,7 @@ from benchmarks.faults.told import COUNTS, Told, faults_of_log
 
 from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.descriptors.job import LogEntry
-from daitn.oam.timeline import Proof
+from daitn.oam.proofs import Proof
 
 FIRST, SECOND = CASES[:2]
 

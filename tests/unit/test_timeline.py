@@ -76,7 +76,8 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.oam.progress import UNBOUNDED
-from daitn.oam.timeline import EntryKind, proof_report, read_proof, render_log, report_bytes
+from daitn.oam.proofs import proof_report, read_proof, report_bytes
+from daitn.oam.timeline import EntryKind, render_log
 
 JOB, OWNER = JobId("j1"), OwnerId("alice")
 SITE, UNIT = NodeId("n1"), NodeId("n2")

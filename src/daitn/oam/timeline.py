@@ -3,9 +3,8 @@
 The journal holds facts and no text, so that a word can be mended without touching what happened; here the text is made.
 Entries are numbered as the records are, so a reader who has read up to a number asks for what is beyond it.
 
-Each accepted visit carries its proof: the canonical bytes its site signed (base64), beside the same facts in plain
-names. Whoever holds the site's public key checks the signature without trusting the centre; `report_bytes` gives
-the bytes. What it does not prove is that the site computed honestly: that is what verification is for.
+Each accepted visit carries its proof (`oam.proofs`): the canonical bytes its site signed (base64), beside the same
+facts in plain names.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from enum import StrEnum
 
 import msgspec
 
-from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import BugError, InputError
+from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
 from daitn.control_center.training.job_state import JobState
@@ -67,6 +65,7 @@ from daitn.descriptors.work import (
 )
 from daitn.oam import wording
 from daitn.oam.progress import dataset_of, finite
+from daitn.oam.proofs import Proof
 from daitn.wire.center_tools import VisitReport, encode_report
 
 Names = Callable[[NodeId], str]
@@ -111,24 +110,6 @@ class EntryKind(StrEnum):
     PHASE = "phase"
 
 
-class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What a site signed for one visit. `package` names graph and contract, whose digests it is made of."""
-
-    visit: VisitId
-    fence: int
-    node: NodeId
-    node_name: str
-    package: ArtifactId
-    dataset: str
-    data_version: str
-    models_in: tuple[ArtifactId, ...]
-    model_out: ArtifactId | None
-    test_set: str
-    report: str
-    """Base64 of the report's canonical MessagePack: the bytes under the signature."""
-    signature: str
-
-
 def render_log(state: JobState, names: Names, start: int = 0) -> tuple[LogEntry, ...]:
     """Entries of a job's log from number `start` on; `names` gives a node's own name. O(entries)."""
     return tuple(render_entry(state, number, names) for number in range(max(0, start), len(state.log)))
@@ -148,35 +129,6 @@ def render_entry(state: JobState, number: int, names: Names) -> LogEntry:
         measurements=finite(said.measurements),
         proof=said.proof,
     )
-
-
-def read_proof(entry: LogEntry) -> Proof | None:
-    """The proof an entry carries, if it does; InputError where it does not decode."""
-    if not entry.proof:
-        return None
-    try:
-        return msgspec.json.decode(entry.proof, type=Proof)
-    except UNDECODABLE as error:
-        raise InputError(f"the proof of log entry {entry.number} does not decode: {error}") from None
-
-
-def proof_report(proof: Proof) -> VisitReport:
-    """The report under the signature, decoded; InputError where it is not one, or not of the visit the proof names."""
-    try:
-        report = msgspec.msgpack.decode(report_bytes(proof), type=VisitReport)
-    except UNDECODABLE as error:
-        raise InputError(f"the report of visit {proof.visit} does not decode: {error}") from None
-    if (report.visit, report.fence) != (proof.visit, proof.fence):
-        raise InputError(f"the proof of visit {proof.visit} holds the report of visit {report.visit}")
-    return report
-
-
-def report_bytes(proof: Proof) -> bytes:
-    """The bytes a site signed; InputError where they are not base64."""
-    try:
-        return base64.b64decode(proof.report, validate=True)
-    except ValueError:
-        raise InputError(f"the report of visit {proof.visit} is not base64") from None
 
 
 class _Said(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from daitn.artifacts.signatures import verify_report
 from daitn.base.errors import DaitnError
 from daitn.base.ids import NodeId, VisitId
 from daitn.descriptors.job import LogEntry
-from daitn.oam.timeline import proof_report, read_proof, report_bytes
+from daitn.oam.proofs import proof_report, read_proof, report_bytes
 
 
 class ProofCheck(msgspec.Struct, frozen=True, kw_only=True):
