@@ -110,6 +110,11 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
 
             _kill_hosts_while_asking(domain, network, lambda: post(address, where, key, body))
 
+            _move_while_asking(network, package, lambda: post(address, where, key, body, **{"x-daitn-trace": "1"}))
+            _start_from_none(
+                network, package, lambda: post(address, where, key, body, **{"x-daitn-deadline-ms": "25000"})
+            )
+
             with daitn.connect(domain.operator_token()) as operator:
                 (mine,) = [one for one in operator.owner_tokens() if one.owner == "app"]
                 operator.revoke_owner_token(mine.id)
@@ -151,3 +156,47 @@ def _kill_hosts_while_asking(domain: LocalDomain, network: Any, ask: Any) -> Non
             thread.join(30)
     assert [status for status, _ in results if status != 200] == []
     assert max(seconds for _, seconds in results) < 8
+
+
+def _move_while_asking(network: Any, package: Path, ask: Any) -> None:
+    """A model moves from its hosts to one of another region; every query is answered, and none was lost on the way."""
+    placed = {one.name for one in network.models.status("sides").replicas}
+    aim = sorted(placed)[0]
+    network.models.deploy(package, "sides", f"p95 <= 1 s, = 1 replicas, region {aim}")
+    wait_until(lambda: {one.name for one in network.models.status("sides").replicas} == {aim}, "one is left", 20)
+    other = sorted(placed - {aim})[0]
+    came: list[tuple[int, str, list[str]]] = []
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            status, found, _ = ask()
+            steps = json.loads(found["x-daitn-trace"])["steps"]
+            came.append((status, steps[-1]["host"] if steps else "", [one["came"] for one in steps]))
+
+    threads = [threading.Thread(target=go_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(came) > 10, "queries are answered", 20)
+        network.models.deploy(package, "sides", f"p95 <= 1 s, = 1 replicas, region {other}")
+        wait_until(lambda: [one.name for one in network.models.status("sides").replicas] == [other], "it moved", 40)
+        asked = len(came)
+        wait_until(lambda: len(came) > asked + 30, "queries go on", 20)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(30)
+    assert {status for status, _, _ in came} == {200}
+    assert {word for _, _, words in came for word in words} <= {"answered", "withdrawn"}, "none was lost or refused"
+    assert came[0][1] != came[-1][1]
+
+
+def _start_from_none(network: Any, package: Path, ask: Any) -> None:
+    """Nobody asks, and no replica is kept; the next query starts one, and is answered."""
+    network.models.deploy(package, "sides", "p95 <= 1 s, >= 0 replicas, <= 1 replicas, idle 2 s")
+    wait_until(lambda: network.models.status("sides").phase.value == "idle", "none is kept", 30)
+    assert network.models.status("sides").replicas == ()
+    status, found, told = ask()
+    assert status == 200, (found, told)
+    assert len(network.models.status("sides").replicas) == 1

@@ -10,6 +10,7 @@ from tests.builders import make_site
 
 from daitn.base.effects import (
     Append,
+    Compute,
     Delivered,
     Effect,
     Event,
@@ -18,6 +19,7 @@ from daitn.base.effects import (
     Send,
     Started,
     TimerFired,
+    computed,
     replay,
 )
 from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
@@ -36,7 +38,7 @@ from daitn.descriptors.serving import (
     parse_goal,
 )
 from daitn.descriptors.terminals import NodeDescriptor, Role
-from daitn.wire.center_serving import ModelsServed, ServeModels
+from daitn.wire.center_serving import DemandTold, ModelsServed, QueriesOf, ServeModels
 from daitn.wire.topology_tools import Describe
 
 S = 1_000_000_000
@@ -49,6 +51,15 @@ def make_host(number: int, **changes: Any) -> NodeDescriptor:
     host = HostDescriptor(engines=(EngineKind.TORCH_GRAPH,), memory_bytes=changes.pop("memory_bytes", 250))
     host = msgspec.structs.replace(host, policy=changes.pop("policy", HostPolicy()))
     return make_site(number, data=(), compute=None, roles=(Role.HOST,), host=host, **changes)
+
+
+def make_gate(number: int, region: str) -> NodeDescriptor:
+    return make_site(number, data=(), compute=None, roles=(Role.GATEWAY,), region=region)
+
+
+def demand(gateway: str, queries: int) -> Delivered:
+    counts = (QueriesOf(model=MODEL, queries=queries, bytes=120.0 * queries),) if queries else ()
+    return Delivered(sender=NodeId(gateway), message=DemandTold(seconds=2.0, counts=counts))
 
 
 class Domain:
@@ -83,6 +94,8 @@ class Domain:
                 self.records += effect.records
             if isinstance(effect, Send) and isinstance(effect.message, ServeModels):
                 self.told[effect.receiver] = effect.message
+        for effect in [one for one in effects if isinstance(one, Compute)]:
+            effects += self.do(computed(effect))
         return effects
 
     def restart(self) -> None:
@@ -110,6 +123,17 @@ class Domain:
             for order in told.orders
         )
         self.do(Delivered(sender=NodeId(node), message=ModelsServed(sequence=told.sequence, replicas=replicas)))
+
+    def asked(self, seconds: int, **per_s: int) -> None:
+        """Gateways are asked so much for a while, and tell it; placements are looked at meanwhile."""
+        for _ in range(0, seconds, 2):
+            self.now_ns += 2 * S
+            for gateway, rate in per_s.items():
+                self.do(demand(gateway, 2 * rate))
+            self.do(TimerFired(name="placing"))
+
+    def staying(self) -> set[str]:
+        return set(self.center.inference.deployment.models[MODEL].staying)
 
     def placed(self) -> set[str]:
         return set(self.center.inference.deployment.models[MODEL].placed)
@@ -252,7 +276,103 @@ def test_fewer_replicas_and_other_regions_are_followed_without_another_package()
     domain.deploy("= 2 replicas")
     domain.deploy("= 1 replicas, region south")
 
+    assert domain.staying() == {"n0002"}
+    domain.do(TimerFired(name="hosting"), after_s=61)
+    assert domain.placed() == {"n0002"}, "whether others answer or not"
+
+
+def test_replica_that_moves_answers_until_another_does_and_ends_once_gateways_ask_it_no_more() -> None:
+    domain = Domain(make_host(1, region="north"), make_host(2, region="south"))
+    domain.deploy("= 1 replicas, region north")
+    domain.serve("n0001")
+    domain.deploy("= 1 replicas, region south")
+
+    assert domain.placed() == domain.ordered() == {"n0001", "n0002"}
+    assert domain.routes() == {"n0001"}
+    domain.serve("n0002")
+    assert domain.routes() == {"n0002"}
+    assert domain.ordered() == {"n0001", "n0002"}, "what is under way there is answered"
+    domain.do(TimerFired(name="hosting"), after_s=3.1)
+    assert domain.placed() == domain.ordered() == {"n0002"}
+    model = domain.center.inference.deployment.models[MODEL]
+    assert model.replacements == 0
+    domain.restart()
     assert domain.placed() == {"n0002"}
+
+
+def test_model_follows_its_queries_and_stays_where_a_move_would_save_less_than_it_costs() -> None:
+    gates = [make_gate(8, "north"), make_gate(9, "south")]
+    domain = Domain(make_host(1, region="north"), make_host(2, region="south"), *gates)
+    domain.deploy(">= 1 replicas, <= 1 replicas")
+    domain.asked(60, n0008=12, n0009=10)
+    domain.serve(*domain.staying())
+    assert domain.staying() == {"n0001"}
+
+    domain.asked(60, n0008=10, n0009=10)
+    assert domain.staying() == {"n0001"}, "the other place is as good, and moving is not free"
+
+    domain.asked(60, n0008=0, n0009=40)
+    assert domain.staying() == {"n0002"}
+    assert domain.routes() == {"n0001"}
+    domain.serve("n0002")
+    assert domain.routes() == {"n0002"}
+    plan = domain.center.inference.deployment.placing.plans[MODEL]
+    assert plan.cost_s <= plan.kept_cost_s
+    assert plan.bound_s == pytest.approx(plan.cost_s), "proven"
+
+
+def test_more_is_asked_than_one_replica_serves_and_another_one_is_placed() -> None:
+    domain = Domain(make_host(1), make_host(2), make_host(3), make_gate(9, ""))
+    domain.deploy(">= 1 replicas, <= 3 replicas")
+    domain.serve(*domain.staying(), row_s=0.01)
+    domain.asked(60, n0009=30)
+    assert len(domain.staying()) == 1
+
+    domain.asked(120, n0009=120)
+    assert len(domain.staying()) == 2, "one computes a hundred a second, seven tenths of which it is given"
+
+
+def test_model_nobody_asks_has_no_replica_where_its_goal_allows_that_and_gets_one_when_it_is_asked() -> None:
+    domain = Domain(make_host(1), make_gate(9, ""))
+    domain.deploy(">= 0 replicas, <= 1 replicas, idle 60 s")
+    domain.do(TimerFired(name="placing"), after_s=5)
+    assert domain.staying() == {"n0001"}, "it is tried once, whoever asks"
+    domain.serve("n0001")
+
+    domain.do(TimerFired(name="placing"), after_s=61)
+    domain.do(TimerFired(name="hosting"), after_s=4)
+    assert domain.placed() == domain.ordered() == domain.routes() == set()
+
+    for _ in range(2):
+        domain.do(demand("n0009", 1), after_s=30)
+        assert domain.staying() == {"n0001"}
+        domain.serve("n0001")
+        assert domain.routes() == {"n0001"}
+        domain.do(TimerFired(name="placing"), after_s=61)
+        domain.do(TimerFired(name="hosting"), after_s=4)
+        assert domain.placed() == set()
+
+
+def test_demand_is_on_the_map_and_leaves_it_again() -> None:
+    domain = Domain(make_host(1), make_gate(9, "south"))
+    domain.deploy("= 1 replicas")
+    domain.asked(60, n0009=10)
+    table = domain.center.knowledge.facts[Kind.QUERY]
+
+    row = table.row_of("sides@south")
+    assert row is not None
+    assert table.value(row, "asked_per_s") == pytest.approx(10, rel=0.2)
+    domain.do(TimerFired(name="placing"), after_s=60)
+    assert table.row_of("sides@south") is None
+
+
+def test_demand_told_by_a_node_that_is_no_gateway_is_counted_and_not_believed() -> None:
+    domain = Domain(make_host(1), make_host(2))
+    domain.deploy("= 1 replicas")
+    domain.do(demand("n0002", 1000))
+
+    assert domain.center.counters.of("messages_for_another_role") == 1
+    assert domain.center.inference.deployment.demand.demands(domain.now_ns) == ()
 
 
 def test_what_a_host_serves_is_on_the_map_and_leaves_it_again() -> None:

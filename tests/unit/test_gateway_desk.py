@@ -7,13 +7,15 @@ from typing import Any
 from tests.builders import make_site
 from tests.unit.test_deployment_desk import Domain, make_host
 
+from daitn.assembly.terminal import concerns_gateway
 from daitn.base.effects import Delivered, Effect, Send, SetTimer, Started
-from daitn.base.ids import CENTER, NodeId, OwnerId
+from daitn.base.ids import CENTER, ModelName, NodeId, OwnerId
 from daitn.control_center.inference.commands import KeysListed
 from daitn.descriptors.serving import ApiKey
 from daitn.descriptors.terminals import Role
-from daitn.terminal.gateway import Gateway, TakeKeys, TakeRoutes
-from daitn.wire.center_serving import KeysGiven, RoutesGiven, RoutesHeld
+from daitn.node.serving.counting import QueryCounts
+from daitn.terminal.gateway import Gateway, QueriesCounted, TakeKeys, TakeRoutes
+from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
 
 GATE = NodeId("n0009")
 KEY = ApiKey(digest="a" * 64, owner=OwnerId("app"), expires_unix_s=1e9)
@@ -73,3 +75,30 @@ def test_gateway_takes_what_is_new_from_the_centre_only() -> None:
     keys = gateway.handle(Delivered(sender=CENTER, message=KeysGiven(sequence=7, keys=(KEY,))), 0)
     assert keys[0] == TakeKeys(keys=(KEY,))
     assert sent(keys, RoutesHeld) == [RoutesHeld(routes=5, keys=7)]
+
+
+def test_gateway_tells_what_it_is_asked_and_that_it_ends_and_then_nothing() -> None:
+    gateway = Gateway()
+    count = QueriesOf(model=ModelName("sides"), queries=3, bytes=360.0)
+
+    assert sent(gateway.handle(QueriesCounted(seconds=2.0), 0), DemandTold) == []
+    (told,) = sent(gateway.handle(QueriesCounted(seconds=2.0, counts=(count,)), 0), DemandTold)
+    assert told.counts == (count,)
+    after = [len(sent(gateway.handle(QueriesCounted(seconds=2.0), 0), DemandTold)) for _ in range(30)]
+    assert after == [1] * 15 + [0] * 15
+
+
+def test_queries_of_served_models_are_counted_and_told_at_once_where_no_host_answers() -> None:
+    posted: list[Any] = []
+    counts = QueryCounts(posted.append)
+    for _ in range(3):
+        counts.asked(ModelName("sides"), 120)
+    for _ in range(2):
+        counts.missing(ModelName("sides"))
+
+    (told,) = posted
+    assert [(one.model, one.queries, one.bytes) for one in told.counts] == [("sides", 3, 360.0)]
+
+
+def test_what_hands_count_reaches_the_gateways_core() -> None:
+    assert concerns_gateway(QueriesCounted(seconds=1.0))

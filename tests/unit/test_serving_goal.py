@@ -24,7 +24,10 @@ def test_goal_with_every_part_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["p95 <= 50 ms, accuracy >= 0.9, <= 3 replicas, region north", "", "= 4 replicas"])
+@pytest.mark.parametrize(
+    "text",
+    ["p95 <= 50 ms, accuracy >= 0.9, <= 3 replicas, region north", "", "= 4 replicas", ">= 0 replicas, idle 60 s"],
+)
 def test_goal_that_is_written_is_read_again_as_it_was(text: str) -> None:
     goal = parse_goal(text)
 
@@ -38,6 +41,7 @@ def test_goal_that_is_written_is_read_again_as_it_was(text: str) -> None:
         (">= 3 replicas, <= 2 replicas", "at least 3 and at most 2"),
         ("<= 0 replicas, >= 0 replicas", "at least 0"),
         ("= 9999 replicas", "9999"),
+        ("idle 0 s", "from 1 to 1,000,000 s"),
         ("fast", "'fast' cannot be read"),
         ("accuracy >= 1e999", "not finite"),
         ("x" * 5000, "5000 characters"),

@@ -10,7 +10,7 @@ from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
 from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropped
 from daitn.terminal.gateway import TIMER as GATEWAY_TIMER
-from daitn.terminal.gateway import Gateway
+from daitn.terminal.gateway import Gateway, QueriesCounted
 from daitn.terminal.model_host import TIMER as HOST_TIMER
 from daitn.terminal.model_host import ModelHost, OfferChanged, ReplicaChanged
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
@@ -152,5 +152,7 @@ def concerns_gateway(event: Event) -> bool:
             return True
         case TimerFired(name=name):
             return name == GATEWAY_TIMER
+        case QueriesCounted():
+            return True
         case _:
             return False

@@ -1,9 +1,7 @@
-"""Admission of a model to hosts, and which of them get its replicas (MDO, paper II-B), as pure functions.
+"""Admission of a model to hosts (MDO, paper II-B), as a pure function.
 
 `admit` lists *all* conditions that a model, its goal and the hosts there are make together, met or not, and the hosts
-that may have a replica. `choose_hosts` takes of those as many as are wanted: not where it failed before, spread over
-regions, then where most memory is left, so that the loss of one place costs one replica. Demand and distances are not
-weighed here: that is `decision.placement`, where there are queries to place for.
+that may have a replica: what is feasible. Which of those get one is decided by `decision.model_placement`.
 """
 
 from __future__ import annotations
@@ -90,33 +88,14 @@ def admit(
     fitting = [host for host in willing if host.memory_left_bytes >= needs.memory_bytes]
     most = max((host.memory_left_bytes for host in willing), default=0)
     _say(conditions, "memory", f"{needs.memory_bytes} bytes", f"{most} bytes at most", bool(fitting))
-    enough = len(fitting) >= goal.replicas_least
-    _say(conditions, "replicas", f"{goal.replicas_least} hosts", f"{len(fitting)} can serve it", enough)
+    least = max(1, goal.replicas_least)
+    enough = len(fitting) >= least
+    _say(conditions, "replicas", f"{least} hosts", f"{len(fitting)} can serve it", enough)
     for target in goal.quality:
         value = measured.get(target.name)
         said = "not measured by a verification unit" if value is None else f"{value:g} measured"
         _say(conditions, "quality", str(target), said, value is not None and target.met_by(value))
     return HostAdmission(conditions=tuple(conditions), candidates=tuple(host.node for host in fitting))
-
-
-def choose_hosts(
-    hosts: Sequence[HostView], count: int, *, held: Collection[NodeId] = (), failed: Collection[NodeId] = ()
-) -> tuple[NodeId, ...]:
-    """Up to `count` hosts beyond those that hold it. `failed`: where it failed before; they are not asked again.
-
-    O(hosts · count).
-    """
-    regions: dict[str, int] = {}
-    for host in hosts:
-        regions[host.region] = regions.get(host.region, 0) + (host.node in held)
-    left = [host for host in hosts if host.node not in held and host.node not in failed]
-    chosen: list[NodeId] = []
-    while left and len(chosen) < count:
-        best = min(left, key=lambda host: (regions[host.region], -host.memory_left_bytes, host.node))
-        left.remove(best)
-        regions[best.region] += 1
-        chosen.append(best.node)
-    return tuple(chosen)
 
 
 def _say(conditions: list[HostCondition], code: str, required: str, available: str, met: bool) -> None:

@@ -93,15 +93,19 @@ class ServingGoal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     latency: Annotated[tuple[LatencyTarget, ...], msgspec.Meta(max_length=4)] = ()
     quality: Annotated[tuple[Target, ...], msgspec.Meta(max_length=8)] = ()
     """Figures that a verification unit must have measured of this very model."""
-    replicas_least: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 1
+    replicas_least: Annotated[int, msgspec.Meta(ge=0, le=limits.HOSTS_PER_MODEL)] = 1
+    """With 0, none is kept while nobody asks, and one is started for the next query."""
     replicas_most: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 2
     regions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=8)] = ()
     """Where its weights may lie; empty: anywhere."""
+    idle_s: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 300.0
+    """With `replicas_least` 0: after so long without a query the last replica is let go."""
 
     def __str__(self) -> str:
         regions = [f"region {name}" for name in self.regions]
         counts = [f">= {self.replicas_least} replicas", f"<= {self.replicas_most} replicas"]
-        return ", ".join([*map(str, self.latency), *map(str, self.quality), *counts, *regions])
+        idle = [f"idle {self.idle_s:g} s"] if self.replicas_least == 0 else []
+        return ", ".join([*map(str, self.latency), *map(str, self.quality), *counts, *regions, *idle])
 
 
 _LATENCY = re.compile(
@@ -109,6 +113,7 @@ _LATENCY = re.compile(
 )
 _REPLICAS = re.compile(r"(?P<sense><=|>=|≤|≥|=)\s*(?P<count>\d{1,4})\s*(?:replicas?|copies)")
 _REGION = re.compile(r"region\s*=?\s*(?P<name>[^\s,]{1,63})")
+_IDLE = re.compile(r"idle\s*=?\s*(?P<value>\d{1,9}(?:\.\d{1,9})?)\s*s")
 GOAL_CHARS: Final = 4096
 """Longest text of a goal."""
 
@@ -121,7 +126,7 @@ def parse_goal(text: str) -> ServingGoal:
     latency: list[LatencyTarget] = []
     quality: list[Target] = []
     regions: list[str] = []
-    least, most = None, None
+    least, most, idle_s = None, None, 300.0
     for part in (one.strip() for one in text.split(",") if one.strip()):
         if (found := _LATENCY.fullmatch(part)) is not None:
             quantile, value = float(found["percent"]) / 100, float(found["value"])
@@ -135,6 +140,8 @@ def parse_goal(text: str) -> ServingGoal:
             most = count if found["sense"] in ("<=", "≤", "=") else most
         elif (found := _REGION.fullmatch(part)) is not None:
             regions.append(found["name"])
+        elif (found := _IDLE.fullmatch(part)) is not None:
+            idle_s = float(found["value"])
         else:
             quality.append(parse_target(part))
     least = 1 if least is None else least
@@ -146,6 +153,7 @@ def parse_goal(text: str) -> ServingGoal:
             replicas_least=least,
             replicas_most=most,
             regions=tuple(regions),
+            idle_s=idle_s,
         )
     )
 
@@ -153,11 +161,13 @@ def parse_goal(text: str) -> ServingGoal:
 def check_goal(goal: ServingGoal) -> ServingGoal:
     """The goal, if it holds together; InputError listing every fault."""
     faults: list[str] = []
-    if not 1 <= goal.replicas_least <= goal.replicas_most <= limits.HOSTS_PER_MODEL:
+    if not 0 <= goal.replicas_least <= goal.replicas_most <= limits.HOSTS_PER_MODEL or goal.replicas_most < 1:
         faults.append(
-            f"at least {goal.replicas_least} and at most {goal.replicas_most} replicas; both lie within 1 and "
-            f"{limits.HOSTS_PER_MODEL}, the first not above the second"
+            f"at least {goal.replicas_least} and at most {goal.replicas_most} replicas; the first is from 0, the "
+            f"second from 1 to {limits.HOSTS_PER_MODEL} and not below the first"
         )
+    if not 1 <= goal.idle_s <= 1e6:
+        faults.append(f"idle {goal.idle_s:g} s; it is from 1 to 1,000,000 s")
     for what, found, most in (
         ("latencies", len(goal.latency), 4),
         ("figures", len(goal.quality), 8),
@@ -309,6 +319,8 @@ class ModelPhase(StrEnum):
     PLACING = "placing"
     """No replica answers yet."""
     SERVING = "serving"
+    IDLE = "idle"
+    """Nobody asks it: no replica is kept, and one is started for the next query."""
     SHORT = "short"
     """It is served by fewer replicas than its provider wants."""
     WITHDRAWN = "withdrawn"
@@ -330,6 +342,8 @@ class ReplicaShown(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     reachable: bool
     why: str = ""
+    because: str = ""
+    """Why it was placed there, or leaves."""
     measured: ReplicaMeasured = ReplicaMeasured()
 
 

@@ -123,7 +123,8 @@ class DeploymentService:
         serving = sum(one.reachable and one.phase == ReplicaPhase.SERVING for one in replicas)
         phase = ModelPhase.SERVING if serving >= deployed.goal.replicas_least else ModelPhase.SHORT
         if not serving:
-            phase = ModelPhase.PLACING
+            idle = deployed.goal.replicas_least == 0 and not deployed.staying
+            phase = ModelPhase.IDLE if idle else ModelPhase.PLACING
         reasons = [f"{record.node}: {record.why}" for record in deployed.taken]
         return ModelStatus(
             model=name,
@@ -145,5 +146,6 @@ class DeploymentService:
             phase="ordered" if replica is None else replica.phase.value,
             reachable=facts is not None and facts.reachable,
             why="" if replica is None else replica.why,
+            because=self._desk.models[name].because.get(node, ""),
             measured=ReplicaMeasured() if replica is None else replica.measured,
         )

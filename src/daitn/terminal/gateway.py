@@ -2,7 +2,8 @@
 
 A core: routes and keys come in whole, each under a sequence; what it knows is told back on change and every `TELL_S`,
 so that a lost message is made good by the next. Queries are not here: they are answered by `node.serving.gateway`, on
-what this core was told last. It goes on with that while the centre is away.
+what this core was told last. It goes on with that while the centre is away. What it was asked it tells every two
+seconds, and at once where a model has no host (`DemandTold`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,22 @@ from daitn.base.ids import CENTER
 from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.serving import ApiKey, ServedModel
-from daitn.wire.center_serving import KeysGiven, RoutesGiven, RoutesHeld
+from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
 
 TIMER: Final = "gateway tell"
 TELL_S: Final = 2.0
 """How often a gateway tells what it knows unasked."""
+
+
+ZEROS: Final = 15
+"""How often it tells that it is asked nothing any more: demand that ended is seen to fade."""
+
+
+class QueriesCounted(Event, frozen=True, kw_only=True):
+    """What this gateway was asked in the last seconds; empty where there was nothing."""
+
+    seconds: float
+    counts: tuple[QueriesOf, ...] = ()
 
 
 class TakeRoutes(Effect, frozen=True, kw_only=True):
@@ -40,6 +52,7 @@ class Gateway:
         self.counters = Counters()
         self._routes = 0
         self._keys = 0
+        self._zeros_left = 0
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -59,6 +72,11 @@ class Gateway:
                     self._keys = sequence
                     effects.append(TakeKeys(keys=keys))
                 return [*effects, self._tell()]
+            case QueriesCounted(seconds=seconds, counts=counts):
+                self._zeros_left = ZEROS if counts else self._zeros_left - 1
+                if self._zeros_left < 0:
+                    return []
+                return [Send(receiver=CENTER, message=DemandTold(seconds=max(seconds, 1e-3), counts=counts))]
             case Started() | TimerFired(name="gateway tell"):
                 return [self._tell(), SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(TELL_S))]
             case _:

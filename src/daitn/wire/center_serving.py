@@ -74,6 +74,24 @@ class KeysGiven(Message, frozen=True, kw_only=True, tag="keys_given"):
     keys: Annotated[tuple[ApiKey, ...], msgspec.Meta(max_length=limits.GATEWAY_KEYS)] = ()
 
 
+class QueriesOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Queries of one model that a gateway was asked."""
+
+    model: Annotated[ModelName, msgspec.Meta(max_length=64)]
+    queries: Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+    bytes: Annotated[float, msgspec.Meta(ge=0, le=1e18)] = 0.0
+    """Of all their tensors."""
+
+
+class DemandTold(Message, frozen=True, kw_only=True, tag="demand_told"):
+    """Gateway → control centre: in these seconds I was asked this, since I told it last. Said every two seconds while
+    there is any or there was some before, and at once where a model has no host. What is lost is not made good: the
+    next says how it is then."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    counts: Annotated[tuple[QueriesOf, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+
+
 class RoutesHeld(Message, frozen=True, kw_only=True, tag="routes_held"):
     """Gateway → control centre: I know the routes and keys of these sequences. Said when told, and every 2 s."""
 

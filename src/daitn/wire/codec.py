@@ -14,7 +14,7 @@ from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
-from daitn.wire.center_serving import KeysGiven, ModelsServed, RoutesGiven, RoutesHeld, ServeModels
+from daitn.wire.center_serving import DemandTold, KeysGiven, ModelsServed, RoutesGiven, RoutesHeld, ServeModels
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
@@ -76,6 +76,7 @@ AnyMessage = (
     | RoutesGiven
     | KeysGiven
     | RoutesHeld
+    | DemandTold
     | JobsHeld
     | JobsEnded
     | Describe

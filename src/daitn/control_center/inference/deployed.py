@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from daitn.base.ids import NodeId
-from daitn.control_center.inference.records import ModelDeployed, ReplicaTaken
+from daitn.control_center.inference.records import ModelDeployed, ReplicaLeaving, ReplicaPlaced, ReplicaTaken
 from daitn.descriptors.serving import Replica, ReplicaPhase
 
 TAKEN_KEPT: Final = 32
@@ -14,7 +14,7 @@ TAKEN_KEPT: Final = 32
 
 
 class Deployed:
-    """See the module's docstring. `placed`: since when, by host."""
+    """See the module's docstring. `placed`: since when, by host; `leaving`: those of them that are let go."""
 
     def __init__(self, record: ModelDeployed, placed: dict[NodeId, int]) -> None:
         self.owner = record.owner
@@ -24,16 +24,39 @@ class Deployed:
         self.quality = record.quality
         self.deployed_ns = record.at_ns
         self.placed = dict(placed)
+        self.leaving: dict[NodeId, int] = {}
+        self.quiet_ns: dict[NodeId, int] = {}
+        """Leaving hosts that gateways were told to ask no more, and since when."""
+        self.because: dict[NodeId, str] = {}
         self.failed: dict[NodeId, str] = {}
         """Hosts that could not serve this package, and why; they are not asked again until it is deployed anew."""
         self.taken: deque[ReplicaTaken] = deque(maxlen=TAKEN_KEPT)
         self.replacements = 0
 
+    @property
+    def staying(self) -> tuple[NodeId, ...]:
+        """Hosts that are to serve it on."""
+        return tuple(node for node in self.placed if node not in self.leaving)
+
+    def place(self, record: ReplicaPlaced) -> None:
+        """A host is to serve it, from now on or on."""
+        self.placed.setdefault(record.node, record.at_ns)
+        self.leaving.pop(record.node, None)
+        self.quiet_ns.pop(record.node, None)
+        self.because[record.node] = record.why
+
+    def leave(self, record: ReplicaLeaving) -> None:
+        """A host is to serve it until others do."""
+        self.leaving[record.node] = record.at_ns
+        self.because[record.node] = record.why
+
     def take(self, record: ReplicaTaken) -> None:
         """A host is not to serve it any more."""
         self.placed.pop(record.node, None)
         self.taken.append(record)
-        self.replacements += 1
+        self.because.pop(record.node, None)
+        self.quiet_ns.pop(record.node, None)
+        self.replacements += self.leaving.pop(record.node, None) is None
         if record.failed:
             self.failed[record.node] = record.why
 

@@ -3,7 +3,9 @@
 What providers want and what was placed are facts in the journal; what hosts really do is what they said last, and what
 they and gateways are told follows from both: whole states under a sequence, said again to whoever is behind. A host
 that vanishes gets no queries from that moment; after `PATIENCES` of silence its replicas are placed elsewhere, as are
-those that fail or prove too slow for their goal when they were warmed up.
+those that fail or prove too slow for their goal when they were warmed up. Where replicas shall be, `placing` says, by
+demand and distance; a replica that is let go answers until others do. A model whose goal allows none and that nobody
+asks has none, and gets one when it is asked.
 """
 
 from __future__ import annotations
@@ -11,39 +13,42 @@ from __future__ import annotations
 from typing import Final
 
 from daitn.base import limits
-from daitn.base.effects import Delivered, Event, PeerAppeared, PeerVanished, Started, TimerFired
+from daitn.base.effects import Computed, Delivered, Event, PeerAppeared, PeerVanished, Started, TimerFired
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, GrantId, JobId, ModelName, NodeId, OwnerId
 from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.inference.answering import routed, said_of, served_model
 from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.offered import OfferedModels
+from daitn.control_center.inference.placing import KEY, Placing
 from daitn.control_center.inference.records import (
     DeploymentRecord,
     ModelDeployed,
     ModelWithdrawn,
+    ReplicaLeaving,
     ReplicaPlaced,
     ReplicaTaken,
 )
 from daitn.control_center.turn import Turn
-from daitn.decision.hosting import HostAdmission, HostView, admit, choose_hosts
+from daitn.decision.hosting import HostAdmission, HostView, admit
+from daitn.decision.model_placement import PlacementFound
 from daitn.descriptors.grant import Grant, Holder
 from daitn.descriptors.serving import (
     ENGINES_FOR,
     ModelNeeds,
     Replica,
     ReplicaPhase,
-    Route,
     ServedModel,
     ServingGoal,
-    TensorSpec,
 )
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.node_facts import NodeFacts
-from daitn.wire.center_serving import ModelsServed, ServeModels, ServeOrder
+from daitn.wire.center_serving import DemandTold, ModelsServed, ServeModels, ServeOrder
 from daitn.wire.center_tools import InputRef
 
 TIMER: Final = "hosting"
@@ -52,6 +57,20 @@ TIMER: Final = "hosting"
 PATIENCES: Final = 1.0
 """A host silent for so many patiences of the domain is given up: its models are served by others meanwhile, and coming
 back costs it a start only."""
+
+LOOK_TIMER: Final = "placing"
+LOOK_S: Final = 5.0
+"""How often placements are looked at, as demand moves."""
+
+LOOKS: Final = 8
+"""Models that are looked at then, in turn: a look at a hundred hosts takes a tenth of a millisecond."""
+
+QUIET_S: Final = 3.0
+"""A replica that is let go is ended so long after gateways were told to ask it no more: they hear that within two
+seconds, and what is under way there is answered."""
+
+ELSEWHERE_S: Final = 60.0
+"""A replica in a region that its provider has ruled out answers no longer than this, whether others do or not."""
 
 GRANT_S: Final = 3600
 """How long a host may fetch a package; it is ordered anew whenever anything changes."""
@@ -74,14 +93,22 @@ class DeploymentDesk:
         """Grows whenever what is served, or who serves it, may have changed."""
         self._host_sequences: dict[NodeId, int] = {}
         self._ordered: dict[NodeId, tuple[dict[ModelName, ArtifactId], tuple[NodeId, ...]]] = {}
+        self.demand = DemandBook()
+        self.placing = Placing(knowledge, self.demand)
+        self._started_ns = 0
+        self._looked = 0
 
     # --- core -------------------------------------------------------------------------------------------------------
 
     def minds(self, event: Event) -> bool:
         """Whether an event is for this desk alone."""
         match event:
-            case DeployAsked() | UndeployAsked() | TimerFired(name="hosting") | Delivered(message=ModelsServed()):
+            case DeployAsked() | UndeployAsked() | TimerFired(name="hosting" | "placing"):
                 return True
+            case Delivered(message=ModelsServed() | DemandTold()):
+                return True
+            case Computed(key=key):
+                return key.startswith(KEY)
             case _:
                 return False
 
@@ -93,9 +120,15 @@ class DeploymentDesk:
             case UndeployAsked(model=model):
                 if model in self.models:
                     turn.record(ModelWithdrawn(model=model, at_ns=turn.now_ns, why="its provider took it back"))
+                    self.placing.forget(model)
                     self._settle(turn)
             case Delivered(sender=sender, message=ModelsServed() as told):
                 self._served(turn, sender, told)
+            case Delivered(sender=sender, message=DemandTold() as told):
+                self._asked(turn, sender, told)
+            case Computed(solution=PlacementFound() as plan) if plan.model in self.models:
+                self.placing.found(turn, self.models[plan.model], plan)
+                self._settle(turn)
             case PeerAppeared(node=node):
                 self._lost_ns.pop(node, None)
                 self._settle(turn)
@@ -111,7 +144,12 @@ class DeploymentDesk:
                 for deployed in self.models.values():
                     for node in deployed.placed:
                         self._lost_ns.setdefault(node, turn.now_ns)
+                self._started_ns = turn.now_ns
                 turn.wake_in(TIMER, PATIENCES * self._config.patience_s)
+                if self.models:
+                    turn.wake_in(LOOK_TIMER, LOOK_S)
+            case TimerFired(name="placing"):
+                self._look(turn)
             case TimerFired():
                 self._settle(turn)
             case _:
@@ -128,9 +166,11 @@ class DeploymentDesk:
                 before = self.models.get(model)
                 same = before is not None and before.artifact == record.artifact
                 self.models[model] = Deployed(record, before.placed if before is not None and same else {})
-            case ReplicaPlaced(model=model, node=node, at_ns=at_ns):
-                self.models[model].placed[node] = at_ns
-            case ReplicaTaken(model=model, node=node):
+            case ReplicaPlaced(model=model):
+                self.models[model].place(record)
+            case ReplicaLeaving(model=model):
+                self.models[model].leave(record)
+            case ReplicaTaken(model=model):
                 self.models[model].take(record)
             case ModelWithdrawn(model=model):
                 self.models.pop(model, None)
@@ -140,8 +180,8 @@ class DeploymentDesk:
     def check_invariants(self) -> None:
         """BugError if a model has more replicas than its provider wants, or the domain more than it may."""
         for name, model in self.models.items():
-            if len(model.placed) > model.goal.replicas_most:
-                raise BugError(f"model {name} has {len(model.placed)} replicas, {model.goal.replicas_most} are wanted")
+            if len(model.staying) > model.goal.replicas_most:
+                raise BugError(f"model {name} has {len(model.staying)} replicas, {model.goal.replicas_most} are wanted")
         if (count := sum(len(model.placed) for model in self.models.values())) > limits.REPLICAS_SERVED:
             raise BugError(f"{count} replicas, the limit is {limits.REPLICAS_SERVED}")
 
@@ -165,7 +205,36 @@ class DeploymentDesk:
                 quality=asked.quality,
             )
         )
+        self.placing.forget(asked.model)
+        if len(self.models) == 1:
+            turn.wake_in(LOOK_TIMER, LOOK_S)
         self._settle(turn)
+
+    # --- what gateways say -------------------------------------------------------------------------------------------
+
+    def _asked(self, turn: Turn, sender: NodeId, told: DemandTold) -> None:
+        facts = self._knowledge.node(sender)
+        if facts is None or Role.GATEWAY not in facts.descriptor.roles:
+            self._counters.count("messages_for_another_role")
+            return
+        self.demand.take(sender, facts.descriptor.region, told, self.models, turn.now_ns)
+        for one in told.counts:
+            model = self.models.get(one.model)
+            if model is not None and not model.staying:
+                self._place(turn, one.model, model)
+
+    def _look(self, turn: Turn) -> None:
+        """Demand has moved: some models are looked at, and the map is told."""
+        if not self.models:
+            return
+        names = sorted(self.models)
+        for place in range(min(LOOKS, len(names))):
+            name = names[(self._looked + place) % len(names)]
+            self._place(turn, name, self.models[name])
+        self._looked += LOOKS
+        self._knowledge.demanded(self.demand.demands(turn.now_ns), turn.now_ns)
+        self._settle(turn)
+        turn.wake_in(LOOK_TIMER, LOOK_S)
 
     # --- what hosts say ---------------------------------------------------------------------------------------------
 
@@ -205,7 +274,9 @@ class DeploymentDesk:
         self.version += 1
         for name, model in list(self.models.items()):
             self._weed(turn, name, model)
-            self._place(turn, name, model)
+            self._let_go(turn, name, model)
+            if len(model.staying) < model.goal.replicas_least:
+                self._place(turn, name, model)
         for node in {facts.descriptor.node for facts in self._hosting()} | set(self._host_sequences):
             self._order_if_new(turn, node)
 
@@ -217,9 +288,12 @@ class DeploymentDesk:
             if facts is None or facts.descriptor.host is None:
                 why = "the host has left"
             elif model.goal.regions and facts.descriptor.region not in model.goal.regions:
-                why = f"its region is {facts.descriptor.region or 'none'}"
-            elif len(model.placed) > model.goal.replicas_most:
-                why = f"{model.goal.replicas_most} replicas are wanted"
+                region = f"its region is {facts.descriptor.region or 'none'}"
+                if node not in model.leaving:
+                    turn.record(ReplicaLeaving(model=name, at_ns=turn.now_ns, node=node, why=region))
+                    turn.wake_in(TIMER, ELSEWHERE_S)
+                elif turn.now_ns - model.leaving[node] >= seconds_to_ns(ELSEWHERE_S):
+                    why = region
             elif lost_ns is not None and turn.now_ns - lost_ns >= seconds_to_ns(PATIENCES * self._config.patience_s):
                 why = "the host is not reachable"
             elif replica is not None and replica.phase is ReplicaPhase.FAILED:
@@ -229,20 +303,47 @@ class DeploymentDesk:
             if why:
                 self._counters.count("replicas_lost", "failed" if failed else "host")
                 turn.record(ReplicaTaken(model=name, at_ns=turn.now_ns, node=node, why=why, failed=failed))
+                self.placing.forget(name)
+
+    def _let_go(self, turn: Turn, name: ModelName, model: Deployed) -> None:
+        """Replicas beyond what is wanted leave; those that leave are ended once gateways ask others."""
+        spare = model.staying[model.goal.replicas_most :]
+        why = f"{model.goal.replicas_most} replicas are wanted"
+        if self.idle(name, model, turn.now_ns):
+            spare, why = model.staying, f"nobody asked for {model.goal.idle_s:g} s"
+        for node in spare:
+            turn.record(ReplicaLeaving(model=name, at_ns=turn.now_ns, node=node, why=why))
+        for node in list(model.leaving):
+            if node in routed(name, model, self._knowledge, self._observed):
+                model.quiet_ns.pop(node, None)
+                continue
+            since_ns = model.quiet_ns.setdefault(node, turn.now_ns)
+            if turn.now_ns - since_ns >= seconds_to_ns(QUIET_S):
+                turn.record(ReplicaTaken(model=name, at_ns=turn.now_ns, node=node, why=model.because[node]))
+                self.placing.forget(name)
+            else:
+                turn.wake_in(TIMER, QUIET_S)
+
+    def idle(self, name: ModelName, model: Deployed, now_ns: int) -> bool:
+        """Whether a model is to have no replica now, because nobody asks it and its goal allows that."""
+        asked_ns = max(self.demand.asked_ns(name), model.deployed_ns, self._started_ns)
+        return model.goal.replicas_least == 0 and now_ns - asked_ns >= seconds_to_ns(model.goal.idle_s)
 
     def _place(self, turn: Turn, name: ModelName, model: Deployed) -> None:
-        """As many replicas as are wanted at most, as far as hosts can."""
-        lacking = model.goal.replicas_most - len(model.placed)
-        total = sum(len(one.placed) for one in self.models.values())
-        lacking = min(lacking, limits.REPLICAS_SERVED - total)
-        if lacking <= 0:
+        """Have it thought over which hosts shall carry a model, of those that can."""
+        if self.idle(name, model, turn.now_ns):
             return
         hosts = self._hosts(name)
         admission = admit(model.needs, model.goal, model.owner, hosts, {}, engines=ENGINES_FOR[model.needs.kind])
-        fitting = [host for host in hosts if host.node in admission.candidates]
-        for node in choose_hosts(fitting, lacking, held=model.placed, failed=model.failed):
-            again = " in place of one that was lost" if model.taken else ""
-            turn.record(ReplicaPlaced(model=name, at_ns=turn.now_ns, node=node, why=f"memory and region fit{again}"))
+        able = set(admission.candidates) - set(model.failed)
+        measured = {
+            node: replica.measured
+            for node in model.placed
+            if (replica := self._replica(node, name, model.artifact)) is not None
+        }
+        total = sum(len(one.placed) for one in self.models.values())
+        room = limits.REPLICAS_SERVED - total + len(model.staying)
+        self.placing.seek(turn, name, model, [host for host in hosts if host.node in able], measured, room)
 
     def _hosting(self) -> tuple[NodeFacts, ...]:
         return tuple(facts for facts in self._knowledge.with_role(Role.HOST) if facts.descriptor.host is not None)
@@ -250,6 +351,7 @@ class DeploymentDesk:
     def _hosts(self, besides: ModelName) -> list[HostView]:
         """All hosts, with the memory they have beside models other than `besides`."""
         views: list[HostView] = []
+        carried = self.models[besides].placed if besides in self.models else {}
         for facts in self._hosting():
             descriptor, offered = facts.descriptor, facts.descriptor.host
             assert offered is not None
@@ -265,15 +367,15 @@ class DeploymentDesk:
                     region=descriptor.region,
                     offered=offered,
                     memory_left_bytes=max(0, offered.memory_bytes - promised),
-                    reachable=facts.reachable,
+                    # A host that carries the model and vanished a moment ago is waited for, not planned without.
+                    reachable=facts.reachable or descriptor.node in carried,
                 )
             )
         return views
 
     def _replica(self, node: NodeId, model: ModelName, artifact: ArtifactId) -> Replica | None:
         """What a host said last of a model, if it speaks of this package."""
-        replica = self._observed.get(node, {}).get(model)
-        return replica if replica is not None and replica.artifact == artifact else None
+        return said_of(self._observed, node, model, artifact)
 
     def replica(self, node: NodeId, model: ModelName) -> Replica | None:
         """What a host said last of a model."""
@@ -329,34 +431,7 @@ class DeploymentDesk:
 
     def served(self) -> tuple[ServedModel, ...]:
         """Every model with the replicas that answer now."""
-        deployed = tuple(self._served_model(name, model) for name, model in self.models.items())
-        return deployed + self._offered.served(self.models, limits.MODELS_SERVED - len(deployed))
-
-    def _served_model(self, name: ModelName, model: Deployed) -> ServedModel:
-        routes: list[Route] = []
-        inputs = model.needs.inputs
-        outputs: tuple[TensorSpec, ...] = ()
-        for node in model.placed:
-            facts, replica = self._knowledge.node(node), self._replica(node, name, model.artifact)
-            if facts is None or not facts.reachable or replica is None or replica.phase is not ReplicaPhase.SERVING:
-                continue
-            offered = facts.descriptor.host
-            inputs, outputs = replica.inputs, replica.outputs
-            routes.append(
-                Route(
-                    host=Holder(node=node, direct=facts.descriptor.direct),
-                    region=facts.descriptor.region,
-                    concurrency=1 if offered is None else offered.concurrency,
-                    measured=replica.measured,
-                )
-            )
-        return ServedModel(
-            model=name,
-            artifact=model.artifact,
-            owner=model.owner,
-            goal=model.goal,
-            inputs=inputs,
-            outputs=outputs,
-            quality=model.quality,
-            routes=tuple(routes),
+        deployed = tuple(
+            served_model(name, model, self._knowledge, self._observed) for name, model in self.models.items()
         )
+        return deployed + self._offered.served(self.models, limits.MODELS_SERVED - len(deployed))

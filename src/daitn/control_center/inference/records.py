@@ -33,6 +33,13 @@ class ReplicaPlaced(DeploymentRecord, frozen=True, kw_only=True, tag="replica_pl
     why: str
 
 
+class ReplicaLeaving(DeploymentRecord, frozen=True, kw_only=True, tag="replica_leaving"):
+    """A host is to serve the model only until others do; `ReplicaPlaced` takes that back."""
+
+    node: NodeId
+    why: str
+
+
 class ReplicaTaken(DeploymentRecord, frozen=True, kw_only=True, tag="replica_taken"):
     """A host is not to serve the model any more. `failed`: it could not, and is not asked again for this package."""
 
@@ -47,4 +54,4 @@ class ModelWithdrawn(DeploymentRecord, frozen=True, kw_only=True, tag="model_wit
     why: str
 
 
-DEPLOYMENT_RECORDS = (ModelDeployed, ReplicaPlaced, ReplicaTaken, ModelWithdrawn)
+DEPLOYMENT_RECORDS = (ModelDeployed, ReplicaPlaced, ReplicaLeaving, ReplicaTaken, ModelWithdrawn)

@@ -16,11 +16,12 @@ from typing import Final, NamedTuple
 
 from daitn.base import limits
 from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
-from daitn.base.ids import NodeId
+from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import NamedTensor, QueryGoal
+from daitn.node.serving.counting import QueryCounts
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, decode_answer, encode_query
 
 DEADLINE_S: Final = 10.0
@@ -92,9 +93,11 @@ class Asking:
         engine: QueryRouteEngine,
         call: Caller,
         counters: Counters,
+        counts: QueryCounts | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
+        self._counts = counts or QueryCounts(lambda _: None)
         self._prefix, self._queries = secrets.token_hex(4), 0
 
     async def ask(
@@ -110,11 +113,15 @@ class Asking:
         if size > limits.QUERY_BYTES:
             what = f"the query's tensors have {size} bytes, {limits.QUERY_BYTES} are carried"
             return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
+        name = ModelName(model)
+        if name in self._engine.models:
+            self._counts.asked(name, size)
         said: Refused | None = None
         while True:
             choice = self._choose(query)
             if isinstance(choice, Refused):
                 if choice.reason is QueryRefusal.NO_HOST and self._left_s(query) > WAIT_S:
+                    self._counts.missing(name)
                     await asyncio.sleep(WAIT_S)
                     continue
                 return self._end(query, choice if said is None or not query.tried else said)

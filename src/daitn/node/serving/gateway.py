@@ -7,8 +7,9 @@ import ipaddress
 import secrets
 import ssl
 import time
+from collections.abc import Callable
 
-from daitn.base.effects import Effect
+from daitn.base.effects import Effect, Event
 from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
@@ -17,6 +18,7 @@ from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.node_config import GatewayConfig
 from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
+from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
 from daitn.node.serving.openai_door import OpenAiDoor
 from daitn.node.serving.text_asking import TextAsking
@@ -27,25 +29,30 @@ from daitn.terminal.gateway import TakeKeys, TakeRoutes
 class GatewayHands:
     """See the module's docstring. InputError where the door would be open to others without TLS."""
 
-    def __init__(self, config: GatewayConfig, fabric: Fabric) -> None:
+    def __init__(self, config: GatewayConfig, fabric: Fabric, post: Callable[[Event], None]) -> None:
         self.counters = Counters()
         self.address = ""
         self._config = config
         self._context = _context(config)
         self._engine = QueryRouteEngine(secrets.randbits(32))
 
+        self._counts = QueryCounts(post)
+        self._telling: asyncio.Task[None] | None = None
+
         async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
             return await fabric.call(host, payload, plane=Plane.QUERY, timeout_s=timeout_s)
 
         self._links = AnswerLinks(fabric)
         texts = OpenAiDoor(self._engine, TextAsking(self._engine, self._links, self.counters), WayBook())
-        self.door = Door(self._engine, Asking(self._engine, call, self.counters), self.counters, texts)
+        asking = Asking(self._engine, call, self.counters, self._counts)
+        self.door = Door(self._engine, asking, self.counters, texts)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
         await asyncio.to_thread(warm_up)
         await self.door.start(self._config.host, self._config.port, self._context)
         self.address = self.door.address
+        self._telling = asyncio.create_task(self._counts.tell_often())
 
     def perform(self, effect: Effect) -> bool:
         """Do what the gateway core wants, if it is that."""
@@ -60,6 +67,9 @@ class GatewayHands:
 
     async def stop(self) -> None:
         """Close the door, then the streams to hosts."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
         await self.door.stop()
         await self._links.close()
 

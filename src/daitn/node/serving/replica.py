@@ -90,11 +90,11 @@ class ServedReplica:
                 self.queue.remove(ticket)
 
     async def close(self, drain_s: float = 0.0) -> None:
-        """Take no more queries, let those that wait be answered for `drain_s`, end the engines."""
+        """Take no more queries, let those that wait or are computed be answered for `drain_s`, end the engines."""
         self._closed = True
-        if drain_s and len(self.queue):
+        if drain_s and self.queue.queries():
             deadline = time.monotonic() + drain_s
-            while len(self.queue) and time.monotonic() < deadline and any(not task.done() for task in self._tasks):
+            while self.queue.queries() and time.monotonic() < deadline and any(not task.done() for task in self._tasks):
                 await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()

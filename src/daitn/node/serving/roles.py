@@ -49,5 +49,5 @@ def open_serving(
     if Role.GATEWAY in config.roles:
         from daitn.node.serving.gateway import GatewayHands
 
-        hands.append(GatewayHands(config.gateway, fabric))
+        hands.append(GatewayHands(config.gateway, fabric, post))
     return tuple(hands)

@@ -1,0 +1,62 @@
+"""Which replicas of a model answer now, as gateways are told: what hosts said last beside what was placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from daitn.base.ids import ArtifactId, ModelName, NodeId
+from daitn.control_center.inference.deployed import Deployed
+from daitn.descriptors.grant import Holder
+from daitn.descriptors.serving import Replica, ReplicaPhase, Route, ServedModel, TensorSpec
+from daitn.topology.knowledge_map import KnowledgeMap
+
+Observed = Mapping[NodeId, Mapping[ModelName, Replica]]
+"""What each host said last."""
+
+
+def said_of(observed: Observed, node: NodeId, model: ModelName, artifact: ArtifactId) -> Replica | None:
+    """What a host said last of a model, if it speaks of this package."""
+    replica = observed.get(node, {}).get(model)
+    return replica if replica is not None and replica.artifact == artifact else None
+
+
+def routed(name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed) -> list[NodeId]:
+    """Hosts that queries may be sent to: those that stay; those that leave only until all that stay answer."""
+    able: list[NodeId] = []
+    for node in model.placed:
+        facts, replica = knowledge.node(node), said_of(observed, node, name, model.artifact)
+        if facts is not None and facts.reachable and replica is not None and replica.phase is ReplicaPhase.SERVING:
+            able.append(node)
+    staying = [node for node in able if node not in model.leaving]
+    return staying if len(staying) == len(model.staying) else able
+
+
+def served_model(name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed) -> ServedModel:
+    """A model with the replicas that answer now."""
+    routes: list[Route] = []
+    inputs = model.needs.inputs
+    outputs: tuple[TensorSpec, ...] = ()
+    for node in routed(name, model, knowledge, observed):
+        facts, replica = knowledge.node(node), said_of(observed, node, name, model.artifact)
+        if facts is None or replica is None:
+            continue
+        offered = facts.descriptor.host
+        inputs, outputs = replica.inputs, replica.outputs
+        routes.append(
+            Route(
+                host=Holder(node=node, direct=facts.descriptor.direct),
+                region=facts.descriptor.region,
+                concurrency=1 if offered is None else offered.concurrency,
+                measured=replica.measured,
+            )
+        )
+    return ServedModel(
+        model=name,
+        artifact=model.artifact,
+        owner=model.owner,
+        goal=model.goal,
+        inputs=inputs,
+        outputs=outputs,
+        quality=model.quality,
+        routes=tuple(routes),
+    )
