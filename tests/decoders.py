@@ -85,6 +85,7 @@ from daitn.node.activations import Cached, read_about
 from daitn.node.data_watch import SENSED, ReleasedDynamics, read_sensed
 from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
+from daitn.node.engines import server_calls, tensor_server, text_server
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
 from daitn.node.fabric import chunks, keys, streams_direct, streams_routed
 from daitn.node.fabric.bulk import ChunkBatch
@@ -640,6 +641,7 @@ FROM_HOST = (
     answers.BatchAnswered(query=2, values=TENSOR, labels=("no",)),
     answers.TextRefused(query=3, reason="busy", what="later"),
 )
+PIECE = b'{"choices":[{"delta":{"content":"a"},"finish_reason":null}],"usage":{"prompt_tokens":1}}'
 CHAT = plain({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stop": "b"})
 OFFERS = b'[[offer]]\nengine = "simulated"\nmodel = "m"\nfirst_s = 0.1\n[offer.fault]\nevery = 3\nhow = "hang"\n'
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
@@ -885,6 +887,30 @@ CASES = [
         lambda data, _: openai_protocol.decode_embedding(data),
         [b'{"model":"m","input":["a","b"],"encoding_format":"base64"}'],
         "json",
+    ),
+    Case("node.engines.text_server.decode_piece", lambda data, _: text_server.decode_piece(data), [PIECE], "json"),
+    Case(
+        "node.engines.text_server.decode_vectors",
+        lambda data, _: text_server.decode_vectors(data, 1),
+        [b'{"data":[{"index":0,"embedding":[1.0]}]}', b'{"data":[{"index":0,"embedding":"AACAPw=="}]}'],
+        "json",
+    ),
+    Case(
+        "node.engines.tensor_server.decode_described",
+        lambda data, _: tensor_server.decode_described(data),
+        [b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}]}'],
+        "json",
+    ),
+    Case(
+        "node.engines.tensor_server.decode_outputs",
+        lambda data, _: tensor_server.decode_outputs(data, None),
+        [b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'],
+        "json",
+    ),
+    Case(
+        "node.engines.server_calls.read_key",
+        in_file("key", lambda path: server_calls.read_key(str(path))),
+        [b"sk-something"],
     ),
     Case("node.site_files.load_offers", in_file("offers.toml", load_offers), [OFFERS]),
     Case(

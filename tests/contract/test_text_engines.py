@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import numpy as np
 import pytest
-from tests.answer_world import QUICK
+from tests.answer_world import MODEL, QUICK, AnswerWorld
+from tests.answer_world import simulated as simulated_engine
+from tests.server_world import KEY, gateway
 
 from daitn.base.errors import UnavailableError
+from daitn.descriptors.offers import TextServerOffer
 from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask, Turn
 from daitn.node.engines.simulated import SimulatedEngine
+from daitn.node.engines.text_server import open_text_server
 from daitn.serving.text_engine import Ended, Said, TextEngine
 
 
@@ -25,8 +30,26 @@ async def simulated() -> AsyncIterator[TextEngine]:
         await engine.close()
 
 
+@asynccontextmanager
+async def text_server() -> AsyncIterator[TextEngine]:
+    """Our own gateway, joined as any other server would be."""
+    with tempfile.NamedTemporaryFile("w") as key:
+        key.write(str(KEY))
+        key.flush()
+        async with AnswerWorld() as world, gateway(world) as door:
+            world.add("one", simulated_engine())
+            offer = TextServerOffer(
+                model=MODEL, address=door.address, tasks=("generate", "embed"), key_file=key.name, concurrency=4
+            )
+            engine = await open_text_server(offer)
+            try:
+                yield engine
+            finally:
+                await engine.close()
+
+
 Making = Callable[[], AbstractAsyncContextManager[TextEngine]]
-ENGINES: dict[str, Making] = {"simulated": simulated}
+ENGINES: dict[str, Making] = {"simulated": simulated, "openai": text_server}
 
 
 @pytest.fixture(params=ENGINES)

@@ -9,6 +9,7 @@ same, and leaves out how fast it is.
 from __future__ import annotations
 
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from blake3 import blake3
@@ -71,7 +72,58 @@ class SimulatedOffer(
         return tuple(TextTask)
 
 
-Offer = SimulatedOffer
+class TextServerOffer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="openai", tag_field="engine"
+):
+    """A server that speaks OpenAI's interface, unchanged: vLLM, llama.cpp, Ollama, another gateway."""
+
+    model: ModelName
+    address: Annotated[str, msgspec.Meta(max_length=1024)]
+    """As `http://127.0.0.1:8000`, without `/v1`."""
+    their_model: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """What the server calls it; empty: the same."""
+    tasks: Annotated[tuple[Literal["generate", "embed"], ...], msgspec.Meta(min_length=1, max_length=2)] = ("generate",)
+    key_file: str = ""
+    """File with the server's key; empty: it wants none."""
+    concurrency: Count = 16
+    silent_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    """A server that says nothing for so long is not waited for."""
+    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    """What tells two models of one name apart, such as a revision; hosts with equal ones are replicas."""
+
+    @property
+    def likeness(self) -> ArtifactId:
+        """What another host must share to be a replica."""
+        return _digest("openai", self.model, self.their_model or self.model, self.version, *self.tasks)
+
+
+class TensorServerOffer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="inference-server", tag_field="engine"
+):
+    """A server that speaks the Open Inference Protocol v2, unchanged: Triton, KServe, another gateway."""
+
+    model: ModelName
+    address: Annotated[str, msgspec.Meta(max_length=1024)]
+    their_model: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    key_file: str = ""
+    rows_most: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 32
+    """Rows of one request to it."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    silent_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    version: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+    @property
+    def likeness(self) -> ArtifactId:
+        """What another host must share to be a replica."""
+        return _digest("inference-server", self.model, self.their_model or self.model, self.version)
+
+    @property
+    def tasks(self) -> tuple[TextTask, ...]:
+        """None of texts."""
+        return ()
+
+
+Offer = SimulatedOffer | TextServerOffer | TensorServerOffer
 """Any of them."""
 
 
@@ -87,11 +139,29 @@ def check_offers(offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
         if offer.model in seen:
             faults.append(f"model {offer.model} is offered twice")
         seen.add(offer.model)
+        if isinstance(offer, TextServerOffer | TensorServerOffer):
+            try:
+                check_address(offer.address)
+            except InputError as error:
+                faults.append(f"model {offer.model}: {error.what}")
     if len(offers) > OFFERS:
         faults.append(f"{len(offers)} models are offered, the limit is {OFFERS}")
     if faults:
         raise InputError("the offers are not consistent: " + "; ".join(faults), todo="correct the file of offers")
     return offers
+
+
+def check_address(text: str) -> str:
+    """An address of another server, without a slash at its end; InputError where it is none."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+        usable = usable and not parts.username and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(f"{text[:80]!r} is no address of a server", todo="write for example http://127.0.0.1:8000")
+    return text.rstrip("/")
 
 
 def _digest(*parts: object) -> ArtifactId:

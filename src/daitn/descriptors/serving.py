@@ -65,6 +65,10 @@ class EngineKind(StrEnum):
     """The same, exported in the child and computed by ONNX Runtime: quicker answers, slower to start."""
     SIMULATED = "simulated"
     """A language model that computes nothing; only of models that a host offers by itself."""
+    TEXT_SERVER = "openai"
+    """Another server behind OpenAI's interface; as above."""
+    TENSOR_SERVER = "inference-server"
+    """Another server behind the Open Inference Protocol; as above."""
 
 
 GRAPH_ENGINES: Final = (EngineKind.TORCH_GRAPH, EngineKind.ONNX_GRAPH)

@@ -308,6 +308,8 @@ class Hosting:
     async def ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
         """Answer a query, or say why not."""
         held = self._replicas.get(call.model)
+        if held is None or held[0] != call.artifact:
+            held = self._offering.tensors.get(call.model)
         if held is None or held[0] != call.artifact or not held[1].serving:
             return _refused("not-served", f"model {call.model} is not served here")
         replica, now_s = held[1], time.monotonic()

@@ -7,18 +7,26 @@ after its host. The centre is told how each does, as of replicas that it ordered
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
 
 from daitn.base.effects import Event
 from daitn.base.errors import DaitnError, InputError
+from daitn.base.ids import ArtifactId, ModelName
 from daitn.base.metrics import Counters
-from daitn.descriptors.offers import Offer
+from daitn.descriptors.offers import Offer, SimulatedOffer, TensorServerOffer, TextServerOffer
 from daitn.descriptors.serving import Replica, ReplicaPhase
+from daitn.descriptors.texts import TextTask
 from daitn.node.engines.simulated import SimulatedEngine
+from daitn.node.engines.tensor_server import open_tensor_server
+from daitn.node.engines.text_server import open_text_server
 from daitn.node.serving.answering import Answering
-from daitn.node.serving.text_replica import TextReplica, open_text_replica
+from daitn.node.serving.replica import ServedReplica, open_replica
+from daitn.node.serving.text_replica import open_text_replica
 from daitn.serving.text_engine import TextEngine
 from daitn.terminal.model_host import OfferChanged
 
@@ -36,6 +44,8 @@ class Offering:
     ) -> None:
         self._offers, self._answering, self._counters, self._post = offers, answering, counters, post
         self._tasks: list[asyncio.Task[None]] = []
+        self.tensors: dict[ModelName, tuple[ArtifactId, ServedReplica]] = {}
+        """Models of tensors, which are asked as deployed ones are."""
 
     async def start(self) -> None:
         """Open all of them, beside whatever else goes on."""
@@ -50,53 +60,81 @@ class Offering:
     async def _keep(self, offer: Offer) -> None:
         wait_s = AGAIN_FIRST_S
         while True:
-            over = asyncio.Event()
-            why: list[str] = []
-
-            def failed(what: str, over: asyncio.Event = over, why: list[str] = why) -> None:
-                why.append(what)
-                over.set()
-
+            over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             self._say(offer, ReplicaPhase.WARMING)
-            replica: TextReplica | None = None
+            opened: _Opened | None = None
             try:
-                replica = await open_text_replica(offer.likeness, lambda: _make(offer), failed)
-                self._answering.replicas[offer.model] = replica
-                self._say(offer, ReplicaPhase.SERVING, replica=replica)
-                _log.info("offered model %s answers: first in %.1f ms", offer.model, replica.measured.row_s * 1000)
-                await over.wait()
+                opened = await self._open(offer, functools.partial(_tell, over))
+                self._post(OfferChanged(replica=opened.said))
+                _log.info("offered model %s answers: first in %.1f ms", offer.model, opened.said.measured.row_s * 1000)
+                why = await over
                 wait_s = AGAIN_FIRST_S
             except InputError as error:
                 self._failed(offer, error.render())
                 return
             except DaitnError as error:
-                why.append(error.what)
+                why = error.what
             finally:
-                self._answering.replicas.pop(offer.model, None)
-                if replica is not None:
-                    await replica.close()
-            self._failed(offer, why[0])
+                if opened is not None:
+                    await opened.close()
+            self._failed(offer, why)
             await asyncio.sleep(wait_s)
             wait_s = min(AGAIN_MOST_S, 2 * wait_s)
+
+    async def _open(self, offer: Offer, failed: Callable[[str], None]) -> _Opened:
+        said = Replica(model=offer.model, artifact=offer.likeness, phase=ReplicaPhase.SERVING)
+        if isinstance(offer, TensorServerOffer):
+            tensors = await open_replica(lambda: open_tensor_server(offer), offer.concurrency, failed)
+            self.tensors[offer.model] = (offer.likeness, tensors)
+            said = msgspec.structs.replace(
+                said,
+                inputs=tensors.inputs,
+                outputs=tensors.outputs,
+                concurrency=offer.concurrency,
+                measured=tensors.measured,
+            )
+            return _Opened(said, lambda: self._close_tensors(offer.model))
+        texts = await open_text_replica(offer.likeness, lambda: _make(offer), failed)
+        self._answering.replicas[offer.model] = texts
+        engine = texts.engine
+        said = msgspec.structs.replace(
+            said, tasks=engine.tasks, concurrency=engine.concurrency, measured=texts.measured
+        )
+        return _Opened(said, lambda: self._close_texts(offer.model))
+
+    async def _close_tensors(self, model: ModelName) -> None:
+        await self.tensors.pop(model)[1].close()
+
+    async def _close_texts(self, model: ModelName) -> None:
+        await self._answering.replicas.pop(model).close()
+
+    def _say(self, offer: Offer, phase: ReplicaPhase, why: str = "") -> None:
+        said = Replica(
+            model=offer.model,
+            artifact=offer.likeness,
+            phase=phase,
+            why=why[:1024],
+            tasks=tuple(map(TextTask, offer.tasks)),
+        )
+        self._post(OfferChanged(replica=said))
 
     def _failed(self, offer: Offer, why: str) -> None:
         self._counters.count("replicas_failed")
         _log.warning("offered model %s does not answer: %s", offer.model, why)
-        self._say(offer, ReplicaPhase.FAILED, why=why)
-
-    def _say(self, offer: Offer, phase: ReplicaPhase, *, why: str = "", replica: TextReplica | None = None) -> None:
-        said = Replica(model=offer.model, artifact=offer.likeness, phase=phase, why=why[:1024], tasks=offer.tasks)
-        if replica is not None:
-            said = Replica(
-                model=offer.model,
-                artifact=offer.likeness,
-                phase=phase,
-                tasks=replica.engine.tasks,
-                concurrency=replica.engine.concurrency,
-                measured=replica.measured,
-            )
-        self._post(OfferChanged(replica=said))
+        self._say(offer, ReplicaPhase.FAILED, why)
 
 
-async def _make(offer: Offer) -> TextEngine:
-    return SimulatedEngine(offer)
+class _Opened(NamedTuple):
+    """An offer whose model answers: what is said of it, and its end."""
+
+    said: Replica
+    close: Callable[[], Awaitable[None]]
+
+
+def _tell(over: asyncio.Future[str], why: str) -> None:
+    if not over.done():
+        over.set_result(why)
+
+
+async def _make(offer: SimulatedOffer | TextServerOffer) -> TextEngine:
+    return SimulatedEngine(offer) if isinstance(offer, SimulatedOffer) else await open_text_server(offer)

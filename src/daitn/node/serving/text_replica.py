@@ -12,12 +12,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Literal
 
 from daitn.base.errors import DaitnError, UnavailableError
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.serving import EngineKind, ReplicaMeasured
-from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask
+from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask, Turn
 from daitn.node.serving.replica import DEATHS, DEATHS_S
 from daitn.serving.text_engine import Ended, TextEngine
 from daitn.wire.queries import HostLoad
@@ -146,22 +146,24 @@ async def open_text_replica(
 
 
 async def _measure(engine: TextEngine) -> ReplicaMeasured:
-    """Ask twice: the first time warms up. A row is the first token, or one text; a batch is `PROBE_TOKENS` of them."""
+    """Ask twice: the first time warms up. A row is the first token, or one text; a batch is `PROBE_TOKENS` of them.
+
+    A continuation is asked as a chat, or as a text where the model knows no chats.
+    """
     row_s, batch_s = 0.0, 0.0
-    for _ in range(2):
-        began_s = time.perf_counter()
+    chat = Generation(turns=(Turn(role="user", text="one"),), tokens_most=PROBE_TOKENS)
+    for asked in (chat, chat):
         if TextTask.GENERATE in engine.tasks:
-            row_s = 0.0
-            async for piece in engine.generate(Generation(prompt="one", tokens_most=PROBE_TOKENS), Given()):
-                if not row_s and not isinstance(piece, Ended):
-                    row_s = time.perf_counter() - began_s
-            batch_s = time.perf_counter() - began_s
-            row_s = row_s or batch_s
+            try:
+                row_s, batch_s = await _spoken(engine, asked)
+            except DaitnError:
+                row_s, batch_s = await _spoken(engine, Generation(prompt="one", tokens_most=PROBE_TOKENS))
         else:
-            task = "embed" if TextTask.EMBED in engine.tasks else "classify"
-            await engine.batch(TextBatch(task=task, texts=("one",)))  # type: ignore[arg-type]
+            task: Literal["embed", "classify"] = "embed" if TextTask.EMBED in engine.tasks else "classify"
+            began_s = time.perf_counter()
+            await engine.batch(TextBatch(task=task, texts=("one",)))
             row_s = time.perf_counter() - began_s
-            await engine.batch(TextBatch(task=task, texts=("one",) * PROBE_TOKENS))  # type: ignore[arg-type]
+            await engine.batch(TextBatch(task=task, texts=("one",) * PROBE_TOKENS))
             batch_s = time.perf_counter() - began_s - row_s
     return ReplicaMeasured(
         engine=engine.kind,
@@ -170,3 +172,13 @@ async def _measure(engine: TextEngine) -> ReplicaMeasured:
         batch_rows=PROBE_TOKENS,
         batch_s=max(row_s, batch_s),
     )
+
+
+async def _spoken(engine: TextEngine, asked: Generation) -> tuple[float, float]:
+    """Seconds to the first piece of a continuation, and to its end."""
+    began_s, first_s = time.perf_counter(), 0.0
+    async for piece in engine.generate(asked, Given()):
+        if not first_s and not isinstance(piece, Ended):
+            first_s = time.perf_counter() - began_s
+    took_s = time.perf_counter() - began_s
+    return first_s or took_s, took_s
