@@ -39,6 +39,7 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    UnitsCompared,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -219,6 +220,9 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     ),
     SitesSetAside: SitesSetAside(
         job=JOB, at_ns=9, model=MODEL, aside=(DataSetId("a/b"),), left=(), why="4 measured models brought no gain"
+    ),
+    UnitsCompared: UnitsCompared(
+        job=JOB, at_ns=9, model=MODEL, unit=SITE, other=SITE, difference="accuracy 0.900 and 0.500", lower=SITE
     ),
     MakerRefuted: MakerRefuted(
         job=JOB, at_ns=9, visit=VisitId("j1/1"), node=SITE, model=MODEL, fault="not-finite", why="it has NaN"

@@ -137,6 +137,8 @@ _CENTER: Final = (
         jobs_refused="jobs cannot be done under their conditions; each owner was told all that failed",
         models_rolled_back="models got worse by a visit and were put back: look at that site's data",
         doubts_refuted="sites refused models that the verification unit could use: broken or hostile, see their trust",
+        units_compared="a second verification unit measured what a first one had measured; work, no fault",
+        units_disagreed="two verification units differ on the same model and records: one is wrong, see the alarms",
         data_sets_set_aside="jobs gained nothing and try without some of their data sets: one may spoil models",
         data_sets_barred="data sets are not asked again by a job, for policy or repeated harm",
     ),

@@ -29,6 +29,10 @@ LearningRate = Annotated[float | None, typer.Option(help="Pin the learning rate.
 BatchSize = Annotated[int | None, typer.Option(help="Pin the batch size.")]
 Include = Annotated[list[str] | None, typer.Option("--data", help="Use this data set only; repeat for more.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Do not use this data set; repeat for more.")]
+ExcludeNode = Annotated[
+    list[str] | None,
+    typer.Option(help="Neither use data of this node nor believe it as a verification unit (its id); repeat for more."),
+]
 
 
 @app.command()
@@ -194,6 +198,7 @@ def change(
     batch_size: BatchSize = None,
     data: Include = None,
     exclude: Exclude = None,
+    exclude_node: ExcludeNode = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
@@ -212,6 +217,7 @@ def change(
             batch_size=batch_size,
             include=data,
             exclude=exclude,
+            exclude_nodes=exclude_node,
         )
         with _connect(token) as network:
             _said(json, network.job(job).change(**changes))

@@ -102,7 +102,8 @@ class ControlCenter:
         self.orchestrator = make_orchestrator(config)
         self.lessons = LessonBook()
         promises = PromiseBook(lambda: (machine.state for machine in self.jobs.values()))
-        self._desks = (OrderDesk(config, tools, self.knowledge), self.orchestrator, self.lessons, promises)
+        orders, alarms = OrderDesk(config, tools, self.knowledge), self._facts.alarms
+        self._desks = (orders, self.orchestrator, self.lessons, promises, alarms)
         self._most = (config.running_jobs, config.running_jobs_per_owner)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
@@ -386,8 +387,7 @@ class ControlCenter:
         machine = self.jobs.get(job)
         if machine is None:
             return
-        changed = machine.pause(turn) if what == "pause" else machine.resume_run(turn)
-        if changed:
+        if machine.pause(turn) if what == "pause" else machine.resume_run(turn):
             self._advance(turn, machine)
             self._advance_queued(turn)
 

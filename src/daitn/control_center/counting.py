@@ -11,6 +11,7 @@ from daitn.control_center.training.records import (
     ModelJudged,
     SiteBarred,
     SitesSetAside,
+    UnitsCompared,
     VisitLost,
 )
 from daitn.descriptors.job import Phase
@@ -29,6 +30,10 @@ def count_fact(counters: Counters, record: Record) -> None:
             counters.count("doubts_refuted")
         case SitesSetAside(aside=aside) if record.model is not None:
             counters.count("data_sets_set_aside", by=len(aside))
+        case UnitsCompared(difference=difference):
+            counters.count("units_compared")
+            if difference:
+                counters.count("units_disagreed")
         case SiteBarred():
             counters.count("data_sets_barred")
         case JobPhased(phase=Phase.REFUSED):

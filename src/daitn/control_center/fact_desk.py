@@ -14,11 +14,12 @@ import msgspec
 
 from daitn.base.effects import Event
 from daitn.base.errors import PeerError, UnavailableError
-from daitn.base.ids import CENTER, NodeId
+from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
+from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.config import Member
-from daitn.control_center.node_records import NodeRecorded, NodeRecords
+from daitn.control_center.node_records import NodeRecords
 from daitn.control_center.question_desk import QuestionDesk
 from daitn.control_center.turn import Turn
 from daitn.descriptors.fact_kinds import Kind
@@ -28,7 +29,6 @@ from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.map_entries import KeepMapEntry, ReportsEntry, RosterEntry
 from daitn.topology.refusals import MARKS, Example, Fault
 from daitn.wire.center_topology import QuestionAsked
-from daitn.wire.oam_records import Alarm
 from daitn.wire.topology_tools import FactsAsked, FactsTold, Heartbeat, RosterAnnounced, RosterKept
 
 ALARM_S: Final = 600.0
@@ -36,9 +36,6 @@ ALARM_S: Final = 600.0
 
 ALARMS_MOST: Final = 10_000
 """Pairs of node and fault remembered: all faults of a thousand nodes; beyond it the oldest are told anew."""
-
-SERIES_NS: Final = 1
-"""Names the centre's own series of records, which is one for ever."""
 
 ASK_TIMER: Final = "facts again"
 
@@ -64,7 +61,7 @@ class FactDesk:
         askers: Collection[NodeId] = (),
     ) -> None:
         self._knowledge = knowledge
-        self._records = records
+        self.alarms = CenterAlarms(records)
         self.counters = counters
         self._member = member
         self.questions = QuestionDesk(knowledge.facts, askers, counters)
@@ -197,6 +194,4 @@ class FactDesk:
         while len(self._alarmed) >= ALARMS_MOST:
             self._alarmed.pop(next(iter(self._alarmed)))
         self._alarmed[key] = turn.now_ns
-        alarm = Alarm(name=f"facts {sender} {fault.label}"[:64], text=text[:2048], raised_ns=turn.now_ns)
-        first = self._records.held(CENTER, SERIES_NS) + 1
-        turn.record(NodeRecorded(node=CENTER, since_ns=SERIES_NS, first=first, entries=(alarm,), at_ns=turn.now_ns))
+        self.alarms.sound(turn, f"facts {sender} {fault.label}", text)

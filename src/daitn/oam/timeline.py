@@ -44,6 +44,7 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    UnitsCompared,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -66,6 +67,7 @@ from daitn.descriptors.work import (
 from daitn.oam import wording
 from daitn.oam.progress import dataset_of, finite
 from daitn.oam.proofs import Proof
+from daitn.oam.told_of_trust import say_compared, say_set_aside
 from daitn.wire.center_tools import VisitReport, encode_report
 
 Names = Callable[[NodeId], str]
@@ -94,6 +96,7 @@ class EntryKind(StrEnum):
     KEPT = "kept"
     ROLLED_BACK = "rolled-back"
     SET_ASIDE = "set-aside"
+    UNITS_COMPARED = "units-compared"
     AGREED = "agreed"
     ROUND_LOST = "round-lost"
     TEST_SET = "test-set"
@@ -194,6 +197,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
                 f"measures {wording.measurements(finite(measurements))} on it"
             )
             return _Said(EntryKind.TEST_SET, text, node=unit, measurements=measurements)
+        case UnitsCompared():
+            return _Said(EntryKind.UNITS_COMPARED, say_compared(record, names), node=record.unit)
         case ModelGone(model=model, instead=instead):
             text = (
                 f"no site that holds model {wording.short(model)} came back in time, or none has it any more; the job "
@@ -213,12 +218,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             to = f"; the job goes on from {wording.short(onward)}, made before it" if onward is not None else ""
             text = f"visit {_number(visit)} on {dataset} made the model worse: {why}{to}"
             return _Said(EntryKind.HARM_TRACED, text, visit, state.ordered[visit].node)
-        case SitesSetAside(model=None, aside=aside, why=why):
-            without = f"without {', '.join(aside)}" if aside else "with all of them again"
-            return _Said(EntryKind.SET_ASIDE, f"{why}: the job goes on {without}")
-        case SitesSetAside(model=model, aside=aside, why=why):
-            text = f"{why}: does one of the data sets spoil the model? On from {wording.short(model or '')} without "
-            return _Said(EntryKind.SET_ASIDE, text + ", ".join(aside))
+        case SitesSetAside():
+            return _Said(EntryKind.SET_ASIDE, say_set_aside(record))
         case MakerRefuted(visit=visit, node=node, model=model, why=why):
             text = f"{names(node)} is to blame for {wording.short(model)}, made by visit {_number(visit)}: {why}"
             return _Said(EntryKind.MAKER_REFUTED, text, visit, node)

@@ -77,6 +77,7 @@ def changes_from_options(
     batch_size: int | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    exclude_nodes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `Job.change` from options; what was not given is not changed."""
     changes: dict[str, Any] = {}
@@ -88,7 +89,7 @@ def changes_from_options(
     bounds = {"visits": visits, "transfer_bytes": bound, "price": price, "energy_joules": energy_joules}
     _merge(changes, "budget", bounds)
     _merge(changes, "hyperparameters", {"learning_rate": learning_rate, "batch_size": batch_size})
-    _merge(changes, "data", {"include": include, "exclude": exclude})
+    _merge(changes, "data", {"include": include, "exclude": exclude, "exclude_nodes": exclude_nodes})
     return changes
 
 

@@ -415,6 +415,7 @@ def _verifiers(
         described = unit.descriptor.verification
         if (
             described is None
+            or unit.descriptor.node in request.data.exclude_nodes
             or not knowledge.usable(unit, now_ns)
             or knowledge.trust(unit, now_ns) < request.trust_floor
         ):

@@ -22,6 +22,7 @@ from daitn.base.effects import Computed
 from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
+from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.assessing import Assessing
 from daitn.control_center.training.commands import JobChanged
@@ -87,9 +88,10 @@ class JobMachine:
         orchestrator: TopologyOrchestrator,
         book: LessonBook,
         promises: PromiseBook,
+        alarms: CenterAlarms,
     ) -> None:
         self.state = state
-        self._desk = JobDesk(state, config, knowledge, orders, orchestrator, book, promises)
+        self._desk = JobDesk(state, config, knowledge, orders, orchestrator, book, promises, alarms)
         self._ending = Ending(self._desk)
         self._assessing = Assessing(self._desk, self._ending)
         self._running = Running(self._desk, self._ending)
@@ -186,6 +188,9 @@ class JobMachine:
             case "verify" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
                 self._doubts.measured(turn, outcome.model)
                 self._running.judging.judge(turn, ordered.node, ordered.work, outcome)
+            case "compare" if isinstance(outcome, EvaluateOutcome):
+                self._running.opinions.heard(turn, ordered.node, outcome)
+                self._running.judging.release(turn)
             case _:
                 pass
 

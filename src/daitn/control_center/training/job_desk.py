@@ -13,6 +13,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, NodeId, VisitId
 from daitn.base.units import seconds_to_ns
+from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.job_state import JobState
@@ -87,8 +88,10 @@ class JobDesk:
         orchestrator: TopologyOrchestrator,
         book: LessonBook,
         promises: PromiseBook,
+        alarms: CenterAlarms,
     ) -> None:
         self.state = state
+        self.alarms = alarms
         self.book = book
         self.promises = promises
         self.config = config

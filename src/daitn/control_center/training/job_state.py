@@ -20,6 +20,7 @@ from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.mask_book import MaskBook
 from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.training.opinion_book import OpinionBook
 from daitn.control_center.training.promised import Promised
 from daitn.control_center.training.records import (
     DoubtRefuted,
@@ -46,6 +47,7 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    UnitsCompared,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -54,10 +56,10 @@ from daitn.control_center.training.round_book import RoundBook
 from daitn.control_center.training.sample_book import SampleBook
 from daitn.control_center.training.trail import Trail
 from daitn.control_center.training.trained_visits import note_trained
-from daitn.control_center.training.yardstick import note_change, note_other_test_set
+from daitn.control_center.training.yardstick import note_best_gone, note_change, note_compared, note_other_test_set
 from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
-from daitn.decision.keeping import meets, score
+from daitn.decision.keeping import score
 from daitn.decision.stalling import Standing, noise
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.outcome import Verdict
@@ -141,6 +143,7 @@ class JobState:
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
         self.clearing = ClearBook()
+        self.opinions = OpinionBook()
         self.masks = MaskBook()
         self.released: dict[NodeId, list[ArtifactId]] = {}
         """Models that nothing needs any more since the last accepted result or judgement, by holder."""
@@ -206,11 +209,13 @@ class JobState:
             case HolderDropped(artifact=artifact, node=node):
                 self._drop_holder(artifact, node)
                 self.lost_ns = 0  # the next try is another one: there is nothing to wait for
+            case UnitsCompared():
+                note_compared(self, record)
             case ModelGone(model=model, instead=instead):
                 self.updates, self.round_begun = [], False
                 self.masks.clear()
                 if model == self.best and not self.holders.get(model):
-                    self._best_is_gone(instead)
+                    note_best_gone(self, instead)
                 if instead != self.head:
                     self._go_back_to(instead)
             case DoubtRefuted(model=model, dataset=dataset):
@@ -297,7 +302,10 @@ class JobState:
                 self.advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
+                unit = self.sampled.unit if ordered.purpose == "compare" else ordered.node
                 self.evaluations_left = self.sampled.measured(ordered.node, ordered.work, record.outcome)
+                self.sampled.unit = unit
+                self.opinions.heard(model, ordered.node, record.outcome.measurements)
                 self.hold(model, ordered.node)
             case _:
                 pass
@@ -337,6 +345,7 @@ class JobState:
         self.trail.judged(record.model, record.measurements, keep=record.keep, known=record.culprit is not None)
         self.rounds_since_verified = 0
         self.looks_since_gain += 1
+        self.opinions.since += 1
         gain = record.keep and self.gain_in_noise(record.score, record.measurements) > 1
         if gain:
             self.count_gains_anew(record.score)
@@ -397,15 +406,6 @@ class JobState:
         self.trail.clear()
         self.rounds_since_verified = 0
 
-    def _best_is_gone(self, instead: ArtifactId) -> None:
-        """Nobody has the best model any more: an older one, as good as it was measured to be, takes its place."""
-        kept = instead == self.kept
-        self.best = instead
-        self.best_measurements = self.kept_measurements if kept else self.untrained
-        self.seen_best = self.seen_kept if kept else 0
-        self.best_score = score(self.request.targets, self.best_measurements)
-        self.met = meets(self.request.targets, self.best_measurements)
-
     def _drop_holder(self, artifact: ArtifactId, node: NodeId) -> None:
         """Records are then asked for again, and samples that their unit has not fetched yet."""
         if node in (nodes := self.holders.get(artifact, [])):
@@ -416,7 +416,8 @@ class JobState:
     def release(self) -> None:
         """Forget what nothing needs any more, and whom to tell that they may drop it."""
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
-        needed |= self.trail.models() | self.clearing.models()
+        needed |= self.trail.models() | self.clearing.models() | self.opinions.models()
+        self.opinions.keep(needed)
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
         needed |= set(self.server_states.values()) | self.controls.keep(needed)
         self.released = {}

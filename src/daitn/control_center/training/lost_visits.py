@@ -33,6 +33,8 @@ def note_lost(state: JobState, record: VisitLost) -> None:
         state.harm[ordered.work.dataset] = state.harm.get(ordered.work.dataset, 0) + 1
     if ordered.purpose in ("verify", "preflight") and record.blame == "policy":
         state.evaluations_left = 0
+    if ordered.purpose == "compare":
+        state.opinions.lost[ordered.node] += 1
     if ordered.purpose == "preflight" and record.blame == "input":
         state.preflight_fault = record.why
 

@@ -55,11 +55,14 @@ class Measuring:
     def stand_by(self, turn: Turn, view: TrainingView) -> None:
         """Ask the sites to give the job's test set to the unit that is to take over, and have that one get ready."""
         self._looked_ns = turn.now_ns
-        others = [unit for unit in view.verifiers if unit.node != self._state.sampled.unit]
+        others = [unit for unit in self.believed(view) if unit.node != self._state.sampled.unit]
         ready = [unit.node for unit in others if self._same(unit.node)]
         if others and not ready:
             why = "the same sample for a unit that stands by, should the one that measures be lost"
-            self._ask(turn, max(others, key=self._promised), why)
+            run_by = {unit.node: unit.operator for unit in view.verifiers}
+            by = run_by.get(self._state.sampled.unit or NodeId(""), "")
+            # One of another operator is a second opinion, too.
+            self.ask(turn, max(others, key=lambda one: (one.operator != by, self._promised(one))), why)
         elif ready:
             unit = max(ready, key=lambda node: self._prepared.get(node, 0))
             if self._prepared.get(unit, 0) < PREPARES:
@@ -94,10 +97,22 @@ class Measuring:
             self._order(turn, unit.node, model or self._state.head, self._given(unit.node), why)
             return True
         why = "no unit that has the test set answers"
-        missing = sorted(view.verifiers, key=self._promised, reverse=True)
-        if any(self._ask(turn, unit, why) for unit in missing) or not self._given_up(turn):
+        missing = sorted(self.believed(view), key=self._promised, reverse=True)
+        if any(self.ask(turn, unit, why) for unit in missing) or not self._given_up(turn):
             return False
         return self._measure_elsewhere(turn, view)
+
+    def believed(self, view: TrainingView) -> list[Verifier]:
+        """The units of a view but for those that others agree against, or that the owner leaves out."""
+        return [unit for unit in view.verifiers if unit.node not in self._state.opinions.barred]
+
+    def is_ready(self, unit: NodeId) -> bool:
+        """Whether a unit has the job's test set, or can fetch it now."""
+        return len(self._there(unit, self._given(unit))) == len(self._state.sampled.test_set)
+
+    def look_twice(self, turn: Turn, unit: NodeId, model: ArtifactId, why: str) -> None:
+        """Have a model that was measured before measured by another unit, on the same test set."""
+        self._desk.order(turn, "compare", unit, self._desk.evaluation(model, self._given(unit)), why)
 
     def waits(self, turn: Turn) -> bool:
         """Whether a unit may soon be able to measure: it is expected back, or samples are being made for it."""
@@ -128,12 +143,9 @@ class Measuring:
     def _with_test_set(self, turn: Turn, view: TrainingView) -> Verifier | None:
         """The unit that measures now: the one that did last, unless it rests after a loss and another is ready."""
         whole = len(self._state.sampled.test_set)
-        ready = [unit for unit in view.verifiers if len(self._there(unit.node, self._given(unit.node))) == whole]
-        return min(
-            ready,
-            key=lambda unit: (self._desk.cools(turn, unit.node), unit.node != self._state.sampled.unit),
-            default=None,
-        )
+        ready = [unit for unit in self.believed(view) if len(self._there(unit.node, self._given(unit.node))) == whole]
+        rather = self._state.opinions.rather or self._state.sampled.unit
+        return min(ready, key=lambda unit: (self._desk.cools(turn, unit.node), unit.node != rather), default=None)
 
     def _given(self, unit: NodeId) -> tuple[SampleRef, ...]:
         """What a unit was given of the job's test set."""
@@ -155,7 +167,7 @@ class Measuring:
         wanted = [one for one in self._state.sampled.test_set if one.dataset in unit.datasets]
         return float(sum(one.records for one in wanted))
 
-    def _ask(self, turn: Turn, unit: Verifier, why: str) -> bool:
+    def ask(self, turn: Turn, unit: Verifier, why: str) -> bool:
         """Order what a unit lacks of the job's test set. Whether anything of it is under way."""
         under_way = self._under_way(unit.node)
         for sample in self._state.sampled.test_set[: limits.SITES_PER_ORDER]:
@@ -178,7 +190,7 @@ class Measuring:
     def _given_up(self, turn: Turn) -> bool:
         """Whether no unit with the job's test set is waited for any longer: it is away, or who holds a sample that it
         has not fetched yet."""
-        units = {unit for unit, _ in self._state.sampled.given if self._same(unit)}
+        units = {unit for unit, _ in self._state.sampled.given if self._same(unit)} - self._state.opinions.barred
         return all(self._is_lost(turn, unit) for unit in units)
 
     def _is_lost(self, turn: Turn, unit: NodeId) -> bool:
@@ -191,7 +203,7 @@ class Measuring:
         """Order a measurement of the best model at the unit that has the largest other test set."""
         state = self._state
         model = next((one for one in (state.best, state.kept) if self._desk.reachable(one)), None)
-        found = {unit.node: self._there(unit.node, self._state.sampled.of(unit.node)) for unit in view.verifiers}
+        found = {unit.node: self._there(unit.node, self._state.sampled.of(unit.node)) for unit in self.believed(view)}
         unit = max(found, key=lambda node: _records(found[node]), default=None)
         if model is None or unit is None or _records(found[unit]) < LEAST_TEST:
             return False

@@ -20,7 +20,9 @@ from daitn.descriptors.request import Request
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
 
-Purpose = Literal["sample", "preflight", "records", "train", "aggregate", "verify", "agree", "seal", "unmask", "probe"]
+Purpose = Literal[
+    "sample", "preflight", "records", "train", "aggregate", "verify", "compare", "agree", "seal", "unmask", "probe"
+]
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
@@ -166,6 +168,22 @@ class OtherTestSet(JobRecord, frozen=True, kw_only=True, tag="other_test_set"):
     score: float
 
 
+class UnitsCompared(JobRecord, frozen=True, kw_only=True, tag="units_compared"):
+    """A model that one verification unit had measured was measured by a second one on the same records."""
+
+    model: ArtifactId
+    unit: NodeId
+    """Who measured it now."""
+    other: NodeId
+    """Who had measured it first."""
+    difference: str
+    """In which figure they differ beyond their joint interval; empty: in none."""
+    odd: NodeId | None = None
+    """The one unit that stands alone against others that agree: it is believed no more."""
+    lower: NodeId
+    """Of those that are believed, the one that thinks least of the model."""
+
+
 class ModelGone(JobRecord, frozen=True, kw_only=True, tag="model_gone"):
     """No site that holds this model came back in time, or none has it any more; the job goes on from an older one.
     `instead` is the head where only the updates of a round are gone."""
@@ -285,6 +303,7 @@ JOB_RECORDS = (
     RecordsGiven,
     ModelJudged,
     OtherTestSet,
+    UnitsCompared,
     ModelGone,
     HolderDropped,
     StepMeasured,

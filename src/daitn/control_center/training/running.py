@@ -21,6 +21,7 @@ from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
 from daitn.control_center.training.judging import Judging
 from daitn.control_center.training.masked_rounds import MaskedRounds
 from daitn.control_center.training.measuring import Measuring
+from daitn.control_center.training.opinions import Opinions
 from daitn.control_center.training.records import (
     ModelGone,
 )
@@ -29,7 +30,7 @@ from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.turn import Turn
-from daitn.decision.keeping import judge_model
+from daitn.decision.keeping import meets
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import datasets
 from daitn.decision.stalling import stalled
@@ -65,6 +66,7 @@ class Running:
         self.judging = Judging(desk, self.measuring, self.tracing)
         self.routes = RouteDesk(desk)
         self._clearing = Clearing(desk)
+        self.opinions = Opinions(desk, self.measuring)
         self._spending = Spending(desk.state)
         self._choosing = Choosing(desk, self.routes, self._spending)
         self._averages = Averages(desk)
@@ -73,20 +75,18 @@ class Running:
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
-        state = self.state
-        judgement = judge_model(state.request.targets, state.untrained, state.best_score, state.untrained)
         self._desk.enter(turn, Phase.RUNNING, "started")
-        if judgement.met and state.visits == 0:
-            self._ending.finish(
-                turn, met=True, why="the submitted model meets all targets already; nothing was trained"
-            )
 
     def run(self, turn: Turn) -> None:
         """Order the method's next steps, or end what is reached or spent."""
         state = self.state
         assert state.plan is not None
-        if state.met:
-            self._ending.finish(turn, met=True, why="all targets are reached")
+        if state.met or (state.visits == 0 and meets(state.request.targets, state.untrained)):
+            if not self.opinions.wanted(turn):
+                why = "all targets are reached"
+                if not state.visits:
+                    why = "the submitted model meets all targets already; nothing was trained"
+                self._ending.finish(turn, met=True, why=f"{why}; {self.opinions.said()}")
             return
         if state.lost_in_row >= TRIES_MOST:
             self._ending.end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost, the last: {state.last_loss}")
@@ -95,6 +95,8 @@ class Running:
             return
         self._stragglers.look(turn)
         if not state.under_way() and not state.trail.searched and state.head not in state.made.doubted:
+            if self.opinions.look(turn):
+                return
             self._clearing.look(turn, lambda: self._stalled(turn))
         spent = self._spent(turn)
         if spent and not state.masks.stage:
