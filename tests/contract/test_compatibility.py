@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.builders import make_candidate, make_package, make_request, make_view
+from tests.builders import changed, make_candidate, make_package, make_request, make_view
 
 from daitn.decision.counter_offer import find_counter_offer
 from daitn.decision.feasibility import Known, judge
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import Hyperparameters, Request, SecureAggregation
-from daitn.learning.methods import METHODS
+from daitn.learning.methods import METHODS, splits
 from daitn.learning.methods.compatibility import OPTIONS, conflicts, matrix
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -22,7 +22,9 @@ ASKED = {
     "optimizer": Hyperparameters(optimizer="momentum"),
     "average_steps": Hyperparameters(average_steps=10),
 }
-VIEW = make_view(make_candidate("s1"), make_candidate("s2"), make_candidate("s3"))
+SITES = tuple(make_candidate(name) for name in ("s1", "s2", "s3"))
+VIEW = make_view(*SITES)
+CUT = make_view(*(changed(site, split=True, compute_node="lab") for site in SITES))
 
 
 def asking(option: str, method: str) -> Request:
@@ -32,7 +34,7 @@ def asking(option: str, method: str) -> Request:
 
 
 def refusals(request: Request) -> list[str]:
-    judged = judge(VIEW, request, make_package(), Known())
+    judged = judge(CUT if splits(request.method) else VIEW, request, make_package(), Known())
     return [one.what for one in judged.conditions if not one.met and one.code is ReasonCode.METHOD]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.meeting import Place, play
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
@@ -18,42 +17,6 @@ from daitn.artifacts.manifest import Cursor  # noqa: E402
 from daitn.base.ids import DataSetId  # noqa: E402
 from daitn.learning.numerics.exchange import PartnerError  # noqa: E402
 from daitn.learning.numerics.lockstep import GradientError, Lockstep, weighted_mean  # noqa: E402
-
-
-class Meeting:
-    """An exchange in memory between threads. `tamper` may change what one member gives, by rank and tag."""
-
-    def __init__(self, members: int, tamper: Callable[[int, str, dict[str, Any]], dict[str, Any]] | None = None):
-        self.members = members
-        self.tamper = tamper
-        self.given: dict[tuple[str, int], dict[str, Any]] = {}
-        self.changed = threading.Condition()
-        self.broken = False
-
-    def place(self, rank: int) -> Place:
-        return Place(self, rank)
-
-
-class Place:
-    def __init__(self, meeting: Meeting, rank: int) -> None:
-        self._meeting = meeting
-        self.rank = rank
-        self.members = meeting.members
-
-    def exchange(self, tag: str, tensors: Mapping[str, Any], *, alike: bool = False) -> tuple[dict[str, Any], ...]:
-        assert alike
-        mine = {name: array.copy() for name, array in tensors.items()}
-        if self._meeting.tamper is not None:
-            mine = self._meeting.tamper(self.rank, tag, mine)
-        meeting = self._meeting
-        wanted = [(tag, rank) for rank in range(self.members)]
-        with meeting.changed:
-            meeting.given[(tag, self.rank)] = mine
-            meeting.changed.notify_all()
-            meeting.changed.wait_for(lambda: meeting.broken or all(one in meeting.given for one in wanted), 20)
-        if not all(one in meeting.given for one in wanted):
-            raise PartnerError(1 - self.rank, "a partner broke")
-        return tuple(meeting.given[one] for one in wanted)
 
 
 class Net(nn.Module):
@@ -73,28 +36,6 @@ class Net(nn.Module):
     def forward(self, x: Any) -> Any:
         scale = self.wide.sum().float() * self.short.float().sum()
         return self.b(torch.tanh(self.norm(self.a(x)))) * scale
-
-
-def play(members: int, work: Callable[[int, Place], Any], tamper: Any = None) -> list[Any]:
-    """Run one member per thread; what each returned or raised."""
-    meeting = Meeting(members, tamper)
-    found: list[Any] = [None] * members
-
-    def run(rank: int) -> None:
-        try:
-            found[rank] = work(rank, meeting.place(rank))
-        except (PartnerError, GradientError) as error:
-            found[rank] = error
-            with meeting.changed:
-                meeting.broken = True
-                meeting.changed.notify_all()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(members)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
 
 
 def steps(rank: int, place: Place, count: int = 5, records: tuple[int, ...] = (10, 30, 7), loss: Any = None) -> Any:

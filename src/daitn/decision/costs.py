@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.descriptors.view import Candidate
 
@@ -16,6 +17,9 @@ EXCHANGE_S: Final = 0.005
 WARM_S: Final = 2.5
 """Seconds to start a sandboxed child, once per site and job: nearly all of it is importing torch."""
 
+SPLIT_BATCH: Final = 32
+"""Records of a batch for which a step of split learning is estimated before one was made."""
+
 BATCH_S: Final = 0.005
 """Assumed seconds per batch before a preflight measured any."""
 
@@ -24,6 +28,9 @@ def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
     """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""
     if candidate.batch_s is not None:
         return candidate.batch_s
+    if candidate.split and preflight is not None and preflight.cuts and preflight.batch_seconds > 0:
+        chosen = choose_cut(preflight.cuts, candidate, SPLIT_BATCH, preflight.batch_seconds, preflight.unit_flops)
+        return BATCH_S if chosen is None else chosen.step_s
     if preflight is not None and preflight.batch_seconds > 0:
         ratio = preflight.unit_flops / candidate.flops if candidate.flops > 0 and preflight.unit_flops > 0 else 1.0
         return preflight.batch_seconds * min(100.0, max(0.01, ratio))

@@ -11,6 +11,7 @@ from typing import Final
 
 from daitn.base import limits
 from daitn.decision.costs import EXCHANGE_S, WARM_S, verification_seconds, visit_joules, visit_price, visit_seconds
+from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
@@ -21,6 +22,7 @@ from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
+from daitn.descriptors.work import Training
 from daitn.learning.methods import FIRST_CHOICE, METHODS, usual_method
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
@@ -63,6 +65,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     else:
         rejected.append(f"{_AVERAGING}: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
+    rejected.append(f"split: every step waits for another site and shows it activations; {_said_of_speed(view)}")
     rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
@@ -104,6 +107,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     prices = [visit_price(one, training.batches, package.total_bytes, preflight) for one in computes.values()]
     joules = [visit_joules(one, training.batches, preflight) for one in computes.values()]
     fewest = len(sites) if method.parallel else visits_low
+    crossed = _crossed_bytes(view, preflight, training)
     price_low, price = _in_all(prices, fewest, visits)
     joules_low, energy_joules = _in_all(joules, fewest, visits)
     checks = -(-rounds // verify_every)
@@ -112,7 +116,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     expected = Expectation(
         seconds_low=least,
         seconds=max(least, WARM_S * (1 + len(sites)) + rounds * round_s + checks * check_s),
-        transfer_bytes=package.total_bytes * (visits * moves + checks) + round(exchanged * visits),
+        transfer_bytes=package.total_bytes * (visits * moves + checks) + round((exchanged + crossed) * visits),
         visits=visits,
         price=price,
         price_low=price_low,
@@ -149,11 +153,13 @@ def _secured(request: Request) -> tuple[Choice, ...]:
 def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> ValiditySought | None:
     """The problem whose solution are the ranges of facts within which a choice of this plan's rule stands.
 
-    None for methods without a route, for rules that plan beside the turn (their plans say it themselves), and for views
-    of more than `VALIDITY_MOST` candidates.
+    None for methods without a route or that cut the model, for rules that plan beside the turn (their plans say it
+    themselves), and for views of more than `VALIDITY_MOST` candidates.
     """
     method = METHODS[plan.method]
-    if not isinstance(method, Sequential) or RULES[method.rule].meanwhile or len(view.candidates) > VALIDITY_MOST:
+    if not isinstance(method, Sequential) or method.split or RULES[method.rule].meanwhile:
+        return None
+    if len(view.candidates) > VALIDITY_MOST:
         return None
     records = plan.training.batches * plan.training.batch_size
     return ValiditySought(view=view, rule=RULES[method.rule], seen=seen, records_per_visit=records, stop=stop)
@@ -170,6 +176,25 @@ def _in_all(each: Sequence[float | None], fewest: int, visits: int) -> tuple[flo
 def _exchanged_bytes(package: PackageFacts, batches: int, members: int, method: Method) -> float:
     """What one member of a group sends and takes in a visit: gradients, which are as large as the model."""
     return float(2 * batches * package.payload_bytes * max(0, members - 1)) if method.exchanges else 0.0
+
+
+def _crossed_bytes(view: TrainingView, preflight: Preflight | None, training: Training) -> float:
+    """Activations and gradients that cross in one visit of a typical candidate, both ways, where the model is cut."""
+    places = [one for one in best_computes(view).values() if one.split]
+    if not places or preflight is None or not preflight.cuts:
+        return 0.0
+    size = training.batch_size
+    chosen = [
+        choose_cut(preflight.cuts, one, size, preflight.batch_seconds, preflight.unit_flops) for one in places
+    ]  # fmt: skip
+    crossing = [one.cut.record_bytes for one in chosen if one is not None]
+    return sum(crossing) / len(crossing) * size * training.batches
+
+
+def _said_of_speed(view: TrainingView) -> str:
+    """How the slowest site with data compares with the fastest: what a cut could gain at most."""
+    flops = [candidate.flops for candidate in view.candidates if candidate.flops > 0]
+    return f"the slowest site here has {min(flops) / max(flops):.2f} of the fastest one's speed" if flops else "no site"
 
 
 def _verify_every(visit_s: float, check_s: float, evaluations_left: int, rounds: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from daitn.descriptors.contract import DataContract
+from daitn.descriptors.splitting import CutCost
 from daitn.descriptors.work import CurvePoint, Measurement
 
 
@@ -53,3 +54,5 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     probe: ProbePoint | None = None
     probed: bool = False
     """Whether a probe was made or could not be: there is no further one."""
+    cuts: tuple[CutCost, ...] | None = None
+    """Where the model could be cut for split learning; empty: nowhere; None: it was not looked for."""

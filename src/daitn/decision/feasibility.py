@@ -26,7 +26,7 @@ from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
-from daitn.learning.methods import METHODS
+from daitn.learning.methods import METHODS, splits
 from daitn.learning.methods.compatibility import conflicts
 from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
 
@@ -112,7 +112,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
     predictions = predict(view, request, preflight, ahead)
     conditions = [
         *_policy(view, request),
-        *_method(view, request),
+        *_method(view, request, preflight),
         *_options(request, plan),
         *_hiding(view, request, plan),
         *_resources(view, request, package, plan, known.elapsed_s, slots),
@@ -173,7 +173,7 @@ def _policy(view: TrainingView, request: Request) -> list[Condition]:
     return conditions
 
 
-def _method(view: TrainingView, request: Request) -> list[Condition]:
+def _method(view: TrainingView, request: Request, preflight: Preflight | None) -> list[Condition]:
     if not request.method:
         return []
     method = METHODS.get(request.method)
@@ -184,11 +184,25 @@ def _method(view: TrainingView, request: Request) -> list[Condition]:
         nodes = {candidate.compute_node for candidate in view.candidates}
         wanted, said = "two sites that compute", f"{len(nodes)}"
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", wanted, said, met=len(nodes) > 1)]
+    if splits(request.method):
+        return _cutting(view, request, preflight)
     if method.aggregates:
         there = bool(view.aggregators)
         available = view.aggregators[0].node if there else "none reachable"
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", "an aggregator", available, met=there)]
     return []
+
+
+def _cutting(view: TrainingView, request: Request, preflight: Preflight | None) -> list[Condition]:
+    """Split learning: a pair of sites to cut the model between, and a place in its graph to cut it at."""
+    pairs = len({candidate.dataset for candidate in view.candidates if candidate.split})
+    what, wanted = f"method {request.method!r}", "a data set and a compute site that its policy gives activations to"
+    found = [_said(ReasonCode.METHOD, what, wanted, f"{pairs} data sets with one", met=pairs > 0)]
+    if preflight is not None and preflight.cuts is not None and not preflight.fault:
+        count = len(preflight.cuts)
+        wanted = "a graph that a batch passes once, with places to cut it at"
+        found.append(_said(ReasonCode.METHOD, f"{what}: cuts", wanted, f"{count} found", met=count > 0))
+    return found
 
 
 def _options(request: Request, plan: Plan) -> list[Condition]:

@@ -74,7 +74,7 @@ def probe_site(view: TrainingView, request: Request, package: PackageFacts, pref
         still_s = visit_seconds(place, 0, package.total_bytes, preflight)
         fit = int((seconds - still_s) / max(1e-6, batch_seconds(place, preflight)))
         batches = min(STEPS_MOST, fit)
-        if place.streamed or batches < STEPS_LEAST:
+        if place.streamed or place.split or batches < STEPS_LEAST:
             continue
         (gap,), _ = label_gaps(view, [name])
         site = ProbeSite(DataSetId(name), place.compute_node, batches, gap)

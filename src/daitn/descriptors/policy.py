@@ -29,6 +29,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Training methods allowed at this data."""
     raw_records: Literal["stay", "trust-zone"] = "stay"
     """Whether records may stream to a compute site; `trust-zone`: only to `compute_operators`."""
+    activations: Literal["stay", "trust-zone"] = "stay"
+    """Whether what the first layers of a model make of records may be given to a compute site, and gradients be taken
+    from it (split learning); `trust-zone`: only to `compute_operators`."""
     compute_operators: tuple[str, ...] = ()
     """Operators of compute sites in the trust zone."""
     sample_frac: Frac = 0.0
@@ -70,6 +73,7 @@ class PolicySummary(msgspec.Struct, frozen=True, kw_only=True):
     verification_operators: tuple[str, ...]
     signers: tuple[str, ...]
     cache_activations: Literal["job", "keep", "no"] = "job"
+    activations: Literal["stay", "trust-zone"] = "stay"
 
 
 class PolicyFault(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +91,9 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     purpose: Name
     method: str
     signer: str
-    kind: Literal["train", "records", "sample"]
-    """Train at the data; stream records to `operator`'s compute site; give a sample to `operator`'s unit."""
+    kind: Literal["train", "records", "sample", "split"]
+    """Train at the data; stream records to `operator`'s compute site; give a sample to `operator`'s unit; train at the
+    data with the middle of the model at `operator`'s compute site."""
     operator: str = ""
 
 
@@ -114,6 +119,11 @@ def check_use(policy: Policy | PolicySummary, use: Use) -> tuple[PolicyFault, ..
     if use.kind == "records":
         if policy.raw_records == "stay":
             faults.append(PolicyFault(rule="raw_records", asked="stream to a compute site", allowed="stay"))
+        else:
+            expect("compute_operators", policy.compute_operators, use.operator)
+    if use.kind == "split":
+        if policy.activations == "stay":
+            faults.append(PolicyFault(rule="activations", asked="give them to a compute site", allowed="stay"))
         else:
             expect("compute_operators", policy.compute_operators, use.operator)
     if use.kind == "sample":

@@ -24,6 +24,7 @@ from daitn.descriptors.masked import (
     UnmaskWork,
     answers_mask_work,
 )
+from daitn.descriptors.splitting import CUTS_MOST, CutCost, Split
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -115,12 +116,29 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """What those of this data set were like when it was last trained on; None: nothing is known yet."""
     masking: Masking | None = None
     """How the update is hidden from whoever adds it up; None: the trained model itself is handed on."""
+    split: Split | None = None
+    """How the model is cut between the two members of the group; None: each member trains all of it."""
 
     def __post_init__(self) -> None:
+        if self.split is not None:
+            if self.group is None or len(self.group.members) != 2 or self.split.begin >= self.split.end:
+                raise ValueError("a model is split between the two members of a group, from one node to a later one")
+            if self.records is not None or self.training.average_steps or self.training.control_variates:
+                raise ValueError("a split model is trained on records that are there, as it is")
         if self.masking is not None and (self.group is not None or self.training.control_variates):
             raise ValueError("an update is masked that partners or control variates would show")
         if not self.training.control_variates and (self.shared_control or self.own_control):
             raise ValueError("control variates are given to training that does not use them")
+
+    @property
+    def held_here(self) -> bool:
+        """Whether the data set is one of the node's own."""
+        return self.records is None and not self.is_middle
+
+    @property
+    def is_middle(self) -> bool:
+        """Whether it is the middle of a model whose other parts are trained where the data set is."""
+        return self.split is not None and self.group is not None and self.group.rank == 1
 
     def models_in(self) -> tuple[ArtifactId, ...]:
         """All that has to be at the site besides records, the model first."""
@@ -152,6 +170,8 @@ class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """What the trial measures: what the targets speak of."""
     trial_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
     """Seconds the trial may take; it makes itself as short as that."""
+    cuts: bool = False
+    """Preflight: also look where the model could be cut for split learning, and what each cut would cost."""
 
 
 class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,6 +324,8 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     """Preflight: seconds for one training batch here."""
     curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
     """Preflight: the trial's figures, by records learnt from, untrained first; empty where there was none."""
+    cuts: Annotated[tuple[CutCost, ...], msgspec.Meta(max_length=CUTS_MOST)] = ()
+    """Preflight: where the model could be cut, where that was asked for; empty where it cannot be."""
 
 
 class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):

@@ -118,12 +118,15 @@ class ChildPool:
 
         `control`: where the data set's control variate is written, where it is trained with one.
         """
-        key = ChildKey(job, "train", work.dataset if work.records is None else f"{work.dataset} {work.records}")
+        held = work.dataset if work.held_here else f"{work.dataset} {work.records or 'activations'}"
+        key = ChildKey(job, "train", held)
         slot = self._slot(key)
         async with slot.lock:
             if work.records is not None:
                 records, descriptors = self._open_records([(work.dataset, work.records)])
                 setup = msgspec.structs.replace(_setup(manifest, parts, self._threads, work.seed), records=records)
+            elif not work.held_here:
+                setup, descriptors = _setup(manifest, parts, self._threads, work.seed), []
             else:
                 setup, descriptors = self._table_setup(manifest, parts, work.dataset, work.seed), []
             try:

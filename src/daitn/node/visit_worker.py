@@ -254,13 +254,13 @@ class VisitWorker:
         manifest, parts = await self._arrivals.model(order, work.model)
         table: Path | None = None
         vectors: Path | None = None
-        if work.records is None:
+        if work.held_here:
             name = work.dataset.partition("/")[2]
             self._check_source(name)
             version, table = self._shelf.entry(name).version, self._shelf.path(name)
             vectors = await self._activations.ensure(name, parts["contract"], order.job)
-        else:
-            version = self._store.manifest(work.records).lineage.data_version
+        else:  # of a data set whose activations come to this node, it knows no version
+            version = "" if work.records is None else self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
         exchanged = 0
         with (
@@ -367,6 +367,7 @@ class VisitWorker:
             overfits=numbers.overfits,
             batch_seconds=numbers.batch_seconds,
             curve=numbers.curve,
+            cuts=numbers.cuts,
         )
 
     def _progressed(self, order: VisitOrder) -> Callable[[Progressed], None]:

@@ -270,9 +270,11 @@ def _say_work(work: Work, where: str, names: Names) -> str:
                 streamed += ", gradients corrected" if known else ", gradients not corrected yet"
             if work.masking is not None:
                 streamed += f", update masked among {len(work.masking.sealed)}"
+            if work.is_middle:
+                streamed += " that stays where it is: the middle of the model"
             if group is not None:
                 others = ", ".join(names(member.node) for _, member in group.others())
-                streamed += f", in lock step with {others}"
+                streamed += f", in lock step with {others}" if work.split is None else f", cut between it and {others}"
             return (
                 f"train {wording.short(model)} at {where} on {dataset}{streamed}: {training.batches} batches of "
                 f"{training.batch_size} ({training.optimizer}, learning rate {training.learning_rate:g})"

@@ -9,6 +9,7 @@ from typing import Final
 from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
+from daitn.descriptors.splitting import CutCost
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -26,6 +27,12 @@ from daitn.scenario.spec import Scenario
 from daitn.simulation.learner import Learner, control_name
 from daitn.simulation.masking import SimulatedMasks
 from daitn.wire.center_tools import VisitOrder
+
+CUTS: Final = (
+    CutCost(begin=1, end=3, middle_frac=0.4, up_bytes=400.0, down_bytes=400.0),
+    CutCost(begin=1, end=5, middle_frac=0.8, up_bytes=400.0, down_bytes=100.0),
+)
+"""Where a simulated model can be cut."""
 
 TRIAL_STEPS: Final = 240
 """As many as a real trial makes where time allows (`learning.numerics.trial_extent`)."""
@@ -81,6 +88,7 @@ class SimulatedWork:
                     seconds=seconds,
                     overfits=True if preflight else None,
                     batch_seconds=0.01,
+                    cuts=CUTS if order.work.cuts else (),
                     curve=self._curve(model, held_out, order.work),
                 )
             case AgreeWork() | SealWork() | UnmaskWork() as work:
@@ -124,7 +132,8 @@ class SimulatedWork:
         work = order.work
         assert isinstance(work, TrainWork)
         records = work.training.batches * work.training.batch_size
-        parts = [(member.dataset, self.labels_of(member.dataset), records) for member in group.members]
+        readers = group.members if work.split is None else group.members[:1]
+        parts = [(member.dataset, self.labels_of(member.dataset), records) for member in readers]
         trained = self._learner.train_together(work.model, parts, odd=order.visit if differs else "")
         self._artifacts[node].add(trained)
         return TrainOutcome(

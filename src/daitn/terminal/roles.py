@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from daitn.base.ids import DataSetId, JobId, NodeId
 from daitn.base.units import NS_PER_S
@@ -16,6 +16,9 @@ from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.policy import Policy, PolicyFault, Use, check_use
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
 from daitn.wire.center_tools import VisitOrder, Warrant
+
+UseKind = Literal["train", "records", "sample", "split"]
+"""See `descriptors.policy.Use`."""
 
 DAY_NS: Final = 86_400 * NS_PER_S
 
@@ -41,7 +44,9 @@ class DataNode:
         self.policies = dict(policies)
         self._taken: dict[DataSetId, deque[int]] = {}
 
-    def judge_use(self, dataset: DataSetId, warrant: Warrant, kind: str, operator: str = "") -> tuple[PolicyFault, ...]:
+    def judge_use(
+        self, dataset: DataSetId, warrant: Warrant, kind: UseKind, operator: str = ""
+    ) -> tuple[PolicyFault, ...]:
         """Every rule against this use of one data set."""
         policy = self.policies.get(dataset)
         if policy is None:
@@ -51,7 +56,7 @@ class DataNode:
             purpose=warrant.purpose,
             method=warrant.method,
             signer=warrant.signer,
-            kind="train" if kind == "train" else "records" if kind == "records" else "sample",
+            kind=kind,
             operator=operator,
         )
         return check_use(policy, use)
@@ -64,10 +69,11 @@ class DataNode:
         """Faults of an order that touches data held here: every rule of the policy, and with `now_ns` how often it was
         used within a day."""
         match order.work:
-            case TrainWork(records=None, dataset=dataset):
-                faults = self.judge_use(dataset, order.warrant, "train")
-            case ShareWork(dataset=dataset, kind=kind, receiver_operator=operator):
-                faults = self.judge_use(dataset, order.warrant, kind, operator)
+            case TrainWork(dataset=dataset, split=split) as work if work.held_here:
+                kind: UseKind = "train" if split is None else "split"
+                faults = self.judge_use(dataset, order.warrant, kind, "" if split is None else split.operator)
+            case ShareWork(dataset=dataset, kind=shared, receiver_operator=operator):
+                faults = self.judge_use(dataset, order.warrant, shared, operator)
             case _:
                 return ()
         policy = self.policies.get(dataset)
@@ -124,10 +130,10 @@ class Roles:
         """Every reason against an order: role missing, policy, uses of the day or evaluations used up."""
         faults: list[PolicyFault] = []
         match order.work:
-            case TrainWork(records=records):
+            case TrainWork() as work:
                 if not self.computes:
                     faults.append(_fault("role", "compute", self._names()))
-                if records is None:
+                if work.held_here:
                     faults += self._judge_data(order, now_ns)
             case ShareWork():
                 faults += self._judge_data(order, now_ns)
@@ -169,7 +175,9 @@ class Roles:
 def held_data(order: VisitOrder) -> DataSetId | None:
     """The data set at this node that an order uses."""
     match order.work:
-        case TrainWork(records=None, dataset=dataset) | ShareWork(dataset=dataset):
+        case TrainWork(dataset=dataset) as work:
+            return dataset if work.held_here else None
+        case ShareWork(dataset=dataset):
             return dataset
         case _:
             return None

@@ -21,8 +21,10 @@ from daitn.descriptors.policy import Use, check_use
 from daitn.descriptors.request import Budget, Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
+from daitn.learning.methods import splits
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
 from daitn.topology.relevance import relevance_shares
+from daitn.topology.split_pairs import cut_between, partners_for
 
 TRUST_LEAST: Final = 0.4
 """Sites trusted less are left out while others serve: three lost visits, two harmful ones or one refuted claim of a
@@ -134,6 +136,8 @@ def _judge(
     if refusals:
         text = "; ".join(f"{fault.rule}: asked {fault.asked!r}, allowed {fault.allowed}" for fault in refusals)
         return _exclude(data, ReasonCode.POLICY, text)
+    if splits(asker.method) and data.policy.activations == "stay":
+        return _exclude(data, ReasonCode.POLICY, "activations: asked to give them to a compute site, allowed stay")
     if not knowledge.usable(facts, now_ns):
         age = knowledge.age_s(facts, now_ns)
         return _exclude(data, ReasonCode.NO_DATA, f"site not reachable, last heard of {age:.0f} s ago")
@@ -192,7 +196,10 @@ def make_training_view(
                 excluded.append(exclusion)
                 continue
             usable.append((facts, data))
-            computes, why = _computes_for(knowledge, facts, data, request, now_ns)
+            if splits(asker.method):
+                computes, why = partners_for(knowledge, facts, data, now_ns)
+            else:
+                computes, why = _computes_for(knowledge, facts, data, request, now_ns)
             if not computes:
                 excluded.append(_exclude(data, ReasonCode.NO_COMPUTE, why))
                 continue
@@ -200,9 +207,11 @@ def make_training_view(
             if not roomy:
                 excluded.append(_without_room(data, computes, asker))
             for compute in roomy:
-                candidates.append(_candidate(knowledge, facts, data, compute, contract, measured_batch_s, now_ns))
+                found = _candidate(knowledge, facts, data, compute, contract, measured_batch_s, now_ns)
+                candidates.append(cut_between(found, knowledge, facts, compute) if splits(asker.method) else found)
     if resting:
-        awake = [candidate for candidate in candidates if candidate.compute_node not in resting]
+        awake = [one for one in candidates if one.compute_node not in resting]
+        awake = [one for one in awake if not one.split or one.data_node not in resting] or awake
         candidates = awake or candidates
     candidates, distrusted = _without_distrusted(candidates)
     candidates, unstated = _stating(candidates, request.budget)

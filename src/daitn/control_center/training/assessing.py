@@ -27,6 +27,7 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import EvaluateOutcome
+from daitn.learning.methods import splits
 
 
 class Assessing:
@@ -131,5 +132,6 @@ class Assessing:
             evaluate_seconds=outcome.seconds,
             test_records=max((one.records for one in outcome.measurements), default=0),
             curve=outcome.curve,
+            cuts=outcome.cuts if splits(self.state.request.method) else None,
         )
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))

@@ -227,12 +227,14 @@ class JobMachine:
         turn.record(VisitLost(job=state.job, at_ns=turn.now_ns, visit=visit, why=why, blame=blame))
         if lacking is not None and lacking.artifact in inputs_of(ordered.work):
             self._desk.drop_holders(turn, lacking)
-        if blame in ("unavailable", "peer", "bug", "no-room", "not-held"):
+        middle = isinstance(ordered.work, TrainWork) and ordered.work.is_middle
+        if blame in ("unavailable", "peer", "bug", "no-room", "not-held") or (middle and blame == "policy"):
             rest_ns = turn.now_ns + seconds_to_ns(REST_PATIENCES * self._desk.config.patience_s)
             self._desk.knowledge.rest(ordered.node, rest_ns)
         if blame in ("unavailable", "peer", "bug"):
             self._desk.found(turn, ordered.node, Evidence.BROKEN, f"{ordered.purpose} of job {state.job} lost: {why}")
-        if isinstance(ordered.work, TrainWork | ShareWork | AgreeWork) and ordered.purpose != "sample":
+        trains = isinstance(ordered.work, TrainWork | ShareWork | AgreeWork) and not middle
+        if isinstance(ordered.work, TrainWork | ShareWork | AgreeWork) and trains and ordered.purpose != "sample":
             dataset = ordered.work.dataset
             harmful = state.harm.get(dataset, 0) >= HARM_MOST
             if (blame == "policy" or harmful) and dataset not in state.barred:

@@ -47,7 +47,7 @@ from daitn.descriptors.work import (
     Training,
     Work,
 )
-from daitn.learning.methods import usual_method
+from daitn.learning.methods import splits, usual_method
 from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
@@ -257,6 +257,7 @@ class JobDesk:
             trial=trial,
             trial_measurements=targets if trial is not None else (),
             trial_s=trial_seconds(state.request.deadline_s),
+            cuts=preflight and splits(state.request.method),
         )
 
     def reachable(self, artifact: ArtifactId) -> bool:

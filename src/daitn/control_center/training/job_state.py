@@ -13,6 +13,7 @@ import msgspec
 
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
+from daitn.control_center.training.agreed_rounds import note_agreed
 from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
@@ -195,7 +196,8 @@ class JobState:
             case VisitLost():
                 note_lost(self, record)
             case GroupAgreed():
-                self._agreed(record)
+                note_agreed(self)
+                self.advance_head(record.model)
             case GroupLost() | MaskedRoundLost():
                 note_round_lost(self, record)
             case SampleGiven(unit=unit, sample=sample):
@@ -311,15 +313,6 @@ class JobState:
                 pass
         if not self.is_beside(ordered):
             self.lost_in_row = 0
-
-    def _agreed(self, record: GroupAgreed) -> None:
-        for work, outcome in self.group.values():
-            self.seen.append((work.dataset, outcome.batches * work.training.batch_size))
-            self.visits_since_gain[work.dataset] += 1
-        self.group.clear()
-        self.left_out.clear()
-        self.lost_in_row = 0
-        self.advance_head(record.model)
 
     @property
     def aggregates(self) -> bool:

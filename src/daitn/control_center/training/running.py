@@ -246,7 +246,7 @@ class Running:
     def _train(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> None:
         train = self._work(turn, view, model, stop)
         if train is not None:
-            self._desk.order(turn, "train", stop.compute_node, train, stop.why)
+            self._groups.order_stop(turn, view, stop, train)
             if (plan := self.state.plan) is not None:
                 self._desk.seek_validity(turn, plan, view, self.routes.seen(turn, view), stop)
             self._warm_next(turn, view, stop)
@@ -293,7 +293,7 @@ class Running:
         state = self.state
         assert state.plan is not None
         method = METHODS[state.plan.method]
-        if not isinstance(method, Sequential):
+        if not isinstance(method, Sequential) or method.split:
             return
         records = state.plan.training.batches * state.plan.training.batch_size
         after = self.routes.ordered(turn, RULES[method.rule], view, stop, records)

@@ -8,7 +8,7 @@ buffers keep the owner's names, so optimizers, checkpoints and adapters find wha
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -37,6 +37,7 @@ from daitn.artifacts.graph_schema import (
     Node,
     NodeRef,
     ParameterRef,
+    Reference,
     Several,
     Size,
     Sub,
@@ -79,8 +80,7 @@ class RebuiltModule(torch.nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Named outputs for named inputs; InputError where an input does not fit its declaration."""
-        sizes = self._sizes(inputs)
-        tensors = [getattr(owner, leaf) for owner, leaf in self._slots]
+        sizes, tensors = self._sizes(inputs), tensors_of(self)
         ordered = [inputs[port.name] for port in self._pair.inputs]
         results = self._graphs[self.training](ordered[0].device, *sizes, *ordered, *tensors)
         outputs = (self._pair.train if self.training else self._pair.eval).outputs
@@ -129,6 +129,21 @@ class RebuiltModule(torch.nn.Module):
         self._slots.append((owner, leaf))
 
 
+def tensors_of(module: RebuiltModule) -> list[torch.Tensor]:
+    """Parameters, then buffers, in the pair's order, as they are now: a function, since tensors may have any name."""
+    return [getattr(owner, leaf) for owner, leaf in module._slots]
+
+
+def sizes_of(module: RebuiltModule, inputs: Mapping[str, torch.Tensor]) -> list[int]:
+    """The sizes of the dimensions, in the pair's order, read off the inputs; InputError where these do not fit."""
+    return module._sizes(inputs)
+
+
+def training_graph(module: RebuiltModule) -> torch.fx.GraphModule:
+    """The graph that the module computes in training: takes the device, sizes, inputs and tensors."""
+    return module._graphs[True]
+
+
 def rebuild(pair: GraphPair, tensors: Mapping[str, torch.Tensor]) -> RebuiltModule:
     """The model of a graph pair with `tensors` by name, in training mode.
 
@@ -166,29 +181,30 @@ def _refuse_taken(owner: torch.nn.Module, part: str, name: str) -> None:
 
 def _to_fx(pair: GraphPair, graph: Graph) -> torch.fx.GraphModule:
     """One graph as an FX module: takes the device, sizes, inputs, parameters and buffers; returns outputs in order."""
-    builder = _Builder(pair)
+    builder = GraphBuilder(pair)
     for index, node in enumerate(graph.nodes):
         try:
-            builder.add(node)
+            builder.add(index, node)
         except PeerError as error:
             raise PeerError(f"{graph.mode.value} graph, node {index} ({node.operator}): {error.what}") from None
-    return builder.finish(graph)
+    return builder.finish([output.value for output in graph.outputs])
 
 
-class _Builder:
-    """Grows an FX graph node by node."""
+class GraphBuilder:
+    """Grows an FX graph node by node: a whole graph of a pair, or a part of one."""
 
-    def __init__(self, pair: GraphPair) -> None:
+    def __init__(self, pair: GraphPair, given: Sequence[int] = ()) -> None:
+        """`given`: numbers of nodes whose results are passed in, last, instead of being computed."""
         self._fx = torch.fx.Graph()
         self._here = self._fx.placeholder("device")
         self._sizes = {entry.name: self._fx.placeholder(f"size_{i}") for i, entry in enumerate(pair.dimensions)}
         self._inputs = [self._fx.placeholder(f"input_{i}") for i in range(len(pair.inputs))]
         self._parameters = [self._fx.placeholder(f"parameter_{i}") for i in range(len(pair.parameters))]
         self._buffers = [self._fx.placeholder(f"buffer_{i}") for i in range(len(pair.buffers))]
-        self._nodes: list[torch.fx.Node] = []
+        self._nodes = {number: self._fx.placeholder(f"value_{number}") for number in given}
 
-    def add(self, node: Node) -> None:
-        """Append one node."""
+    def add(self, number: int, node: Node) -> None:
+        """Append node `number` of the graph."""
         arguments = tuple(self._argument(argument) for argument in node.arguments)
         named = {entry.name: self._argument(entry.value) for entry in node.named}
         target = _resolve(node.operator)
@@ -196,11 +212,11 @@ class _Builder:
             _check_call(target, len(arguments), set(named))
         if not node.gradient and node.operator != GETITEM:
             target, arguments = _without_gradient, (target, *arguments)
-        self._nodes.append(self._fx.call_function(target, arguments, named))
+        self._nodes[number] = self._fx.call_function(target, arguments, named)
 
-    def finish(self, graph: Graph) -> torch.fx.GraphModule:
-        """The module; FX frees each intermediate result after its last use."""
-        self._fx.output(tuple(self._argument(output.value) for output in graph.outputs))
+    def finish(self, results: Sequence[Reference]) -> torch.fx.GraphModule:
+        """The module, which returns `results`; FX frees each intermediate result after its last use."""
+        self._fx.output(tuple(self._argument(result) for result in results))
         return torch.fx.GraphModule(torch.nn.Module(), self._fx)
 
     def _argument(self, argument: Argument) -> Any:

@@ -24,11 +24,18 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="tram-fl-2", rule="tram-fl-2"),
         Sequential(name="tram-fl-load", rule="tram-fl-load"),
         Sequential(name="random", rule="random"),
+        Sequential(name="split", rule="routed", split=True),
         *FEDERATED,
         DataParallel(),
     )
 }
 """Every method the network knows, by name."""
+
+
+def splits(name: str) -> bool:
+    """Whether a method cuts the model between a site with data and one that computes."""
+    method = METHODS.get(name)
+    return isinstance(method, Sequential) and method.split
 
 
 def usual_method(request: Request) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from daitn.descriptors.request import Request
-from daitn.learning.methods import METHODS
+from daitn.learning.methods import METHODS, splits
 from daitn.learning.methods.contract import Method
 
 
@@ -77,6 +77,8 @@ def _other_descent(method: Method) -> str:
 
 
 def _no_slots(method: Method) -> str:
+    if splits(method.name):
+        return "no member has the whole model while it is trained"
     return "what an optimizer remembers stays at the site" if method.aggregates or method.exchanges else ""
 
 

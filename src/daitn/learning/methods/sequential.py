@@ -2,6 +2,9 @@
 
 After each accepted visit the next stop is chosen anew by a route rule; every `verify_every` visits the model is
 measured before it goes on, so that a harmful visit costs at most that many.
+
+Split learning is one of these methods: at each stop the model is cut between the site with the records and a compute
+site that its data owner's policy names (`learning.numerics.split`), and what goes on is one model again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from daitn.learning.methods.contract import Choosers, Preferences, Run, Step, Tr
 
 
 class Sequential(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module's docstring. `rule`: a member of `decision.routes`."""
+    """See the module's docstring. `rule`: a member of `decision.routes`; `split`: whether each visit is two, at the
+    data and at a compute site."""
 
     name: str
     rule: str
@@ -22,6 +26,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     exchanges: bool = False
     rounds: str = "all"
     prefers: Preferences = Preferences()
+    split: bool = False
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
         """One step at a time: verify when due, else train at the next stop."""

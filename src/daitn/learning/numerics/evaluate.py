@@ -18,11 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from daitn.base.errors import InputError
+from daitn.descriptors.splitting import CutCost
 from daitn.descriptors.work import Measurement, Training
+from daitn.learning.graphs.profile import profile_cuts
+from daitn.learning.graphs.rebuild import RebuiltModule
 from daitn.learning.numerics.device import synchronise
 from daitn.learning.numerics.optimizers import make_optimizer
 from daitn.learning.tasks.contract import Batch, RecordsLike, TaskNumerics, count_records, take_rows
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
+from daitn.learning.tasks.retrieval import RetrievalNumerics
 
 PREFLIGHT_RECORDS: Final = 32
 """Records of the one batch: a common batch size, so that the seconds measured mean something."""
@@ -119,6 +123,20 @@ def preflight(
     finally:
         model.zero_grad(set_to_none=True)
         restore_state(model, kept)
+        model.train(was_training)
+
+
+def find_cuts(model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike]) -> tuple[CutCost, ...]:
+    """Where the model could be cut for split learning, and what that costs for a batch of the test set; empty where it
+    cannot be: no graph, a batch that passes the model twice or comes of an environment, no place to cut at."""
+    if not isinstance(model, RebuiltModule) or isinstance(task, (ReinforcementNumerics, RetrievalNumerics)):
+        return ()
+    batch = _one_batch(model, task, sets)
+    was_training = model.training
+    try:
+        model.train()
+        return profile_cuts(model, batch.inputs, min(PREFLIGHT_RECORDS, sum(count_records(one) for one in sets)))
+    finally:
         model.train(was_training)
 
 

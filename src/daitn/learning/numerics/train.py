@@ -176,6 +176,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     group: Lockstep | None = None,
     control: ControlVariates | None = None,
+    clip: Callable[[Mapping[str, Tensor], float], None] = clip_gradients,
 ) -> TrainResult:
     """Train `model` in place for `training.batches` steps.
 
@@ -189,6 +190,7 @@ def train(
         on_start: called once, right before the first step.
         group: with whom each step's gradients are averaged; PartnerError where that fails.
         control: what corrects each step's gradient, for plain gradient descent.
+        clip: what shortens a step's gradients to a norm, where other sites have more of them.
 
     NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
     do not fit. Memory: parameters, gradients, slots, one batch.
@@ -199,9 +201,9 @@ def train(
     if not parameters:
         raise InputError("the model has no trainable parameter", todo="freeze less, or submit it for evaluation only")
     device = next(iter(parameters.values())).device
-    drawn = _mix(seeds.visit, state.travelling.steps)
+    drawn = mix_seed(seeds.visit, state.travelling.steps)
     if group is not None:
-        drawn = _mix(drawn, group.rank)
+        drawn = mix_seed(drawn, group.rank)
     feed = _make_feed(model, task, source, training, state, Seeds(job=seeds.job, visit=drawn))
     if arrived is None:
         arrived = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -240,7 +242,7 @@ def train(
         if training.proximal:
             add_proximal(parameters, arrived, training.proximal)
         if training.gradient_clip:
-            clip_gradients(parameters, training.gradient_clip)
+            clip(parameters, training.gradient_clip)
         if control is not None:
             control.correct()
         optimizer.step()
@@ -266,7 +268,7 @@ def train(
         raise NotFiniteError("a weight or buffer", done)
     return TrainResult(
         state=ModelState(
-            travelling=_advance(
+            travelling=advance_state(
                 state.travelling, training, done, records * (1 if group is None else group.members), cursors
             ),
             slots=slots if training.carry_optimizer else {},
@@ -316,7 +318,7 @@ def _average(group: Lockstep, parameters: Mapping[str, Tensor], done: int) -> No
         raise NotFiniteError("a gradient", done + 1) from None
 
 
-def _advance(
+def advance_state(
     before: TravellingState, training: Training, steps: int, records: int, read: tuple[Cursor, ...]
 ) -> TravellingState:
     """The state to travel on: counters grown, cursors of the data sets just read replaced, others kept in their
@@ -343,7 +345,7 @@ def _check_scalar(loss: Tensor) -> None:
         )
 
 
-def _mix(seed: int, steps: int) -> int:
+def mix_seed(seed: int, steps: int) -> int:
     """A seed below 2^63 from two numbers."""
     return int.from_bytes(blake3(f"{seed}\x00{steps}".encode()).digest()[:8], "little") >> 1
 

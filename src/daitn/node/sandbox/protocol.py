@@ -27,6 +27,7 @@ from daitn.base.ids import DataSetId
 from daitn.base.units import MIB
 from daitn.descriptors.contract import Name
 from daitn.descriptors.serving import NamedTensor
+from daitn.descriptors.splitting import CUTS_MOST, CutCost
 from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TrainWork
 
 FRAME_BYTES: Final = 96 * MIB
@@ -315,6 +316,7 @@ class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     overfits: bool | None = None
     batch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
+    cuts: Annotated[tuple[CutCost, ...], msgspec.Meta(max_length=CUTS_MOST)] = ()
     measure_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Seconds of measuring alone, without preflight and trial."""
 

@@ -8,6 +8,7 @@ file by the kernel.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import time
@@ -25,11 +26,12 @@ from daitn.base.errors import BugError, InputError, PeerError
 from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.splitting import Split
 from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, Training, TrainWork
 from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
-from daitn.learning.numerics.evaluate import evaluate, preflight
+from daitn.learning.numerics.evaluate import evaluate, find_cuts, preflight
 from daitn.learning.numerics.lockstep import Lockstep
 from daitn.learning.numerics.modules import BoundModule, build_structure, view_tensor
 from daitn.learning.numerics.sources import MemorySlice, TableSource
@@ -50,6 +52,7 @@ from daitn.node.sandbox.protocol import (
     TensorData,
     TrainNumbers,
 )
+from daitn.node.sandbox.splitting import train_split
 
 COPY_BYTES: Final = 64 * MIB
 """One call to the kernel for copying frozen tensors."""
@@ -142,6 +145,9 @@ class Worker:
                 return self._train(run, run.work, descriptors, say, dialogue.should_stop)
             dialogue.exchange = ChildExchange(run.room, descriptors[-1], run.number, dialogue)
             try:
+                if run.work.split is not None:
+                    cut = (run.work.split, dialogue.exchange)
+                    return self._train(run, run.work, descriptors, say, dialogue.should_stop, split=cut)
                 group = self._join(run, run.work.group, dialogue.exchange)
                 return self._train(run, run.work, descriptors, say, dialogue.should_stop, group)
             finally:
@@ -169,6 +175,7 @@ class Worker:
         say: Callable[[Started | Progressed], None],
         should_stop: Callable[[], bool],
         group: Lockstep | None = None,
+        split: tuple[Split, ChildExchange] | None = None,
     ) -> Finished:
         payload, output = descriptors[:2]
         began = time.perf_counter()
@@ -177,23 +184,42 @@ class Worker:
         loaded = time.perf_counter()
 
         def on_progress(progress: Progress) -> None:
-            say(Progressed(number=run.number, done=progress.done, of=progress.of, loss=progress.loss))
+            loss = progress.loss if math.isfinite(progress.loss) else None
+            say(Progressed(number=run.number, done=progress.done, of=progress.of, loss=loss))
 
-        result = train(
-            self._model.module,
-            self._task,
-            self._source,
-            work.training,
-            ModelState(travelling=run.state, slots=self._model.slots),
-            seeds=Seeds(job=self._seed, visit=work.seed),
-            parameters=self._model.trainable(),
-            arrived=self._model.arrived,
-            on_start=lambda: say(Started(number=run.number, first_step_unix_ns=time.time_ns())),
-            on_progress=on_progress,
-            should_stop=should_stop,
-            group=group,
-            control=control,
-        )
+        def on_start() -> None:
+            say(Started(number=run.number, first_step_unix_ns=time.time_ns()))
+
+        if split is not None:
+            result = train_split(
+                run,
+                work,
+                split[0],
+                self._model,
+                split[1],
+                self._task,
+                self._source,
+                self._seed,
+                on_start=on_start,
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+        else:
+            result = train(
+                self._model.module,
+                self._task,
+                self._source,
+                work.training,
+                ModelState(travelling=run.state, slots=self._model.slots),
+                seeds=Seeds(job=self._seed, visit=work.seed),
+                parameters=self._model.trainable(),
+                arrived=self._model.arrived,
+                on_start=on_start,
+                on_progress=on_progress,
+                should_stop=should_stop,
+                group=group,
+                control=control,
+            )
         if result.stopped:
             raise Cancelled
         synchronise(self.device)
@@ -234,6 +260,7 @@ class Worker:
         measured = time.perf_counter()
         if should_stop():
             raise Cancelled
+        cuts = find_cuts(model, self._task, self._sets) if work.cuts else ()
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
         curve: tuple[CurvePoint, ...] = ()
         if work.trial is not None and tried is not None and tried.overfits:
@@ -255,6 +282,7 @@ class Worker:
                 overfits=None if tried is None else tried.overfits,
                 batch_seconds=0.0 if tried is None else tried.batch_seconds,
                 curve=curve,
+                cuts=cuts,
                 measure_s=measured - loaded,
             ),
             state=run.state,
