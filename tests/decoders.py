@@ -101,7 +101,7 @@ from daitn.node.sandbox import protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.serving import inference_protocol, openai_protocol
-from daitn.node.site_files import load_column_map, load_contract, load_offers, load_policy
+from daitn.node.site_files import load_column_map, load_contract, load_offers, load_pipelines, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
 from daitn.oam.collection import FILE, read_counters
@@ -642,6 +642,10 @@ FROM_HOST = (
     answers.TextRefused(query=3, reason="busy", what="later"),
 )
 PIECE = b'{"choices":[{"delta":{"content":"a"},"finish_reason":null}],"usage":{"prompt_tokens":1}}'
+PIPELINES = (
+    b'[[pipeline]]\nname = "a"\n[pipeline.step]\nkind = "ensemble"\noutput = "p"\n'
+    b'[[pipeline.step.steps]]\nkind = "model"\nmodel = "b"\n[[pipeline.step.steps]]\nkind = "model"\nmodel = "c"\n'
+)
 CHAT = plain({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stop": "b"})
 OFFERS = b'[[offer]]\nengine = "simulated"\nmodel = "m"\nfirst_s = 0.1\n[offer.fault]\nevery = 3\nhow = "hang"\n'
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
@@ -912,6 +916,7 @@ CASES = [
         in_file("key", lambda path: server_calls.read_key(str(path))),
         [b"sk-something"],
     ),
+    Case("node.site_files.load_pipelines", in_file("pipelines.toml", load_pipelines), [PIPELINES]),
     Case("node.site_files.load_offers", in_file("offers.toml", load_offers), [OFFERS]),
     Case(
         "node.serving.inference_protocol.decode_infer",

@@ -15,6 +15,7 @@ from tests.answer_world import MODEL, AnswerWorld
 
 from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.pipelines import Pipeline
 from daitn.descriptors.serving import ApiKey, ReplicaMeasured, Route, ServedModel, ServingGoal, TensorSpec
 from daitn.node.http.owner_token import OwnerToken
 from daitn.node.http.tokens import digest_of_secret
@@ -30,7 +31,7 @@ KEY = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f
 
 
 @asynccontextmanager
-async def gateway(world: AnswerWorld) -> AsyncIterator[Door]:
+async def gateway(world: AnswerWorld, pipelines: tuple[Pipeline, ...] = ()) -> AsyncIterator[Door]:
     """A gateway's door on loopback; `KEY` opens it. `DOUBLE` doubles its input."""
 
     async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
@@ -38,7 +39,7 @@ async def gateway(world: AnswerWorld) -> AsyncIterator[Door]:
         return encode_query(QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001))
 
     texts = OpenAiDoor(world.engine, world.asking, WayBook())
-    door = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts)
+    door = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts, pipelines)
     door.take_keys(
         [ApiKey(digest=digest_of_secret(KEY.secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000)]
     )

@@ -8,6 +8,7 @@ from tests.unit import (
     test_deployment_desk,
     test_gateway_desk,
     test_model_host,
+    test_pipelines,
     test_query_engine,
     test_query_views,
 )
@@ -64,6 +65,20 @@ def test_queries_go_where_they_are_answered_soonest_and_elsewhere_when_that_fail
     test_query_engine.test_soonest_host_is_asked_and_slots_taken_meanwhile_count()
     test_query_engine.test_host_slower_than_it_measured_itself_is_found_out()
     test_asking.test_query_goes_on_at_another_host_when_one_is_lost()
+
+
+@claim(
+    "II-B, combined inference",
+    "Several models answer as one: one after the other, together, the next where the first is not sure.",
+    "daitn.descriptors.pipelines.Pipeline",
+    "daitn.node.serving.combining.Combining",
+)
+def test_several_models_answer_as_one_under_the_same_routes_and_goal():
+    test_pipelines.test_sequence_is_what_its_models_are_one_after_the_other_and_a_lost_stage_is_asked_elsewhere()
+    test_pipelines.test_quorum_is_enough_and_a_slow_host_does_not_delay()
+    test_pipelines.test_cascade_asks_the_next_model_only_about_rows_that_are_not_sure()
+    test_pipelines.test_missing_modality_degrades_with_a_notice()
+    test_pipelines.test_deadline_is_that_of_all_steps_together()
 
 
 @claim(

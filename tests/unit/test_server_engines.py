@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from tests.answer_world import MODEL, AnswerWorld
@@ -14,8 +16,10 @@ from tests.server_world import DOUBLE, KEY, Server, add_double, gateway, server
 
 from daitn.base.effects import Event
 from daitn.base.errors import DaitnError, InputError, UnavailableError
+from daitn.base.ids import ModelName
 from daitn.base.metrics import Counters
 from daitn.descriptors.offers import TensorServerOffer, TextServerOffer
+from daitn.descriptors.pipelines import Ensemble, ModelStep, Pipeline, Sequence
 from daitn.descriptors.serving import ReplicaPhase
 from daitn.descriptors.texts import Generation, Given, TextBatch, Turn
 from daitn.node.engines.tensor_server import open_tensor_server
@@ -136,6 +140,43 @@ def test_tensors_are_asked_of_a_server_and_joined_as_for_any_engine(ours: bool, 
             await engine.close()
             with pytest.raises(UnavailableError):
                 await engine.infer({"x": rows})
+
+    run(check)
+
+
+def test_combined_model_is_asked_at_the_door_as_any_model() -> None:
+    step = Sequence(
+        steps=(ModelStep(model=DOUBLE, outputs={"y": "twice"}), ModelStep(model=DOUBLE, inputs={"x": "twice"}))
+    )
+    fused = Ensemble(
+        steps=(ModelStep(model=DOUBLE), ModelStep(model=DOUBLE, inputs={"x": "z"})), output="y", partial=True
+    )
+    pipelines = (Pipeline(name=ModelName("four"), step=step), Pipeline(name=ModelName("fused"), step=fused))
+
+    async def check() -> None:
+        async with AnswerWorld() as world, gateway(world, pipelines) as door:
+            add_double(world)
+            headers = {"Authorization": f"Bearer {KEY}"}
+            async with aiohttp.ClientSession(door.address, headers=headers) as session:
+
+                async def ask(method: str, path: str, body: object = None) -> tuple[int, Any, Any]:
+                    async with session.request(method, path, json=body) as answer:
+                        return answer.status, answer.headers, await answer.json()
+
+                index = (await ask("POST", "/v2/repository/index", {}))[2]
+                assert [one["name"] for one in index if one["state"] == "READY"] == [DOUBLE, "four", "fused"]
+                assert [one["name"] for one in (await ask("GET", "/v2/models/fused"))[2]["inputs"]] == ["x", "z"]
+                tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+                status, told, body = await ask("POST", "/v2/models/four/infer", {"inputs": [tensor]})
+                assert (status, body["outputs"][0]["data"]) == (200, [4, 8])
+                for query in told["x-daitn-query"].split(", "):
+                    assert (await ask("GET", f"/v2/queries/{query}"))[0] == 200
+                status, told, body = await ask("POST", "/v2/models/fused/infer", {"inputs": [tensor]})
+                assert (status, body["outputs"][0]["data"]) == (200, [2, 4])
+                assert "the query has no z" in told["x-daitn-notice"]
+                tensor["name"] = "w"
+                status, _, body = await ask("POST", "/v2/models/four/infer", {"inputs": [tensor]})
+                assert (status, "needs x" in body["error"]) == (400, True)
 
     run(check)
 

@@ -102,6 +102,12 @@ _TERMINAL: Final = (
         answers_resumed="answers were taken up by another host after theirs was lost: look at the hosts",
     ),
     Metric(
+        name="pipelines_asked",
+        rise="combined models were asked; `refused`: a step had no answer, see `queries_not_answered`",
+        label="how",
+        values=("answered", "refused"),
+    ),
+    Metric(
         name="queries_not_answered",
         rise="queries leave this gateway without an answer: `late`, `busy`: more hosts are wanted; `lost`: look there",
         label="why",

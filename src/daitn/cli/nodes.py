@@ -133,6 +133,10 @@ def join(
         str,
         typer.Option(help="HOST:PORT for queries, with the role gateway; default: loopback, any port."),
     ] = "",
+    pipelines: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of combined models (docs/serving.md), with the role gateway."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -172,6 +176,13 @@ def join(
             from daitn.cli.access import parse_listen
 
             knobs["gateway"] = parse_listen(listen)
+        if pipelines:
+            from msgspec.structs import replace
+
+            from daitn.node.node_config import GatewayConfig
+            from daitn.node.site_files import load_pipelines
+
+            knobs["gateway"] = replace(knobs.get("gateway", GatewayConfig()), pipelines=load_pipelines(pipelines))
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

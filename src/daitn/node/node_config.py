@@ -30,6 +30,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
 from daitn.descriptors.offers import OFFERS, Offer
+from daitn.descriptors.pipelines import PIPELINES, Pipeline
 from daitn.descriptors.serving import EngineKind, HostPolicy
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
@@ -60,6 +61,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     certificate: str = ""
     """PEM file; with `key`, the door speaks TLS. Without both it listens on loopback only."""
     key: str = ""
+    pipelines: Annotated[tuple[Pipeline, ...], msgspec.Meta(max_length=PIPELINES)] = ()
+    """Combined models that may be asked here."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

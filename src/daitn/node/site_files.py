@@ -19,6 +19,7 @@ from daitn.base.units import MIB
 from daitn.describe.column_map import ColumnMap, ColumnSource, nearest
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.offers import OFFERS, Offer, check_offers
+from daitn.descriptors.pipelines import PIPELINES, Pipeline, check_pipelines
 from daitn.descriptors.policy import Policy
 
 _TOML_BYTES: Final = 1 * MIB
@@ -71,6 +72,20 @@ def load_offers(path: Path) -> tuple[Offer, ...]:
 
 class _Offers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     offer: Annotated[tuple[Offer, ...], msgspec.Meta(min_length=1, max_length=OFFERS)]
+
+
+def load_pipelines(path: Path) -> tuple[Pipeline, ...]:
+    """Read a gateway's combined models, a table `[[pipeline]]` for each; InputError naming the place of a fault."""
+    table = _read_toml(path, "file of pipelines")
+    try:
+        pipelines = msgspec.convert(table, _Pipelines).pipeline
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InputError(f"{path.name} is not a file of pipelines: {error}") from None
+    return check_pipelines(pipelines)
+
+
+class _Pipelines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pipeline: Annotated[tuple[Pipeline, ...], msgspec.Meta(min_length=1, max_length=PIPELINES)]
 
 
 def load_contract(path: Path) -> DataContract:

@@ -28,6 +28,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import MIB
 from daitn.control_center.inference.query_admission import Refused, unknown_model
 from daitn.control_center.inference.query_engine import QueryRouteEngine
+from daitn.descriptors.pipelines import Pipeline
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.node.http.owner_token import parse_owner_token
 from daitn.node.http.problems import HttpError, too_many
@@ -35,9 +36,10 @@ from daitn.node.http.rates import RateBook
 from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
+from daitn.node.serving.combining import Combining
 from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
 from daitn.node.serving.ways import WayBook, trace_header
-from daitn.serving.tensors import arrays_of, rows_of
+from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 
 BODY_BYTES: Final = 32 * MIB
 """Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
@@ -45,6 +47,10 @@ BODY_BYTES: Final = 32 * MIB
 QUERIES_PER_S: Final = 2000.0
 QUERIES_BURST: Final = 4000.0
 """Of one key: beyond it, others would wait for it."""
+
+QUERIES_TOLD: Final = 16
+NOTICE_CHARS: Final = 1000
+"""Of a combined answer's queries and notices, as many are told in headers."""
 
 KEYS_REMEMBERED: Final = 4096
 """Tokens whose digest is remembered, so that one is computed once and not per query."""
@@ -56,9 +62,15 @@ class Door:
     """See the module's docstring."""
 
     def __init__(
-        self, engine: QueryRouteEngine, asking: Asking, counters: Counters, openai: OpenAiDoor | None = None
+        self,
+        engine: QueryRouteEngine,
+        asking: Asking,
+        counters: Counters,
+        openai: OpenAiDoor | None = None,
+        pipelines: Sequence[Pipeline] = (),
     ) -> None:
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
+        self._combining = Combining(pipelines, engine, asking, counters)
         self._keys: dict[str, ApiKey] = {}
         self._digests: dict[str, str] = {}
         self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
@@ -192,7 +204,7 @@ class Door:
                 "state": "READY" if model.routes else "UNAVAILABLE",
                 "reason": "" if model.routes else "no host answers for it now",
             }
-            for model in self._engine.models.values()
+            for model in (*self._engine.models.values(), *self._combining.all())
             if model.routes or not only_ready
         ]
         return _json(found)
@@ -214,9 +226,9 @@ class Door:
 
     def _model(self, request: web.Request) -> ServedModel | web.Response:
         name, version = request.match_info["model"], request.match_info.get("version", protocol.VERSION)
-        model = self._engine.models.get(ModelName(name))
+        model = self._engine.models.get(ModelName(name)) or self._combining.described(name)
         if model is None:
-            return self._refused(unknown_model(name, self._engine.models))
+            return self._refused(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
         if version != protocol.VERSION:
             return self._refuse("input", 404, f"model {name} has version {protocol.VERSION}, not {version[:40]!r}")
         return model
@@ -228,6 +240,8 @@ class Door:
         if isinstance(model, web.Response):
             return model
         asked = protocol.decode_infer(await request.read(), request.headers.get(protocol.HEADER), request.headers)
+        if model.model not in self._engine.models:
+            return await self._infer_combined(request, model, asked)
         rows = rows_of(arrays_of(asked.inputs), model.inputs)
         session = request.headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
         found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session)
@@ -243,6 +257,24 @@ class Door:
         if cut is not None:
             headers[protocol.HEADER] = str(cut)
             kind = "application/octet-stream"
+        return web.Response(body=body, headers=headers, content_type=kind)
+
+    async def _infer_combined(self, request: web.Request, model: ServedModel, asked: protocol.Infer) -> web.Response:
+        """A pipeline: the queries that it became can be explained each by its name."""
+        session = request.headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
+        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session)
+        headers = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
+        for one in found.asked:
+            self._ways.keep(request["key"], one)
+        if found.notices:
+            headers["x-daitn-notice"] = "; ".join(found.notices)[:NOTICE_CHARS]
+        if isinstance(found.outcome, Refused):
+            return self._refused(found.outcome, headers)
+        body, cut = protocol.encode_answer(model, asked, tensors_of(found.outcome))
+        headers["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
+        if cut is not None:
+            headers[protocol.HEADER] = str(cut)
+        kind = "application/json" if cut is None else "application/octet-stream"
         return web.Response(body=body, headers=headers, content_type=kind)
 
     async def _explain(self, request: web.Request) -> web.Response:

@@ -45,7 +45,7 @@ class GatewayHands:
         self._links = AnswerLinks(fabric)
         texts = OpenAiDoor(self._engine, TextAsking(self._engine, self._links, self.counters), WayBook())
         asking = Asking(self._engine, call, self.counters, self._counts)
-        self.door = Door(self._engine, asking, self.counters, texts)
+        self.door = Door(self._engine, asking, self.counters, texts, config.pipelines)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
