@@ -47,10 +47,15 @@ def show_map(
 
 
 @app.command()
-def ask(question: QuestionText, token: Token = None, json: Json = False) -> None:
+def ask(
+    question: QuestionText,
+    of: Annotated[str, typer.Option("--of", help="A neighbour, whose map is asked: see `daitn neighbour`.")] = "",
+    token: Token = None,
+    json: Json = False,
+) -> None:
     """Ask the map: `data where records >= 2000 and terminal.trust >= 0.8 top 50 by records`."""
     with errors(json), _connect(token) as network:
-        found = network.map.ask(_read(question))
+        found = network.map.ask(_read(question), of=of)
 
         def show(where: Any) -> None:
             from daitn.cli import render_map

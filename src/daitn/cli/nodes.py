@@ -25,7 +25,7 @@ demo = typer.Typer(help="Demonstrations: a whole network on this machine.", no_a
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file under `app`."""
-    for command in (init, router, center, join, leave, store, up):
+    for command in (init, neighbour, router, center, join, leave, store, up):
         app.command()(command)
     app.add_typer(demo, name="demo")
 
@@ -60,6 +60,21 @@ def init(
             database=database,
         )
         answer(json, made, lambda where: where.print("\n".join(f"{name}: {made[name]}" for name in made)))
+
+
+def neighbour(
+    name: Annotated[str, typer.Argument(help="What this domain calls it: `daitn map ask … --of NAME`.")],
+    folder: DomainFolder = DOMAIN,
+    token: Annotated[str, typer.Option("--token", help="Join token that its operator made: `daitn token join`.")] = "",
+    json: Json = False,
+) -> None:
+    """Let this domain's centre ask another domain's map, as far as that one's `askers` name it."""
+    with errors(json):
+        from daitn.node.commands import join_neighbour
+
+        made = join_neighbour(folder, name, token)
+        said = f"{name}: its operator names {made['node']} among the askers of {made['domain']}, in its domain.json"
+        answer(json, made, lambda where: where.print(said))
 
 
 def router(folder: DomainFolder = DOMAIN, json: Json = False) -> None:

@@ -55,6 +55,7 @@ from daitn.node.map_service import QUESTION_RECORDS, MapService
 from daitn.node.map_snapshots import keep_snapshots
 from daitn.node.map_store import MapStore
 from daitn.node.moving import Moving, lacking_of
+from daitn.node.neighbours import Neighbours
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch
@@ -166,7 +167,8 @@ class CenterNode:
             restored = runner.restore()
             self._clock.not_before(runner.written_ns)
             core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
-            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail)
+            neighbours = Neighbours(self.folder.neighbours)
+            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail, neighbours)
             models = DeploymentService(core, runner, store, self._clock)
             service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions, models)
             _log.info("restored %d records", restored)
@@ -176,6 +178,7 @@ class CenterNode:
             links.start(Access())
             runner.spawn(_sync_often(moving))
             runner.spawn(_watch_link(runner, fabric))
+            runner.spawn(neighbours.keep_renewed(lambda fault: _log.warning("neighbour: %s", fault)))
             runner.spawn(_hear_reports(runner, fabric, core.knowledge))
             runner.spawn(keep_snapshots(maps, core.knowledge, self._clock, runner.counters))
             tokens = self.token_book()

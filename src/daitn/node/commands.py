@@ -63,6 +63,17 @@ def init_domain(folder: Path, domain: str, **knobs: Any) -> dict[str, Any]:
     }
 
 
+def join_neighbour(folder: Path, name: str, token: str) -> dict[str, Any]:
+    """Make the domain's centre a member of a neighbour's domain, so that it can ask its map."""
+    from daitn.node.domain_folder import DomainFolder
+    from daitn.node.neighbours import Neighbours
+
+    here = DomainFolder(folder)
+    here.load()
+    membership = asyncio.run(Neighbours(here.neighbours).join(name, token))
+    return {"neighbour": name, "domain": membership.domain, "node": membership.slot}
+
+
 def run_router(folder: Path, ready: Ready) -> None:
     """Run the domain's router until SIGTERM or SIGINT."""
     from daitn.node.domain_folder import DomainFolder

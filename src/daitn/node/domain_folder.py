@@ -3,7 +3,8 @@
     domain.json        addresses and knobs of the domain
     authority/         certificate and key of its authority
     router/            the router's certificate, key and configuration
-    center/            the control centre: certificate, grant key, journal, slots, tokens, store
+    center/            the control centre: certificate, grant key, journal, slots, tokens, store, and its memberships
+                       in other domains (neighbours/)
 
 Ports left open at `init` are chosen once and kept, so that join tokens stay good over restarts.
 """
@@ -74,6 +75,7 @@ class DomainFolder:
         self.authority = folder / "authority"
         self.router = folder / "router"
         self.center = folder / "center"
+        self.neighbours = self.center / "neighbours"
 
     def load(self) -> DomainConfig:
         """The domain's configuration; InputError where there is none, or it does not decode."""

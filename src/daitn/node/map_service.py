@@ -24,6 +24,7 @@ from daitn.node.clock import NodeClock
 from daitn.node.computing import Computing
 from daitn.node.journal import Journal
 from daitn.node.map_sql import MapSql
+from daitn.node.neighbours import Neighbours
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.explaining import explain
 from daitn.topology.questions.putting import QuestionPut, found_beside, takes_long
@@ -47,9 +48,15 @@ class MapService:
     """See the module's docstring. `failed` is told of an error that must stop the node."""
 
     def __init__(
-        self, book: FactBook, journal: Journal, clock: NodeClock, failed: Callable[[BaseException], None]
+        self,
+        book: FactBook,
+        journal: Journal,
+        clock: NodeClock,
+        failed: Callable[[BaseException], None],
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._book = book
+        self._neighbours = neighbours
         self._journal = journal
         self._clock = clock
         self._failed = failed
@@ -123,9 +130,14 @@ class MapService:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
-    async def ask(self, question: Question | str) -> Answer:
-        """The answer now; text is parsed. InputError naming what is wrong and the nearest known."""
+    async def ask(self, question: Question | str, of: str = "") -> Answer:
+        """The answer now; text is parsed. `of`: a neighbour, whose map is asked instead. InputError naming what is
+        wrong and the nearest known."""
         asked = _checked(question)
+        if of:
+            if self._neighbours is None:
+                raise InputError(f"this domain has no neighbour {of[:80]!r}", todo="it has none at all")
+            return await self._neighbours.ask(of, asked)
         put = QuestionPut(book=self._book, question=asked, now_ns=self._clock.now_ns())
         if not takes_long(self._book, asked):
             return put.solve().answer

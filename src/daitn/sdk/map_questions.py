@@ -36,9 +36,10 @@ class MapQuestions:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def ask(self, question: Question | str) -> Answer:
-        """The answer now; a question as text, or typed."""
-        return self._transport.call("POST", "/v1/map/questions", Answer, MapQuestion(question=question))
+    def ask(self, question: Question | str, *, of: str = "") -> Answer:
+        """The answer now; a question as text, or typed. `of`: a neighbour of the domain, whose map is asked instead;
+        PolicyError where it does not answer this domain, UnavailableError where no answer comes."""
+        return self._transport.call("POST", "/v1/map/questions", Answer, MapQuestion(question=question, of=of))
 
     def sql(self, sql: str) -> SqlAnswer:
         """The answer to one SELECT."""

@@ -17,6 +17,8 @@ class MapQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A question on the map."""
 
     question: Asked
+    of: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """A neighbour, whose map is asked; empty: this domain's own."""
 
 
 class ExplanationAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

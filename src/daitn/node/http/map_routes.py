@@ -50,7 +50,7 @@ def add_map_routes(
     async def ask(request: Request) -> Response:
         operator(request)
         asked: MapQuestion = await read(request, MapQuestion)
-        return _json(await service.ask(asked.question))
+        return _json(await service.ask(asked.question, asked.of))
 
     @app.post("/v1/map/explanations", summary="Why a thing is or is not in an answer")
     async def explanation(request: Request) -> Response:
