@@ -12,6 +12,7 @@ from daitn.decision.routes import RULES
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.work import UpdateRef
 from daitn.learning.methods import METHODS
+from daitn.learning.methods.buffered import BUFFER_MOST, FedBuff, buffer_size
 from daitn.learning.methods.contract import Aggregate, Choosers, Method, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FederatedAveraging
@@ -45,6 +46,8 @@ class Player:
         self.accepted = {PACKAGE}
         self.trained_since_verified = 0
         self.made = 0
+        self.begun: dict[DataSetId, ArtifactId] = {}
+        """What the visits under way of a buffered method were given."""
 
     def model(self) -> ArtifactId:
         """A new accepted model."""
@@ -57,7 +60,10 @@ class Player:
         """Ask for steps, check the laws, end them all."""
         steps = self.method.next_steps(self.run, CHOOSERS)
         assert self.method.next_steps(self.run, CHOOSERS) == steps
-        assert self.method.next_steps(changed(self.run, under_way=1), CHOOSERS) == ()
+        assert self.method.next_steps(changed(self.run, under_way=1 + len(self.run.training)), CHOOSERS) == ()
+        if self.method.buffered:
+            self._begin(steps)
+            return steps
         for step in steps:
             lost = self.rng.random() < 0.2
             match step:
@@ -88,6 +94,45 @@ class Player:
                         kept = model if self.rng.random() < 0.7 else self.run.verified
                         self.run = changed(self.run, head=kept, verified=kept, rounds_since_verified=0)
         return steps
+
+    def _begin(self, steps: tuple) -> None:
+        """Buffered: visits begin, and one of those under way ends, while the method goes on with all else."""
+        training, updates = set(self.run.training), list(self.run.updates)
+        handed_in = set(self.run.handed_in)
+        for step in steps:
+            lost = self.rng.random() < 0.2
+            match step:
+                case Train(model=model, stop=stop):
+                    assert model == self.run.head
+                    assert self.run.rounds_since_verified < self.run.verify_every
+                    assert stop.dataset not in training | handed_in
+                    training.add(stop.dataset)
+                    self.begun[stop.dataset] = model
+                case Aggregate(updates=taken):
+                    assert taken == tuple(updates)
+                    if not lost:
+                        self._advance(self.model())
+                        updates, handed_in = [], set()
+                case Verify(model=model):
+                    assert model == self.run.head
+                    if not lost:
+                        kept = model if self.rng.random() < 0.7 else self.run.verified
+                        handed_in = handed_in if kept == model else set()
+                        self.run = changed(self.run, head=kept, verified=kept, rounds_since_verified=0)
+        if training and (not steps or self.rng.random() < 0.5):
+            ends = self.rng.choice(sorted(training))
+            training.remove(ends)
+            if self.rng.random() < 0.8:
+                updates.append(UpdateRef(model=self.model(), weight=1.0, base=self.begun[ends]))
+                if self.begun[ends] == self.run.head:
+                    handed_in.add(ends)
+        self.run = changed(
+            self.run,
+            training=frozenset(training),
+            under_way=len(training),
+            updates=tuple(updates),
+            handed_in=frozenset(handed_in),
+        )
 
     def _advance(self, model: ArtifactId) -> None:
         rounds = self.run.rounds_since_verified + 1
@@ -165,3 +210,53 @@ def test_federated_round_averages_before_a_due_verification():
     )
 
     assert [type(step) for step in FederatedAveraging().next_steps(run, CHOOSERS)] == [Aggregate]
+
+
+def test_buffer_holds_half_of_the_sites_and_ten_at_most():
+    assert [buffer_size(sites) for sites in (0, 1, 2, 3, 5, 100)] == [1, 1, 1, 2, 3, BUFFER_MOST]
+
+
+def updates(count: int) -> tuple[UpdateRef, ...]:
+    return tuple(UpdateRef(model=ArtifactId(f"u{n}"), weight=1.0, base=PACKAGE) for n in range(count))
+
+
+def test_full_buffer_is_averaged_while_a_site_is_still_training():
+    run = make_run(
+        updates=updates(2),
+        under_way=1,
+        training=frozenset({STOPS[2].dataset}),
+        handed_in=frozenset({STOPS[0].dataset, STOPS[1].dataset}),
+    )
+
+    assert FedBuff().next_steps(run, CHOOSERS) == (Aggregate(updates=updates(2)),)
+
+
+def test_buffer_that_nobody_is_left_to_fill_is_averaged_as_it_is():
+    everybody = frozenset(stop.dataset for stop in STOPS)
+
+    assert FedBuff().next_steps(make_run(updates=updates(1), handed_in=everybody), CHOOSERS) == (
+        Aggregate(updates=updates(1)),
+    )
+
+
+def test_site_that_has_trained_from_the_head_waits_for_the_next_one():
+    run = make_run(
+        updates=updates(1),
+        under_way=1,
+        training=frozenset({STOPS[1].dataset}),
+        handed_in=frozenset({STOPS[0].dataset}),
+    )
+
+    assert FedBuff().next_steps(run, CHOOSERS) == (Train(model=PACKAGE, stop=STOPS[2]),)
+
+
+def test_verification_that_is_due_comes_before_further_training_and_does_not_wait_for_the_slow():
+    run = make_run(
+        head=ArtifactId("m"),
+        rounds_since_verified=2,
+        under_way=1,
+        training=frozenset({STOPS[2].dataset}),
+        updates=updates(2),
+    )
+
+    assert FedBuff().next_steps(run, CHOOSERS) == (Verify(model=ArtifactId("m")),)

@@ -16,11 +16,11 @@ from daitn.scenario.spec import CrashSpec, Scenario
 SLOW = "west"
 
 
-def slow_world(method: str, *, secure: bool = False, visits: int = 20) -> Scenario:
-    """Five hospitals, one of which takes forty times as long as the others."""
+def slow_world(method: str, *, secure: bool = False, visits: int = 20, slowness: float = 40.0) -> Scenario:
+    """Five hospitals, one of which takes many times as long as the others."""
     scenario = load()
     hospitals, others = scenario.nodes[:3], scenario.nodes[3:]
-    hospitals = tuple(changed(one, slowness=40.0) if one.name == SLOW else one for one in hospitals)
+    hospitals = tuple(changed(one, slowness=slowness) if one.name == SLOW else one for one in hospitals)
     more = tuple(changed(hospitals[0], name=f"more{n}", operator=f"more{n}") for n in range(2))
     job = changed(scenario.jobs[0], visits=visits, method=method, secure_aggregation=secure, deadline_s=240.0)
     return changed(scenario, nodes=(*hospitals, *more, *others), jobs=(job,))

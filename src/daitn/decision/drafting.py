@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from daitn.base import limits
-from daitn.decision.costs import EXCHANGE_S, WARM_S, verification_seconds, visit_joules, visit_price, visit_seconds
+from daitn.decision.costs import (
+    EXCHANGE_S,
+    WARM_S,
+    batch_seconds,
+    verification_seconds,
+    visit_joules,
+    visit_price,
+    visit_seconds,
+)
 from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
@@ -59,6 +67,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         "tram-fl, tram-fl-2, tram-fl-load: count what was read long ago like yesterday's",
         "cyclic: does not look at what a site has",
         "random: a baseline",
+        _why_not_buffered(view),
     ]
     if view.aggregators:
         rejected.append(f"{_AVERAGING}: move {2 * sites} models a round instead of one a visit")
@@ -69,6 +78,15 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"
     return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
+
+
+def _why_not_buffered(view: TrainingView) -> str:
+    """What buffered averaging would gain here: it is for sites of very different speed."""
+    paces = sorted(batch_seconds(one, None) for one in best_computes(view).values())
+    if len(paces) < 2:
+        return "fedbuff: one site has nobody to wait for"
+    spread = paces[-1] / max(1e-9, paces[len(paces) // 2])
+    return f"fedbuff: one copy waits for nobody either, and the slowest site takes {spread:.1f} times the median's time"
 
 
 def draft_plan(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Plan:

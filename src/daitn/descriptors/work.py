@@ -179,6 +179,11 @@ class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
 
     model: ArtifactId
     weight: Annotated[float, msgspec.Meta(gt=0)]
+    base: ArtifactId | None = None
+    """What it was trained from, where others in the same average were trained from other models (`AggregateWork.base`
+    is then moved by the mean of the differences); None: all were trained from one."""
+    discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """With `base`: how much of the difference is taken."""
 
 
 class ServerStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +210,7 @@ class ControlRound(msgspec.Struct, frozen=True, kw_only=True):
 
 class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """Weighted mean of `updates`, in the order given, streaming tensor by tensor; with `server`, the step that follows
-    from it, taken from `base`."""
+    from it, taken from `base`. Of `buffered` updates, `base` moved by the weighted mean of what each visit changed."""
 
     updates: Annotated[tuple[UpdateRef, ...], msgspec.Meta(min_length=1, max_length=100_000)]
     server: ServerStep | None = None
@@ -221,20 +226,30 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """`updates` is such a sum: its masks are taken off, and `base` moved by the mean of what is in it."""
 
     def __post_init__(self) -> None:
-        based = self.server is not None or self.unmasking is not None
+        if any((update.base is None) == self.buffered for update in self.updates):
+            raise ValueError("either all updates of an average say what they were trained from, or none does")
+        if self.buffered and (self.masked or self.unmasking is not None):
+            raise ValueError("masked updates are of one round, which began from one model")
+        based = self.server is not None or self.unmasking is not None or self.buffered
         if based != (self.base is not None) or (self.state is not None and self.server is None):
             raise ValueError(
-                "a server's step or a masked sum needs the model that the round began from, and nothing else does"
+                "a server's step, a masked sum or a buffer needs the model that is moved, and nothing else does"
             )
         if (self.masked and based) or (self.unmasking is not None and len(self.updates) != 1):
             raise ValueError("masked updates are added up first, and what follows is made of their one sum")
         if (self.control is not None) != (self.server is not None and self.server.optimizer == "scaffold"):
             raise ValueError("a step of scaffold needs to know of the round's records, and no other does")
 
+    @property
+    def buffered(self) -> bool:
+        """Whether the updates were trained from models of their own each."""
+        return self.updates[0].base is not None
+
     def models_in(self) -> tuple[ArtifactId, ...]:
-        """All that it is made from, in order."""
-        others = (one for one in (self.base, self.state) if one is not None)
-        return (*(update.model for update in self.updates), *others)
+        """All that it is made from, in order, each once."""
+        bases = (update.base for update in self.updates)
+        others = (one for one in (self.base, self.state, *bases) if one is not None)
+        return tuple(dict.fromkeys((*(update.model for update in self.updates), *others)))
 
 
 class ShareWork(msgspec.Struct, frozen=True, kw_only=True, tag="share"):

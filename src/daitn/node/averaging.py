@@ -15,10 +15,12 @@ import msgspec
 
 from daitn.artifacts.layout import Layout
 from daitn.artifacts.manifest import Lineage, Manifest
+from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId
 from daitn.base.metrics import Counters
 from daitn.descriptors.work import AggregateOutcome, AggregateWork
 from daitn.learning.numerics.aggregate import Update, average_sound, merge_states, most_alike, plan_average
+from daitn.learning.numerics.differences import Difference, move_by_differences
 from daitn.learning.numerics.server_step import Area, control_moves, plan_state, take_step
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import VisitOrder
@@ -51,6 +53,8 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
                 with mmap.mmap(output.fileno(), layout.payload_bytes) as mean, memoryview(mean) as view:
                     updates = average_sound(updates, layout, view)
                     records = sum(update.weight for update in updates)
+                    if work.buffered:
+                        move_from_bases(store, work, updates, Area(layout.entries, view))
                     state = step_from_mean(store, order, work, Area(layout.entries, view), records)
             kept = {update.name for update in updates}
             left_out = tuple(one.model for one in work.updates if one.model not in kept)
@@ -86,6 +90,27 @@ def state_draft(order: VisitOrder, name: str, layout: Layout, model: ArtifactId)
         chunks=(),
         lineage=Lineage(job=order.job, visit=order.visit, parents=(model,)),
     )
+
+
+def move_from_bases(store: ChunkStore, work: AggregateWork, updates: list[Update], mean: Area) -> None:
+    """Write over the mean of a buffer's updates what they make of the model that is moved."""
+    if work.base is None:
+        raise BugError("a buffer was to be added to no model")
+    wanted = {one.model: one for one in work.updates}
+    needed = dict.fromkeys([work.base, *(base for one in work.updates if (base := one.base) is not None)])
+    maps = {model: store.read_tensor_map(model) for model in needed}
+    try:
+        areas = {model: Area(store.manifest(model).tensors, found.payload) for model, found in maps.items()}
+        differences = [
+            Difference(update=update, base=areas[base], discount=wanted[ArtifactId(update.name)].discount)
+            for update in updates
+            if (base := wanted[ArtifactId(update.name)].base) is not None
+        ]
+        move_by_differences(differences, areas[work.base], mean)
+        del areas, differences
+    finally:
+        for found in maps.values():
+            found.close()
 
 
 def step_from_mean(

@@ -103,7 +103,7 @@ def _job(rng: random.Random, number: int, classes: int, contract: str) -> JobSpe
         deadline_s=rng.choice((5.0, 60.0, 120.0)),
         purpose=rng.choice((*PURPOSES, "advertising")) if rng.random() < 0.15 else PURPOSES[0],
         method=rng.choice(
-            ("", "planned", "cyclic", "tram-fl", "random", "fedavg", "fedadam", "data-parallel", "data-parallel")
+            ("", "planned", "cyclic", "tram-fl", "random", "fedavg", "fedadam", "data-parallel", "fedbuff")
         ),
         raw_records=rng.choice(("stay", "trust-zone")),
         visits=rng.choice((None, None, 12)),

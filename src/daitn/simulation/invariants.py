@@ -68,6 +68,11 @@ class Invariants:
         self._kept: dict[JobId, ArtifactId] = {}
         self._refused_with: dict[JobId, int] = {}
         self._aggregated: set[JobId] = set()
+        self._buffered: set[JobId] = set()
+        self._line: dict[JobId, list[ArtifactId]] = {}
+        """Of each job, the heads that the present one came of."""
+        self._made: dict[VisitId, ArtifactId] = {}
+        """Models of accepted training visits."""
         self._grouped: dict[VisitId, ArtifactId] = {}
         """Models of accepted members of groups whose round has not ended."""
         self._given: set[tuple[JobId, NodeId, ArtifactId]] = set()
@@ -98,14 +103,17 @@ class Invariants:
                 if job in self._head:
                     raise BugError(f"job {job} was submitted twice")
                 self._head[job] = self._kept[job] = request.package
+                self._line[job] = [request.package]
             case JobAssessed(job=job, verdict=verdict, plan=plan):
                 if verdict.outcome == "refused" and not verdict.failed():
                     raise BugError(f"job {job} was refused for no reason")
                 (self._aggregated.add if METHODS[plan.method].aggregates else self._aggregated.discard)(job)
+                (self._buffered.add if METHODS[plan.method].buffered else self._buffered.discard)(job)
             case VisitOrdered(visit=visit):
                 if visit in self._ordered:
                     raise BugError(f"visit {visit} was ordered twice")
                 self._check_given(record)
+                self._check_buffer(record)
                 self._ordered[visit] = record
             case VisitAccepted(visit=visit):
                 self._check_accepted(record)
@@ -130,15 +138,19 @@ class Invariants:
                     self._kept[job] = model
                 else:
                     self._head[job] = self._kept[job]
+                    self._back_to(job, self._kept[job])
             case ModelGone(job=job, instead=instead):
                 if instead != self._head[job]:
                     self._head[job] = self._kept[job] = instead
+                    self._back_to(job, instead)
             case SitesSetAside(job=job, model=model):
                 if model is not None:
                     self._head[job] = self._kept[job] = model
+                    self._back_to(job, model)
             case HarmTraced(job=job, onward=onward):
                 if onward is not None:
                     self._head[job] = self._kept[job] = onward
+                    self._back_to(job, onward)
             case JobPhased(job=job, phase=phase):
                 if job in self._ended:
                     raise BugError(f"job {job} ended as {self._ended[job]} and became {phase}")
@@ -160,16 +172,45 @@ class Invariants:
             self._measured_on[record.job] = _artifacts(work.samples)
             self._test_set.setdefault(record.job, self._measured_on[record.job])
         if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
-            if work.model != self._head[record.job]:
+            if record.job not in self._buffered and work.model != self._head[record.job]:
                 raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
             if self._ordered[record.visit].purpose == "probe":
                 return
+            self._made[record.visit] = record.outcome.model
             if work.group is not None:
                 self._grouped[record.visit] = record.outcome.model
             elif record.job not in self._aggregated:
                 self._head[record.job] = record.outcome.model
         elif isinstance(record.outcome, AggregateOutcome) and not getattr(work, "masked", False):
             self._head[record.job] = record.outcome.model
+            self._line[record.job].append(record.outcome.model)
+
+    def _back_to(self, job: JobId, model: ArtifactId) -> None:
+        line = self._line[job]
+        self._line[job] = line[: line.index(model) + 1] if model in line else [model]
+
+    def _check_buffer(self, ordered: VisitOrdered) -> None:
+        """A buffer moves the head, by what began from heads that it came of, and takes the less of it the older."""
+        work = ordered.work
+        if not isinstance(work, AggregateWork) or not work.buffered:
+            return
+        line = self._line[ordered.job]
+        if work.base != line[-1]:
+            raise BugError(f"visit {ordered.visit} moves {work.base}, the head is {line[-1][:12]}")
+        for update in work.updates:
+            begun = next(
+                (
+                    self._ordered[visit].work
+                    for visit, model in self._made.items()
+                    if model == update.model and visit.rpartition("/")[0] == ordered.job
+                ),
+                None,
+            )
+            if not isinstance(begun, TrainWork) or begun.model != update.base or update.base not in line:
+                raise BugError(f"visit {ordered.visit} takes {update.model[:12]} for trained from {update.base}")
+            age = len(line) - 1 - line.index(update.base)
+            if abs(update.discount - (1 + age) ** -0.5) > 1e-9:
+                raise BugError(f"visit {ordered.visit} takes {update.discount} of an update that is {age} heads old")
 
     def _check_given(self, ordered: VisitOrdered) -> None:
         """A unit measures only on samples whose sites have given them to this very unit."""

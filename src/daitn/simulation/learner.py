@@ -79,6 +79,21 @@ class Learner:
             self.spoil(mean)
         return mean
 
+    def move(self, base: ArtifactId, updates: Sequence[UpdateRef]) -> ArtifactId:
+        """A model moved by what visits changed that began from models of their own each."""
+        text = " ".join(f"{one.model}:{one.base}:{one.weight:.6f}:{one.discount:.6f}" for one in updates)
+        moved = ArtifactId(blake3(f"{base} {text}".encode()).hexdigest())
+        total = sum(update.weight for update in updates)
+        skill = dict(self._skill[base])
+        for update in updates:
+            before = self._skill[update.base] if update.base is not None else {}
+            for label, value in self._skill[update.model].items():
+                change = value - before.get(label, 0.0)
+                skill[label] = skill.get(label, 0.0) + change * update.discount * update.weight / total
+        self._skill[moved] = skill
+        self.parents[moved] = (base, *(update.model for update in updates))
+        return moved
+
     def step(self, mean: ArtifactId, how: str) -> tuple[ArtifactId, ArtifactId]:
         """The model that a server's step makes of a mean, as good as that, and what is remembered of it."""
         stepped = ArtifactId(blake3(f"step {how} {mean}".encode()).hexdigest())

@@ -97,6 +97,10 @@ class SimulatedWork:
                 added = self._masks.add(updates)
                 self._artifacts[node].add(added)
                 return AggregateOutcome(model=added, seconds=seconds)
+            case AggregateWork(updates=updates, base=base, buffered=True) if base is not None:
+                moved = self._learner.move(base, updates)
+                self._artifacts[node].add(moved)
+                return AggregateOutcome(model=moved, seconds=seconds)
             case AggregateWork(updates=updates, server=server, base=base, state=before, unmasking=opening):
                 mean = self._learner.average(
                     updates if opening is None else self._masks.open(updates[0].model, opening)

@@ -34,6 +34,8 @@ class Averages:
         """The mean of these updates, and the step that follows it; what is remembered of earlier rounds comes along if
         somebody who has it is there."""
         state = self._state
+        if state.buffered:
+            return AggregateWork(updates=state.buffer.weighed(updates), base=state.head)
         if state.plan is None or state.plan.server is None:
             return AggregateWork(updates=updates)
         server, training = state.plan.server, state.plan.training

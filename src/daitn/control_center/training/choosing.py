@@ -40,7 +40,8 @@ class Choosing:
 
         def all_stops() -> tuple[Stop, ...]:
             """Those the method's rule takes, of as many as one order to an aggregator may name and the budget pays."""
-            most = min(limits.SITES_PER_ORDER, (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits)
+            left = (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits
+            most = max(0, min(limits.SITES_PER_ORDER, left - len(state.training_meanwhile())))
             rounds = Rounds(reports=tuple(state.round_book.reports), round=state.rounds, seed=state.request.seed)
             stops = ROUND_RULES[method.rounds].choose(view(), rounds, most)
             if not training.control_variates:  # its corrections stand for equally many steps of all

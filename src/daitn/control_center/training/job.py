@@ -116,8 +116,8 @@ class JobMachine:
 
     @property
     def at_border(self) -> bool:
-        """Whether the job runs and has nothing under way: between two visits, or two rounds."""
-        return self.state.phase is Phase.RUNNING and not self.state.under_way()
+        """Whether the job runs and waits for nothing that is under way: between two visits, or two rounds."""
+        return self.state.phase is Phase.RUNNING and not self.state.waited_for()
 
     def advance(self, turn: Turn, *, may_start: bool = True, room_for: JobId | None = None) -> None:
         """Order whatever should be under way. `may_start`: whether a queued job may begin to run; `room_for`: the job

@@ -14,9 +14,11 @@ import msgspec
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.training.agreed_rounds import note_agreed
+from daitn.control_center.training.buffer_book import BufferBook
 from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
+from daitn.control_center.training.judged_models import note_judged, note_traced
 from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
 from daitn.control_center.training.mask_book import MaskBook
@@ -141,6 +143,7 @@ class JobState:
         """What the server's optimizer remembers beside each model that it made."""
         self.controls = ControlBook()
         self.round_book = RoundBook()
+        self.buffer = BufferBook(submitted.request.package)
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
         self.clearing = ClearBook()
@@ -205,7 +208,7 @@ class JobState:
             case RecordsGiven():
                 self.records[(record.dataset, record.receiver)] = (record.artifact, record.holder)
             case ModelJudged():
-                self._judged(record)
+                note_judged(self, record)
             case OtherTestSet():
                 note_other_test_set(self, record)
             case HolderDropped(artifact=artifact, node=node):
@@ -229,7 +232,7 @@ class JobState:
                 self.verifications += 1
                 self.trail.measured(model, measurements)
             case HarmTraced():
-                self._traced(record)
+                note_traced(self, record)
             case SitesSetAside(model=model):
                 self.clearing.took(record, self.verifications, self.gain_score)
                 if model is not None:
@@ -275,6 +278,8 @@ class JobState:
         self.open[record.visit] = OpenVisit(ordered=record, spoken_ns=record.at_ns)
         self.ordered[record.visit] = record
         self.masks.ordered(record.work)
+        if isinstance(record.work, AggregateWork):
+            self.buffer.averaging(len(self.updates))
         if record.purpose == "train" and isinstance(record.work, TrainWork):
             if not self.round_begun:
                 self.round_book.round_begins()
@@ -324,59 +329,27 @@ class JobState:
         self.updates, self.round_begun = [], False
         self.release()
 
+    @property
+    def buffered(self) -> bool:
+        """Whether the head moves on while sites are still training from older ones."""
+        return self.plan is not None and METHODS[self.plan.method].buffered
+
+    def training_meanwhile(self) -> frozenset[DataSetId]:
+        """Data sets whose visits are under way without anything depending on when they end."""
+        orders = (opened.ordered for opened in self.open.values()) if self.buffered else ()
+        trained = (one.work for one in orders if one.purpose == "train")
+        return frozenset(work.dataset for work in trained if isinstance(work, TrainWork))
+
+    def waited_for(self) -> int:
+        """Visits under way that must end before the method goes on."""
+        return self.under_way() - len(self.training_meanwhile())
+
     def advance_head(self, model: ArtifactId) -> None:
         self.head = model
         self.rounds += 1
         self.rounds_since_verified += 1
-        self.updates, self.round_begun = [], False
-        self.release()
-
-    def _judged(self, record: ModelJudged) -> None:
-        self.verifications += 1
-        self.made.settled(record.model)
-        self.measured_after.append((self.rounds, record.measurements))
-        self.trail.judged(record.model, record.measurements, keep=record.keep, known=record.culprit is not None)
-        self.rounds_since_verified = 0
-        self.looks_since_gain += 1
-        self.opinions.since += 1
-        gain = record.keep and self.gain_in_noise(record.score, record.measurements) > 1
-        if gain:
-            self.count_gains_anew(record.score)
-        if record.keep:
-            mark = Mark(record.model, record.measurements, len(self.seen))
-            self.clearing.kept(mark, record.score, noise(self.request.targets, record.measurements), gain=gain)
-        if record.keep:
-            self.kept, self.kept_measurements = record.model, record.measurements
-            self.seen_kept = len(self.seen)
-            self.looks.append((self.seen_kept, record.measurements))
-            self.rolled_back_in_row = 0
-            self.avoided.clear()
-        else:
-            self.rolled_back += 1
-            self.rolled_back_in_row += 1
-            self.head = self.kept
-            seen = {dataset for dataset, _ in self.seen[self.seen_kept :]}
-            self.avoided |= seen if record.culprit is None else {record.culprit}
-            del self.seen[self.seen_kept :]
-        if record.best:
-            self.best, self.best_measurements, self.best_score = record.model, record.measurements, record.score
-            self.seen_best = len(self.seen)
-        self.met = self.met or record.met
-        self.release()
-
-    def _traced(self, record: HarmTraced) -> None:
-        """The job goes on from the model before the visit that made it worse, and goes elsewhere first."""
-        self.seen += self.trail.traced(record.onward)
-        if record.dataset is not None:
-            self.avoided = {record.dataset}
-        if record.onward is not None:
-            self.head = self.kept = record.onward
-            self.kept_measurements, self.seen_kept = record.measurements, len(self.seen)
-            self.rolled_back_in_row = 0
-        if record.best:
-            self.best, self.best_measurements, self.best_score = self.kept, record.measurements, record.score
-            self.seen_best = len(self.seen)
-        self.met = self.met or record.met
+        used = self.buffer.advanced(model)
+        self.updates, self.round_begun = self.updates[used:] if self.buffered else [], False
         self.release()
 
     def count_gains_anew(self, gain_score: float | None = None) -> None:
@@ -396,8 +369,15 @@ class JobState:
         del self.seen[self.seen_kept :]
         self.looks = [one for one in self.looks if one[0] <= self.seen_kept]
         self.head = self.kept = model
+        self.drop_newer()
         self.trail.clear()
         self.rounds_since_verified = 0
+
+    def drop_newer(self) -> None:
+        """The head is an older model again: what was trained from newer ones is worth nothing to it."""
+        self.buffer.went_back(self.head)
+        if self.buffered:
+            self.updates = [one for one in self.updates if one.base is not None and self.buffer.is_known(one.base)]
 
     def _drop_holder(self, artifact: ArtifactId, node: NodeId) -> None:
         """Records are then asked for again, and samples that their unit has not fetched yet."""
@@ -410,6 +390,11 @@ class JobState:
         """Forget what nothing needs any more, and whom to tell that they may drop it."""
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
         needed |= self.trail.models() | self.clearing.models() | self.opinions.models()
+        if self.buffered:
+            works = (opened.ordered.work for opened in self.open.values())
+            needed |= {one.base for one in self.updates if one.base is not None}
+            needed |= {work.model for work in works if isinstance(work, TrainWork)}
+            self.buffer.keep(needed)
         self.opinions.keep(needed)
         self.server_states = {model: state for model, state in self.server_states.items() if model in needed}
         needed |= set(self.server_states.values()) | self.controls.keep(needed)

@@ -91,7 +91,7 @@ class Running:
         if state.lost_in_row >= TRIES_MOST:
             self._ending.end(turn, Phase.FAILED, f"{TRIES_MOST} visits in a row were lost, the last: {state.last_loss}")
             return
-        if not state.under_way() and self._desk.rests(turn):
+        if not state.waited_for() and self._desk.rests(turn):
             return
         self._stragglers.look(turn)
         if not state.under_way() and not state.trail.searched and state.head not in state.made.doubted:
@@ -103,7 +103,7 @@ class Running:
             if not state.under_way():
                 self._wind_up(turn, spent)
             return
-        if not state.under_way() and not self._desk.reachable(state.head):
+        if not state.waited_for() and not self._desk.reachable(state.head):
             self._go_back(turn)
             return
         if state.trail.searched:
@@ -133,14 +133,14 @@ class Running:
                     self._averages.order(turn, view(), updates)
                 case Verify():
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
-        if not state.under_way():
+        if not state.waited_for():
             turn.wake_in(f"job {state.job}", WAIT_S)
 
     def _look_at_head(self, turn: Turn) -> None:
         """A site says that the model cannot be used: have it measured before anybody else is sent there."""
         told = self.state.ordered[self.state.made.doubted[self.state.head]]
         why = f"{self._desk.name_of(told.node)} says it cannot be used"
-        if not self.state.under_way() and not self.measuring.measure(turn, self._desk.view(turn), why):
+        if not self.state.waited_for() and not self.measuring.measure(turn, self._desk.view(turn), why):
             turn.wake_in(f"job {self.state.job}", WAIT_S)
 
     def _look_at_step(self, turn: Turn) -> None:
@@ -232,6 +232,8 @@ class Running:
             rounds_since_verified=state.rounds_since_verified,
             verify_every=state.plan.verify_every,
             under_way=state.under_way(),
+            training=state.training_meanwhile(),
+            handed_in=frozenset(state.buffer.handed_in) if state.buffered else frozenset(),
             updates=tuple(state.updates),
             round_begun=state.round_begun,
         )

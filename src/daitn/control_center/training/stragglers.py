@@ -6,6 +6,8 @@ that is cut is told to stop; what it has done is lost, and it is asked for a sho
 
 from __future__ import annotations
 
+import math
+
 from daitn.base.ids import DataSetId
 from daitn.base.units import seconds_to_ns
 from daitn.control_center.training.job_desk import JobDesk
@@ -27,28 +29,57 @@ class Stragglers:
     def look(self, turn: Turn) -> None:
         """Stop those of a round's visits that are late, or wake up when they will be. O(members), once a quorum of them
         has handed in."""
-        state, book = self._state, self._state.round_book
-        if not state.aggregates or not state.updates:
+        state = self._state
+        late = self._last_of_all() if state.buffered else self._left_of_round()
+        if not late:
             return
-        late = {dataset: opened for opened in state.open.values() if (dataset := _trained_on(opened)) is not None}
-        members = len(late) + len(state.updates)
-        if not late or len(state.updates) < max(quorum(members), state.masks.threshold):
+        most_s = bound_s(self._known_s(late))
+        if most_s == math.inf:
             return
-        known = [book.took_s[dataset] for dataset in book.took_s]
-        known += [own for dataset, opened in late.items() if (own := book.expected_s(dataset, _batches(opened)))]
-        most_s = bound_s(known)
-        begun_ns = max(self._desk.resumed_ns, *(opened.ordered.at_ns for opened in late.values()))
-        due_ns = begun_ns + seconds_to_ns(most_s)
-        if turn.now_ns < due_ns:
-            turn.timer(f"job {state.job}", due_ns)
-            return
-        for opened in late.values():
-            self._cut(turn, opened, f"{len(state.updates)} of {members} sites have handed in", most_s)
+        dues = {name: self._begun_ns(opened) + seconds_to_ns(most_s) for name, opened in late.items()}
+        for name, opened in late.items():
+            if turn.now_ns >= dues[name]:
+                self._cut(turn, opened, most_s)
+        if waiting := [due_ns for due_ns in dues.values() if turn.now_ns < due_ns]:
+            turn.timer(f"job {state.job}", min(waiting))
 
-    def _cut(self, turn: Turn, opened: OpenVisit, others: str, most_s: float) -> None:
+    def _known_s(self, late: dict[DataSetId, OpenVisit]) -> list[float]:
+        """What visits took: those of this round, and what the late ones took before; without rounds, all."""
+        book = self._state.round_book
+        if self._state.buffered:
+            return list(book.whole_s(max(_batches(opened) for opened in late.values())).values())
+        own = (book.expected_s(name, _batches(opened)) for name, opened in late.items())
+        return [*book.took_s.values(), *(seconds for seconds in own if seconds)]
+
+    def _left_of_round(self) -> dict[DataSetId, OpenVisit]:
+        """Of a round of which enough have handed in, the visits that have not; nothing otherwise."""
+        state = self._state
+        if not state.aggregates or not state.updates:
+            return {}
+        left = self._training()
+        members = len(left) + len(state.updates)
+        return left if len(state.updates) >= max(quorum(members), state.masks.threshold) else {}
+
+    def _last_of_all(self) -> dict[DataSetId, OpenVisit]:
+        """Without rounds nobody waits, but at the end of a budget: the visits that use up what is left of it."""
+        budget, left = self._state.request.budget.visits, self._training()
+        return left if budget is not None and self._state.visits + len(left) >= budget else {}
+
+    def _training(self) -> dict[DataSetId, OpenVisit]:
+        opened = self._state.open.values()
+        return {dataset: one for one in opened if (dataset := _trained_on(one)) is not None}
+
+    def _begun_ns(self, opened: OpenVisit) -> int:
+        return max(self._desk.resumed_ns, opened.ordered.at_ns)
+
+    def _cut(self, turn: Turn, opened: OpenVisit, most_s: float) -> None:
         progress, ordered = opened.progress, opened.ordered
         done = progress.done / progress.of if progress is not None and progress.of else 0.0
-        why = f"{others}, and it was {done:.0%} done after the {most_s:.1f} s that a round of them may take"
+        why = f"it was {done:.0%} done after the {most_s:.1f} s that, by what it takes all, a visit may take"
+        if self._state.buffered:
+            why = f"it is the last that the budget pays for; {why}"
+        else:
+            why = f"{len(self._state.updates)} other sites of the round have handed in; {why}"
         turn.send(ordered.node, VisitCancel(visit=ordered.visit, fence=ordered.fence))
         turn.record(
             VisitLost(
@@ -60,7 +91,8 @@ class Stragglers:
 def _trained_on(opened: OpenVisit) -> DataSetId | None:
     """The data set of a visit whose update its round waits for; None for other visits."""
     work = opened.ordered.work
-    return work.dataset if isinstance(work, TrainWork) and work.group is None else None
+    trains = opened.ordered.purpose == "train" and isinstance(work, TrainWork) and work.group is None
+    return work.dataset if trains and isinstance(work, TrainWork) else None
 
 
 def _batches(opened: OpenVisit) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from daitn.control_center.training.handed_in import note_handed_in
 from daitn.control_center.training.records import VisitAccepted
 from daitn.control_center.training.trail import Step
-from daitn.descriptors.work import TrainOutcome, TrainWork, UpdateRef
+from daitn.descriptors.work import TrainOutcome, TrainWork
 
 if TYPE_CHECKING:
     from daitn.control_center.training.job_state import JobState
@@ -35,7 +36,7 @@ def note_trained(state: JobState, work: TrainWork, record: VisitAccepted, outcom
     if state.aggregates:
         took_s = (record.at_ns - ordered.at_ns) / 1e9
         state.round_book.accepted(work, outcome, state.rounds, took_s)
-        state.updates.append(UpdateRef(model=outcome.model, weight=float(max(1, outcome.records))))
+        note_handed_in(state, work, outcome)
     else:
         state.left_out.clear()
         state.trail.advanced(Step(record.visit, *state.seen[-1], outcome.model))

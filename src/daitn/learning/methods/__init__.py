@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from daitn.descriptors.request import Request
+from daitn.learning.methods.buffered import FedBuff
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FEDERATED
@@ -26,6 +27,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="random", rule="random"),
         Sequential(name="split", rule="routed", split=True),
         *FEDERATED,
+        FedBuff(),
         DataParallel(),
     )
 }

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from daitn.base.ids import ArtifactId
+from daitn.base.ids import ArtifactId, DataSetId
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.work import ServerStep, UpdateRef
 
@@ -60,6 +60,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     verify_every: int
     under_way: int
     """Steps ordered and not yet ended."""
+    training: frozenset[DataSetId] = frozenset()
+    """Buffered methods: data sets whose visits are among those under way. Nothing depends on when they end."""
+    handed_in: frozenset[DataSetId] = frozenset()
+    """Buffered methods: data sets that have trained from `head`."""
     updates: tuple[UpdateRef, ...] = ()
     """Models trained from `head` in this round and not yet averaged (parallel methods)."""
     round_begun: bool = False
@@ -106,6 +110,11 @@ class Method(Protocol):
     @property
     def aggregates(self) -> bool:
         """Whether an aggregator averages what the sites have trained."""
+        ...
+
+    @property
+    def buffered(self) -> bool:
+        """Whether it goes on to new heads while sites are still training from older ones."""
         ...
 
     @property

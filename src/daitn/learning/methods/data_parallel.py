@@ -20,6 +20,7 @@ class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
     parallel: bool = True
     steady: bool = False
     aggregates: bool = False
+    buffered: bool = False
     exchanges: bool = True
     rounds: str = "all"
     prefers: Preferences = Preferences()

@@ -44,6 +44,7 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     parallel: bool = True
     steady: bool = False
     aggregates: bool = True
+    buffered: bool = False
     exchanges: bool = False
     rounds: str = "all"
 

@@ -23,6 +23,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     parallel: bool = False
     steady: bool = False
     aggregates: bool = False
+    buffered: bool = False
     exchanges: bool = False
     rounds: str = "all"
     prefers: Preferences = Preferences()
