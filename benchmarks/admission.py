@@ -51,6 +51,7 @@ from benchmarks.admission_world import (
     Moment,
     Scenario,
     World,
+    assessed_bytes,
     make_world,
     run_scenario,
     scenarios,
@@ -212,7 +213,9 @@ class Answer(NamedTuple):
 
 def answer(world: World, request: Request, found: Preflight, lessons: Lessons) -> Answer:
     """The product's verdict on one judgement."""
-    judged = judge(world.view, request, world.package, Known(found, lessons, ASSESSED_S))
+    judged = judge(
+        world.view, request, world.package, Known(found, lessons, ASSESSED_S, moved_bytes=assessed_bytes(world.package))
+    )
     verdict = verdict_of(world.view, request, judged)
     failed = [one for one in verdict.failed() if one.code is not ReasonCode.ATTAINABILITY]
     probability = 0.5 if verdict.probability is None else verdict.probability

@@ -326,8 +326,8 @@ def try_model(world: World) -> Preflight:
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A run as it was after a visit or a round: visits and bytes so far, seconds since submission, and figures in the
-    order of `METRICS`."""
+    """A run as it was after a visit or a round: visits and bytes so far, those of measuring it included as the network
+    counts them, seconds since submission, and figures in the order of `METRICS`."""
 
     visits: int
     seconds: float
@@ -336,6 +336,11 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Whether the plan has the model measured here. Elsewhere only the harness looks: a budget could end here, which
     has a model measured at its end."""
     figures: tuple[float, ...]
+
+
+def assessed_bytes(package: PackageFacts) -> int:
+    """What has moved before the verdict: the unit fetched the package to try it."""
+    return package.total_bytes
 
 
 class _Run:
@@ -347,7 +352,7 @@ class _Run:
         self.model = copy.deepcopy(world.model)
         self.state = ModelState()
         self.seen = Seen(seed=seed)
-        self.visits, self.transfer_bytes, self.seconds = 0, 0, ASSESSED_S
+        self.visits, self.transfer_bytes, self.seconds = 0, assessed_bytes(world.package), ASSESSED_S
         self.warm: set[DataSetId] = set()
         self.rng = np.random.default_rng(seed)
 
@@ -367,6 +372,11 @@ class _Run:
         self.visits += 1
         self.transfer_bytes += moved
         return result.state, spent
+
+    def measuring_bytes(self) -> int:
+        """What the unit fetches to measure the model: its weights with what travels with them."""
+        carried = sum(slot.numel() * slot.element_size() for slot in self.state.slots.values())
+        return self.world.package.payload_bytes + carried
 
     def round(self) -> None:
         """One visit of a sequential method, one round of an averaging one."""
@@ -415,10 +425,11 @@ def play(world: World, found: Preflight, seed: int) -> Iterator[Moment]:
         since += 1
         measured = world.measure(run.model)
         if since < run.plan.verify_every:
-            yield _moment(run, measured, due=False)
+            yield _moment(run, measured, due=False, measuring_bytes=run.measuring_bytes())
             continue
         since = 0
         run.seconds += check_s
+        run.transfer_bytes += run.measuring_bytes()
         judged = judge_model(targets, kept, best, measured)
         if judged.keep:
             kept, best = measured, max(best, judged.score)
@@ -432,11 +443,11 @@ def play(world: World, found: Preflight, seed: int) -> Iterator[Moment]:
         yield _moment(run, measured, due=True)
 
 
-def _moment(run: _Run, measured: tuple[Measurement, ...], *, due: bool) -> Moment:
+def _moment(run: _Run, measured: tuple[Measurement, ...], *, due: bool, measuring_bytes: int = 0) -> Moment:
     return Moment(
         visits=run.visits,
         seconds=round(run.seconds, 2),
-        transfer_bytes=run.transfer_bytes,
+        transfer_bytes=run.transfer_bytes + measuring_bytes,
         due=due,
         figures=tuple(round(one.value, 4) for one in measured),
     )

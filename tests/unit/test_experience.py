@@ -213,11 +213,24 @@ def test_bytes_allow_for_what_travels_along():
     plan = draft_plan(VIEW, make_request(), make_package(), TRIED)
     carried = 1000 * (2 if plan.training.average_steps else 1)
     both_sites = 2 * 100 + 1000 + (1000 + carried)  # parts to each, weights, and what the second visit takes along
+    looks = max(1.0, 5 / plan.verify_every) * (1000 + carried)  # and the unit fetches what is measured
 
-    rounds, spread = allowed(budget=Budget(transfer_bytes=both_sites + 3 * (1000 + carried)))
+    rounds, spread = allowed(budget=Budget(transfer_bytes=round(both_sites + 3 * (1000 + carried) + looks)))
 
     assert rounds == pytest.approx(5.0)
     assert spread > 0
+
+
+def test_bytes_that_have_moved_before_the_verdict_leave_fewer_rounds():
+    asked = make_request(budget=Budget(transfer_bytes=50_000))
+    plan = draft_plan(VIEW, asked, make_package(), TRIED)
+    whole, left = (allowance(VIEW, asked, make_package(), plan, TRIED, 0.0, moved) for moved in (0, 40_000))
+
+    assert left.rounds < whole.rounds / 2
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(asked, make_package(), Known(moved_bytes=49_000))
+    assert {one.code for one in verdict.failed()} == {ReasonCode.BYTES}
+    assert verdict.counter_offer is not None
+    assert verdict.counter_offer.request.budget.transfer_bytes > 50_000
 
 
 def test_time_that_is_gone_leaves_fewer_rounds():

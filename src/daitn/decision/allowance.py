@@ -20,6 +20,8 @@ from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import METHODS
 from daitn.learning.numerics.slots import KINDS
 
+HALVINGS: Final = 40
+"""Of the range in which the rounds lie that some bytes leave room for: to a part in 10¹²."""
 BYTES_SPREAD: Final = 0.03
 SECONDS_SPREAD: Final = 0.25
 """Deviations of the logarithm of rounds: a site's pace deviates by a fifth from what its speed says, and a line's."""
@@ -40,8 +42,10 @@ def allowance(
     plan: Plan,
     preflight: Preflight | None,
     elapsed_s: float = 0.0,
+    moved_bytes: int = 0,
 ) -> Allowance:
-    """Rounds that fit. `elapsed_s`: seconds since submission, gone from the deadline already. Cost: O(candidates)."""
+    """Rounds that fit. `elapsed_s`: seconds since submission, gone from the deadline already; `moved_bytes`: what has
+    moved since then, gone from the budget. Cost: O(candidates)."""
     places = best_computes(view)
     if not places:
         return Allowance(rounds=0.0, spread=0.0)
@@ -51,7 +55,8 @@ def allowance(
     if request.budget.visits is not None:
         bounds.append((request.budget.visits / a_round, 0.0))
     if request.budget.transfer_bytes is not None:
-        bounds.append((_rounds_of(float(request.budget.transfer_bytes), package, plan, len(places)), BYTES_SPREAD))
+        left = float(request.budget.transfer_bytes - moved_bytes)
+        bounds.append((_rounds_of(left, package, plan, len(places)), BYTES_SPREAD))
     seconds = [visit_seconds(place, plan.training.batches, package.total_bytes, preflight) for place in places.values()]
     verifier = view.verifiers[0].bytes_per_s if view.verifiers else None
     check_s = verification_seconds(package, preflight, verifier)
@@ -65,17 +70,25 @@ def allowance(
 
 def _rounds_of(bytes_left: float, package: PackageFacts, plan: Plan, sites: int) -> float:
     """Rounds in so many bytes: parts go to each site once, weights with every visit, and with them, from the second
-    visit of a sequential method on, what its optimizer and its average remember."""
+    visit of a sequential method on, what its optimizer and its average remember. What is due to be measured moves to
+    the unit, and the last model in any case."""
     payload, parts = float(max(1, package.payload_bytes)), float(package.parts_bytes)
-    if METHODS[plan.method].parallel:
-        return max(0.0, (bytes_left / sites - parts) / (2 * payload))
-    training = plan.training
+    training, parallel = plan.training, METHODS[plan.method].parallel
     slots = len(KINDS[training.optimizer]) if training.carry_optimizer else 0
-    carried = payload * (slots + bool(training.average_steps))
-    first = (bytes_left + carried) / (payload + carried + parts)
-    if first <= sites:
-        return max(0.0, first)
-    return (bytes_left + carried - parts * sites) / (payload + carried)
+    carried = 0.0 if parallel else payload * (slots + bool(training.average_steps))
+    a_round = 2 * payload * sites if parallel else payload + carried
+    colds = 1.0 if parallel else float(sites)
+    cold = parts * (sites if parallel else 1)
+
+    def moved(rounds: float) -> float:
+        looks = max(1.0, rounds / max(1, plan.verify_every))
+        return cold * min(rounds, colds) + a_round * rounds - carried + looks * (payload + carried)
+
+    low, high = 0.0, max(0.0, bytes_left / a_round + 2.0)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if moved(middle) <= bytes_left else (low, middle)
+    return low
 
 
 def _rounds_in(left_s: float, round_s: float, cold: int) -> float:

@@ -57,7 +57,7 @@ def find_counter_offer(
         moved = offered
         for condition in failed:
             least = least_beside(view, offered, package, known, judged.plan)
-            moved = _mend(moved, condition, view, judged, changes, known.elapsed_s, least)
+            moved = _mend(moved, condition, view, judged, changes, known, least)
         if moved == offered:
             return None
         offered = moved
@@ -70,7 +70,7 @@ def _mend(
     view: TrainingView,
     judged: Judged,
     changes: dict[str, Change],
-    elapsed_s: float,
+    known: Known,
     least: Least,
 ) -> Request:
     """The request with one failed condition mended as far as it can be; unchanged where it cannot."""
@@ -79,7 +79,7 @@ def _mend(
         first = changes[what].asked if what in changes else asked
         changes[what] = Change(what=what, asked=first, offered=offered, because=failed.code)
 
-    replace = msgspec.structs.replace
+    replace, elapsed_s = msgspec.structs.replace, known.elapsed_s
     budget, plan = request.budget, judged.plan
     match failed.code:
         case ReasonCode.TIME:
@@ -96,7 +96,7 @@ def _mend(
             change("deadline", f"{request.deadline_s:g} s", f"{deadline:g} s")
             return replace(request, deadline_s=deadline)
         case ReasonCode.BYTES:
-            moved = math.ceil(plan.expected.transfer_bytes * SLACK)
+            moved = known.moved_bytes + math.ceil(plan.expected.transfer_bytes * SLACK)
             change("transfer budget", f"{budget.transfer_bytes} bytes", f"{moved} bytes")
             return replace(request, budget=replace(budget, transfer_bytes=moved))
         case ReasonCode.VISITS:

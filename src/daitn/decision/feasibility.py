@@ -77,12 +77,14 @@ def _said(code: ReasonCode, what: str, required: str, available: str, *, met: bo
 
 class Known(NamedTuple):
     """What a judgement rests on besides view and request: what the unit found, what earlier runs teach, the seconds
-    since submission that are gone from the deadline already, and what other jobs were promised."""
+    since submission that are gone from the deadline already, what other jobs were promised, and the bytes that have
+    moved since submission, which are gone from the budget."""
 
     preflight: Preflight | None = None
     lessons: Lessons = NO_LESSONS
     elapsed_s: float = 0.0
     promises: Promises = Promises()
+    moved_bytes: int = 0
 
 
 class Judged(NamedTuple):
@@ -107,7 +109,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
     slots = least_beside(whole, request, package, known, plan) if view is not whole else None
     situation, ahead = situation_of(view, request, package, plan, preflight), None
     if situation is not None:
-        room = allowance(view, request, package, plan, preflight, known.elapsed_s)
+        room = allowance(view, request, package, plan, preflight, known.elapsed_s, known.moved_bytes)
         ahead = Ahead(situation, room, known.lessons)
     predictions = predict(view, request, preflight, ahead)
     conditions = [
@@ -115,7 +117,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
         *_method(view, request, preflight),
         *_options(request, plan),
         *_hiding(view, request, plan),
-        *_resources(view, request, package, plan, known.elapsed_s, slots),
+        *_resources(view, request, package, plan, known, slots),
         *_data(view, request),
         *_preflight(preflight),
         *_attainability(request, preflight, predictions),
@@ -227,10 +229,11 @@ def _hiding(view: TrainingView, request: Request, plan: Plan) -> list[Condition]
 
 
 def _resources(
-    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, elapsed_s: float, slots: Least | None
+    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, known: Known, slots: Least | None
 ) -> list[Condition]:
     """`slots`: how little time it can take beside what others were promised, where they were promised anything."""
     conditions: list[Condition] = []
+    elapsed_s = known.elapsed_s
     if view.candidates:
         need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
         most = max(candidate.memory_bytes for candidate in view.candidates)
@@ -250,7 +253,7 @@ def _resources(
             _condition(ReasonCode.VISITS, "least visits the plan can make", low_visits, bound, at_most=True)
         )
     if request.budget.transfer_bytes is not None:
-        moved = package.total_bytes * (low_visits + 1.0)
+        moved = known.moved_bytes + _least_bytes(package, plan, low_visits, tried=known.preflight is not None)
         bound = float(request.budget.transfer_bytes)
         what = "least bytes the plan can move"
         conditions.append(_condition(ReasonCode.BYTES, what, moved, bound, at_most=True, unit=" bytes"))
@@ -271,6 +274,12 @@ def _resources(
         what, text = "differential privacy in training", "no method here adds noise to training yet"
         conditions.append(_said(ReasonCode.METHOD, what, f"ε at most {request.epsilon:g}", text, met=False))
     return conditions
+
+
+def _least_bytes(package: PackageFacts, plan: Plan, visits: float, *, tried: bool) -> float:
+    """What the least number of visits moves, and one measurement: to a unit that has tried the model, only weights."""
+    a_visit = package.total_bytes + (package.payload_bytes if METHODS[plan.method].aggregates else 0)
+    return a_visit * visits + (package.payload_bytes if tried else package.total_bytes)
 
 
 def _slots(request: Request, plan: Plan, elapsed_s: float, slots: Least) -> list[Condition]:

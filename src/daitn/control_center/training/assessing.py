@@ -50,7 +50,7 @@ class Assessing:
         admission = TrainingAdmission(lambda request: self._desk.view(turn, request))
         elapsed_s = ns_to_seconds(turn.now_ns - state.submitted_ns)
         promises = self._desk.promises.owed(state.job, turn.now_ns)
-        known = Known(state.preflight, self._desk.book.lessons, elapsed_s, promises)
+        known = Known(state.preflight, self._desk.book.lessons, elapsed_s, promises, state.transfer_bytes)
         verdict, judged, view = admission.assess(state.request, state.package, known)
         plan = judged.plan
         if verdict.outcome == "refused" and self._desk.silent_nodes(turn) and self._desk.waited(turn) < REST_PATIENCES:
