@@ -38,6 +38,7 @@ from daitn.control_center.training.commands import (
 )
 from daitn.control_center.training.job_state import JobState
 from daitn.decision.facts import PackageFacts
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.contract import (
     CategoryColumn,
     Classification,
@@ -81,6 +82,7 @@ from daitn.node.http.tokens import TokenBook
 from daitn.node.map_service import MapService
 from daitn.node.pki import create_authority, write_private, write_public
 from daitn.node.tools_shown import links_shown, tools_shown
+from daitn.oam.model_card import model_card
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.wire.center_tools import VisitOrder, VisitPhase, VisitProgress, VisitReport, VisitResult, encode_report
@@ -393,6 +395,9 @@ class MemoryService:
 
     def log(self, owner: OwnerId, job: JobId, start: int) -> tuple[LogEntry, ...]:
         return render_log(self._state(owner, job), self._name, start)
+
+    def card(self, owner: OwnerId, job: JobId) -> ModelCard:
+        return model_card(self._state(owner, job), self._name)
 
     async def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:
         condition = self._changed.setdefault(job, asyncio.Condition())

@@ -21,6 +21,7 @@ from daitn.artifacts.codec import artifact_id
 from daitn.artifacts.layout import digest_of
 from daitn.base import limits
 from daitn.base.errors import InputError
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import JobStatus, LogEntry, Phase
 from daitn.descriptors.request import Request
 from daitn.node.http import bodies
@@ -397,6 +398,18 @@ def test_log_is_read_from_where_one_was(door: Door, alice: Client) -> None:
     assert alice.get(f"/v1/jobs/{job}/log?start=x").status == 400
 
 
+def test_card_of_a_finished_job_tells_its_lineage_and_runs_again(door: Door, alice: Client) -> None:
+    package = door.on_loop(lambda: put_package(door.service))
+    job = status_of(alice.submit(make_request(package))).job
+    read_events(alice, f"/v1/jobs/{job}/events")
+    card = msgspec.json.decode(alice.get(f"/v1/jobs/{job}/card").data, type=ModelCard)
+    assert (card.job, card.package) == (job, package)
+    assert card.lineage
+    assert card.rerun.method
+    again = status_of(alice.submit(card.rerun, key="again")).job
+    assert again != job
+
+
 def test_pause_resume_cancel_follow_the_job(held_door: Door) -> None:
     client = Client(held_door, held_door.token())
     package = held_door.on_loop(lambda: put_package(held_door.service))
@@ -410,6 +423,7 @@ def test_pause_resume_cancel_follow_the_job(held_door: Door) -> None:
     assert status_of(client.post(f"/v1/jobs/{job}/cancel")).phase is Phase.CANCELLED
     assert status_of(client.post(f"/v1/jobs/{job}/cancel")).phase is Phase.CANCELLED
     assert client.post(f"/v1/jobs/{job}/resume").status == 409
+    assert client.get(f"/v1/jobs/{job}/card").status == 409
 
 
 def test_change_merges_into_the_request(held_door: Door) -> None:

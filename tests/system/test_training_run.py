@@ -67,6 +67,10 @@ def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path:
     status = job.wait()
     assert status.phase is Phase.DELIVERED, status.reason
     assert all(target.met for target in status.targets)
+    card = job.card()
+    assert card.model == status.model
+    assert {step.dataset for step in card.lineage} <= {"north/sides", "south/sides"}
+    assert all(step.signature for step in card.lineage)
     result = job.result(tmp_path / "model")
     model = result.model()
     import torch

@@ -251,6 +251,27 @@ def log(
 
 
 @app.command()
+def card(job: JobName, token: Token = None, json: Json = False) -> None:
+    """What an ended job's model is: goal and figures, the visits and data it comes from, what it cost."""
+    with errors(json), _connect(token) as network:
+        found = network.job(job).card()
+
+        def show_card(where: Any) -> None:
+            from daitn.cli import render_card
+
+            where.print(render_card.card(found))
+
+        answer(json, found, show_card)
+
+
+@app.command()
+def rerun(job: JobName, token: Token = None, json: Json = False) -> None:
+    """Submit an ended job anew, with method, hyper-parameters and data sets pinned as they were."""
+    with errors(json), _connect(token) as network:
+        _said(json, network.job(job).rerun().assessed())
+
+
+@app.command()
 def fetch(
     job: JobName,
     folder: Annotated[Path, typer.Argument(help="Directory to make for the package.")],

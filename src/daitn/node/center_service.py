@@ -36,6 +36,7 @@ from daitn.control_center.training.commands import (
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.records import JobSubmitted
 from daitn.decision.facts import PackageFacts
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.job import JobStatus, LogEntry
@@ -50,6 +51,7 @@ from daitn.node.http.model_routes import Deployments
 from daitn.node.map_service import MapService
 from daitn.node.store import ChunkStore
 from daitn.node.tools_shown import links_shown, tools_shown
+from daitn.oam.model_card import model_card
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -270,6 +272,11 @@ class CenterService:
         """Log entries from number `start` on."""
         machine = self._job(owner, job)
         return render_log(machine.state, machine.name_of, start)
+
+    def card(self, owner: OwnerId, job: JobId) -> ModelCard:
+        """The model card of a job that has ended with a model; InputError for any other."""
+        machine = self._job(owner, job)
+        return model_card(machine.state, machine.name_of)
 
     async def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:
         """The status now and after each change, until the job has ended."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.control_center.node_records import ShownRecord
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request
@@ -83,6 +84,10 @@ class OwnerService(Protocol):
 
     def log(self, owner: OwnerId, job: JobId, start: int) -> tuple[LogEntry, ...]:
         """Log entries from number `start` on."""
+        ...
+
+    def card(self, owner: OwnerId, job: JobId) -> ModelCard:
+        """The model card of a job that has ended with a model; InputError for any other."""
         ...
 
     def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:

@@ -17,6 +17,7 @@ import msgspec
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import JobId
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.descriptors.outcome import CounterOffer, Verdict
 from daitn.descriptors.request import Budget, Hyperparameters, Selection
@@ -205,6 +206,15 @@ class Job:
                 )
             case _:
                 return Result.fetch(status, folder, self._manifest, self._chunk)
+
+    def card(self) -> ModelCard:
+        """What became of the job: goal and figures, what the model comes from, cost, and a request to run it again.
+        InputError where it has not ended with a model."""
+        return self._transport.call("GET", self._path("/card"), ModelCard)
+
+    def rerun(self) -> Job:
+        """Submit the job anew with method, hyper-parameters and data sets pinned as they were: a new job each time."""
+        return self._network.submit(self.card().rerun)
 
     def _manifest(self, artifact: str) -> Manifest:
         from daitn.artifacts.codec import artifact_id, decode_manifest

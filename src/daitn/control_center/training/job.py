@@ -350,7 +350,21 @@ class JobMachine:
         turn.record(RequestChanged(job=state.job, at_ns=turn.now_ns, request=request, plan=plan))
         if state.promised.in_force:
             self._desk.promise_again(turn)
+        self._stop_excluded(turn)
         self._desk.watch_deadline(turn)
+
+    def _stop_excluded(self, turn: Turn) -> None:
+        """What is under way at sites that the owner does not want any more is stopped, and its results are fenced."""
+        data = self.state.request.data
+        for name, visit in list(self.state.open.items()):
+            ordered = visit.ordered
+            dataset = getattr(ordered.work, "dataset", None)
+            if dataset is None or ordered.purpose == "sample":
+                continue
+            left_out = dataset in data.exclude or (data.include and dataset not in data.include)
+            if left_out or ordered.node in data.exclude_nodes:
+                turn.send(ordered.node, VisitCancel(visit=name, fence=ordered.fence))
+                self.lose(turn, name, f"its owner has excluded {dataset}", "over")
 
     def pause(self, turn: Turn) -> bool:
         """No further visits; those under way may finish. False if the job does not run."""

@@ -26,6 +26,7 @@ from daitn.base.metrics import Counters
 from daitn.base.names import check_name
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors import request as requests
+from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.descriptors.links import LinkShown
 from daitn.node.http import bodies
@@ -199,6 +200,7 @@ def _add_job_routes(app: OwnerApp, manual: Manual, service: OwnerService) -> Non
 
 def _add_following_routes(app: OwnerApp, manual: Manual, service: OwnerService) -> None:
     manual.note("get", "/v1/jobs/{job}/log", gives=tuple[LogEntry, ...])
+    manual.note("get", "/v1/jobs/{job}/card", gives=ModelCard)
     manual.note("get", "/v1/jobs/{job}/artifacts/{artifact}", gives=BYTES)
     manual.note("get", "/v1/jobs/{job}/chunks/{chunk}", gives=BYTES)
     watches = Watches()
@@ -208,6 +210,14 @@ def _add_following_routes(app: OwnerApp, manual: Manual, service: OwnerService) 
         caller = _caller(request, Scope.TRAIN)
         status = _known(service, caller, job)
         return _json(service.log(caller.owner, status.job, max(0, start))[: bodies.PAGE])
+
+    @app.get("/v1/jobs/{job}/card", summary="The model card of a job that has ended with a model")
+    async def card(request: Request, job: str) -> Response:
+        caller = _caller(request, Scope.TRAIN)
+        status = _known(service, caller, job)
+        if status.phase not in (Phase.DELIVERED, Phase.EXHAUSTED):
+            raise conflict(f"a job that is {status.phase.value} has no model that a card could tell of", job=job)
+        return _json(service.card(caller.owner, status.job))
 
     @app.get(
         "/v1/jobs/{job}/events",
