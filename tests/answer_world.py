@@ -22,6 +22,7 @@ from daitn.node.serving.answering import Answering
 from daitn.node.serving.text_asking import Patience, Telling, TextAsking
 from daitn.node.serving.text_replica import TextReplica
 from daitn.serving.text_engine import BatchMade, Ended, Said
+from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 
 GATE = NodeId("gate")
 MODEL = ModelName("talker")
@@ -146,11 +147,24 @@ class AnswerWorld:
         self.links = AnswerLinks(self.fabric)  # type: ignore[arg-type]
         self.asking = TextAsking(self.engine, self.links, self.counters, patience)
         self.routes: list[Route] = []
+        self.called: list[QueryCall] = []
+        self.hung, self.stopped = False, 0
+
+    async def tensors(self, _: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
+        """A host's answer to tensors: what came in; hosts that hang are told to by `hung`."""
+        self.called.append(call)
+        if self.hung:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.stopped += 1
+                raise
+        return QueryAnswer(outputs=call.inputs, engine_s=0.001)
 
     def add(self, node: str, engine: Any, *, model: ModelName = MODEL, region: str = "") -> Answering:
         """A host, asked in the order of being added."""
         measured = ReplicaMeasured(engine=engine.kind, row_s=0.01 * (1 + len(self.routes)), batch_rows=4, batch_s=0.05)
-        answering = Answering(self.fabric, self.host_counters)  # type: ignore[arg-type]
+        answering = Answering(self.fabric, self.host_counters, self.tensors)  # type: ignore[arg-type]
         answering.gateways = frozenset([GATE])
 
         async def make() -> Any:

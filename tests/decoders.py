@@ -632,6 +632,10 @@ TO_HOST = (
         given=Given(tokens=(1, 2), text="upon"),
         pieces=4,
     ),
+    answers.QueryAsked(
+        query=2,
+        call=queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, lease=7, inputs=(TENSOR,)),
+    ),
     answers.MoreWanted(query=1, pieces=2),
     answers.NoMoreWanted(query=1),
 )
@@ -640,6 +644,8 @@ FROM_HOST = (
     answers.TextEnded(query=1, reason="stop"),
     answers.BatchAnswered(query=2, values=TENSOR, labels=("no",)),
     answers.TextRefused(query=3, reason="busy", what="later"),
+    answers.QueryDone(query=4, answer=queries.QueryAnswer(outputs=(TENSOR,), load=queries.HostLoad(lease=7, slots=4))),
+    answers.QueryDone(query=5, answer=queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
 )
 PIECE = b'{"choices":[{"delta":{"content":"a"},"finish_reason":null}],"usage":{"prompt_tokens":1}}'
 PIPELINES = (
@@ -847,25 +853,6 @@ CASES = [
         "sdk.query_ways.decode_way",
         lambda data, _: query_ways.decode_way(data),
         [b'{"query":"a-1","took_ms":1.0,"outcome":"answered","steps":[]}'],
-    ),
-    Case(
-        "wire.queries.decode_call",
-        lambda data, _: queries.decode_call(data),
-        [
-            packed(
-                queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, lease=7, inputs=(TENSOR,))
-            )
-        ],
-    ),
-    Case(
-        "wire.queries.decode_answer",
-        lambda data, _: queries.decode_answer(data),
-        [
-            packed(
-                queries.QueryAnswer(outputs=(TENSOR,), load=queries.HostLoad(queries=3, work_s=0.5, lease=7, slots=4))
-            ),
-            packed(queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
-        ],
     ),
     Case(
         "wire.answers.decode_to_host",

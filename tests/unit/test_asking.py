@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 from tests.unit.test_query_engine import ANY, make_model, make_route
 
 from daitn.base import limits
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
@@ -17,16 +18,21 @@ from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import QueryGoal
 from daitn.node.serving.asking import Asked, Asking, Caller
 from daitn.serving.tensors import tensor_of
-from daitn.wire.queries import HostLoad, QueryAnswer, QueryRefused, decode_call, encode_query
+from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused
 
 INPUTS = (tensor_of("x", np.zeros((1, 2), np.float32)),)
-ANSWER = encode_query(QueryAnswer(outputs=INPUTS, engine_s=0.002))
+ANSWER = QueryAnswer(outputs=INPUTS, engine_s=0.002)
+Call = Callable[[NodeId, QueryCall, float], Awaitable[QueryAnswer | QueryRefused]]
 
 
-def put(call: Caller, *nodes: str, goal: QueryGoal = ANY) -> tuple[Asked, Counters]:
+def carried(call: Call) -> Caller:
+    return lambda host, asked, seconds: asyncio.ensure_future(call(host.node, asked, seconds))
+
+
+def put(call: Call, *nodes: str, goal: QueryGoal = ANY) -> tuple[Asked, Counters]:
     engine, counters = QueryRouteEngine(), Counters()
     engine.follow([make_model(*(make_route(node) for node in nodes))], time.monotonic_ns())
-    found = asyncio.run(Asking(engine, call, counters).ask("sides", INPUTS, 1, goal))
+    found = asyncio.run(Asking(engine, carried(call), counters).ask("sides", INPUTS, 1, goal))
     assert all(kept.table.under_way == 0 for kept in engine._kept.values()), "a slot was not given back"
     return found, counters
 
@@ -34,11 +40,11 @@ def put(call: Caller, *nodes: str, goal: QueryGoal = ANY) -> tuple[Asked, Counte
 def test_query_goes_on_at_another_host_when_one_is_lost() -> None:
     asked: list[str] = []
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         asked.append(host)
         if len(asked) == 1:
             raise UnavailableError("nobody there")
-        assert decode_call(payload).left_s <= 10
+        assert query.left_s <= 10
         return ANSWER
 
     found, counters = put(call, "one", "two")
@@ -50,8 +56,8 @@ def test_query_goes_on_at_another_host_when_one_is_lost() -> None:
 
 
 def test_busy_hosts_are_believed_and_the_caller_is_told_when_to_come_back() -> None:
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        return encode_query(QueryRefused(reason="busy", what="full", retry_after_s=3.0, load=HostLoad(queries=9)))
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
+        return QueryRefused(reason="busy", what="full", retry_after_s=3.0, load=HostLoad(queries=9))
 
     found, counters = put(call, "one", "two")
 
@@ -62,8 +68,8 @@ def test_busy_hosts_are_believed_and_the_caller_is_told_when_to_come_back() -> N
 
 
 def test_query_that_nobody_can_answer_is_asked_once() -> None:
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        return encode_query(QueryRefused(reason="input", what="index out of range"))
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
+        return QueryRefused(reason="input", what="index out of range")
 
     found, _ = put(call, "one", "two")
 
@@ -73,8 +79,10 @@ def test_query_that_nobody_can_answer_is_asked_once() -> None:
 
 
 def test_host_that_answers_garbage_is_left_out() -> None:
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        return b"garbage" if host == "one" else ANSWER
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
+        if host == "one":
+            raise PeerError("the host's frames do not decode")
+        return ANSWER
 
     found, counters = put(call, "one", "two")
 
@@ -83,7 +91,7 @@ def test_host_that_answers_garbage_is_left_out() -> None:
 
 
 def test_query_waits_for_a_host_within_its_deadline_and_no_longer() -> None:
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         raise AssertionError("there is nobody to ask")
 
     found, _ = put(call, goal=QueryGoal(deadline_s=0.12))
@@ -94,13 +102,13 @@ def test_query_waits_for_a_host_within_its_deadline_and_no_longer() -> None:
 
 
 def test_query_too_large_to_be_carried_is_refused_before_anybody_is_asked() -> None:
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         raise AssertionError("nobody is asked")
 
     engine = QueryRouteEngine()
     engine.follow([make_model(make_route("one"))], 0)
     large = (tensor_of("x", np.zeros(limits.QUERY_BYTES // 4 + 1, np.float32)),)
-    found = asyncio.run(Asking(engine, call, Counters()).ask("sides", large, 1, QueryGoal()))
+    found = asyncio.run(Asking(engine, carried(call), Counters()).ask("sides", large, 1, QueryGoal()))
 
     assert isinstance(found.outcome, Refused)
     assert str(limits.QUERY_BYTES) in found.outcome.what
@@ -109,7 +117,7 @@ def test_query_too_large_to_be_carried_is_refused_before_anybody_is_asked() -> N
 def test_late_query_is_sent_to_a_second_host_and_the_first_answer_counts() -> None:
     hung, cancelled = asyncio.Event(), []
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         if not cancelled and not hung.is_set():
             hung.set()
             try:
@@ -133,13 +141,13 @@ def test_second_copies_are_sent_within_a_budget() -> None:
     engine.follow([make_model(make_route("one"), make_route("two"))], time.monotonic_ns())
     sent: list[str] = []
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         sent.append(host)
         await asyncio.sleep(0.25)
         return ANSWER
 
     async def many() -> list[Asked]:
-        asking = Asking(engine, call, counters)
+        asking = Asking(engine, carried(call), counters)
         return await asyncio.gather(*(asking.ask("sides", INPUTS, 1, ANY) for _ in range(40)))
 
     found = asyncio.run(many())
@@ -152,12 +160,12 @@ def test_whoever_goes_away_leaves_no_slot_taken() -> None:
     engine = QueryRouteEngine()
     engine.follow([make_model(make_route("one"))], time.monotonic_ns())
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         await asyncio.sleep(60)
         return ANSWER
 
     async def vanish() -> None:
-        asked = asyncio.create_task(Asking(engine, call, Counters()).ask("sides", INPUTS, 1, ANY))
+        asked = asyncio.create_task(Asking(engine, carried(call), Counters()).ask("sides", INPUTS, 1, ANY))
         while not any(kept.table.under_way for kept in engine._kept.values()):
             await asyncio.sleep(0)
         asked.cancel()

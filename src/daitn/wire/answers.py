@@ -1,4 +1,4 @@
-"""Link gateway–host, data plane, for texts: queries and their answers piece by piece, many on one stream (paper II-B).
+"""Link gateway–host, data plane: queries and their answers, whole or piece by piece, many on one stream (paper II-B).
 
 Gateway and host keep one stream between them; every frame names its query by a number that the gateway chose. A host
 may send as many pieces of a query as the gateway allowed (`TextAsked.pieces`, then `MoreWanted`), so what waits for a
@@ -18,7 +18,7 @@ from daitn.base.errors import PeerError
 from daitn.base.ids import ArtifactId, ModelName
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Given, TextAsk
-from daitn.wire.queries import HostLoad, RefusalReason, Seconds
+from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason, Seconds
 
 STREAM_WORD: Final = "answers"
 """First word of the tag of such a stream."""
@@ -49,6 +49,18 @@ class TextAsked(_Frame, frozen=True, kw_only=True, tag="asked"):
     asked: TextAsk
     given: Given = Given()
     pieces: Pieces
+
+
+class QueryAsked(_Frame, frozen=True, kw_only=True, tag="query"):
+    """Gateway → host: a query of tensors. Answered by `QueryDone`."""
+
+    call: QueryCall
+
+
+class QueryDone(_Frame, frozen=True, kw_only=True, tag="done"):
+    """Host → gateway: the answer to a query of tensors, or why there is none."""
+
+    answer: QueryAnswer | QueryRefused
 
 
 class MoreWanted(_Frame, frozen=True, kw_only=True, tag="more"):
@@ -105,8 +117,11 @@ class TextRefused(_Frame, frozen=True, kw_only=True, tag="refused"):
     load: HostLoad = HostLoad()
 
 
-ToHost = TextAsked | MoreWanted | NoMoreWanted
-FromHost = TextPiece | TextEnded | BatchAnswered | TextRefused
+ToHost = TextAsked | QueryAsked | MoreWanted | NoMoreWanted
+OfText = TextPiece | TextEnded | BatchAnswered | TextRefused
+"""What a host says to a query of a text."""
+
+FromHost = OfText | QueryDone
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _to_host: Final = msgspec.msgpack.Decoder(Annotated[list[ToHost], msgspec.Meta(max_length=FRAMES)])

@@ -1,18 +1,16 @@
 """Link gateway–host, data plane: a query, its answer, or why there is none (paper, II-B: queries travel to models).
 
-A query is one call of the fabric on its own lane; the answer is the call's. The sender is proven by its certificate,
-and a host answers only gateways that the control centre named. Nothing of a query is logged or kept.
+They travel in frames of the stream that gateway and host keep between them (`wire.answers`). The sender is proven by
+its certificate, and a host answers only gateways that the control centre named. Nothing of a query is logged or kept.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from daitn.base import limits
-from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import PeerError
 from daitn.base.ids import ArtifactId, ModelName
 from daitn.descriptors.serving import NamedTensor
 
@@ -73,30 +71,3 @@ class QueryRefused(msgspec.Struct, frozen=True, kw_only=True, tag="query_refused
     what: Annotated[str, msgspec.Meta(max_length=2000)]
     retry_after_s: Seconds = 0.0
     load: HostLoad = HostLoad()
-
-
-_encoder: Final = msgspec.msgpack.Encoder()
-_call: Final = msgspec.msgpack.Decoder(QueryCall)
-_answer: Final = msgspec.msgpack.Decoder(QueryAnswer | QueryRefused)
-
-
-def encode_query(message: QueryCall | QueryAnswer | QueryRefused) -> bytes:
-    """Bytes of a message of this link."""
-    return _encoder.encode(message)
-
-
-def decode_call(data: bytes) -> QueryCall:
-    """A query; PeerError where it does not decode."""
-    try:
-        return _call.decode(data)
-    except UNDECODABLE as error:
-        raise PeerError(f"query does not decode: {str(error)[:200]}") from None
-
-
-def decode_answer(data: bytes) -> QueryAnswer | QueryRefused:
-    """What a host says; PeerError where it does not decode."""
-    try:
-        answer: QueryAnswer | QueryRefused = _answer.decode(data)
-    except UNDECODABLE as error:
-        raise PeerError(f"the host's answer does not decode: {str(error)[:200]}") from None
-    return answer

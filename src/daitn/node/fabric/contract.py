@@ -48,8 +48,6 @@ class Plane(StrEnum):
     """Control: small, urgent, never behind bulk."""
     DP = "dp"
     """Data: under a grant."""
-    QUERY = "dp/query"
-    """Queries of models and their answers: small data, behind control and before bulk."""
     RECORD = "oam/record"
     """Audit, alarms, terminal states: acknowledged, repeated by a durable outbox above."""
 
@@ -57,7 +55,6 @@ class Plane(StrEnum):
 PLANE_BYTES: Final = {
     Plane.CP: MESSAGE_BYTES,
     Plane.DP: CHUNK_BYTES,
-    Plane.QUERY: CHUNK_BYTES,
     Plane.RECORD: MESSAGE_BYTES,
 }
 """Largest call and answer per plane; anything bigger is an artifact and travels as chunks."""

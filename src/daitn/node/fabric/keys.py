@@ -1,6 +1,6 @@
 """The key scheme: every key names the domain, the plane, the receiver and, last, the sender.
 
-    daitn/<domain>/<lane>/to/<receiver>/from/<sender>      a message; lane: cp, dp, dp/query, dp/chunk,
+    daitn/<domain>/<lane>/to/<receiver>/from/<sender>      a message; lane: cp, dp, dp/chunk,
                                                            dp/stream, oam/record
     daitn/<domain>/oam/telemetry/<sender>/<topic>          a latest value
     daitn/<domain>/oam/report/<sender>                     a report: many, each once, may be dropped
@@ -21,7 +21,7 @@ from daitn.node.fabric.contract import Plane
 
 CHUNK_LANE: Final = f"{Plane.DP}/chunk"
 STREAM_LANE: Final = f"{Plane.DP}/stream"
-LANES: Final = (str(Plane.CP), str(Plane.DP), str(Plane.QUERY), CHUNK_LANE, STREAM_LANE, str(Plane.RECORD))
+LANES: Final = (str(Plane.CP), str(Plane.DP), CHUNK_LANE, STREAM_LANE, str(Plane.RECORD))
 """Every prefix under which messages travel from one node to one other."""
 
 _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

@@ -51,7 +51,6 @@ _PRIORITIES: Final = {
     str(Plane.CP): zenoh.Priority.INTERACTIVE_HIGH,
     str(Plane.RECORD): zenoh.Priority.DATA_HIGH,
     str(Plane.DP): zenoh.Priority.DATA,
-    str(Plane.QUERY): zenoh.Priority.DATA_HIGH,
     STREAM_LANE: zenoh.Priority.DATA,
     CHUNK_LANE: zenoh.Priority.DATA_LOW,
 }

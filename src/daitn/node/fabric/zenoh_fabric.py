@@ -120,7 +120,7 @@ class ZenohFabric:
         self._bulk: BulkServer | None = None
         if config.bulk_host is not None:
             self._bulk = BulkServer(contexts, self._counters, config.bulk_host, config.bulk_port, self._pacer)
-        planes = {Plane.CP: control, Plane.RECORD: control, Plane.DP: data, Plane.QUERY: data}
+        planes = {Plane.CP: control, Plane.RECORD: control, Plane.DP: data}
         self._calls = Calls(config, planes, workers, self._counters)
         self._telemetry = LatestValues(config, control, workers, self._counters)
         self._reports = ReportLane(config, data, workers, self._counters)

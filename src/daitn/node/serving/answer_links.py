@@ -1,4 +1,7 @@
-"""A gateway's side of answers piece by piece: one stream to each host, many queries on it (`wire.answers`).
+"""A gateway's side of queries at hosts: one stream to each host, many queries on it (`wire.answers`).
+
+The stream goes to the host directly where it can be reached so, else through the router. What queries of one moment
+have to say to a host goes as one message, and so do its answers.
 
 Each query may have `PIECES` on their way; what was taken is allowed anew when half of them are gone. A host that sends
 more than it may, or what is no frame, is cut off: with its stream all its queries end, and they are asked elsewhere.
@@ -11,23 +14,27 @@ from collections import deque
 from contextlib import suppress
 from typing import Final
 
-from daitn.base.errors import DaitnError, PeerError, UnavailableError
+from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.texts import Given, TextAsk
 from daitn.node.fabric.contract import Fabric, Stream
 from daitn.node.fabric.contract import Holder as FabricHolder
-from daitn.node.serving.frames import FrameWriter
+from daitn.node.serving.frames import FRAME_BYTES, FrameWriter
 from daitn.wire.answers import (
     STREAM_WORD,
     FromHost,
     MoreWanted,
     NoMoreWanted,
+    OfText,
+    QueryAsked,
+    QueryDone,
     TextAsked,
     TextPiece,
     decode_from_host,
     encode_frame,
 )
+from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 
 PIECES: Final = 32
 """Pieces of one query on their way or waiting for its client: at 50 tokens a second, six tenths of a second."""
@@ -41,14 +48,14 @@ class Answer:
 
     def __init__(self, link: _Link, number: int) -> None:
         self._link, self._number = link, number
-        self._arrived: deque[FromHost] = deque()
+        self._arrived: deque[OfText] = deque()
         self._some = asyncio.Event()
         self._fault: DaitnError | None = None
         self._taken = 0
         self.over = False
         """Whether the host will send nothing more of it."""
 
-    async def next(self) -> FromHost:
+    async def next(self) -> OfText:
         """What the host says next; UnavailableError where its stream is gone, PeerError where it broke the rules."""
         while not self._arrived:
             if self._fault is not None:
@@ -70,7 +77,7 @@ class Answer:
 
     def arrive(self, frame: FromHost) -> bool:
         """A frame came; False where the host may not send it."""
-        if len(self._arrived) > PIECES:
+        if len(self._arrived) > PIECES or isinstance(frame, QueryDone):
             return False
         self._arrived.append(frame)
         self.over = not isinstance(frame, TextPiece)
@@ -83,6 +90,45 @@ class Answer:
         self._some.set()
 
 
+class _Whole:
+    """One query of tensors at one host: its answer comes whole, in time, or not at all."""
+
+    def __init__(self, host: NodeId, patience_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[QueryAnswer | QueryRefused] = loop.create_future()
+        self.over = False
+        self.link: _Link | None = None
+        self.number = 0
+        self._host, self._patience_s = host, patience_s
+        self._timer = loop.call_later(patience_s, self._late)
+        self.future.add_done_callback(self._done)
+
+    def arrive(self, frame: FromHost) -> bool:
+        """Its answer, or what the host may not send."""
+        if not isinstance(frame, QueryDone):
+            return False
+        self.over = True
+        if not self.future.done():
+            self.future.set_result(frame.answer)
+        return True
+
+    def fail(self, fault: DaitnError) -> None:
+        """The stream is gone, or cannot be had."""
+        self.over = True
+        if not self.future.done():
+            self.future.set_exception(fault)
+
+    def _late(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(UnavailableError(f"{self._host} did not answer within {self._patience_s:.3g} s"))
+
+    def _done(self, _: object) -> None:
+        self._timer.cancel()
+        if self.link is not None and not self.over:  # too late, or nobody waits for it: the host stops
+            self.link.forget(self.number, tell=True)
+        self.over = True
+
+
 class AnswerLinks:
     """See the module's docstring."""
 
@@ -91,6 +137,39 @@ class AnswerLinks:
         self._links: dict[NodeId, _Link] = {}
         self._opening: dict[NodeId, asyncio.Lock] = {}
         self._numbers = 0
+        self._soon: set[asyncio.Task[None]] = set()
+
+    def query(self, host: Holder, call: QueryCall, patience_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
+        """What a host says to a query of tensors; UnavailableError where it says nothing in time or cannot be reached,
+        PeerError where it breaks the rules, InputError for what cannot be carried. Cancelled, the host stops."""
+        whole = _Whole(host.node, patience_s)
+        link = self._links.get(host.node)
+        if link is not None and not link.over and link.writer.free:
+            self._put(link, whole, call)
+        else:
+            task = asyncio.get_running_loop().create_task(self._put_soon(host, whole, call))
+            self._soon.add(task)
+            task.add_done_callback(self._soon.discard)
+        return whole.future
+
+    def _put(self, link: _Link, whole: _Whole, call: QueryCall) -> None:
+        self._numbers += 1
+        data = encode_frame(QueryAsked(query=self._numbers, call=call))
+        if len(data) > FRAME_BYTES:
+            whole.fail(InputError(f"it has {len(data)} bytes, {FRAME_BYTES} are carried", todo="ask for less"))
+            return
+        whole.link, whole.number = link, self._numbers
+        link.answers[self._numbers] = whole
+        link.writer.put_now(data)
+
+    async def _put_soon(self, host: Holder, whole: _Whole, call: QueryCall) -> None:
+        try:
+            link = await self._link(host)
+            await link.writer.room()
+            if not whole.over:
+                self._put(link, whole, call)
+        except DaitnError as fault:
+            whole.fail(fault)
 
     async def ask(
         self, host: Holder, model: ModelName, artifact: ArtifactId, asked: TextAsk, given: Given, left_s: float
@@ -118,6 +197,9 @@ class AnswerLinks:
 
     async def close(self) -> None:
         """End every stream, and with it what is under way."""
+        for task in list(self._soon):
+            task.cancel()
+        await asyncio.gather(*self._soon, return_exceptions=True)
         links, self._links = list(self._links.values()), {}
         for link in links:
             await link.close()
@@ -138,7 +220,7 @@ class _Link:
     """The stream to one host."""
 
     def __init__(self, stream: Stream) -> None:
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, Answer | _Whole] = {}
         self.writer = FrameWriter(stream)
         self.over = False
         self._stream = stream

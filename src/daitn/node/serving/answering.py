@@ -1,4 +1,4 @@
-"""A host's side of answers piece by piece: one stream from each gateway, many queries on it (`wire.answers`).
+"""A host's side of queries: one stream from each gateway, many queries on it (`wire.answers`).
 
 Every query is a task of its own: it waits for a place in its model's engine, and for the gateway's leave before each
 piece, so that what a slow client does not take is not made either. A query that nobody wants any more, or whose gateway
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -27,23 +28,31 @@ from daitn.wire.answers import (
     BatchAnswered,
     MoreWanted,
     NoMoreWanted,
+    QueryAsked,
+    QueryDone,
     TextAsked,
     TextEnded,
     TextPiece,
     TextRefused,
+    ToHost,
     decode_to_host,
     encode_frame,
 )
-from daitn.wire.queries import HostLoad, RefusalReason
+from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason
 
 UNDER_WAY: Final = 4096
 """Queries of one gateway under way at a time: beyond what engines and their queues take."""
 
 
-class Answering:
-    """See the module's docstring. `replicas`: by name, filled by whoever opens them."""
+Tensors = Callable[[NodeId, QueryCall], Awaitable[QueryAnswer | QueryRefused]]
+"""Answers a gateway's query of tensors."""
 
-    def __init__(self, fabric: Fabric, counters: Counters) -> None:
+
+class Answering:
+    """See the module's docstring. `replicas`: by name, filled by whoever opens them; `tensors`: answers the others."""
+
+    def __init__(self, fabric: Fabric, counters: Counters, tensors: Tensors) -> None:
+        self.tensors = tensors
         self.replicas: dict[ModelName, TextReplica] = {}
         self.gateways: frozenset[NodeId] = frozenset()
         self.counters = counters
@@ -75,6 +84,8 @@ class _Link:
         writing = asyncio.create_task(self._writer.run())
         try:
             while (data := await self._stream.receive()) is not None:
+                if self._stream.peer not in self._all.gateways:
+                    raise PolicyError(f"{self._stream.peer} is no gateway of this domain any more")
                 for frame in decode_to_host(data):
                     self._take(frame)
         finally:
@@ -83,9 +94,15 @@ class _Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _take(self, frame: TextAsked | MoreWanted | NoMoreWanted) -> None:
+    def _take(self, frame: ToHost) -> None:
         number = frame.query
         match frame:
+            case QueryAsked(call=call):
+                if number in self._tasks or len(self._tasks) >= UNDER_WAY:
+                    busy = f"{len(self._tasks)} queries of this gateway are under way"
+                    self._say(number, QueryRefused(reason="busy", what=busy, retry_after_s=1.0))
+                    return
+                self._tasks[number] = asyncio.create_task(self._query(number, call))
             case TextAsked():
                 if number in self._tasks or len(self._tasks) >= UNDER_WAY:
                     self._refuse(number, "busy", f"{len(self._tasks)} queries of this gateway are under way", 1.0)
@@ -100,6 +117,19 @@ class _Link:
                 if (task := self._tasks.get(number)) is not None:
                     self._all.counters.count("answers_stopped")
                     task.cancel()
+
+    async def _query(self, number: int, call: QueryCall) -> None:
+        try:
+            answer = await self._all.tensors(self._stream.peer, call)
+            await self._writer.room()
+            self._say(number, answer)
+        finally:
+            self._tasks.pop(number, None)
+
+    def _say(self, number: int, answer: QueryAnswer | QueryRefused) -> None:
+        if isinstance(answer, QueryRefused):
+            self._all.counters.count("queries_refused", answer.reason)
+        self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)))
 
     async def _answer(self, frame: TextAsked) -> None:
         replica = self._all.replicas.get(frame.model)

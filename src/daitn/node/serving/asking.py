@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from daitn.base import limits
-from daitn.base.errors import DaitnError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
+from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal
 from daitn.node.serving.counting import QueryCounts
-from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused, decode_answer, encode_query
+from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 
 DEADLINE_S: Final = 10.0
 """Time of a query that names none."""
@@ -40,8 +41,8 @@ WAIT_S: Final = 0.05
 LATE_LEAST_S: Final = 0.05
 """No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
 
-Caller = Callable[[NodeId, bytes, float], Awaitable[bytes]]
-"""Sends bytes to a host and returns what it says within some seconds; errors as `Fabric.call`."""
+Caller = Callable[[Holder, QueryCall, float], "asyncio.Future[QueryAnswer | QueryRefused]"]
+"""Sends a query to a host; what it says within some seconds. Errors and cancelling as `AnswerLinks.query`."""
 
 
 class Step(NamedTuple):
@@ -83,6 +84,14 @@ class Query(NamedTuple):
     allowed_s: float
     steps: list[Step]
     tried: list[NodeId]
+
+
+class _Copy(NamedTuple):
+    """A query at one host."""
+
+    choice: Choice
+    sent_ns: int
+    came: asyncio.Future[QueryAnswer | QueryRefused]
 
 
 class Asking:
@@ -148,36 +157,31 @@ class Asking:
     async def _try(self, query: Query, choice: Choice) -> QueryAnswer | Refused:
         """One host, and a second one where the first is late and the budget allows it: the first answer counts, the
         other copy is withdrawn."""
-        copies = {self._send(query, choice): choice}
-        query.tried.append(choice.route.host.node)
+        copies = [self._send(query, choice)]
         try:
-            done, _ = await asyncio.wait(copies, timeout=max(choice.late_s, LATE_LEAST_S))
+            done = await _first(copies, max(choice.late_s, LATE_LEAST_S))
             if not done and len(query.tried) < TRIES and self._engine.may_hedge():
                 second = self._choose(query)
                 if isinstance(second, Choice):
                     self._counters.count("queries_hedged")
-                    copies[self._send(query, second)] = second
-                    query.tried.append(second.route.host.node)
+                    copies.append(self._send(query, second))
             outcome: QueryAnswer | Refused | None = None
-            waiting = set(copies)
-            while waiting and not isinstance(outcome, QueryAnswer):
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for copy in done:
-                    outcome = copy.result() if not isinstance(outcome, QueryAnswer) else outcome
+            while copies and not isinstance(outcome, QueryAnswer):
+                for copy in done or await _first(copies, None):
+                    copies.remove(copy)
+                    came = self._came(query, copy)
+                    outcome = outcome if isinstance(outcome, QueryAnswer) else came
+                done = []
             assert outcome is not None
             return outcome
         finally:
-            for copy, sent in copies.items():
-                self._engine.withdrawn(sent)  # where it has not ended by itself
-                if not copy.done():
-                    copy.cancel()
-                    query.steps.append(Step(sent, "withdrawn"))
+            for copy in copies:
+                copy.came.cancel()
+                self._engine.withdrawn(copy.choice)
+                query.steps.append(Step(copy.choice, "withdrawn"))
 
-    def _send(self, query: Query, choice: Choice) -> asyncio.Task[QueryAnswer | Refused]:
-        return asyncio.get_running_loop().create_task(self._ask_one(query, choice))
-
-    async def _ask_one(self, query: Query, choice: Choice) -> QueryAnswer | Refused:
-        host, left_s = choice.route.host.node, self._left_s(query)
+    def _send(self, query: Query, choice: Choice) -> _Copy:
+        left_s = self._left_s(query)
         call = QueryCall(
             model=choice.model,
             artifact=choice.artifact,
@@ -187,23 +191,31 @@ class Asking:
             inputs=query.inputs,
         )
         patience_s = min(left_s, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * choice.predicted_s))
-        sent_ns = self._clock_ns()
+        query.tried.append(choice.route.host.node)
+        return _Copy(choice, self._clock_ns(), self._call(choice.route.host, call, patience_s))
+
+    def _came(self, query: Query, copy: _Copy) -> QueryAnswer | Refused:
+        """What came of a copy that is over."""
+        choice, now_ns = copy.choice, self._clock_ns()
         try:
-            answer = decode_answer(await self._call(host, encode_query(call), patience_s))
+            answer = copy.came.result()
+        except InputError as error:
+            self._engine.withdrawn(choice)
+            query.steps.append(Step(choice, QueryRefusal.INPUT.value))
+            return Refused(QueryRefusal.INPUT, error.render(), offer="fewer rows")
         except (UnavailableError, PeerError, PolicyError) as error:
             self._counters.count("answers_missing")
-            if self._engine.lost(choice, self._clock_ns()):
+            if self._engine.lost(choice, now_ns):
                 self._counters.count("hosts_ejected")
             query.steps.append(Step(choice, QueryRefusal.LOST.value))
-            return Refused(QueryRefusal.LOST, f"host {host} gave no answer: {_kind(error)}", 1.0)
-        now_ns = self._clock_ns()
+            return Refused(QueryRefusal.LOST, f"host {choice.route.host.node} gave no answer: {_kind(error)}", 1.0)
         if isinstance(answer, QueryRefused):
             self._engine.refused(choice, answer.load, now_ns)
             reason = QueryRefusal.INPUT if answer.reason == "input" else QueryRefusal.BUSY
             reason = QueryRefusal.LOST if answer.reason == "lost" else reason
             query.steps.append(Step(choice, reason.value))
             return Refused(reason, answer.what, 0.0 if reason is QueryRefusal.INPUT else max(0.1, answer.retry_after_s))
-        self._engine.answered(choice, (now_ns - sent_ns) / 1e9, answer, now_ns)
+        self._engine.answered(choice, (now_ns - copy.sent_ns) / 1e9, answer, now_ns)
         query.steps.append(Step(choice, "answered"))
         return answer
 
@@ -218,3 +230,9 @@ class Asking:
 def _kind(error: DaitnError) -> str:
     """Who must act, and what the error says; a host's words about a query are not passed on."""
     return f"{error.kind} ({error.what[:120]})" if isinstance(error, UnavailableError) else error.kind
+
+
+async def _first(copies: Sequence[_Copy], seconds: float | None) -> list[_Copy]:
+    """Those that are over, once any is; none where that takes longer."""
+    await asyncio.wait([copy.came for copy in copies], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    return [copy for copy in copies if copy.came.done()]

@@ -6,15 +6,17 @@ coming back helps, `x-daitn-reason`, `x-daitn-offer` for the nearest goal that w
 answered, `x-daitn-query` the query: `GET /v2/queries/NAME` (`daitn explain`) tells whoever asked it how its hosts were
 chosen, for the last `ways.WAYS_KEPT` queries; a request with the header `x-daitn-trace: 1` gets that back with its
 answer. `x-daitn-session` keeps the queries of a session together where that costs nothing. Bodies are bounded before
-they are read, and neither queries nor answers are logged.
+they are read, and neither queries nor answers are logged. Plain queries are read by `quick_door`, all else by aiohttp.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -38,14 +40,15 @@ from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
 from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
+from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
 from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 
 BODY_BYTES: Final = 32 * MIB
 """Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
 
-QUERIES_PER_S: Final = 2000.0
-QUERIES_BURST: Final = 4000.0
+QUERIES_PER_S: Final = 10_000.0
+QUERIES_BURST: Final = 20_000.0
 """Of one key: beyond it, others would wait for it."""
 
 QUERIES_TOLD: Final = 16
@@ -54,6 +57,11 @@ NOTICE_CHARS: Final = 1000
 
 KEYS_REMEMBERED: Final = 4096
 """Tokens whose digest is remembered, so that one is computed once and not per query."""
+
+STOP_S: Final = 2.0
+"""How long what is under way is given when the door closes."""
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -76,6 +84,8 @@ class Door:
         self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
         self._ways = WayBook() if openai is None else openai.ways
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._quick: set[QuickProtocol] = set()
         self.address = ""
 
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
@@ -102,21 +112,32 @@ class Door:
             self._openai.add_routes(app)
         # A handler is cancelled when its client has gone: nobody waits for what a host would compute for it.
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, handler_cancellation=True
+            app, access_log=None, handle_signals=False, shutdown_timeout=STOP_S, handler_cancellation=True
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=context)
+        general = self._runner.server
+        assert general is not None
+
+        ways = Ways(self._plain, general, BODY_BYTES, self._too_large)
         try:
-            await site.start()
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: QuickProtocol(ways, self._quick), host, port, ssl=context
+            )
         except OSError as error:
             await self._runner.cleanup()
             raise UnavailableError(f"the gateway cannot listen at {host}:{port}: {error.strerror}") from None
-        here = self._runner.addresses[0]
+        here = self._listener.sockets[0].getsockname()
         scheme = "http" if context is None else "https"
         self.address = f"{scheme}://{here[0]}:{here[1]}"
 
     async def stop(self) -> None:
         """Close; what is under way is given two seconds."""
+        if self._listener is not None:
+            self._listener.close()
+        if under_way := [task for one in list(self._quick) if (task := one.close()) is not None]:
+            await asyncio.wait(under_way, timeout=STOP_S)
+            for task in under_way:
+                task.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -126,14 +147,14 @@ class Door:
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not request.path.startswith("/v2/health/"):
-                request["key"] = self._admit(request)
+                given = request.headers
+                request["key"] = self._admit(given.get("authorization", ""), given.get("x-api-key", ""))
             return await handler(request)
         except InputError as error:
             self._counters.count("door_refused", "input")
             return _error_at(request, 400, error.render())
         except web.HTTPRequestEntityTooLarge:
-            self._counters.count("door_refused", "too-large")
-            return _error_at(request, 413, f"the body has more than {BODY_BYTES} bytes; send fewer rows")
+            return _error_at(request, 413, self._too_large_what())
         except HttpError as error:
             return _error_at(request, error.status, error.what, _told(error))
         except web.HTTPException as error:
@@ -142,10 +163,10 @@ class Door:
             self._counters.count("door_refused", "path")
             return _error_at(request, error.status, f"{request.method} {request.path[:100]}: {error.reason}")
 
-    def _admit(self, request: web.Request) -> str:
+    def _admit(self, authorization: str, api_key: str) -> str:
         """The digest of the key that opened the door."""
-        kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        token = token.strip() if kind.lower() == "bearer" else request.headers.get("X-API-Key", "")
+        kind, _, token = authorization.partition(" ")
+        token = token.strip() if kind.lower() == "bearer" else api_key
         digest = self._digests.get(token)
         if digest is None and token:
             try:
@@ -225,57 +246,80 @@ class Door:
         )
 
     def _model(self, request: web.Request) -> ServedModel | web.Response:
-        name, version = request.match_info["model"], request.match_info.get("version", protocol.VERSION)
+        found = self._find(request.match_info["model"], request.match_info.get("version", ""))
+        return _response(found) if isinstance(found, Reply) else found
+
+    def _find(self, name: str, version: str) -> ServedModel | Reply:
+        """A model or pipeline by its name, or what is said where there is none."""
         model = self._engine.models.get(ModelName(name)) or self._combining.described(name)
         if model is None:
-            return self._refused(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
-        if version != protocol.VERSION:
-            return self._refuse("input", 404, f"model {name} has version {protocol.VERSION}, not {version[:40]!r}")
+            return _refusal(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
+        if version not in ("", protocol.VERSION):
+            self._counters.count("door_refused", "input")
+            what = f"model {name} has version {protocol.VERSION}, not {version[:40]!r}"
+            return Reply(404, _error_body(what), {})
         return model
 
     # --- queries ----------------------------------------------------------------------------------------------------
 
     async def _infer(self, request: web.Request) -> web.Response:
+        """A query that came by the general way."""
         model = self._model(request)
         if isinstance(model, web.Response):
             return model
-        asked = protocol.decode_infer(await request.read(), request.headers.get(protocol.HEADER), request.headers)
-        if model.model not in self._engine.models:
-            return await self._infer_combined(request, model, asked)
-        rows = rows_of(arrays_of(asked.inputs), model.inputs)
-        session = request.headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
-        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session)
-        self._ways.keep(request["key"], found)
-        headers = {"x-daitn-query": found.query}
-        if request.headers.get("x-daitn-trace"):
-            headers["x-daitn-trace"] = trace_header(found)
-        if isinstance(found.outcome, Refused):
-            return self._refused(found.outcome, headers)
-        body, cut = protocol.encode_answer(model, asked, found.outcome.outputs)
-        headers["x-daitn-host"] = found.host
-        kind = "application/json"
-        if cut is not None:
-            headers[protocol.HEADER] = str(cut)
-            kind = "application/octet-stream"
-        return web.Response(body=body, headers=headers, content_type=kind)
+        return _response(await self._ask(request["key"], model, request.headers, await request.read()))
 
-    async def _infer_combined(self, request: web.Request, model: ServedModel, asked: protocol.Infer) -> web.Response:
-        """A pipeline: the queries that it became can be explained each by its name."""
-        session = request.headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
-        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session)
-        headers = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
-        for one in found.asked:
-            self._ways.keep(request["key"], one)
-        if found.notices:
-            headers["x-daitn-notice"] = "; ".join(found.notices)[:NOTICE_CHARS]
+    async def _plain(self, asked: Plain) -> Reply:
+        """A query that came by the quick way. Whatever is wrong is answered, as at the general one."""
+        try:
+            headers = asked.headers
+            key = self._admit(headers.get("authorization", ""), headers.get("x-api-key", ""))
+            model = self._find(asked.model, asked.version)
+            return model if isinstance(model, Reply) else await self._ask(key, model, headers, asked.body)
+        except InputError as error:
+            self._counters.count("door_refused", "input")
+            return Reply(400, _error_body(error.render()), {})
+        except HttpError as error:
+            return Reply(error.status, _error_body(error.what), _told(error))
+        except Exception:  # noqa: BLE001  # whoever asked must not wait for ever because of a bug of ours
+            _log.exception("a query failed")
+            return Reply(500, _error_body("the gateway failed; the reason is in its log"), {})
+
+    def _too_large_what(self) -> str:
+        self._counters.count("door_refused", "too-large")
+        return f"the body has more than {BODY_BYTES} bytes; send fewer rows"
+
+    def _too_large(self) -> Reply:
+        return Reply(413, _error_body(self._too_large_what()), {})
+
+    async def _ask(self, key: str, model: ServedModel, headers: Mapping[str, str], body: bytes) -> Reply:
+        asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
+        session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
+        if model.model not in self._engine.models:
+            return await self._ask_combined(key, model, asked, session)
+        rows = rows_of(arrays_of(asked.inputs), model.inputs)
+        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session)
+        self._ways.keep(key, found)
+        told = {"x-daitn-query": found.query}
+        if headers.get("x-daitn-trace"):
+            told["x-daitn-trace"] = trace_header(found)
         if isinstance(found.outcome, Refused):
-            return self._refused(found.outcome, headers)
-        body, cut = protocol.encode_answer(model, asked, tensors_of(found.outcome))
-        headers["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
-        if cut is not None:
-            headers[protocol.HEADER] = str(cut)
-        kind = "application/json" if cut is None else "application/octet-stream"
-        return web.Response(body=body, headers=headers, content_type=kind)
+            return _refusal(found.outcome, told)
+        told["x-daitn-host"] = found.host
+        return _answered(*protocol.encode_answer(model, asked, found.outcome.outputs), told)
+
+    async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:
+        """A pipeline: the queries that it became can be explained each by its name."""
+        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session)
+        told = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
+        for one in found.asked:
+            self._ways.keep(key, one)
+        if found.notices:
+            told["x-daitn-notice"] = "; ".join(found.notices)[:NOTICE_CHARS]
+        if isinstance(found.outcome, Refused):
+            return _refusal(found.outcome, told)
+        told["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
+        return _answered(*protocol.encode_answer(model, asked, tensors_of(found.outcome)), told)
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""
@@ -284,13 +328,24 @@ class Door:
             return _error(404, "no such query of this key is remembered here: the last ones are, each at its gateway")
         return _json(way)
 
-    def _refused(self, refused: Refused, headers: dict[str, str] | None = None) -> web.Response:
-        told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
-        if refused.retry_after_s > 0:
-            told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
-        if refused.offer:
-            told["x-daitn-offer"] = refused.offer
-        return _error(STATUS[refused.reason], refused.what, told)
+
+def _refusal(refused: Refused, headers: dict[str, str] | None = None) -> Reply:
+    told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
+    if refused.retry_after_s > 0:
+        told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
+    if refused.offer:
+        told["x-daitn-offer"] = refused.offer
+    return Reply(STATUS[refused.reason], _error_body(refused.what), told)
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(body=reply.body, status=reply.status, headers=reply.headers, content_type=reply.content_type)
+
+
+def _answered(body: bytes, cut: int | None, told: dict[str, str]) -> Reply:
+    if cut is None:
+        return Reply(200, body, told)
+    return Reply(200, body, {**told, protocol.HEADER: str(cut)}, "application/octet-stream")
 
 
 def _told(error: HttpError) -> dict[str, str]:
@@ -309,5 +364,8 @@ def _error_at(request: web.Request, status: int, what: str, headers: dict[str, s
 
 
 def _error(status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
-    body = msgspec.json.encode({"error": what})
-    return web.Response(status=status, body=body, headers=headers, content_type="application/json")
+    return web.Response(status=status, body=_error_body(what), headers=headers, content_type="application/json")
+
+
+def _error_body(what: str) -> bytes:
+    return msgspec.json.encode({"error": what})

@@ -38,6 +38,17 @@ class FrameWriter:
             await self._room.wait()
         self.put_now(data)
 
+    @property
+    def free(self) -> bool:
+        """Whether there is room for a frame of any size."""
+        return self._bytes <= WAITING_BYTES - FRAME_BYTES
+
+    async def room(self) -> None:
+        """Wait until there is room for a frame of any size."""
+        while not self.free:
+            self._room.clear()
+            await self._room.wait()
+
     def put_now(self, data: bytes) -> None:
         """Have a small frame sent that must not wait, such as one that ends something."""
         self._waiting.append(data)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import InputError
-from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine, warm_up
-from daitn.node.fabric.contract import Fabric, Plane
+from daitn.node.fabric.contract import Fabric
 from daitn.node.node_config import GatewayConfig
 from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
@@ -39,12 +38,9 @@ class GatewayHands:
         self._counts = QueryCounts(post)
         self._telling: asyncio.Task[None] | None = None
 
-        async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-            return await fabric.call(host, payload, plane=Plane.QUERY, timeout_s=timeout_s)
-
         self._links = AnswerLinks(fabric)
         texts = OpenAiDoor(self._engine, TextAsking(self._engine, self._links, self.counters), WayBook())
-        asking = Asking(self._engine, call, self.counters, self._counts)
+        asking = Asking(self._engine, self._links.query, self.counters, self._counts)
         self.door = Door(self._engine, asking, self.counters, texts, config.pipelines)
 
     async def start(self) -> None:

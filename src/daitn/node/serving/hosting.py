@@ -18,7 +18,7 @@ import msgspec
 
 from daitn.base import limits
 from daitn.base.effects import Effect, Event
-from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableError
+from daitn.base.errors import DaitnError, InputError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.decision.query_route.slots import LEASE_S, SlotLease
@@ -26,7 +26,7 @@ from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.offers import Offer, check_offers
 from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor, Replica, ReplicaPhase
 from daitn.node.engines.torch_graph import start_torch_graph
-from daitn.node.fabric.contract import Fabric, Plane
+from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
 from daitn.node.node_config import HostConfig, NodeConfig
 from daitn.node.sandbox.launcher import Limits, Sandbox
@@ -40,7 +40,7 @@ from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 from daitn.terminal.fact_reporter import FactsMeasured, ThingDropped
 from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ServeOrder
-from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason, decode_call, encode_query
+from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason
 
 PIN: Final = "model "
 """First word of the reason for which a served package stays in the store."""
@@ -132,7 +132,6 @@ class Hosting:
         self._fabric, self._store, self._moving, self._sandbox = fabric, store, moving, sandbox
         self._concurrency, self._threads = concurrency, threads
         self._post = post
-        self._gateways: frozenset[NodeId] = frozenset()
         self._replicas: dict[ModelName, tuple[ArtifactId, ServedReplica]] = {}
         self._loading: dict[ModelName, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,12 +140,11 @@ class Hosting:
         """Packages that could not be exported here; torch serves them."""
         self.counters = Counters()
         self.address = ""
-        self._answering = Answering(fabric, self.counters)
+        self._answering = Answering(fabric, self.counters, self.ask)
         self._offering = Offering(offers, self._answering, self.counters, post)
 
     async def start(self) -> None:
         """Answer queries, from now on."""
-        await self._fabric.serve(self._answer, plane=Plane.QUERY)
         await self._answering.start()
         await self._offering.start()
         self._spawn(self._measure_often())
@@ -162,7 +160,7 @@ class Hosting:
                 if (held := self._replicas.pop(model, None)) is not None:
                     self._spawn(self._drop(model, *held))
             case NameGateways(gateways=gateways, models=models):
-                self._gateways = self._answering.gateways = frozenset(gateways)
+                self._answering.gateways = frozenset(gateways)
                 wanted = {PIN + model for model in models}
                 for reason in self._store.pin_reasons():
                     if reason.startswith(PIN) and reason not in wanted:
@@ -295,15 +293,6 @@ class Hosting:
         return FactsMeasured(kind=kind, thing=thing, group=group, values=told, measured_ns=measured_ns)
 
     # --- queries ----------------------------------------------------------------------------------------------------
-
-    async def _answer(self, sender: NodeId, payload: bytes) -> bytes:
-        if sender not in self._gateways:
-            self.counters.count("queries_refused", "not-a-gateway")
-            raise PolicyError(f"{sender} is no gateway of this domain, as far as this host was told")
-        answer = await self.ask(sender, decode_call(payload))
-        if isinstance(answer, QueryRefused):
-            self.counters.count("queries_refused", answer.reason)
-        return encode_query(answer)
 
     async def ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
         """Answer a query, or say why not."""
