@@ -62,12 +62,15 @@ def make_model() -> Any:
 
 
 @contextmanager
-def serving(folder: Path, hosts: int, replicas: int) -> Iterator[Serving]:
-    """Router, centre, hosts and a gateway as processes of their own; the model answers."""
+def serving(folder: Path, hosts: int, replicas: int, *, direct: str = "") -> Iterator[Serving]:
+    """Router, centre, hosts and a gateway as processes of their own; the model answers. `direct`: where hosts listen
+    for gateways; empty: they are reached through the router."""
     package_module(make_model(), CONTRACT, folder / "package", key=Ed25519PrivateKey.generate(), name="thirty")
     with LocalDomain(folder / "domain", "serving", patience_s=2.0) as domain:
         domain.start()
-        specs = [NodeSpec(name=f"h{one}", operator=f"h{one}", roles=(Role.HOST,)) for one in range(hosts)]
+        specs = [
+            NodeSpec(name=f"h{one}", operator=f"h{one}", roles=(Role.HOST,), direct=direct) for one in range(hosts)
+        ]
         said = domain.join_all([*specs, NodeSpec(name="gate", operator="gate", roles=(Role.GATEWAY,))])
         with daitn.connect(domain.operator_token()) as operator:
             key = operator.make_owner_token("app", ("ask",))

@@ -24,7 +24,7 @@ from daitn.node.serving.door import Door
 from daitn.node.serving.openai_door import OpenAiDoor
 from daitn.node.serving.ways import WayBook
 from daitn.serving.tensors import arrays_of, tensors_of
-from daitn.wire.queries import QueryAnswer, decode_call, encode_query
+from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 
 DOUBLE = ModelName("double")
 KEY = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f" * 32, secret=b"s" * 32)
@@ -34,9 +34,11 @@ KEY = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f
 async def gateway(world: AnswerWorld, pipelines: tuple[Pipeline, ...] = ()) -> AsyncIterator[Door]:
     """A gateway's door on loopback; `KEY` opens it. `DOUBLE` doubles its input."""
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        arrays = arrays_of(decode_call(payload).inputs)
-        return encode_query(QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001))
+    def call(host: Holder, query: QueryCall, timeout_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
+        answer: asyncio.Future[QueryAnswer | QueryRefused] = asyncio.get_running_loop().create_future()
+        arrays = arrays_of(query.inputs)
+        answer.set_result(QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001))
+        return answer
 
     texts = OpenAiDoor(world.engine, world.asking, WayBook())
     door = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts, pipelines)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.answer_world import MODEL, AnswerWorld, Spelling, simulated
 
-from daitn.base.ids import DomainId, NodeId, OwnerId
+from daitn.base.ids import DomainId, OwnerId
 from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import OwnerToken
 from daitn.node.http.tokens import digest_of_secret
@@ -27,11 +27,8 @@ openai = pytest.importorskip("openai")
 async def door(world: AnswerWorld) -> AsyncIterator[Any]:
     """A client of the gateway; `base` and `key` for those who speak HTTP themselves."""
 
-    async def call(host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        raise AssertionError("no tensors are asked for")
-
     texts = OpenAiDoor(world.engine, world.asking, WayBook())
-    opened = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts)
+    opened = Door(world.engine, Asking(world.engine, world.links.query, world.counters), world.counters, texts)
     secret = b"s" * 32
     token = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f" * 32, secret=secret)
     key = ApiKey(digest=digest_of_secret(secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000)

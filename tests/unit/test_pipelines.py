@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.unit.test_asking import carried
 
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
@@ -24,7 +25,7 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combined, Combining
 from daitn.node.site_files import load_pipelines
 from daitn.serving.tensors import Arrays, arrays_of, tensors_of
-from daitn.wire.queries import QueryAnswer, decode_call, encode_query
+from daitn.wire.queries import QueryAnswer, QueryCall
 
 ROWS = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], np.float32)
 Model = Callable[[Arrays], Arrays]
@@ -61,7 +62,7 @@ class Domain:
 
     def combining(self) -> Combining:
         self.engine.follow([self._served(name) for name in self.models], time.monotonic_ns())
-        asking = Asking(self.engine, self._call, self.counters)
+        asking = Asking(self.engine, carried(self._call), self.counters)
         return Combining(self.pipelines, self.engine, asking, self.counters, seed=1)
 
     def _served(self, name: str) -> ServedModel:
@@ -78,8 +79,7 @@ class Domain:
             routes=tuple(Route(host=Holder(node=NodeId(f"{name}{host}")), measured=measured) for host in (1, 2)),
         )
 
-    async def _call(self, host: NodeId, payload: bytes, timeout_s: float) -> bytes:
-        call = decode_call(payload)
+    async def _call(self, host: NodeId, call: QueryCall, timeout_s: float) -> QueryAnswer:
         self.asked.append((call.model, host))
         if call.model in self.first_dies:
             self.first_dies.remove(call.model)
@@ -89,7 +89,7 @@ class Domain:
         if call.model in self.slow:
             await asyncio.sleep(timeout_s)
         outputs = self.models[call.model][0](arrays_of(call.inputs))
-        return encode_query(QueryAnswer(outputs=tensors_of(outputs), engine_s=0.001))
+        return QueryAnswer(outputs=tensors_of(outputs), engine_s=0.001)
 
 
 def leaf(name: str, **more: Any) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def test_host_looks_for_a_server_until_it_is_there_and_again_when_it_is_lost(
             port = int(one.address.rpartition(":")[2])
         offer = text_offer(one) if kind == "texts" else TensorServerOffer(model=DOUBLE, address=one.address)
         async with AnswerWorld() as world:
-            answering = Answering(world.fabric, Counters())  # type: ignore[arg-type]
+            answering = Answering(world.fabric, Counters(), world.tensors)  # type: ignore[arg-type]
             offering = Offering((offer,), answering, Counters(), post)
             await offering.start()
             await until(ReplicaPhase.FAILED)

@@ -69,6 +69,7 @@ _TERMINAL: Final = (
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
         queries_answered="queries were answered by this gateway; work, no fault",
         queries_retried="queries were asked of another host, because one did not answer or was busy: look at hosts",
+        queries_waited="queries waited for their turn at this gateway: hosts are busy, more of them are wanted",
         queries_hedged="queries were late and were sent to a second host too: look at hosts that are slow or hang",
         answers_missing="hosts gave this gateway no answer, or none that can be read: look at hosts and links",
         hosts_ejected="hosts lost queries in a row, or are far slower than they were, and are left out for a while",

@@ -103,6 +103,7 @@ class _Model:
         """Hosts that were asked for slots, and when."""
         self.shares: dict[str, float] = {}
         self.looked_s = self.forgave_s = -1e9
+        self.engines = 0
 
 
 class QueryRouteEngine:
@@ -151,6 +152,12 @@ class QueryRouteEngine:
                 kept.purses[name] = SlotPurse(least=LEASED_LEAST)
                 kept.shares[name] = 1.0
             kept.routes[name] = route
+        kept.engines = sum(route.concurrency for route in kept.routes.values())
+
+    def engines(self, name: ModelName) -> int:
+        """How many engines answer for a model, at all its hosts."""
+        model = self.models.get(name)
+        return 0 if model is None else self._kept[name, model.artifact].engines
 
     # --- the choice -------------------------------------------------------------------------------------------------
 

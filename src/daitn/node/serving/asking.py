@@ -23,6 +23,7 @@ from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal
 from daitn.node.serving.counting import QueryCounts
+from daitn.node.serving.turns import Turns
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 
 DEADLINE_S: Final = 10.0
@@ -107,12 +108,19 @@ class Asking:
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
         self._counts = counts or QueryCounts(lambda _: None)
+        self._turns = Turns(engine.engines)
         self._prefix, self._queries = secrets.token_hex(4), 0
 
     async def ask(
-        self, model: str, inputs: tuple[NamedTensor, ...], rows: int, goal: QueryGoal, session: str = ""
+        self,
+        model: str,
+        inputs: tuple[NamedTensor, ...],
+        rows: int,
+        goal: QueryGoal,
+        session: str = "",
+        key: str = "",
     ) -> Asked:
-        """The answer to a query, or why there is none."""
+        """The answer to a query, or why there is none. `key`: who asks; queries of one key wait behind each other."""
         self._queries += 1
         allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
         query = Query(
@@ -123,8 +131,23 @@ class Asking:
             what = f"the query's tensors have {size} bytes, {limits.QUERY_BYTES} are carried"
             return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
         name = ModelName(model)
-        if name in self._engine.models:
-            self._counts.asked(name, size)
+        if name not in self._engine.models:
+            return await self._over_hosts(query, name)
+        self._counts.asked(name, size)
+        if not self._turns.now(name):
+            self._counters.count("queries_waited")
+            refused = await self._turns.wait(name, key, self._left_s(query))
+            if refused is not None:
+                return self._end(query, refused)
+        asked: Asked | None = None
+        try:
+            asked = await self._over_hosts(query, name)
+        finally:
+            self._turns.done(name, 0.0 if asked is None else asked.took_s)
+        return asked
+
+    async def _over_hosts(self, query: Query, name: ModelName) -> Asked:
+        """As many hosts as it takes, in the time that is left."""
         said: Refused | None = None
         while True:
             choice = self._choose(query)

@@ -57,8 +57,8 @@ class _RefusedError(Exception):
 class _Way:
     """One query's way through a pipeline."""
 
-    def __init__(self, goal: QueryGoal, session: str) -> None:
-        self.goal, self.session = goal, session
+    def __init__(self, goal: QueryGoal, session: str, key: str) -> None:
+        self.goal, self.session, self.key = goal, session, key
         self.began_s = time.monotonic()
         self.asked: list[Asked] = []
         self.notices: list[str] = []
@@ -110,10 +110,10 @@ class Combining:
         found = (self.described(name) for name in self.pipelines if name not in self._engine.models)
         return tuple(one for one in found if one is not None)
 
-    async def ask(self, name: str, inputs: Arrays, goal: QueryGoal, session: str = "") -> Combined:
+    async def ask(self, name: str, inputs: Arrays, goal: QueryGoal, session: str = "", key: str = "") -> Combined:
         """The answer of a pipeline that there is. InputError where the inputs do not fit it."""
         pipeline = self.pipelines[ModelName(name)]
-        way = _Way(goal, session)
+        way = _Way(goal, session, key)
         try:
             outcome: Arrays | Refused = await self._do(pipeline.step, inputs, way)
         except _RefusedError as error:
@@ -148,7 +148,7 @@ class Combining:
             raise InputError(f"{step.model} needs {', '.join(lacking)}, which nobody gives", todo="send it")
         arrays = {spec.name: values[step.inputs.get(spec.name, spec.name)] for spec in model.inputs}
         rows = rows_of(arrays, model.inputs)
-        asked = await self._asking.ask(model.model, tensors_of(arrays), rows, way.left(), way.session)
+        asked = await self._asking.ask(model.model, tensors_of(arrays), rows, way.left(), way.session, way.key)
         way.asked.append(asked)
         if isinstance(asked.outcome, Refused):
             raise _RefusedError(asked.outcome._replace(what=f"{step.model}: {asked.outcome.what}"))

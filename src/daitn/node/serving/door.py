@@ -298,7 +298,7 @@ class Door:
         if model.model not in self._engine.models:
             return await self._ask_combined(key, model, asked, session)
         rows = rows_of(arrays_of(asked.inputs), model.inputs)
-        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session)
+        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session, key)
         self._ways.keep(key, found)
         told = {"x-daitn-query": found.query}
         if headers.get("x-daitn-trace"):
@@ -310,7 +310,7 @@ class Door:
 
     async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:
         """A pipeline: the queries that it became can be explained each by its name."""
-        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session)
+        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session, key)
         told = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
         for one in found.asked:
             self._ways.keep(key, one)
