@@ -13,7 +13,7 @@ from daitn.descriptors.plan import Stop
 from daitn.descriptors.work import UpdateRef
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.buffered import BUFFER_MOST, FedBuff, buffer_size
-from daitn.learning.methods.contract import Aggregate, Choosers, Method, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import Aggregate, AggregateShares, Choosers, Method, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
@@ -88,6 +88,13 @@ class Player:
                     assert {update.model for update in updates} <= self.accepted
                     if not lost:
                         self._advance(self.model())
+                case AggregateShares(updates=updates):
+                    assert self.method.in_shares
+                    assert not any(update.members > 1 for update in updates)
+                    if not lost:
+                        part, rest = updates[:2], updates[2:]
+                        mean = UpdateRef(model=self.model(), weight=sum(one.weight for one in part), members=2)
+                        self.run = changed(self.run, updates=(*rest, mean))
                 case Verify(model=model):
                     assert model == self.run.head
                     if not lost:
@@ -155,6 +162,7 @@ def test_method_keeps_its_laws_over_runs_with_losses_and_rollbacks(method, verif
         assert (TrainGroup if method.exchanges else Train) in kinds
         assert (TrainGroup in kinds) == method.exchanges
         assert (Aggregate in kinds) == method.aggregates
+        assert (AggregateShares in kinds) == method.in_shares
 
 
 @every_method

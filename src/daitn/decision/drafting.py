@@ -68,6 +68,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         "cyclic: does not look at what a site has",
         "random: a baseline",
         _why_not_buffered(view),
+        f"hierarchical: one copy needs none of the {len(view.aggregators)} aggregators, let alone several",
     ]
     if view.aggregators:
         rejected.append(f"{_AVERAGING}: move {2 * sites} models a round instead of one a visit")

@@ -184,6 +184,8 @@ class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
     is then moved by the mean of the differences); None: all were trained from one."""
     discount: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     """With `base`: how much of the difference is taken."""
+    members: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+    """How many updates it is the average of already; `weight` is then the sum of theirs."""
 
 
 class ServerStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +222,9 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """What the optimizer remembers of earlier rounds; None: nothing yet."""
     control: ControlRound | None = None
     """With a step of `scaffold`, and only with one."""
+    share: bool = False
+    """The updates are some of a round's: what is wanted is their mean, which is averaged with others and is no model of
+    the job yet."""
     masked: bool = False
     """The updates are masked: what is wanted is their sum, which is no model yet."""
     unmasking: Unmasking | None = None
@@ -235,6 +240,8 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
             raise ValueError(
                 "a server's step, a masked sum or a buffer needs the model that is moved, and nothing else does"
             )
+        if self.share and (based or self.masked):
+            raise ValueError("a share of a round is averaged as it is")
         if (self.masked and based) or (self.unmasking is not None and len(self.updates) != 1):
             raise ValueError("masked updates are added up first, and what follows is made of their one sum")
         if (self.control is not None) != (self.server is not None and self.server.optimizer == "scaffold"):

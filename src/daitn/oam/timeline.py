@@ -292,6 +292,8 @@ def _say_work(work: Work, where: str, names: Names) -> str:
                 step = f", then a step of {server.optimizer} at rate {server.learning_rate:g}{since}"
             if unmasking is not None:
                 return f"take the masks off the sum of {len(unmasking.summed)} updates at {where}{step}"
+            if work.share:
+                return f"average {len(updates)} models at {where}, a share of the round's"
             if work.buffered:
                 late = sum(update.base != work.base for update in updates)
                 return f"add up what {len(updates)} visits changed, {late} of them of older models, at {where}{step}"

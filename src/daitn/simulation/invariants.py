@@ -38,6 +38,7 @@ from daitn.descriptors.work import (
     ShareWork,
     TrainOutcome,
     TrainWork,
+    Work,
 )
 from daitn.learning.methods import METHODS
 from daitn.scenario.spec import Scenario
@@ -181,7 +182,7 @@ class Invariants:
                 self._grouped[record.visit] = record.outcome.model
             elif record.job not in self._aggregated:
                 self._head[record.job] = record.outcome.model
-        elif isinstance(record.outcome, AggregateOutcome) and not getattr(work, "masked", False):
+        elif isinstance(record.outcome, AggregateOutcome) and not _is_part(work):
             self._head[record.job] = record.outcome.model
             self._line[record.job].append(record.outcome.model)
 
@@ -305,6 +306,11 @@ class Invariants:
             closed = [record.visit for record in process.journal if isinstance(record, VisitClosed)]
             if closed != told.get(node, []):
                 raise BugError(f"{node} closed {len(closed)} visits, the centre was told of {len(told.get(node, []))}")
+
+
+def _is_part(work: Work) -> bool:
+    """Whether what an aggregator made is no model yet."""
+    return isinstance(work, AggregateWork) and (work.masked or work.share)
 
 
 def _artifacts(samples: tuple[SampleRef, ...]) -> frozenset[ArtifactId]:

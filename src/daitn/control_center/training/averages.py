@@ -5,6 +5,7 @@ from __future__ import annotations
 from daitn.control_center.training.job_desk import JobDesk
 from daitn.control_center.training.records import ModelGone
 from daitn.control_center.turn import Turn
+from daitn.decision.rounds.grouping import shares
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import AggregateWork, UpdateRef
 
@@ -29,6 +30,26 @@ class Averages:
         rather = tuple(state.holders.get(state.head, ()))
         if (node := self._desk.aggregator(turn, view, rather)) is not None:
             self._desk.order(turn, "aggregate", node, self.work(here), f"{len(here)} updates of a round")
+
+    def order_shares(self, turn: Turn, view: TrainingView, updates: tuple[UpdateRef, ...]) -> None:
+        """Order the averages of a round's shares, at several aggregators at once; where one does as well, the average
+        of all."""
+        state, desk = self._state, self._desk
+        regions = {
+            one.model: desk.region_of(node)
+            for one in updates
+            for node in reversed(state.holders.get(one.model, []))
+            if desk.answers(node)
+        }
+        awake = {one.node: desk.region_of(one.node) for one in view.aggregators if not desk.cools(turn, one.node)}
+        parted = shares(updates, regions, awake)
+        if not parted or any(not desk.reachable(one.model) for one in updates):
+            self.order(turn, view, updates)
+            return
+        for share in parted:
+            where = desk.region_of(share.node)
+            why = f"{len(share.updates)} of {len(updates)} updates of a round{f', near {where}' if where else ''}"
+            desk.order(turn, "aggregate", share.node, AggregateWork(updates=share.updates, share=True), why)
 
     def work(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
         """The mean of these updates, and the step that follows it; what is remembered of earlier rounds comes along if

@@ -1,10 +1,13 @@
-"""What sites hand in within a round: updates to be averaged. Part of a job's state, and called by it only."""
+"""What sites and aggregators hand in within a round: updates to be averaged, and averages of some that stand for them.
+
+Part of a job's state, and called by it only.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daitn.descriptors.work import TrainOutcome, TrainWork, UpdateRef
+from daitn.descriptors.work import AggregateOutcome, AggregateWork, TrainOutcome, TrainWork, UpdateRef
 
 if TYPE_CHECKING:
     from daitn.control_center.training.job_state import JobState
@@ -18,3 +21,14 @@ def note_handed_in(state: JobState, work: TrainWork, outcome: TrainOutcome) -> N
     elif state.buffer.is_known(work.model):
         state.updates.append(UpdateRef(model=outcome.model, weight=weight, base=work.model))
         state.buffer.trained(work.model, work.dataset)
+
+
+def note_share_averaged(state: JobState, work: AggregateWork, outcome: AggregateOutcome) -> None:
+    """The average of some of a round's updates stands for them from now on."""
+    within = {one.model for one in work.updates}
+    taken = [one for one in work.updates if one.model not in outcome.left_out]
+    weight, members = sum(one.weight for one in taken), sum(one.members for one in taken)
+    state.updates = [one for one in state.updates if one.model not in within]
+    state.updates.append(UpdateRef(model=outcome.model, weight=weight, members=max(2, members)))
+    state.lost_in_row = 0
+    state.release()

@@ -119,6 +119,11 @@ class JobDesk:
         facts = self.knowledge.node(node)
         return facts.descriptor.name if facts is not None else node
 
+    def region_of(self, node: NodeId) -> str:
+        """Where a node says it is; empty where it does not."""
+        facts = self.knowledge.node(node)
+        return facts.descriptor.region if facts is not None else ""
+
     def view(self, turn: Turn, request: Request | None = None) -> TrainingView:
         """The view of this job's request (or a changed one) now."""
         state = self.state

@@ -18,6 +18,7 @@ from daitn.control_center.training.buffer_book import BufferBook
 from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
+from daitn.control_center.training.handed_in import note_share_averaged
 from daitn.control_center.training.judged_models import note_judged, note_traced
 from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
@@ -302,6 +303,9 @@ class JobState:
                     self.hold(held, ordered.node)
                 if ordered.work.masked:
                     return  # a sum, which is no model yet
+                if ordered.work.share:
+                    note_share_averaged(self, ordered.work, record.outcome)
+                    return
                 if record.outcome.state is not None:
                     self.hold(record.outcome.state, ordered.node)
                     self.server_states[model] = record.outcome.state

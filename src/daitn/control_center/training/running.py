@@ -44,7 +44,7 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import Aggregate, AggregateShares, Run, Train, TrainGroup, Verify
 from daitn.learning.methods.sequential import Sequential
 from daitn.wire.center_tools import VisitPrepare
 
@@ -131,6 +131,8 @@ class Running:
                     self._train_group(turn, view(), model, stops)
                 case Aggregate(updates=updates):
                     self._averages.order(turn, view(), updates)
+                case AggregateShares(updates=updates):
+                    self._averages.order_shares(turn, view(), updates)
                 case Verify():
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
         if not state.waited_for():

@@ -9,6 +9,7 @@ from daitn.learning.methods.buffered import FedBuff
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FEDERATED
+from daitn.learning.methods.hierarchical import Hierarchical
 from daitn.learning.methods.sequential import Sequential
 
 FIRST_CHOICE: Final = "routed"
@@ -28,6 +29,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="split", rule="routed", split=True),
         *FEDERATED,
         FedBuff(),
+        Hierarchical(),
         DataParallel(),
     )
 }

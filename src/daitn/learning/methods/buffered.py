@@ -40,6 +40,7 @@ class FedBuff(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = True
     buffered: bool = True
+    in_shares: bool = False
     exchanges: bool = False
     rounds: str = "all"
 

@@ -85,6 +85,8 @@ def _no_slots(method: Method) -> str:
 def _shown(method: Method) -> str:
     if not method.aggregates:
         return "no updates are added up"
+    if method.in_shares:
+        return "its shares are opened one by one, and masks cancel in the sum of all"
     if method.buffered:
         return "its updates come one by one, and masks cancel in a round of which all are there"
     return "its control variates would show what the masks hide" if method.prefers.control_variates else ""

@@ -40,13 +40,19 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
     updates: tuple[UpdateRef, ...]
 
 
+class AggregateShares(msgspec.Struct, frozen=True, kw_only=True):
+    """Average these updates in shares, at several aggregators; where there is one, all of them there."""
+
+    updates: tuple[UpdateRef, ...]
+
+
 class Verify(msgspec.Struct, frozen=True, kw_only=True):
     """Measure `model`."""
 
     model: ArtifactId
 
 
-Step = Train | TrainGroup | Aggregate | Verify
+Step = Train | TrainGroup | Aggregate | AggregateShares | Verify
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +121,11 @@ class Method(Protocol):
     @property
     def buffered(self) -> bool:
         """Whether it goes on to new heads while sites are still training from older ones."""
+        ...
+
+    @property
+    def in_shares(self) -> bool:
+        """Whether several aggregators may average shares of a round before one averages these."""
         ...
 
     @property

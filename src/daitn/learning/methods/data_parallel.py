@@ -21,6 +21,7 @@ class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = False
     buffered: bool = False
+    in_shares: bool = False
     exchanges: bool = True
     rounds: str = "all"
     prefers: Preferences = Preferences()

@@ -45,6 +45,7 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = True
     buffered: bool = False
+    in_shares: bool = False
     exchanges: bool = False
     rounds: str = "all"
 

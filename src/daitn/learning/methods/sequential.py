@@ -24,6 +24,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     steady: bool = False
     aggregates: bool = False
     buffered: bool = False
+    in_shares: bool = False
     exchanges: bool = False
     rounds: str = "all"
     prefers: Preferences = Preferences()
