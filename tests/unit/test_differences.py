@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from tests.builders import make_order
+from tests.unit.test_visit_worker import put_model
 
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.base.errors import PeerError
+from daitn.base.ids import ArtifactId
+from daitn.base.metrics import Counters
+from daitn.descriptors.work import AggregateWork, UpdateRef
 from daitn.learning.numerics.aggregate import Update
 from daitn.learning.numerics.blocks import BLOCK_ELEMENTS, tensor_view
 from daitn.learning.numerics.differences import Difference, move_by_differences
 from daitn.learning.numerics.server_step import Area
+from daitn.node.averaging import aggregate
+from daitn.node.store import ChunkStore
 
 SIZE = BLOCK_ELEMENTS + 3
 SPECS = (
@@ -70,3 +81,62 @@ def test_sum_beyond_its_type_is_refused():
 
     with pytest.raises(PeerError, match="beyond its type"):
         move_by_differences([difference(high, low, 1.0, 1.0)], high, area(np.zeros(SIZE)))
+
+
+def test_aggregator_moves_the_head_by_what_each_visit_changed_from_its_own_base(tmp_path: Path) -> None:
+    with closing(ChunkStore(tmp_path, quota_bytes=1 << 22)) as store:
+        first, head, early, late = (
+            put_model(store, values) for values in ([0.0, 4.0], [1.0, 1.0], [2.0, 8.0], [3.0, 2.0])
+        )
+        updates = (
+            UpdateRef(model=early, weight=1.0, base=first, discount=0.5),
+            UpdateRef(model=late, weight=3.0, base=head),
+        )
+        work = AggregateWork(updates=updates, base=head)
+        outcome = aggregate(store, Counters(), make_order(work=work), work)
+
+        made = store.read_tensor_map(outcome.model).array("w")
+        expected = np.array([1.0, 1.0]) + 0.25 * 0.5 * np.array([2.0, 4.0]) + 0.75 * np.array([2.0, 1.0])
+        np.testing.assert_allclose(made, expected, rtol=1e-6)
+        assert work.models_in() == (early, late, head, first)
+
+
+def test_update_of_a_buffer_that_is_not_finite_is_left_out_and_moves_nothing(tmp_path: Path) -> None:
+    with closing(ChunkStore(tmp_path, quota_bytes=1 << 22)) as store:
+        base, broken, sound = (put_model(store, values) for values in ([0.0, 0.0], [float("nan"), 1.0], [2.0, 2.0]))
+        updates = tuple(UpdateRef(model=model, weight=1.0, base=base) for model in (broken, sound))
+        work = AggregateWork(updates=updates, base=base)
+        outcome = aggregate(store, Counters(), make_order(work=work), work)
+
+        assert outcome.left_out == (broken,)
+        assert store.read_tensor_map(outcome.model).array("w").tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"updates": (UpdateRef(model=ArtifactId("u"), weight=1.0, base=ArtifactId("b")),)}, "needs the model"),
+        (
+            {
+                "updates": (
+                    UpdateRef(model=ArtifactId("u"), weight=1.0, base=ArtifactId("b")),
+                    UpdateRef(model=ArtifactId("v"), weight=1.0),
+                ),
+                "base": ArtifactId("b"),
+            },
+            "or none does",
+        ),
+        (
+            {
+                "updates": (UpdateRef(model=ArtifactId("u"), weight=1.0, base=ArtifactId("b")),),
+                "base": ArtifactId("b"),
+                "share": True,
+            },
+            "averaged as it is",
+        ),
+    ],
+    ids=["no model that is moved", "some without a base", "a share"],
+)
+def test_work_that_contradicts_itself_cannot_be_made(fields: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        AggregateWork(**fields)
