@@ -43,7 +43,7 @@ from daitn.descriptors.grant import Holder
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.policy import PolicyFault, summarise
-from daitn.descriptors.request import Budget, Hyperparameters, parse_target
+from daitn.descriptors.request import Budget, Hyperparameters, SecureAggregation, parse_target
 from daitn.descriptors.work import AggregateWork, EvaluateWork, TrainWork
 from daitn.wire.center_tools import (
     ReleaseArtifacts,
@@ -156,6 +156,18 @@ def test_counter_offer_accepted_beforehand_is_taken_and_runs():
     assert made.state().verdict.outcome == "admitted"
     (refusal,) = made.state().refusals
     assert [one.code for one in refusal.failed()] == [ReasonCode.METHOD]
+
+
+def test_offer_without_the_masks_that_were_asked_for_is_made_but_never_taken_beforehand():
+    made = bench(sites=2)
+    made.submit(make_request(secure_aggregation=SecureAggregation(), accept_counter_offer=True))
+    made.answer_until(lambda state: state.verdict is not None)
+
+    state = made.state()
+    assert state.phase is Phase.REFUSED
+    assert state.verdict.counter_offer is not None
+    assert state.verdict.counter_offer.request.secure_aggregation is None
+    assert state.request.secure_aggregation is not None
 
 
 def test_counter_offer_with_a_later_deadline_moves_the_timer():

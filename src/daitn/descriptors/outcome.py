@@ -67,6 +67,11 @@ class CounterOffer(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     changes: tuple[Change, ...]
 
+    def unmasks(self, asked: Request) -> bool:
+        """Whether it drops the secure aggregation that was asked for: whoever takes that has to have read it, so it is
+        never taken beforehand."""
+        return asked.secure_aggregation is not None and self.request.secure_aggregation is None
+
 
 class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
     """A data set that could have served but may not or cannot, and why."""

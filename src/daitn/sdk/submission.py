@@ -99,6 +99,8 @@ def submit_and_take(network: Network, wanted: Mapping[str, Any], *, take: bool) 
     status = job.assessed()
     if not (take and status.phase is Phase.REFUSED and status.verdict and status.verdict.counter_offer):
         return Submission(status=status)
+    if status.verdict.counter_offer.unmasks(status.request):
+        return Submission(status=status)
     return Submission(status=status, taken=job.take_counter_offer().assessed())
 
 

@@ -95,6 +95,8 @@ class Assessing:
         state, plan = self.state, judged.plan
         offer = verdict.counter_offer
         taken = offer.request if offer is not None and state.request.accept_counter_offer else None
+        if offer is not None and offer.unmasks(state.request):
+            taken = None
         if verdict.outcome == "admitted":
             assessed = JobAssessed(
                 job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, situation=judged.situation
