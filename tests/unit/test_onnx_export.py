@@ -76,3 +76,29 @@ def test_model_that_says_something_else_when_exported_is_refused(
     monkeypatch.setattr(onnx_export, "_export", export_another)
     with pytest.raises(InputError, match="differs by"):
         OnnxModel(words.pair, words, 1)
+
+
+def test_model_that_the_exporter_cannot_translate_is_refused(
+    words: RebuiltModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*_args: object, **_options: object) -> None:
+        raise torch.onnx.OnnxExporterError("no such operator")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(InputError, match="cannot be exported to ONNX.*no such operator"):
+        OnnxModel(words.pair, words, 1)
+
+
+def test_model_too_large_for_one_file_is_refused(words: RebuiltModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daitn.learning.onnx_export.BYTES_MOST", 8)
+    with pytest.raises(InputError, match="at most 8"):
+        OnnxModel(words.pair, words, 1)
+
+
+def test_fault_of_ours_is_not_called_the_owners(words: RebuiltModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_args: object, **_options: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(KeyError):
+        OnnxModel(words.pair, words, 1)

@@ -24,6 +24,20 @@ from daitn.base.errors import InputError, UnavailableError
 TOLERANCE: Final = 1e-4
 """Largest difference to the graph, relative and absolute: kernels sum in another order, and no more than that."""
 
+RUNTIME_FAULTS: Final = (
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NotImplemented",
+    "RuntimeException",
+)
+"""What ONNX Runtime raises about a model or its inputs. Anything else is a fault of ours, not called the owner's."""
+
+BYTES_MOST: Final = 2**31 - 2**20
+"""Largest model that fits one protobuf message, with room for the graph."""
+
 ROWS: Final = (1, 2, 7)
 """Rows of the batches that are compared."""
 
@@ -38,8 +52,10 @@ class OnnxModel:
     def __init__(self, pair: GraphPair, module: torch.nn.Module, threads: int) -> None:
         try:
             import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as raised
         except ImportError as error:
             raise UnavailableError(f"ONNX Runtime is not installed: {error}", todo="install daitn[onnx]") from None
+        self._faults: tuple[type[Exception], ...] = tuple(getattr(raised, name) for name in RUNTIME_FAULTS)
         self._inputs = [port.name for port in pair.inputs]
         self._outputs = [output.name for output in pair.eval.outputs]
         data = _export(pair, module)
@@ -49,7 +65,7 @@ class OnnxModel:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  # whatever the library calls it: this model is not for this engine
+        except self._faults as error:  # this model is not for this engine
             raise InputError(f"ONNX Runtime does not take the exported model: {_first_line(error)}") from None
         self._compare(pair, module)
 
@@ -60,7 +76,7 @@ class OnnxModel:
         try:
             given = {_input(number): inputs[name] for number, name in enumerate(self._inputs)}
             found = self._session.run([_output(number) for number in range(len(self._outputs))], given)
-        except Exception as error:  # noqa: BLE001  # whatever the library calls it
+        except self._faults as error:
             raise InputError(f"the model failed on these rows: {_first_line(error)}") from None
         return dict(zip(self._outputs, found, strict=True))
 
@@ -99,6 +115,9 @@ def _export(pair: GraphPair, module: torch.nn.Module) -> bytes:
         {number: dimensions[side.name] for number, side in enumerate(port.shape) if isinstance(side, Dimension)}
         for port in pair.inputs
     )
+    size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if size > BYTES_MOST:
+        raise InputError(f"the model has {size} bytes, an ONNX file in one piece at most {BYTES_MOST}")
     said = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -117,7 +136,7 @@ def _export(pair: GraphPair, module: torch.nn.Module) -> bytes:
             return bytes(program.model_proto.SerializeToString())
     except ImportError as error:
         raise UnavailableError(f"models cannot be exported here: {error}", todo="install daitn[onnx]") from None
-    except Exception as error:  # noqa: BLE001  # an exporter fails in as many ways as there are operators
+    except torch.onnx.OnnxExporterError as error:
         raise InputError(f"the model cannot be exported to ONNX: {_first_line(error)}") from None
 
 
