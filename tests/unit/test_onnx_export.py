@@ -85,7 +85,7 @@ def test_model_that_the_exporter_cannot_translate_is_refused(
         raise torch.onnx.OnnxExporterError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", export)
-    with pytest.raises(InputError, match="cannot be exported to ONNX.*no such operator"):
+    with pytest.raises(InputError, match=r"cannot be exported to ONNX.*no such operator"):
         OnnxModel(words.pair, words, 1)
 
 

@@ -256,6 +256,9 @@ def medquad(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for reports and models.")] = Path("demo-out"),
     records: Annotated[int, typer.Option(help="Pairs of each institute at most; 0: all.", min=0)] = 0,
+    deadline: Annotated[
+        str, typer.Option(help="How long a department gives its job; the trial before it takes a twentieth of that.")
+    ] = "1 h",
     keep: Annotated[bool, typer.Option(help="Keep the network's own folders too.")] = False,
     json: Json = False,
 ) -> None:
@@ -263,10 +266,12 @@ def medquad(
     with errors(json):
         try:
             from daitn.demo.medquad import run
+            from daitn.sdk.requests import parse_duration
         except ImportError as error:
             raise UnavailableError(f"the demonstration cannot start: {error}", todo="install daitn[demo]") from None
 
-        raise typer.Exit(run(data, out, base=base, records=records, keep=keep))
+        seconds = parse_duration(deadline)
+        raise typer.Exit(run(data, out, base=base, records=records, deadline_s=seconds, keep=keep))
 
 
 def _ready(json: bool, said: dict[str, Any]) -> None:

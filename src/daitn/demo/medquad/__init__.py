@@ -15,22 +15,31 @@ from daitn.demo.room import make_room
 __all__ = ["run"]
 
 
-def run(data: Path, out: Path, *, base: Path | None = None, records: int = 0, keep: bool = False) -> int:
+def run(
+    data: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    records: int = 0,
+    deadline_s: float | None = None,
+    keep: bool = False,
+) -> int:
     """Perform, and write `out/report.json`, `out/report.html` and `out/models/…`; returns the exit code.
 
     `data`: the folder of MedQuAD; `base`: a folder with an encoder as transformers saves it, None: a small encoder is
-    trained from nothing; `records`: pairs of each institute at most, 0: all. 0: every admitted goal met, no process and
-    no activation left.
+    trained from nothing; `records`: pairs of each institute at most, 0: all; `deadline_s`: of a department's job, None:
+    an hour. 0: every admitted goal met, no process and no activation left.
     """
     from daitn.demo.board import Board
     from daitn.demo.medquad.closing import fulfilled, write_reports
-    from daitn.demo.medquad.play import Play
+    from daitn.demo.medquad.play import DEADLINE_S, Play
     from daitn.demo.medquad.sites import PLACES
 
     work = make_room(out)
     board = Board(PLACES)
     with tempfile.TemporaryDirectory(prefix="daitn-demo-") as temporary, board:
-        play = Play(work if keep else Path(temporary), board, base=base, records=records)
+        folder = work if keep else Path(temporary)
+        play = Play(folder, board, base=base, records=records, deadline_s=deadline_s or DEADLINE_S)
         recording = play.perform(data, out / "models")
     for one in write_reports(recording, out):
         board.print(one)

@@ -66,8 +66,11 @@ AT_ONCE: Final = 2
 class Play:
     """One performance. Files of the network go below `folder`."""
 
-    def __init__(self, folder: Path, board: Board, *, base: Path | None, records: int = 0) -> None:
+    def __init__(
+        self, folder: Path, board: Board, *, base: Path | None, records: int = 0, deadline_s: float = DEADLINE_S
+    ) -> None:
         self._folder, self._board, self._base, self._records = folder, board, base, records
+        self._deadline_s = deadline_s
         self._names: dict[str, str] = {}
         self._owners: dict[str, Network] = {}
         self._packing = threading.Lock()
@@ -171,7 +174,7 @@ class Play:
         return self._owners[asks.owner].train(
             package,
             targets=asks.targets,
-            deadline=DEADLINE_S,
+            deadline=self._deadline_s,
             purpose=PURPOSE,
             budget=Budget(visits=CYCLES * len(INSTITUTES)),
             hyperparameters=ON_A_BASE if width else FROM_NOTHING,
