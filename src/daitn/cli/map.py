@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +65,41 @@ def ask(
             where.print(render_map.answer_line(found))
 
         answer(json, found, show)
+
+
+@app.command()
+def hosts(
+    model: Annotated[str, typer.Argument(help="Name of a model; empty: any that is good enough.")] = "",
+    field: Annotated[str, typer.Option(help="What the query is of: accuracy counts there.")] = "",
+    accuracy: Annotated[float | None, typer.Option(help="At least so good, by a unit.", min=0, max=1)] = None,
+    deadline: Annotated[float | None, typer.Option(help="Answered within so many seconds.", min=0.001)] = None,
+    region: Annotated[str, typer.Option(help="Hosts of this region only.")] = "",
+    asked_from: Annotated[str, typer.Option("--from", help="A gateway or other terminal: paths from there.")] = "",
+    watch: Annotated[bool, typer.Option(help="Tell when another host would be chosen; one JSON line each.")] = False,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Which hosts may serve a query now, the soonest first, which may not and why, and what is asked."""
+    with errors(json):
+        from daitn.descriptors.query_view import QueryRequest
+        from daitn.descriptors.serving import QueryGoal
+
+        goal = QueryGoal(
+            deadline_s=deadline,
+            quality_least=accuracy,
+            field=field,
+            region=region,
+        )
+        request = QueryRequest(model=model, goal=goal, asked_from=asked_from)
+        with _connect(token) as network:
+            for view in network.map.follow_hosts(request) if watch else [network.map.hosts(request)]:
+                answer(json, view, partial(_show_hosts, view))
+
+
+def _show_hosts(view: Any, where: Any) -> None:
+    from daitn.cli import render_hosts
+
+    render_hosts.show_query_view(where, view)
 
 
 @app.command()

@@ -7,6 +7,7 @@ of query, regions, rates and patterns. Everything carries its age; hosts whose c
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -128,12 +129,22 @@ class QueryValidity(msgspec.Struct, frozen=True, kw_only=True):
 
     chosen: tuple[str, ...]
     """By `HostCandidate.thing`."""
-    boundary_s: float
+    boundary_s: float | None = None
+    """None: there was no other host."""
 
     def holds(self, view: QueryView) -> bool:
         """Whether the choice stands on a view. O(hosts)."""
-        inside = {one.thing for one in view.hosts if one.completion_s <= self.boundary_s}
+        boundary_s = math.inf if self.boundary_s is None else self.boundary_s
+        inside = {one.thing for one in view.hosts if one.completion_s <= boundary_s}
         return inside == set(self.chosen)
+
+
+class QueryHeld(msgspec.Struct, frozen=True, kw_only=True):
+    """A view that somebody holds, under the name by which it is followed, and the choice that stands on it."""
+
+    name: str
+    view: QueryView
+    standing: QueryValidity
 
 
 class QueryViewDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,3 +160,9 @@ class QueryViewDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     excluded_in_all: int | None = None
     demands: tuple[QueryDemand, ...] | None = None
     """Each as a whole where it changed; else None."""
+
+
+class QueryFollowed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a view that somebody holds; None while the choice on it stands."""
+
+    delta: QueryViewDelta | None = None

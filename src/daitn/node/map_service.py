@@ -25,6 +25,7 @@ from daitn.node.computing import Computing
 from daitn.node.journal import Journal
 from daitn.node.map_sql import MapSql
 from daitn.node.neighbours import Neighbours
+from daitn.node.view_following import ViewFollowing
 from daitn.topology.fact_book import FactBook
 from daitn.topology.questions.explaining import explain
 from daitn.topology.questions.putting import QuestionPut, found_beside, takes_long
@@ -60,6 +61,8 @@ class MapService:
         self._journal = journal
         self._clock = clock
         self._failed = failed
+        self.views = ViewFollowing(book, clock)
+        """Query views that others hold."""
         self._sql = MapSql(book)
         self._saved = SavedQuestions(book)
         self._changed: dict[str, asyncio.Event] = {}

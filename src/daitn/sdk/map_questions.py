@@ -9,11 +9,13 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
+from daitn.descriptors.query_view import QueryFollowed, QueryHeld, QueryRequest, QueryView
 from daitn.descriptors.questions import Answer, Explanation, Question
 from daitn.descriptors.saved_questions import SavedAnswer
 from daitn.descriptors.sql_answer import SqlAnswer
 from daitn.node.http.map_bodies import ExplanationAsked, MapQuestion, SavingAsked, SqlAsked
 from daitn.sdk.transport import Transport, quoted
+from daitn.topology.query_adapter import apply_query_delta
 
 WAIT_S: Final = 10.0
 """How long one call waits for another answer."""
@@ -40,6 +42,25 @@ class MapQuestions:
         """The answer now; a question as text, or typed. `of`: a neighbour of the domain, whose map is asked instead;
         PolicyError where it does not answer this domain, UnavailableError where no answer comes."""
         return self._transport.call("POST", "/v1/map/questions", Answer, MapQuestion(question=question, of=of))
+
+    def hosts(self, request: QueryRequest) -> QueryView:
+        """Which hosts may serve a query now, the soonest first, and which may not and why."""
+        return self._hold(request).view
+
+    def follow_hosts(self, request: QueryRequest) -> Iterator[QueryView]:
+        """The view now, then each time another host would be chosen, or demand has moved far; without end."""
+        held = self._hold(request)
+        view = held.view
+        yield view
+        while True:
+            path = f"/v1/map/query-views/{quoted(held.name)}?wait_s={WAIT_S:g}"
+            told = self._transport.call("GET", path, QueryFollowed)
+            if told.delta is not None:
+                view = apply_query_delta(view, told.delta)
+                yield view
+
+    def _hold(self, request: QueryRequest) -> QueryHeld:
+        return self._transport.call("POST", "/v1/map/query-views", QueryHeld, request)
 
     def sql(self, sql: str) -> SqlAnswer:
         """The answer to one SELECT."""

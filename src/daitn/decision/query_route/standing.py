@@ -10,8 +10,6 @@ Pure. H hosts of a view.
 
 from __future__ import annotations
 
-import math
-
 from daitn.descriptors.plan import RANGES_MOST, FactRange
 from daitn.descriptors.query_view import QueryValidity, QueryView
 
@@ -20,7 +18,7 @@ def standing_of(view: QueryView, chosen: int) -> QueryValidity:
     """How long a choice of the `chosen` soonest hosts stands; with fewer hosts than that, while none comes. O(H)."""
     hosts = view.hosts
     inside = hosts[:chosen]
-    boundary_s = math.inf
+    boundary_s = None
     if len(hosts) > chosen > 0:
         boundary_s = (inside[-1].completion_s + hosts[chosen].completion_s) / 2
     return QueryValidity(chosen=tuple(one.thing for one in inside), boundary_s=boundary_s)
@@ -29,7 +27,7 @@ def standing_of(view: QueryView, chosen: int) -> QueryValidity:
 def ranges_of(view: QueryView, validity: QueryValidity) -> tuple[FactRange, ...]:
     """Within which ranges the facts that hosts report may move: the queue and the service time of each have half of its
     distance from the boundary. Loss: the share of the best completion that a second costs. O(H)."""
-    if not view.hosts or not math.isfinite(validity.boundary_s):
+    if not view.hosts or validity.boundary_s is None:
         return ()
     loss = 1.0 / max(view.hosts[0].completion_s, 1e-6)
     chosen = set(validity.chosen)

@@ -14,6 +14,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 
 from daitn.base.errors import InputError
+from daitn.descriptors.query_view import QueryFollowed, QueryHeld, QueryRequest
 from daitn.descriptors.questions import Answer, Explanation
 from daitn.descriptors.saved_questions import SavedAnswer
 from daitn.descriptors.sql_answer import SqlAnswer
@@ -40,6 +41,8 @@ def add_map_routes(
     """Put the routes under `app`; `operator` says who calls, or refuses."""
     manual.note("post", "/v1/map/questions", takes=MapQuestion, gives=Answer)
     manual.note("post", "/v1/map/explanations", takes=ExplanationAsked, gives=Explanation)
+    manual.note("post", "/v1/map/query-views", takes=QueryRequest, gives=QueryHeld)
+    manual.note("get", "/v1/map/query-views/{name}", gives=QueryFollowed)
     manual.note("post", "/v1/map/sql", takes=SqlAsked, gives=SqlAnswer)
     manual.note("get", "/v1/map/saved", gives=tuple[SavedAnswer, ...])
     manual.note("get", "/v1/map/saved/{name}", gives=SavedAnswer)
@@ -51,6 +54,20 @@ def add_map_routes(
         operator(request)
         asked: MapQuestion = await read(request, MapQuestion)
         return _json(await service.ask(asked.question, asked.of))
+
+    @app.post("/v1/map/query-views", summary="Which hosts may serve a query, and which not and why; to be followed")
+    async def hold(request: Request) -> Response:
+        operator(request)
+        asked: QueryRequest = await read(request, QueryRequest)
+        return _json(service.views.hold(asked))
+
+    @app.get("/v1/map/query-views/{name}", summary="What became of a view, once another choice is to be made")
+    async def follow(request: Request, name: str, wait_s: float = 0.0) -> Response:
+        operator(request)
+        try:
+            return _json(QueryFollowed(delta=await service.views.next(name, wait_s)))
+        except InputError as error:
+            raise unknown(error.what, error.todo) from None
 
     @app.post("/v1/map/explanations", summary="Why a thing is or is not in an answer")
     async def explanation(request: Request) -> Response:
