@@ -3,12 +3,14 @@
 Workload: MedQuAD's nine institutes, and MNIST parted by hand into twelve sites (`benchmarks.relevance_world`), all
 pairs of site and field. The truth is training: a model is trained on one site's data alone by the product's numerics,
 and the gain is what that adds to the field's figure. The prediction is `topology.relevance` on what the sites publish
-under a budget of ε = 1 each, everything included, by OpenDP; the noise is drawn anew five times.
+under a budget of ε = 1 each, everything included, by OpenDP, with the noise drawn anew five times, and on what a
+verification unit tried (`learning.numerics.transfer`) with the samples that sites agree to give it: held-out records, a
+fifth of all. A sample costs no ε, because nothing of it is published; the unit never sees other records.
 
 Measure: Spearman's rank correlation of predicted and real gain over all pairs, mean over the draws, and its 95 %
-interval by bootstrap over sites and draws. Beside it, on the same draws: label histograms alone (the same formula
-without sketches), the share of a field's records (what views used before), and sketches without noise. What the model
-lacks in each field before training, as a unit measures it, is known to all of them.
+interval by bootstrap over sites and draws. Beside it, on the same draws: descriptions alone, without the trial; label
+histograms alone (that without sketches), the share of a field's records (what views used before), and descriptions
+without noise. What the model lacks in each field before training, as a unit measures it, is known to all of them.
 
 A *cell* is (world, seed, site): the gains of all fields. A full run takes half an hour on a busy machine, so finished
 cells are kept in `results/relevance.json` with the hash of the source that made them:
@@ -51,10 +53,17 @@ from benchmarks.relevance_world import (
     train_on,
 )
 from benchmarks.report import make_document, print_report
+from daitn.base.ids import DataSetId
 from daitn.demo.medquad.sites import INSTITUTES
+from daitn.describe.splits import sample_rows
 from daitn.descriptors.descriptions import sketches_of
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import DataDescriptor
+from daitn.descriptors.work import TaughtBy
+from daitn.learning.numerics.transfer import transfer_trial
+from daitn.learning.records import encode_records
+from daitn.learning.tasks import numerics_for
+from daitn.learning.tasks.contract import RecordSlice, take_rows
 from daitn.topology.relevance import predicted_help
 from daitn.topology.views import field_counts
 
@@ -68,7 +77,17 @@ MEASURED: Final = (
     "src/daitn/demo/medquad/models.py",
 )
 """Files on which the gains depend; predictions are made anew each time."""
+TRIED: Final = (
+    "benchmarks/relevance_world.py",
+    "src/daitn/learning/numerics/transfer.py",
+    "src/daitn/learning/numerics/train.py",
+    "src/daitn/learning/tasks/classification.py",
+    "src/daitn/learning/tasks/retrieval.py",
+    "src/daitn/demo/medquad/models.py",
+)
+"""Files on which the trials depend."""
 EPSILON: Final = 1.0
+SAMPLE_FRAC: Final = 0.2
 SEEDS: Final = {"medquad": (0,), "mnist": (0, 1, 2, 3), "mnist-digits": (0, 1)}
 """World → seeds of split and training. MedQuAD's split is given; its seed is that of the model's first weights."""
 QUICK_POINTS: Final = 0.02
@@ -78,10 +97,10 @@ CHOSEN_ON: Final = 0
 """Split of MNIST on which `relevance.SOFTNESS` was chosen: not among those that are reported."""
 
 
-def source_hash() -> str:
+def source_hash(files: tuple[str, ...] = MEASURED) -> str:
     """BLAKE3 of the files that were measured, without their comments and docstrings, and their names."""
     found = blake3()
-    for path in sorted(path for pattern in MEASURED for path in ROOT.glob(pattern)):
+    for path in sorted(path for pattern in files for path in ROOT.glob(pattern)):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
@@ -97,7 +116,7 @@ def _is_text(statement: ast.AST) -> bool:
 
 def make_world(name: str, seed: int, folder: Path) -> World:
     """The sites of a world on a new shelf, under the benchmark's policy."""
-    policy = Policy(epsilon_per_period=EPSILON, releases_per_period=1)
+    policy = Policy(epsilon_per_period=EPSILON, releases_per_period=1, sample_frac=SAMPLE_FRAC)
     data = find_folder("medquad" if name == "medquad" else "mnist")
     if data is None:
         raise SystemExit(f"the data of {name} is not here: set DAITN_DATA to the folder that holds it")
@@ -123,11 +142,37 @@ def run_cell(world: World, seed: int, site: str) -> dict[str, Any]:
     }
 
 
+def run_trial(world: World, seed: int) -> dict[str, Any]:
+    """What a unit that holds all sites' samples finds out: the product's trial, with all the time it wants."""
+    sets: list[RecordSlice] = []
+    for site in world.sites:
+        table = world.shelf.table(site)
+        rows = sample_rows(table, world.contract, Policy(sample_frac=SAMPLE_FRAC))
+        sets.append(take_rows(encode_records(table, world.contract, rows, DataSetId(f"node/{site}")), slice(None)))
+    model, task = make_model(world, seed), numerics_for(world.contract.task, world.contract)
+    names = [f"accuracy@{field}" for field in world.fields]
+    began = time.perf_counter()
+    taught = transfer_trial(model, task, sets, names, world.training, seconds=1e9)
+    seconds = time.perf_counter() - began
+    return {
+        "taught": msgspec.to_builtins(taught),
+        "trial_s": round(seconds, 1),
+        "source": source_hash(TRIED),
+    }
+
+
+def trial_of(name: str, seed: int) -> tuple[TaughtBy, ...] | None:
+    """The stored trial of a world; None where there is none."""
+    cell = stored_cells().get(f"trial/{name}/{seed}")
+    return None if cell is None else msgspec.convert(cell["taught"], tuple[TaughtBy, ...])
+
+
 def all_cells() -> list[str]:
     """Names of all cells."""
     sites = {"medquad": [one.name for one in INSTITUTES]}
     names = [f"site{number:02d}" for number in range(SITES)]
-    return [
+    trials = [f"trial/{world}/{seed}" for world, seeds in SEEDS.items() for seed in seeds]
+    return trials + [
         f"{world}/{seed}/{site}" for world, seeds in SEEDS.items() for seed in seeds for site in sites.get(world, names)
     ]
 
@@ -144,22 +189,25 @@ def fill(pattern: str, seconds: float) -> None:
         worlds: dict[tuple[str, str], World] = {}
         for name in all_cells():
             cells = stored_cells()
-            if not fnmatchcase(name, pattern) or cells.get(name, {}).get("source") == source_hash():
+            wanted = source_hash(TRIED if name.startswith("trial/") else MEASURED)
+            if not fnmatchcase(name, pattern) or cells.get(name, {}).get("source") == wanted:
                 continue
             if time.monotonic() > ends:
                 return
-            kind, seed, site = name.split("/")
+            first, second, third = name.split("/")
+            kind, seed, site = (second, third, "") if first == "trial" else (first, second, third)
             if (kind, seed) not in worlds:
                 folder = Path(temporary) / f"{kind}-{seed}"
                 folder.mkdir()
                 worlds[kind, seed] = make_world(kind, int(seed), folder)
-            cell = run_cell(worlds[kind, seed], int(seed), site)
+            world = worlds[kind, seed]
+            cell = run_cell(world, int(seed), site) if site else run_trial(world, int(seed))
             cells = stored_cells() | {name: cell}
             RESULTS.parent.mkdir(exist_ok=True)
             written = RESULTS.with_suffix(".new")
             written.write_text(json.dumps({"cells": dict(sorted(cells.items()))}, indent=1) + "\n")
             os.replace(written, RESULTS)
-            print(name, cell["gain"], flush=True)
+            print(name, cell.get("gain") or cell["trial_s"], flush=True)
 
 
 def gains_of(name: str, seed: int, sites: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -174,7 +222,7 @@ def gains_of(name: str, seed: int, sites: tuple[str, ...]) -> tuple[NDArray[np.f
 
 
 def predictions(
-    world: World, data: list[DataDescriptor], need_F: NDArray[np.float64]
+    world: World, data: list[DataDescriptor], need_F: NDArray[np.float64], taught: tuple[TaughtBy, ...]
 ) -> dict[str, NDArray[np.float64]]:
     """Ways to predict → (S, F), from what the sites of a world publish."""
     contract = world.contract
@@ -184,7 +232,8 @@ def predictions(
     columns = slice(0, len(world.fields))
     share_SF = (fields_SF / np.maximum(fields_SF.sum(axis=0), 1.0))[:, columns]
     return {
-        "ours": predicted_help(contract, data, fields_SF, needs)[:, columns],
+        "ours": predicted_help(contract, data, fields_SF, needs, taught=taught)[:, columns],
+        "descriptions": predicted_help(contract, data, fields_SF, needs)[:, columns],
         "labels_alone": predicted_help(contract, data, fields_SF, needs, by_sketch=False)[:, columns],
         "field_share": share_SF * need_F,
     }
@@ -208,14 +257,17 @@ def rank_correlations(
         if truth is None:
             return None
         gain_SF, need_F = truth
+        taught = trial_of(name, seed)
+        if taught is None:
+            return None
         for _ in range(draws):
-            ways = predictions(world, descriptors(world), need_F)
+            ways = predictions(world, descriptors(world), need_F, taught)
             found.append({way: spearman(value_SF, gain_SF) for way, value_SF in ways.items()})
             for _ in range(BOOTSTRAPS // draws):
                 rows = rng.integers(len(gain_SF), size=len(gain_SF))
                 samples.append({way: spearman(value_SF[rows], gain_SF[rows]) for way, value_SF in ways.items()})
         data = [without_noise(one) for one in descriptors(world, lambda counts, _, __: list(counts))]
-        exact = spearman(predictions(world, data, need_F)["ours"], gain_SF)
+        exact = spearman(predictions(world, data, need_F, taught)["descriptions"], gain_SF)
     ways_of = {way: np.array([one[way] for one in (*found, *samples)]) for way in found[0]}
     return ways_of | {"without_noise": np.full(draws + len(samples), exact)}
 
@@ -237,7 +289,12 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def measure(draws: int = DRAWS, only: tuple[str, ...] = tuple(SEEDS)) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures and peers of all worlds whose cells are there."""
     figures_found: dict[str, float] = {"epsilon": EPSILON}
-    peers: dict[str, dict[str, float]] = {"labels_alone": {}, "field_share": {}, "without_noise": {}}
+    peers: dict[str, dict[str, float]] = {
+        "descriptions": {},
+        "labels_alone": {},
+        "field_share": {},
+        "without_noise": {},
+    }
     for name in only:
         seeds = [seed for seed in SEEDS[name] if name == "medquad" or seed != CHOSEN_ON]
         rng = np.random.default_rng(7)

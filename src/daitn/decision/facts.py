@@ -6,7 +6,7 @@ import msgspec
 
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.splitting import CutCost
-from daitn.descriptors.work import CurvePoint, Measurement
+from daitn.descriptors.work import CurvePoint, Measurement, TaughtBy
 
 
 class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,3 +56,5 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a probe was made or could not be: there is no further one."""
     cuts: tuple[CutCost, ...] | None = None
     """Where the model could be cut for split learning; empty: nowhere; None: it was not looked for."""
+    taught: tuple[TaughtBy, ...] = ()
+    """What each data set's sample teaches of every field; empty where that was not tried."""

@@ -330,6 +330,19 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
     """Training steps it took, the same for all points but the untrained one."""
 
 
+class TaughtBy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a short training on one data set's sample alone added at the unit, field by field."""
+
+    dataset: DataSetId
+    steps: Amount
+    records: Amount
+    """Of its sample."""
+    gains: Annotated[
+        dict[Name, Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]], msgspec.Meta(max_length=limits.FIELDS)
+    ]
+    """Field → by how much its figure rose; fields without records that could be measured are left out."""
+
+
 class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """What a verification unit measured. `overfits`: whether one batch could be learnt (preflight only)."""
 
@@ -348,6 +361,8 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     """Preflight: the trial's figures, by records learnt from, untrained first; empty where there was none."""
     cuts: Annotated[tuple[CutCost, ...], msgspec.Meta(max_length=CUTS_MOST)] = ()
     """Preflight: where the model could be cut, where that was asked for; empty where it cannot be."""
+    taught: Annotated[tuple[TaughtBy, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
+    """Preflight: what each data set's sample teaches of every field; empty where that was not tried."""
 
 
 class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):

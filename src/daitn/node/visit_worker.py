@@ -386,6 +386,7 @@ class VisitWorker:
             batch_seconds=numbers.batch_seconds,
             curve=numbers.curve,
             cuts=numbers.cuts,
+            taught=numbers.taught,
         )
 
     def _progressed(self, order: VisitOrder) -> Callable[[Progressed], None]:

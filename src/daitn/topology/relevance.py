@@ -17,6 +17,15 @@ d²(s, f) = Σ_t w(t, f) d²(s, t) - ½ Σ_tu w(t, f) w(u, f) d²(t, u), the squ
 taken in the numbers two sketches have in common, freed of what noise adds to them on average, and drawn towards the
 typical one as far as they are noise. What cannot be compared counts as typical.
 
+Where a verification unit has tried it on samples that sites gave (`learning.numerics.transfer`), what their samples
+taught takes the place of need, and the amount is told from the sample's size, which no noise blurs:
+
+    help(s, f) = ½ (taught(s, f) + mean over sites of taught(·, f)) · amount(s) · transfer(s, f)
+
+Half is the field's mean, because a trial of some steps on a hundred records is noisy, and most of what differs is how
+much a field learns from anybody (0.5 was chosen for that, and 0.25 and 0.75 were alike). A data set that gave no sample
+has the field's mean alone.
+
 How well it predicts is measured by real training (`benchmarks.relevance`, docs/sketches.md).
 
 Legend: S data sets, F fields, C labels, D numbers of a sketch.
@@ -35,7 +44,7 @@ from daitn.descriptors.contract import DataContract, Retrieval
 from daitn.descriptors.descriptions import SKETCH_NUMBERS, Sketch, sketches_of
 from daitn.descriptors.request import UNIT_METRICS
 from daitn.descriptors.terminals import DataDescriptor
-from daitn.descriptors.work import Measurement
+from daitn.descriptors.work import Measurement, TaughtBy
 
 SOFTNESS: Final = 0.1
 """How much a typical distance costs: even a far site teaches most of what a near one does. Chosen on one split of MNIST
@@ -44,6 +53,12 @@ SOFTNESS: Final = 0.1
 RETRIEVAL_SOFTNESS: Final = 0.5
 """The same of retrieval, which learns to tell apart what lies close together and little of what lies elsewhere. Chosen
 on MedQuAD (0.25 to 2 were alike), which is also all it was measured on."""
+
+OWN_PART: Final = 0.5
+"""Of what a data set's own sample taught; the rest is what all samples taught of the field."""
+
+LEAST_PART: Final = 0.02
+"""Of the mean: no data set is taken to teach less, since a trial cannot tell nothing from little."""
 
 HALF_RECORDS: Final = 100.0
 """Records of which half of what many would teach is learnt, where records have no labels."""
@@ -61,18 +76,20 @@ def predicted_help(
     needs: Mapping[str, float] | None = None,
     *,
     by_sketch: bool = True,
+    taught: Sequence[TaughtBy] = (),
 ) -> Matrix:
     """Predicted help, (S, F), 0 or more, on a scale of its own: to be ranked and shared, not read as a gain.
 
     `fields_SF`: published records of each field of `contract.target_fields()`; `needs`: by field, what is missing to
-    perfect, 0 … 1; `by_sketch`: False leaves distances out. O(S² · D).
+    perfect, 0 … 1; `by_sketch`: False leaves distances out; `taught`: what samples taught at a unit. O(S² · D).
     """
     names = contract.target_fields()
     need_F = np.array([max(0.0, (needs or {}).get(name, 1.0)) for name in names])
-    amount_S = _amounts(contract, data)
-    help_SF = amount_S[:, None] * need_F[None, :]
+    amount_S = _amounts(contract, data, {one.dataset: float(one.records) for one in taught})
+    help_SF = amount_S[:, None] * _gains(contract, data, need_F, taught)
     if by_sketch and len(data) > 1:
-        softness = RETRIEVAL_SOFTNESS if isinstance(contract.task, Retrieval) else SOFTNESS
+        # What a sample taught has told most of the match already.
+        softness = RETRIEVAL_SOFTNESS if isinstance(contract.task, Retrieval) and not taught else SOFTNESS
         help_SF = help_SF * np.exp(-softness * _to_fields(_distances(data), fields_SF))
     return np.asarray(help_SF)
 
@@ -93,9 +110,10 @@ def relevance_shares(
     data: Sequence[DataDescriptor],
     fields_SF: Matrix,
     needs: Mapping[str, float] | None = None,
+    taught: Sequence[TaughtBy] = (),
 ) -> dict[DataSetId, dict[str, float]]:
     """Each data set's share of the help that all together promise, per field and over all (`""`); 0 where none do."""
-    help_SF = predicted_help(contract, data, fields_SF, needs)
+    help_SF = predicted_help(contract, data, fields_SF, needs, taught=taught)
     if not help_SF.shape[1]:
         help_SF = _amounts(contract, data)[:, None]
     over_all_S = help_SF.mean(axis=1) if len(help_SF) else np.zeros(0)
@@ -109,8 +127,36 @@ def relevance_shares(
     }
 
 
-def _amounts(contract: DataContract, data: Sequence[DataDescriptor]) -> Matrix:
-    """What there is to learn at each site, (S,), 0 … 1."""
+def _gains(
+    contract: DataContract, data: Sequence[DataDescriptor], need_F: Matrix, taught: Sequence[TaughtBy]
+) -> Matrix:
+    """What a data set of a usual amount would add to each field, (S, F), more than 0: as samples taught, else what is
+    missing. Scales differ, so it is one or the other for all."""
+    names = contract.target_fields()
+    needed_SF = np.repeat(np.maximum(need_F, 0.0)[None, :], len(data), axis=0)
+    by_dataset = {one.dataset: one.gains for one in taught}
+    told_SF = np.full(needed_SF.shape, np.nan)
+    for row, one in enumerate(data):
+        gains = by_dataset.get(one.dataset, {})
+        for column, name in enumerate(names):
+            found = [gains[field] for field in contract.parts_of_field(name) if field in gains]
+            if found:
+                told_SF[row, column] = sum(found) / len(found)
+    known_F = (~np.isnan(told_SF)).sum(axis=0)
+    if not known_F.any() or not (mean := float(np.nanmean(told_SF))) > 0:
+        return needed_SF
+    # A field that nobody could try is as its need is to the need of all.
+    usual_F = mean * need_F / max(1e-9, float(need_F.mean())) if need_F.size else need_F
+    mean_F = np.where(known_F > 0, np.nansum(told_SF, axis=0) / np.maximum(known_F, 1), usual_F)
+    shrunk_SF = OWN_PART * np.where(np.isnan(told_SF), mean_F, told_SF) + (1 - OWN_PART) * mean_F
+    return np.asarray(np.maximum(shrunk_SF, LEAST_PART * mean))
+
+
+def _amounts(
+    contract: DataContract, data: Sequence[DataDescriptor], sampled: Mapping[DataSetId, float] | None = None
+) -> Matrix:
+    """What there is to learn at each site, (S,), 0 … 1. `sampled`: records of the samples that sites gave, as many as
+    their policies allow of what is held out."""
     labels = contract.labels()
     if labels and all(one.labels is not None for one in data):
         counts_SC = np.array(
@@ -119,8 +165,19 @@ def _amounts(contract: DataContract, data: Sequence[DataDescriptor]) -> Matrix:
         if counts_SC.sum() > 0:
             weight_C = counts_SC.sum(axis=0) / counts_SC.sum()
             return np.asarray((counts_SC / (counts_SC + HALF_LABEL_RECORDS)) @ weight_C)
-    records_S = np.array([one.records for one in data], dtype=np.float64)
+    records_S = np.array(
+        [
+            _records_of(one, (sampled or {}).get(one.dataset, 0.0), contract.test_frac) or max(0.0, one.records)
+            for one in data
+        ]
+    )
     return records_S / (records_S + HALF_RECORDS)
+
+
+def _records_of(data: DataDescriptor, sampled: float, test_frac: float) -> float:
+    """Records that train, by those of the sample: of what is held out the policy gives at most a share of all."""
+    given_frac = min(data.policy.sample_frac, test_frac)
+    return sampled * (1 - test_frac) / given_frac if given_frac > 0 else 0.0
 
 
 def _distances(data: Sequence[DataDescriptor]) -> Matrix | None:

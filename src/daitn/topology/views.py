@@ -21,6 +21,7 @@ from daitn.descriptors.policy import Use, check_use
 from daitn.descriptors.request import Budget, Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
+from daitn.descriptors.work import TaughtBy
 from daitn.learning.methods import splits
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
 from daitn.topology.relevance import relevance_shares
@@ -56,6 +57,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """Data sets that refused or harmed this job."""
     needs: dict[str, float] = {}
     """Field → how far the model is from perfect there, where a unit has measured it."""
+    taught: tuple[TaughtBy, ...] = ()
+    """What samples of data sets taught the model of each field at a unit."""
 
 
 def field_counts(contract: DataContract, data: DataDescriptor) -> dict[str, float]:
@@ -219,7 +222,7 @@ def make_training_view(
     return TrainingView(
         version=knowledge.version,
         made_at_ns=now_ns,
-        candidates=tuple(_with_relevance(candidates, [data for _, data in usable], contract, asker.needs)),
+        candidates=tuple(_with_relevance(candidates, [data for _, data in usable], contract, asker)),
         excluded=tuple(excluded),
         verifiers=_verifiers(knowledge, usable, request, contract, asker, now_ns),
         aggregators=tuple(
@@ -350,7 +353,7 @@ def _availability(knowledge: KnowledgeMap, needed: tuple[NodeFacts, ...], now_ns
 
 
 def _with_relevance(
-    candidates: list[Candidate], data: list[DataDescriptor], contract: DataContract, needs: Mapping[str, float]
+    candidates: list[Candidate], data: list[DataDescriptor], contract: DataContract, asker: Asker
 ) -> list[Candidate]:
     """Each candidate with its data set's share of the help that all together promise, over all and per field."""
     found = {candidate.dataset for candidate in candidates}
@@ -358,7 +361,7 @@ def _with_relevance(
     names = contract.target_fields()
     counts = [field_counts(contract, one) for one in data]
     fields_SF = np.array([[count.get(name, 0.0) for name in names] for count in counts]).reshape(len(data), len(names))
-    shares = relevance_shares(contract, data, fields_SF, needs)
+    shares = relevance_shares(contract, data, fields_SF, asker.needs, asker.taught)
     return [msgspec.structs.replace(one, relevance=shares[one.dataset]) for one in candidates]
 
 

@@ -135,5 +135,6 @@ class Assessing:
             test_records=max((one.records for one in outcome.measurements), default=0),
             curve=outcome.curve,
             cuts=outcome.cuts if splits(self.state.request.method) else None,
+            taught=outcome.taught,
         )
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))

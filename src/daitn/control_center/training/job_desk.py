@@ -141,6 +141,7 @@ class JobDesk:
             holding=frozenset(node for nodes in state.holders.values() for node in nodes),
             barred=tuple(state.barred),
             needs=needs_of(state.kept_measurements),
+            taught=state.preflight.taught if state.preflight is not None else (),
         )
         nodes = [facts.descriptor.node for facts in self.knowledge.nodes()]
         resting = frozenset(node for node in nodes if self._avoided(turn, node))

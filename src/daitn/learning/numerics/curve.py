@@ -97,7 +97,7 @@ def learning_curve(
     """
     if isinstance(task, ReinforcementNumerics):
         return ()
-    halves = [_halves(records) for records in sets]
+    halves = [fold_rows(records) for records in sets]
     if min(sum(len(half[side]) for half in halves) for side in (0, 1)) < RECORDS_LEAST:
         return ()
     folds = [_fold(sets, halves, side) for side in (0, 1)]
@@ -230,7 +230,7 @@ def _together(parts: Sequence[RecordSlice]) -> RecordSlice:
     )
 
 
-def _halves(records: RecordsLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def fold_rows(records: RecordsLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the two folds: by a hash of the group, so that no group is in both; rows without groups by turns."""
     groups = groups_of(records)
     if groups is None:

@@ -28,7 +28,7 @@ from daitn.base.units import MIB
 from daitn.descriptors.contract import Name
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.splitting import CUTS_MOST, CutCost
-from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TrainWork
+from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TaughtBy, TrainWork
 
 FRAME_BYTES: Final = 96 * MIB
 """Largest frame: a graph of 32 MiB with a tokenizer of 32 MiB and 100,000 entries of a manifest."""
@@ -317,6 +317,7 @@ class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     batch_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
     cuts: Annotated[tuple[CutCost, ...], msgspec.Meta(max_length=CUTS_MOST)] = ()
+    taught: Annotated[tuple[TaughtBy, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
     measure_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Seconds of measuring alone, without preflight and trial."""
 

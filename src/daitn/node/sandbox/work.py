@@ -27,7 +27,7 @@ from daitn.base.units import MIB
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.splitting import Split
-from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, Training, TrainWork
+from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, TaughtBy, Training, TrainWork
 from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
@@ -36,6 +36,7 @@ from daitn.learning.numerics.lockstep import Lockstep
 from daitn.learning.numerics.modules import BoundModule, build_structure, view_tensor
 from daitn.learning.numerics.sources import MemorySlice, TableSource
 from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
+from daitn.learning.numerics.transfer import TRANSFER_FRAC, transfer_trial
 from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSource, TaskNumerics
@@ -263,6 +264,7 @@ class Worker:
         cuts = find_cuts(model, self._task, self._sets) if work.cuts else ()
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
         curve: tuple[CurvePoint, ...] = ()
+        taught: tuple[TaughtBy, ...] = ()
         if work.trial is not None and tried is not None and tried.overfits:
             curve = learning_curve(
                 model,
@@ -271,6 +273,15 @@ class Worker:
                 work.trial_measurements,
                 work.trial,
                 seconds=work.trial_s,
+                should_stop=should_stop,
+            )
+            taught = transfer_trial(
+                model,
+                self._task,
+                self._sets,
+                [name for name in work.measurements if "@" in name and "[" not in name],
+                work.trial,
+                seconds=TRANSFER_FRAC * work.trial_s,
                 should_stop=should_stop,
             )
         if tried is not None and should_stop():
@@ -283,6 +294,7 @@ class Worker:
                 batch_seconds=0.0 if tried is None else tried.batch_seconds,
                 curve=curve,
                 cuts=cuts,
+                taught=taught,
                 measure_s=measured - loaded,
             ),
             state=run.state,
