@@ -76,8 +76,8 @@ from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.serving import NamedTensor, parse_goal
 from daitn.descriptors.terminals import Role
-from daitn.descriptors.texts import Generation, Given
-from daitn.learning import pretrained
+from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask
+from daitn.learning import pretrained, text_models
 from daitn.learning.base_files import read_config
 from daitn.learning.records import records_from_tensors
 from daitn.node import enrolment, map_store, pki
@@ -97,7 +97,7 @@ from daitn.node.journal import Journal
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.readers.pictures import decode_picture
 from daitn.node.readers.sources import open_reader
-from daitn.node.sandbox import protocol
+from daitn.node.sandbox import protocol, text_protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.serving import inference_protocol, openai_protocol
@@ -652,6 +652,18 @@ PIPELINES = (
     b'[[pipeline]]\nname = "a"\n[pipeline.step]\nkind = "ensemble"\noutput = "p"\n'
     b'[[pipeline.step.steps]]\nkind = "model"\nmodel = "b"\n[[pipeline.step.steps]]\nkind = "model"\nmodel = "c"\n'
 )
+TEXT_ORDERS = (
+    text_protocol.LoadTexts(folder="/base", task=TextTask.EMBED),
+    text_protocol.Speak(number=1, asked=Generation(prompt="a"), given=Given(), tokens=4),
+    text_protocol.Onward(number=1, tokens=4),
+    text_protocol.Judge(number=2, asked=TextBatch(task="embed", texts=("a",))),
+    text_protocol.Enough(number=1),
+)
+TEXT_ANSWERS = (
+    text_protocol.Spoken(number=1, token=3, text="a"),
+    text_protocol.SpokenAll(number=1, reason="stop", prompt_tokens=1, tokens=2),
+    text_protocol.Judged(number=2, values=TENSOR, labels=("no",)),
+)
 CHAT = plain({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stop": "b"})
 OFFERS = b'[[offer]]\nengine = "simulated"\nmodel = "m"\nfirst_s = 0.1\n[offer.fault]\nevery = 3\nhow = "hang"\n'
 COUNTED = encode_counted(Counted(since_unix_s=1.0, counts=(Count(name="leases_lapsed", count=1),)))
@@ -904,6 +916,30 @@ CASES = [
         [b"sk-something"],
     ),
     Case("node.site_files.load_pipelines", in_file("pipelines.toml", load_pipelines), [PIPELINES]),
+    Case(
+        "learning.text_models.read_tokenizer_settings",
+        in_file("t.json", text_models.read_tokenizer_settings),
+        [b'{"chat_template":"a","eos_token":{"content":"b"}}'],
+        "json",
+    ),
+    Case(
+        "learning.text_models.read_generation_settings",
+        in_file("g.json", text_models.read_generation_settings),
+        [b'{"eos_token_id":[1,2]}'],
+        "json",
+    ),
+    Case(
+        "node.sandbox.text_protocol.decode_text_order",
+        lambda data, _: text_protocol.decode_text_order(data),
+        [text_protocol.encode_text_frame(one)[5:] for one in TEXT_ORDERS],
+        "msgpack",
+    ),
+    Case(
+        "node.sandbox.text_protocol.decode_text_answer",
+        lambda data, _: text_protocol.decode_text_answer(data),
+        [text_protocol.encode_text_frame(one)[5:] for one in TEXT_ANSWERS],
+        "msgpack",
+    ),
     Case("node.site_files.load_offers", in_file("offers.toml", load_offers), [OFFERS]),
     Case(
         "node.serving.inference_protocol.decode_infer",

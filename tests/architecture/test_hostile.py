@@ -90,6 +90,7 @@ THROUGH = {
     "node.site_files._convert_keys": "node.site_files.load_policy",
     "node.site_files._read_toml": "node.site_files.load_policy",
     "oam.proofs.report_bytes": "oam.proofs.proof_report",
+    "learning.text_models._read": "learning.text_models.read_tokenizer_settings",
     "scenario.files._convert": "scenario.files._read",
     "scenario.files._convert_fields": "scenario.files._read",
     "descriptors.question_lexing.read_tokens": "descriptors.question_text.parse_question",

@@ -123,7 +123,26 @@ class TensorServerOffer(
         return ()
 
 
-Offer = SimulatedOffer | TextServerOffer | TensorServerOffer
+class FolderOffer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="transformers", tag_field="engine"
+):
+    """A folder as `transformers` saves a model: config.json, *.safetensors, tokenizer.json. Replicas are told by its
+    files' digest."""
+
+    model: ModelName
+    folder: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    task: TextTask = TextTask.GENERATE
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+    """Answers under way at a time: they take turns token by token."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+
+    @property
+    def tasks(self) -> tuple[TextTask, ...]:
+        """What it does with text."""
+        return (self.task,)
+
+
+Offer = SimulatedOffer | TextServerOffer | TensorServerOffer | FolderOffer
 """Any of them."""
 
 

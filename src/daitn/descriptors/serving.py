@@ -67,6 +67,8 @@ class EngineKind(StrEnum):
     """A language model that computes nothing; only of models that a host offers by itself."""
     TEXT_SERVER = "openai"
     """Another server behind OpenAI's interface; as above."""
+    TRANSFORMERS = "transformers"
+    """A folder with a model of texts, in a sandboxed child; as above."""
     TENSOR_SERVER = "inference-server"
     """Another server behind the Open Inference Protocol; as above."""
 

@@ -33,6 +33,28 @@ def base_digest(folder: Path) -> str:
     return str(whole.hexdigest())
 
 
+def folder_digest(folder: Path) -> str:
+    """BLAKE3 (hex) over the names and bytes of a model's folder: what it is, whatever else lies beside it. InputError
+    where a file that is needed is missing. O(bytes)."""
+    files = sorted(
+        path for path in folder.glob("*") if path.suffix in (".safetensors", ".json") and not path.name.startswith(".")
+    )
+    names = {path.name for path in files}
+    lacking = [name for name in ("config.json", "tokenizer.json") if name not in names]
+    lacking += [] if any(path.suffix == ".safetensors" for path in files) else ["*.safetensors"]
+    if lacking:
+        raise InputError(f"{folder} is no model's folder: it lacks {', '.join(lacking)}")
+    whole = blake3()
+    for path in files:
+        file = blake3()
+        try:
+            file.update_mmap(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        whole.update(f"{path.name}\x00{file.hexdigest()}\n".encode())
+    return str(whole.hexdigest())
+
+
 def base_width(folder: Path) -> int:
     """D as the configuration says; InputError where it does not."""
     width = read_config(folder).get("hidden_size")

@@ -45,7 +45,7 @@ class FrozenBase:
         self._tokenizer = open_tokenizer((folder / "tokenizer.json").read_bytes(), "tokenizer.json")
         config = read_config(folder)
         kind = str(config.pop("model_type", ""))
-        described = PretrainedConfig(auto_class="AutoModel", model_type=kind, values=_known_values(kind, config))
+        described = PretrainedConfig(auto_class="AutoModel", model_type=kind, values=known_values(kind, config))
         tensors = {
             name: tensor
             for name, tensor in load_file(folder / "model.safetensors").items()
@@ -109,8 +109,9 @@ def _parts(ordered: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]
         yield part
 
 
-def _known_values(kind: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Keys the architecture knows; a checkpoint keeps others of the version that saved it, which say nothing here."""
+def known_values(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Keys that the architecture knows; a checkpoint keeps others of the version that saved it, which say nothing
+    here."""
     try:
         from transformers import AutoConfig
 

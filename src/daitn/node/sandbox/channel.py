@@ -29,8 +29,12 @@ class ChildChannel:
 
     def send(self, message: FromChild) -> None:
         """Say something; UnavailableError where the node is gone."""
+        self.send_frame(encode_frame(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """The same, of a frame that is encoded already."""
         try:
-            self._socket.sendall(encode_frame(message))
+            self._socket.sendall(frame)
         except OSError as error:
             raise UnavailableError(f"the node is gone: {error.strerror}") from None
 
@@ -44,6 +48,23 @@ class ChildChannel:
 
     def receive(self) -> tuple[ToChild, tuple[int, ...]]:
         """The next frame and its descriptors, which the caller must close. UnavailableError where the node is gone."""
+        body, descriptors = self._read_frame()
+        try:
+            message = decode_order(body)
+        except PeerError:
+            _close_all(descriptors)
+            raise
+        return message, tuple(descriptors)
+
+    def receive_body(self) -> bytearray:
+        """The body of a frame that has no descriptors."""
+        body, descriptors = self._read_frame()
+        if descriptors:
+            _close_all(descriptors)
+            raise PeerError(f"a frame came with {len(descriptors)} descriptors, none was expected")
+        return body
+
+    def _read_frame(self) -> tuple[bytearray, list[int]]:
         header, descriptors = self._read_header()
         length, expected = HEADER.unpack(header)
         try:
@@ -56,11 +77,10 @@ class ChildChannel:
                 if not got:
                     raise UnavailableError("the node is gone")
                 view = view[got:]
-            message = decode_order(body)
         except (PeerError, UnavailableError):
             _close_all(descriptors)
             raise
-        return message, tuple(descriptors)
+        return body, descriptors
 
     def _read_header(self) -> tuple[bytes, list[int]]:
         header = b""

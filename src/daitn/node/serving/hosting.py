@@ -141,7 +141,7 @@ class Hosting:
         self.counters = Counters()
         self.address = ""
         self._answering = Answering(fabric, self.counters, self.ask)
-        self._offering = Offering(offers, self._answering, self.counters, post)
+        self._offering = Offering(offers, self._answering, self.counters, post, sandbox)
 
     async def start(self) -> None:
         """Answer queries, from now on."""
