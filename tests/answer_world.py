@@ -172,8 +172,12 @@ class AnswerWorld:
 
         answering.replicas[model] = TextReplica(LIKENESS, engine, measured, make, lambda _: None)
         self.fabric.hosts[NodeId(node)] = answering.attend
-        self.routes.append(Route(host=Holder(node=NodeId(node)), region=region, concurrency=4, measured=measured))
-        self.engine.follow([served(model, *self.routes, tasks=tuple(engine.tasks))], time.monotonic_ns())
+        route = Route(host=Holder(node=NodeId(node)), region=region, concurrency=4, measured=measured)
+        self.routes.append(route)
+        before = self.engine.models.get(model)
+        routes = (route,) if before is None else (*before.routes, route)
+        others = [one for name, one in self.engine.models.items() if name != model]
+        self.engine.follow([*others, served(model, *routes, tasks=tuple(engine.tasks))], time.monotonic_ns())
         return answering
 
     def in_flight(self) -> int:

@@ -100,7 +100,7 @@ from daitn.node.readers.sources import open_reader
 from daitn.node.sandbox import protocol, text_protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
-from daitn.node.serving import inference_protocol, openai_protocol
+from daitn.node.serving import inference_protocol, openai_protocol, switching
 from daitn.node.site_files import load_column_map, load_contract, load_offers, load_pipelines, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
@@ -914,6 +914,12 @@ CASES = [
         "node.engines.server_calls.read_key",
         in_file("key", lambda path: server_calls.read_key(str(path))),
         [b"sk-something"],
+    ),
+    Case(
+        "node.serving.switching.read_outcomes",
+        in_file("o.jsonl", switching.read_outcomes),
+        [b'{"text":"a","cheap":true,"dear":false}'],
+        "json",
     ),
     Case("node.site_files.load_pipelines", in_file("pipelines.toml", load_pipelines), [PIPELINES]),
     Case(

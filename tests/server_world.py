@@ -22,6 +22,7 @@ from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.door import Door
 from daitn.node.serving.openai_door import OpenAiDoor
+from daitn.node.serving.switching import Switching
 from daitn.node.serving.ways import WayBook
 from daitn.serving.tensors import arrays_of, tensors_of
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
@@ -31,7 +32,9 @@ KEY = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f
 
 
 @asynccontextmanager
-async def gateway(world: AnswerWorld, pipelines: tuple[Pipeline, ...] = ()) -> AsyncIterator[Door]:
+async def gateway(
+    world: AnswerWorld, pipelines: tuple[Pipeline, ...] = (), switching: Switching | None = None
+) -> AsyncIterator[Door]:
     """A gateway's door on loopback; `KEY` opens it. `DOUBLE` doubles its input."""
 
     def call(host: Holder, query: QueryCall, timeout_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
@@ -40,7 +43,7 @@ async def gateway(world: AnswerWorld, pipelines: tuple[Pipeline, ...] = ()) -> A
         answer.set_result(QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001))
         return answer
 
-    texts = OpenAiDoor(world.engine, world.asking, WayBook())
+    texts = OpenAiDoor(world.engine, world.asking, WayBook(), switching)
     door = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts, pipelines)
     door.take_keys(
         [ApiKey(digest=digest_of_secret(KEY.secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000)]

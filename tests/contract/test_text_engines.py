@@ -251,7 +251,7 @@ def test_folder_that_judges_keeps_the_law_where_a_host_offers_it(task: TextTask,
 
     async def check() -> None:
         async with AnswerWorld() as world:
-            answering = Answering(world.fabric, Counters())  # type: ignore[arg-type]
+            answering = Answering(world.fabric, Counters(), world.tensors)  # type: ignore[arg-type]
             sandbox = Sandbox(Limits(memory_bytes=2 << 30))
             offering = Offering((offer,), answering, Counters(), post, sandbox)
             await offering.start()

@@ -314,9 +314,16 @@ def test_file_of_pipelines_is_read_and_its_faults_are_told(tmp_path: Path) -> No
         '[[pipeline.step.steps]]\nkind = "model"\nmodel = "eyes"\n'
         '[[pipeline.step.steps]]\nkind = "model"\nmodel = "notes"\ninputs = { text = "report" }\n'
     )
-    (pipeline,) = load_pipelines(file)
-    assert pipeline.name == "fused"
-    for text, told in (("", "pipeline"), ('[[pipeline]]\nname = "a"\nstep = { kind = "magic" }', "magic")):
+    ((pipeline,), switches) = load_pipelines(file)
+    assert (pipeline.name, switches) == ("fused", ())
+    file.write_text('[[switch]]\nname = "a"\ncheap = "b"\ndear = "c"\noutcomes = "seen.jsonl"\n')
+    assert load_pipelines(file)[1][0].outcomes == str(tmp_path / "seen.jsonl")
+    same = '[[switch]]\nname = "a"\ncheap = "b"\ndear = "b"\noutcomes = "x"'
+    for text, told in (
+        ("", "pipeline"),
+        (same, "two models are wanted"),
+        ('[[pipeline]]\nname = "a"\nstep = { kind = "magic" }', "magic"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=told):
             load_pipelines(file)

@@ -197,7 +197,9 @@ def join(
             from daitn.node.node_config import GatewayConfig
             from daitn.node.site_files import load_pipelines
 
-            knobs["gateway"] = replace(knobs.get("gateway", GatewayConfig()), pipelines=load_pipelines(pipelines))
+            trees, switches = load_pipelines(pipelines)
+            gateway = knobs.get("gateway", GatewayConfig())
+            knobs["gateway"] = replace(gateway, pipelines=trees, switches=switches)
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

@@ -99,6 +99,18 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step: Step
 
 
+class TextSwitch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two models of texts as one: the dearer is asked where that is worth it, told from the text before either is."""
+
+    name: ModelName
+    cheap: ModelName
+    dear: ModelName
+    outcomes: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+    """File of JSON lines `{"text": …, "cheap": true, "dear": false}`: who answered earlier texts rightly."""
+    worth: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.1
+    """The dearer one is asked where it is likelier to be right by more than this."""
+
+
 def steps_of(step: Step) -> tuple[Step, ...]:
     """What is below a step."""
     return () if isinstance(step, ModelStep) else step.steps
@@ -130,6 +142,24 @@ def check_pipelines(pipelines: tuple[Pipeline, ...]) -> tuple[Pipeline, ...]:
     if faults:
         raise InputError("the pipelines are not consistent: " + "; ".join(faults), todo="correct the file")
     return pipelines
+
+
+def check_switches(switches: tuple[TextSwitch, ...], besides: tuple[Pipeline, ...]) -> tuple[TextSwitch, ...]:
+    """The switches, if each holds together; InputError listing every fault."""
+    faults: list[str] = []
+    names = [switch.name for switch in switches] + [pipeline.name for pipeline in besides]
+    for switch in switches:
+        try:
+            check_name("model", switch.name)
+        except InputError as error:
+            faults.append(error.what)
+        if names.count(switch.name) > 1:
+            faults.append(f"switch {switch.name}: the name is there twice")
+        if switch.cheap == switch.dear or {switch.cheap, switch.dear} & set(names):
+            faults.append(f"switch {switch.name} is between {switch.cheap} and {switch.dear}: two models are wanted")
+    if faults:
+        raise InputError("the switches are not consistent: " + "; ".join(faults), todo="correct the file")
+    return switches
 
 
 def _check(step: Step, place: str, names: frozenset[str], faults: list[str], depth: int) -> int:

@@ -30,7 +30,7 @@ from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
 from daitn.descriptors.offers import OFFERS, Offer
-from daitn.descriptors.pipelines import PIPELINES, Pipeline
+from daitn.descriptors.pipelines import PIPELINES, Pipeline, TextSwitch
 from daitn.descriptors.serving import EngineKind, HostPolicy
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
@@ -63,6 +63,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     key: str = ""
     pipelines: Annotated[tuple[Pipeline, ...], msgspec.Meta(max_length=PIPELINES)] = ()
     """Combined models that may be asked here."""
+    switches: Annotated[tuple[TextSwitch, ...], msgspec.Meta(max_length=PIPELINES)] = ()
+    """Pairs of models of texts that may be asked as one."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

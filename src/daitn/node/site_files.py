@@ -19,7 +19,7 @@ from daitn.base.units import MIB
 from daitn.describe.column_map import ColumnMap, ColumnSource, nearest
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.offers import OFFERS, Offer, check_offers
-from daitn.descriptors.pipelines import PIPELINES, Pipeline, check_pipelines
+from daitn.descriptors.pipelines import PIPELINES, Pipeline, TextSwitch, check_pipelines, check_switches
 from daitn.descriptors.policy import Policy
 
 _TOML_BYTES: Final = 1 * MIB
@@ -74,18 +74,25 @@ class _Offers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     offer: Annotated[tuple[Offer, ...], msgspec.Meta(min_length=1, max_length=OFFERS)]
 
 
-def load_pipelines(path: Path) -> tuple[Pipeline, ...]:
-    """Read a gateway's combined models, a table `[[pipeline]]` for each; InputError naming the place of a fault."""
+def load_pipelines(path: Path) -> tuple[tuple[Pipeline, ...], tuple[TextSwitch, ...]]:
+    """Read a gateway's combined models, a table `[[pipeline]]` or `[[switch]]` for each; InputError naming the place of
+    a fault. Where a switch's outcomes lie is told from the file's folder."""
     table = _read_toml(path, "file of pipelines")
     try:
-        pipelines = msgspec.convert(table, _Pipelines).pipeline
+        read = msgspec.convert(table, _Pipelines)
     except (msgspec.ValidationError, RecursionError) as error:
         raise InputError(f"{path.name} is not a file of pipelines: {error}") from None
-    return check_pipelines(pipelines)
+    if not read.pipeline and not read.switch:
+        raise InputError(f"{path.name} is not a file of pipelines: it has no [[pipeline]] and no [[switch]]")
+    switches = tuple(
+        msgspec.structs.replace(one, outcomes=str((path.parent / one.outcomes).resolve())) for one in read.switch
+    )
+    return check_pipelines(read.pipeline), check_switches(switches, read.pipeline)
 
 
 class _Pipelines(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pipeline: Annotated[tuple[Pipeline, ...], msgspec.Meta(min_length=1, max_length=PIPELINES)]
+    pipeline: Annotated[tuple[Pipeline, ...], msgspec.Meta(max_length=PIPELINES)] = ()
+    switch: Annotated[tuple[TextSwitch, ...], msgspec.Meta(max_length=PIPELINES)] = ()
 
 
 def load_contract(path: Path) -> DataContract:

@@ -20,6 +20,7 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
 from daitn.node.serving.openai_door import OpenAiDoor
+from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
 from daitn.terminal.gateway import TakeKeys, TakeRoutes
@@ -39,13 +40,17 @@ class GatewayHands:
         self._telling: asyncio.Task[None] | None = None
 
         self._links = AnswerLinks(fabric)
-        texts = OpenAiDoor(self._engine, TextAsking(self._engine, self._links, self.counters), WayBook())
+        self._switching = Switching(config.switches)
+        texts = OpenAiDoor(
+            self._engine, TextAsking(self._engine, self._links, self.counters), WayBook(), self._switching
+        )
         asking = Asking(self._engine, self._links.query, self.counters, self._counts)
         self.door = Door(self._engine, asking, self.counters, texts, config.pipelines)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
         await asyncio.to_thread(warm_up)
+        await self._switching.learn()
         await self.door.start(self._config.host, self._config.port, self._context)
         self.address = self.door.address
         self._telling = asyncio.create_task(self._counts.tell_often())

@@ -21,8 +21,10 @@ from daitn.base.ids import ModelName
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import QueryGoal
+from daitn.descriptors.texts import TextAsk
 from daitn.node.serving import openai_protocol as protocol
 from daitn.node.serving.inference_protocol import goal_of
+from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import Telling, TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
 
@@ -42,8 +44,11 @@ STATUS = {
 class OpenAiDoor:
     """See the module's docstring; its paths begin with `/v1/`."""
 
-    def __init__(self, engine: QueryRouteEngine, asking: TextAsking, ways: WayBook) -> None:
+    def __init__(
+        self, engine: QueryRouteEngine, asking: TextAsking, ways: WayBook, switching: Switching | None = None
+    ) -> None:
         self._engine, self._asking, self.ways = engine, asking, ways
+        self._switching = Switching(()) if switching is None else switching
 
     def add_routes(self, app: web.Application) -> None:
         """Put the paths under the door's application."""
@@ -55,28 +60,31 @@ class OpenAiDoor:
 
     async def _models(self, _: web.Request) -> web.Response:
         models = [protocol.model_of(model) for model in self._engine.models.values()]
+        models += [protocol.switch_of(switch) for switch in self._switching.switches.values()]
         return _json({"object": "list", "data": models})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        model = self._engine.models.get(ModelName(name))
+        model, switch = self._engine.models.get(ModelName(name)), self._switching.switches.get(ModelName(name))
+        if model is None and switch is not None:
+            return _json(protocol.switch_of(switch))
         if model is None:
             return refused_response(unknown_model(name, self._engine.models))
         return _json(protocol.model_of(model))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked, generation = protocol.decode_chat(await request.read())
-        telling = await self._asking.ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        telling = await self._ask(asked.model, generation, _goal(asked.daitn, request.headers))
         return await self._tell(request, telling, asked, chat=True)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked, generation = protocol.decode_completion(await request.read())
-        telling = await self._asking.ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        telling = await self._ask(asked.model, generation, _goal(asked.daitn, request.headers))
         return await self._tell(request, telling, asked, chat=False)
 
     async def _embed(self, request: web.Request) -> web.Response:
         asked, batch = protocol.decode_embedding(await request.read())
-        telling = await self._asking.ask(asked.model, batch, _goal(asked.daitn, request.headers))
+        telling = await self._ask(asked.model, batch, _goal(asked.daitn, request.headers))
         try:
             await telling.next()
             if telling.batch is None:
@@ -85,6 +93,21 @@ class OpenAiDoor:
         finally:
             telling.stop()
             self.ways.keep(request["key"], telling.asked)
+
+    async def _ask(self, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+        """Ask the model, or of a switch the one that suffices, and the other where that one cannot answer."""
+        began_s = time.monotonic()
+        first, *others = await self._switching.models_for(name, asked)
+        telling = await self._asking.ask(first, asked, goal)
+        for other in others:
+            if telling.refused is None or telling.refused.reason is QueryRefusal.INPUT:
+                break
+            if goal.deadline_s is not None:
+                left_s = max(1e-3, goal.deadline_s - (time.monotonic() - began_s))
+                goal = msgspec.structs.replace(goal, deadline_s=left_s)
+            telling.stop()
+            telling = await self._asking.ask(other, asked, goal)
+        return telling
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
@@ -168,6 +191,8 @@ def _goal(wanted: Mapping[str, object], headers: Mapping[str, str]) -> QueryGoal
 
 def _headers(request: web.Request, telling: Telling) -> dict[str, str]:
     told = {"x-daitn-query": telling.query, **({"x-daitn-host": telling.host} if telling.host else {})}
+    if telling.model:
+        told["x-daitn-model"] = telling.model
     if telling.simulated:
         told["x-daitn-simulated"] = "1"
     if request.headers.get("x-daitn-trace"):

@@ -15,6 +15,7 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
+from daitn.descriptors.pipelines import TextSwitch
 from daitn.descriptors.serving import ServedModel
 from daitn.descriptors.texts import (
     STOP_CHARS,
@@ -168,6 +169,12 @@ def model_of(model: ServedModel) -> dict[str, Any]:
     does = [task.value for task in model.tasks] or ["tensors"]
     about = {"tasks": does, "hosts": len(model.routes)}
     return {"id": model.model, "object": "model", "created": 0, "owned_by": model.owner, "daitn": about}
+
+
+def switch_of(switch: TextSwitch) -> dict[str, Any]:
+    """A switch, as it is listed among models."""
+    about = {"switch": [switch.cheap, switch.dear], "worth": switch.worth}
+    return {"id": switch.name, "object": "model", "created": 0, "owned_by": "", "daitn": about}
 
 
 def usage_of(ended: TextEnded) -> dict[str, int]:

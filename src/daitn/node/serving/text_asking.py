@@ -88,7 +88,7 @@ class Telling:
     """An answer under way. Ended by its end, by a refusal, or by `stop`."""
 
     def __init__(self, asking: TextAsking, query: str, model: str, asked: TextAsk, goal: QueryGoal) -> None:
-        self._asking, self.query, self._model, self._asked, self._goal = asking, query, model, asked, goal
+        self._asking, self.query, self.model, self._asked, self._goal = asking, query, model, asked, goal
         self._began_ns = asking.clock_ns()
         self._allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
         self._answer: Answer | None = None
@@ -210,16 +210,16 @@ class Telling:
             if left_s <= 0:
                 self._said = self._said or Refused(QueryRefusal.LATE, "its time was over", 0.0, "a later deadline")
                 return False
-            served = engine.models.get(self._model)  # type: ignore[call-overload]
+            served = engine.models.get(self.model)  # type: ignore[call-overload]
             if served is not None and served.routes and task_of(self._asked) not in served.tasks:
                 does = ", ".join(served.tasks) or "takes tensors"
                 self._said = Refused(
-                    QueryRefusal.INPUT, f"model {self._model} does not {task_of(self._asked).value}: it {does}"
+                    QueryRefusal.INPUT, f"model {self.model} does not {task_of(self._asked).value}: it {does}"
                 )
                 return False
             if len(self._tried) >= TRIES:
                 return False
-            choice = engine.choose(self._model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried)
+            choice = engine.choose(self.model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried)
             if isinstance(choice, Refused):
                 if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
                     await asyncio.sleep(WAIT_S)
