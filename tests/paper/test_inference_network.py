@@ -41,6 +41,19 @@ def test_models_are_admitted_with_reasons_placed_and_moved_as_hosts_go():
 
 
 @claim(
+    "II-B, MDO",
+    "Models are where queries come from: placement follows demand and distance, and moves lose no query.",
+    "daitn.control_center.inference.placing.Placing",
+    "daitn.decision.model_placement.PlacementSought",
+    "daitn.control_center.inference.demand_book.DemandBook",
+)
+def test_models_follow_their_queries_and_answer_while_they_move():
+    test_deployment_desk.test_model_follows_its_queries_and_stays_where_a_move_would_save_less_than_it_costs()
+    test_deployment_desk.test_replica_that_moves_answers_until_another_does_and_ends_once_gateways_ask_it_no_more()
+    test_deployment_desk.test_model_nobody_asks_has_no_replica_where_its_goal_allows_that_and_gets_one_when_it_is_asked()
+
+
+@claim(
     "II-B, Q-FAM",
     "A query is judged before it is carried: whether the network can serve it within what it asks for.",
     "daitn.control_center.inference.query_admission.admissible",

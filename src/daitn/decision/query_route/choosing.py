@@ -295,6 +295,9 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
 
 NOT_KNOWN: Final[Floats] = np.empty(0)
 
+PLAIN_RULES: Final = ChoiceRules()
+_PLAIN_RULES: Final = np.array(PLAIN_RULES, np.float64)
+
 
 def choose(
     rows: Floats,
@@ -311,7 +314,8 @@ def choose(
     measured share counts.
     """
     held, out = np.zeros(BARRIERS, np.int64), np.full(6, np.inf)
-    asked, ways = np.array(query, np.float64), np.array(rules, np.float64)
+    asked = np.array(query, np.float64)
+    ways = _PLAIN_RULES if rules == PLAIN_RULES else np.array(rules, np.float64)
     place = int(_choose(rows, float(now_s), asked, ways, correct_R, random, held, out))
     return Choice(place, Why(int(out[3])), float(out[0]), float(out[1]), float(out[2]), tuple(held.tolist()),
                   float(out[5]))  # fmt: skip

@@ -16,12 +16,16 @@ from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.decision.query_route.explaining import ReplicaWeighed
 from daitn.descriptors.query_way import HostWeighed, StepShown, Way
 from daitn.node.serving.asking import Asked
+from daitn.wire.queries import QueryAnswer
 
 WAYS_KEPT: Final = 512
 """Queries of a gateway whose ways are remembered: with 64 hosts each they take 7 MB."""
 
 HEADER_CHARS: Final = 6000
 """Longest trace in a header: many clients take 8 KiB of headers."""
+
+
+_ANSWERED: Final = QueryAnswer(outputs=())
 
 
 class WayBook:
@@ -32,8 +36,9 @@ class WayBook:
 
     def keep(self, key: str, asked: Asked) -> None:
         """Remember a query that has ended; its answer is let go."""
-        outcome = asked.outcome if isinstance(asked.outcome, Refused) else None
-        self._kept[asked.query] = (key, asked._replace(outcome=outcome))  # type: ignore[arg-type]
+        if not isinstance(asked.outcome, Refused):
+            asked = Asked(asked.query, _ANSWERED, asked.steps, asked.took_s)
+        self._kept[asked.query] = (key, asked)
         if len(self._kept) > WAYS_KEPT:
             self._kept.popitem(last=False)
 
