@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.descriptors.contract import (
@@ -31,7 +32,9 @@ from daitn.descriptors.contract import (
 )
 from daitn.descriptors.request import METRICS
 from daitn.descriptors.work import Training
+from daitn.learning.numerics.aggregate import Update, average, plan_average
 from daitn.learning.numerics.evaluate import evaluate, preflight
+from daitn.learning.numerics.modules import view_tensor
 from daitn.learning.numerics.sources import MemorySlice
 from daitn.learning.numerics.train import ModelState, NotFiniteError, Progress, Seeds, TrainResult, train
 from daitn.learning.tasks import numerics_for
@@ -370,3 +373,48 @@ def test_cursors_of_other_data_sets_travel_on() -> None:
     state = train(family.model(), task, other, training, ModelState(travelling=first.state.travelling)).state
     assert [(c.dataset, c.position) for c in state.travelling.cursors] == [("d", 30), ("e", 24)]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(state.travelling))["steps"] == 5
+
+
+def test_policies_that_learn_at_sites_of_their_own_are_averaged_into_a_better_one():
+    """Federated averaging of a policy, in rounds: each site plays in its environment, the mean goes on."""
+    family = FAMILIES["reinforcement"]
+    model = family.model()
+    before = measured(family, model, "mean_return")
+    for round_number in range(4):
+        start = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        updates: list[Update] = []
+        for site in range(3):
+            model.load_state_dict(start)
+            training = Training(batch_size=15, batches=8, learning_rate=0.3)
+            found = train(
+                model, numerics(family), None, training, ModelState(), seeds=Seeds(1, 10 * round_number + site)
+            )
+            assert found.records == 0, "an environment has no records: all sites weigh alike"
+            updates.append(update_of(f"site {site}", model.state_dict()))
+        layout = plan_average(updates)
+        output = bytearray(layout.payload_bytes)
+        average(updates, layout, memoryview(output))
+        model.load_state_dict({one.name: view_tensor(one, memoryview(output)) for one in layout.entries})
+
+    assert measured(family, model, "mean_return") > before + 3
+
+
+def update_of(name: str, tensors: Mapping[str, torch.Tensor]) -> Update:
+    """A model as an aggregator gets it."""
+    layout = plan_layout(
+        TensorSpec(name=key, dtype="float32", shape=tuple(one.shape), role="parameter") for key, one in tensors.items()
+    )
+    payload = bytearray(layout.payload_bytes)
+    for entry in layout.entries:
+        data = tensors[entry.name].detach().contiguous().numpy().tobytes()
+        payload[entry.offset : entry.offset + entry.nbytes] = data
+    return Update(name=name, weight=1.0, entries=layout.entries, payload=memoryview(bytes(payload)))
+
+
+@pytest.mark.parametrize("means", [{"elastic": 100.0}, {"distillation": 0.5}], ids=["elastic", "distilled"])
+def test_family_learns_without_forgetting(family, means):
+    result = run(family, family.model(), **means)
+
+    assert result.batches == family.batches
+    assert math.isfinite(result.loss_last)
+    assert any(name.startswith("importance/") for name in result.state.slots) == ("elastic" in means)

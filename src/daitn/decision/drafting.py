@@ -75,6 +75,7 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
     else:
         rejected.append(f"{_AVERAGING}: no aggregator is reachable")
     mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
+    rejected.append("continual: holds what was learnt before, which slows what is new; for data that keeps arriving")
     rejected.append(f"split: every step waits for another site and shows it activations; {_said_of_speed(view)}")
     rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
     why = f"{mixes}: one copy visits where labels fade"

@@ -114,6 +114,8 @@ def propose_training(
         average_lead=average_lead,
         label_correction=label_correction,
         proximal=prefers.proximal if pinned.proximal is None else pinned.proximal,
+        elastic=prefers.elastic,
+        distillation=prefers.distillation,
         control_variates=prefers.control_variates,
     )
     set_by_owner = [name for name in Hyperparameters.__struct_fields__ if getattr(pinned, name) is not None]
@@ -132,6 +134,10 @@ def propose_training(
         chosen += f", loss corrected for a site's labels by {training.label_correction:.2f}"
     if training.proximal:
         chosen += f", held to the model as it arrived by {training.proximal:g}"
+    if training.elastic:
+        chosen += f", weights that mattered before held by {training.elastic:g}"
+    if training.distillation:
+        chosen += f", answers of before kept up by {training.distillation:g}"
     if training.control_variates:
         chosen += ", gradients corrected for how each site differs from all"
     return training, Choice(what="hyper-parameters", chosen=chosen, why=why)

@@ -56,6 +56,11 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     `learning.tasks.classification`."""
     proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """FedProx: weight of the squared distance to the model as it arrived."""
+    elastic: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """How strongly weights that mattered for earlier visits are held; 0: not at all. Needs `carry_optimizer`. See
+    `learning.numerics.continual`."""
+    distillation: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    """How strongly answers are held to those of the model as it arrived; 0: not at all."""
     control_variates: bool = False
     """SCAFFOLD: each gradient is corrected by what all sites' gradients were like against this one's. See
     `learning.numerics.control_variates`."""
@@ -123,7 +128,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
         if self.split is not None:
             if self.group is None or len(self.group.members) != 2 or self.split.begin >= self.split.end:
                 raise ValueError("a model is split between the two members of a group, from one node to a later one")
-            if self.records is not None or self.training.average_steps or self.training.control_variates:
+            whole = self.training.average_steps or self.training.elastic or self.training.distillation
+            if self.records is not None or whole or self.training.control_variates:
                 raise ValueError("a split model is trained on records that are there, as it is")
         if self.masking is not None and (self.group is not None or self.training.control_variates):
             raise ValueError("an update is masked that partners or control variates would show")

@@ -14,6 +14,7 @@ from daitn.control_center.training.records import ModelJudged, Replanned
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.training.trail import Step
 from daitn.control_center.turn import Turn
+from daitn.decision.forgetting import forgotten, said_of
 from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
 from daitn.descriptors.trust import Evidence
@@ -45,6 +46,8 @@ class Judging:
             self.release(turn)
             return
         judgement = judge_model(state.request.targets, state.kept_measurements, state.best_score, outcome.measurements)
+        if fell := said_of(forgotten((look for _, look in state.looks), outcome.measurements)):
+            judgement = msgspec.structs.replace(judgement, why=f"{judgement.why}; {fell}")
         self._settle(turn, outcome.model, judgement, outcome.measurements)
 
     def judge_unfit(self, turn: Turn, model: ArtifactId, why: str, culprit: DataSetId | None = None) -> None:

@@ -91,6 +91,10 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """The step an aggregator takes along the mean of a round; None: the mean is the next model."""
     proximal: float = 0.0
     """How strongly local training is held to the model as it arrived."""
+    elastic: float = 0.0
+    """How strongly weights that mattered for earlier visits are held."""
+    distillation: float = 0.0
+    """How strongly answers are held to those of the model as it arrived."""
     control_variates: bool = False
     """Whether gradients are corrected for how a site differs from all (SCAFFOLD)."""
     optimizer: Literal["sgd", "momentum", "adamw"] = "momentum"

@@ -3,7 +3,7 @@
 Slots are tensors of role `optimizer`: `momentum/<parameter>` for momentum; `mean/<parameter>`, `variance/<parameter>`
 and the counter `adam/steps` for Adam and AdamW. They have the shape and type of their parameter. Where the model that
 is handed on is an average (`Training.average_steps`), the newest weights are slots too: `newest/<parameter>`, with the
-counter `average/steps`.
+counter `average/steps`. With elastic weights (`Training.elastic`) `importance/<parameter>` travels, too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ NEWEST: Final = "newest"
 """Kind of the slots that hold the newest weights while the parameters are their running average."""
 AVERAGED_STEPS: Final = "average/steps"
 """int64, shape (): steps averaged so far."""
+IMPORTANCE: Final = "importance"
+"""Kind of the slots that hold how much each weight mattered for earlier visits (`Training.elastic`)."""
 CONTROL: Final = "control"
 """Kind of the tensors that hold a control variate: float32, in an artifact of their own, never beside a model."""
 
@@ -48,6 +50,7 @@ def slot_specs(training: Training, entries: Iterable[TensorEntry]) -> tuple[Tens
     if not training.carry_optimizer:
         return ()
     kinds = KINDS[training.optimizer] + ((NEWEST,) if training.average_steps else ())
+    kinds += (IMPORTANCE,) if training.elastic else ()
     trained = [entry for entry in entries if is_trained(entry)]
     specs = [
         TensorSpec(name=slot_name(kind, entry.name), dtype=entry.dtype, shape=entry.shape, role="optimizer")

@@ -30,11 +30,13 @@ from daitn.base.errors import InputError
 from daitn.base.ids import DataSetId
 from daitn.descriptors.work import Training
 from daitn.learning.numerics.averaging import Averaging
+from daitn.learning.numerics.continual import Distillation, Elastic
 from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.sampler import Sampler
 from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics, groups_of
+from daitn.learning.tasks.regression import RegressionNumerics
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
 
@@ -216,6 +218,11 @@ def train(
         if training.average_steps and training.carry_optimizer
         else None
     )
+    elastic = Elastic(training, parameters, state.slots) if training.elastic and training.carry_optimizer else None
+    distillation = None
+    if training.distillation:
+        vectors = isinstance(task, RegressionNumerics | RetrievalNumerics)
+        distillation = Distillation(model, task, training.distillation, classes=not vectors)
     losses = _Losses(training.batches, device)
     torch.manual_seed(drawn)
     model.train()
@@ -234,11 +241,15 @@ def train(
         if training.label_correction:
             batch = replace(batch, label_correction=training.label_correction)
         model.zero_grad(set_to_none=True)
-        loss = task.loss(task.forward(model, batch), batch)
+        outputs = task.forward(model, batch)
+        loss = task.loss(outputs, batch)
         _check_scalar(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole = loss if distillation is None else loss + distillation.loss(outputs, batch)
+        whole.backward()  # type: ignore[no-untyped-call]
         if group is not None:
             _average(group, parameters, done)
+        if elastic is not None:
+            elastic.see()
         if training.proximal:
             add_proximal(parameters, arrived, training.proximal)
         if training.gradient_clip:
@@ -246,6 +257,8 @@ def train(
         if control is not None:
             control.correct()
         optimizer.step()
+        if elastic is not None:
+            elastic.pull()
         if averaging is not None:
             averaging.step()
         losses.add(loss)
@@ -258,6 +271,7 @@ def train(
     losses.read()
     model.zero_grad(set_to_none=True)
     slots = optimizer.slots | (averaging.end() if averaging is not None else {})
+    slots |= elastic.end() if elastic is not None else {}
     cursor = feed.cursor()
     cursors: tuple[Cursor, ...] = () if cursor is None else (cursor,)
     if group is not None and not stopped:
