@@ -40,10 +40,16 @@ def test_binary_tensors_follow_the_json_in_order() -> None:
             "parameters": {"binary_data_output": True, "deadline_ms": 20, "min_accuracy": 0.9},
         }
     ).encode()
-    asked = decode_infer(head + first.tobytes() + second.tobytes(), str(len(head)), {"x-daitn-region": "north"})
+    asked = decode_infer(
+        head + first.tobytes() + second.tobytes(),
+        str(len(head)),
+        {"x-daitn-region": "north", "x-daitn-zone": "clinic, lab", "x-daitn-max-price": "0.5"},
+    )
 
     assert [array_of(one).tolist() for one in asked.inputs] == [first.tolist(), second.tolist()]
-    assert asked.goal == QueryGoal(deadline_s=0.02, quality_least=0.9, region="north")
+    assert asked.goal == QueryGoal(
+        deadline_s=0.02, quality_least=0.9, region="north", zone=("clinic", "lab"), price_most=0.5
+    )
     data, cut = encode_answer(make_model(), asked, [tensor_of("y", first), tensor_of("z", second)])
     assert cut is not None
     assert data[cut:] == first.tobytes() + second.tobytes()
@@ -69,6 +75,11 @@ def test_binary_tensors_follow_the_json_in_order() -> None:
         (body(parameters={"deadline_ms": "soon"}), None, "deadline_ms is 'soon'"),
         (body(parameters={"min_accuracy": 2}), None, "min_accuracy is 2"),
         (body(parameters={"region": 5}), None, "region is not a word"),
+        (body(parameters={"zone": ""}), None, "zone is '', not 1 to 16 names"),
+        (body(parameters={"zone": "clinic,,lab"}), None, "zone is 'clinic,,lab'"),
+        (body(parameters={"zone": ["clinic"]}), None, "names of operators with commas between them"),
+        (body(parameters={"max_price": -1}), None, "max_price is -1"),
+        (body(parameters={"max_price": "nan"}), None, "max_price is not a number"),
     ],
 )
 def test_request_that_cannot_be_is_refused_with_the_place(data: bytes, length: str | None, said: str) -> None:

@@ -191,17 +191,80 @@ def test_every_choice_is_explained_with_every_host() -> None:
         (QueryGoal(quality_least=0.95), 10.0, QueryRefusal.QUALITY, "accuracy >= 0.9"),
         (QueryGoal(quality_least=0.5, field="cardiology"), 10.0, QueryRefusal.QUALITY, ""),
         (QueryGoal(region="south"), 10.0, QueryRefusal.REGION, ""),
+        (QueryGoal(zone=("clinic", "lab")), 10.0, QueryRefusal.ZONE, ""),
+        (QueryGoal(price_most=0.001), 10.0, QueryRefusal.PRICE, "price <= 0.002"),
         (QueryGoal(), 1e-6, QueryRefusal.LATE, "deadline >="),
     ],
 )
 def test_goal_that_cannot_be_kept_is_refused_with_its_reason_and_the_nearest_one(
     goal: QueryGoal, left_s: float, reason: QueryRefusal, offer: str
 ) -> None:
-    refused = ask(engine_with(make_route("one", region="north"), accuracy=0.9), goal=goal, left_s=left_s)
+    one = make_route("one", region="north", operator="acme", price_per_hour=3600.0)
+    refused = ask(engine_with(one, accuracy=0.9), goal=goal, left_s=left_s)
 
     assert isinstance(refused, Refused)
     assert refused.reason is reason
     assert refused.offer.startswith(offer)
+
+
+def test_hosts_outside_of_the_trust_zone_are_asked_by_no_query_that_names_it() -> None:
+    routes = (
+        make_route("near", operator="acme"),
+        make_route("ours", row_s=0.05, batch_s=0.5, operator="clinic"),
+        make_route("theirs", row_s=0.05, batch_s=0.5, operator="lab"),
+    )
+    engine = engine_with(*routes)
+    goal = QueryGoal(zone=("clinic", "lab", "nobody"))
+
+    first = chosen(ask(engine, goal=goal))
+    second = chosen(ask(engine, goal=goal, tried=(NodeId(first.route.host.node),)))
+    third = ask(engine, goal=goal, tried=(first.route.host.node, second.route.host.node))
+
+    assert {first.route.host.node, second.route.host.node} == {"ours", "theirs"}
+    assert isinstance(third, Refused)
+    assert third.reason is QueryRefusal.LOST
+    held = {one.replica: one.held_back_by for one in QueryRouteEngine.explain(first)}
+    assert held == {"near": "zone", "ours": "", "theirs": ""}
+    assert node_of(ask(engine)) == "near"
+
+
+def test_price_counts_units_and_hosts_that_state_none_keep_no_bound() -> None:
+    # 0.002 s for one row, 0.01 s for 32: an hour at 3600 units costs a unit of account a second.
+    cheap = make_route("cheap", row_s=0.002, batch_s=0.033, price_per_hour=3600.0)
+    dear = make_route("dear", row_s=0.001, batch_s=0.032, price_per_hour=36000.0)
+    engine = engine_with(cheap, dear, make_route("silent", row_s=0.0005))
+    bound = QueryGoal(price_most=0.005)
+
+    found = chosen(ask(engine, goal=bound))
+
+    assert node_of(ask(engine)) == "silent"
+    assert found.route.host.node == "cheap"
+    assert found.price == pytest.approx(0.002)
+    assert {one.replica: one.held_back_by for one in QueryRouteEngine.explain(found)} == {
+        "cheap": "", "dear": "price", "silent": "price",
+    }  # fmt: skip
+    large, text = ask(engine, goal=bound, rows=10), ask(engine, goal=bound, units=10)
+    for refused in (large, text):
+        assert isinstance(refused, Refused)
+        assert (refused.reason, refused.offer) == (QueryRefusal.PRICE, "price <= 0.011000000")
+    assert chosen(ask(engine, goal=QueryGoal(price_most=0.011), units=10)).price == pytest.approx(0.011)
+    nobody = ask(engine_with(make_route("silent")), goal=bound)
+    assert isinstance(nobody, Refused)
+    assert "states a price" in nobody.what
+
+
+def test_new_tariff_counts_at_once_and_nothing_that_was_learnt_is_lost() -> None:
+    engine = engine_with(make_route("one", price_per_hour=3600.0))
+    for _ in range(20):
+        answer(engine, chosen(ask(engine)), 100.0, 1.0)
+    before = chosen(ask(engine, 100.1))
+    engine.withdrawn(before)
+    engine.follow([make_model(make_route("one", price_per_hour=7200.0))], int(100.1 * S))
+
+    after = chosen(ask(engine, 100.1))
+    assert after.price == pytest.approx(0.004)
+    assert engine.explain(after)[0].path_s == engine.explain(before)[0].path_s
+    assert isinstance(ask(engine, 100.1, QueryGoal(price_most=0.003)), Refused)
 
 
 def test_unknown_model_and_one_without_hosts_are_told_apart() -> None:

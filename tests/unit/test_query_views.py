@@ -37,6 +37,7 @@ from daitn.descriptors.serving import (
     ReplicaMeasured,
     ReplicaPhase,
 )
+from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
 from daitn.topology.orchestrator import TUNE_TIMER, ReadingsAccepted
@@ -65,7 +66,7 @@ class Hosts:
         quality: dict[str, float] | None = None,
         **changes: Any,
     ) -> NodeId:
-        site = make_site(number, data=(), compute=None, roles=(Role.HOST,), host=HOST, **changes)
+        site = make_site(number, data=(), compute=None, roles=(Role.HOST,), **({"host": HOST} | changes))
         self.knowledge.describe(site, 1, self.now_ns)
         replica = Replica(
             model=ModelName(model),
@@ -147,6 +148,25 @@ def test_hosts_that_may_not_serve_are_named_with_the_reason():
     said = {one.thing: one.why for one in view.excluded}
     assert said["s4/sides"] == "accuracy in north is 0.400, asked for is 0.600"
     assert said["s2/sides"] == "its host is in south, asked for is north"
+
+
+def test_hosts_outside_of_zone_and_price_are_named_with_what_they_are():
+    hosts = Hosts()
+    priced = {"host": msgspec.structs.replace(HOST, tariff=Tariff(price_per_hour=3600.0))}
+    hosts.add(1, service_s=0.01, operator="clinic", **priced)
+    hosts.add(2, service_s=0.01, operator="acme", **priced)
+    hosts.add(3, service_s=0.05, operator="clinic", **priced)
+    hosts.add(4, operator="clinic")
+
+    view = hosts.view(model="sides", goal=QueryGoal(zone=("clinic", "unheard"), price_most=0.02))
+
+    assert names(view) == ["s1/sides"]
+    assert view.hosts[0].price == pytest.approx(0.01)
+    assert reasons(view) == {"s2/sides": HostReason.ZONE, "s3/sides": HostReason.PRICE, "s4/sides": HostReason.PRICE}
+    why = {one.thing: one.why for one in view.excluded}
+    assert "is of acme" in why["s2/sides"]
+    assert "0.05" in why["s3/sides"]
+    assert "not stated" in why["s4/sides"]
 
 
 def test_hosts_whose_consent_is_old_or_trust_too_little_are_in_no_view():

@@ -76,6 +76,9 @@ SPECS_BYTES: Final = 2048
 HOSTS_PER_MODEL: Final = 64
 """Replicas of one model. Of more, queries gain nothing that a second model name would not give."""
 
+ZONE_OPERATORS: Final = 16
+"""Operators that one query trusts: a group of institutions, and no list of all of them."""
+
 TENSORS_PER_QUERY: Final = 64
 """Named inputs or outputs of one query; a contract has as many."""
 

@@ -112,7 +112,7 @@ _TERMINAL: Final = (
         name="queries_not_answered",
         rise="queries leave this gateway without an answer: `late`, `busy`: more hosts are wanted; `lost`: look there",
         label="why",
-        values=("unknown-model", "input", "quality", "region", "no-host", "late", "busy", "lost"),
+        values=("unknown-model", "input", "quality", "region", "zone", "price", "no-host", "late", "busy", "lost"),
     ),
     Metric(
         name="door_refused",

@@ -34,9 +34,12 @@ def _show(where: Any, way: Way) -> None:
     where.print(f"query {way.query}: {way.outcome} after {way.took_ms:.1f} ms")
     for number, step in enumerate(way.steps, 1):
         where.print(f"{number}. {step.host} ({step.why}), predicted {step.predicted_ms:.1f} ms: {step.came}")
-        table = Table("host", "cost", "path", "queue", "service", "deviation", "report's age", "right", "held back by")
+        table = Table(
+            "host", "cost", "path", "queue", "service", "deviation", "report's age", "price", "right", "held back by"
+        )
         for one in step.hosts:
             times = (one.cost_ms, one.path_ms, one.queue_ms, one.service_ms, one.deviation_ms)
             told = [f"{value:.2f} ms" for value in times]
-            table.add_row(one.host, *told, f"{one.report_age_s:.1f} s", f"{one.correct:g}", one.held_back_by)
+            price = "" if one.price is None else f"{one.price:.3g}"
+            table.add_row(one.host, *told, f"{one.report_age_s:.1f} s", price, f"{one.correct:g}", one.held_back_by)
         where.print(table)

@@ -74,6 +74,8 @@ def hosts(
     accuracy: Annotated[float | None, typer.Option(help="At least so good, by a unit.", min=0, max=1)] = None,
     deadline: Annotated[float | None, typer.Option(help="Answered within so many seconds.", min=0.001)] = None,
     region: Annotated[str, typer.Option(help="Hosts of this region only.")] = "",
+    zone: Annotated[list[str] | None, typer.Option(help="Hosts of this operator only; may be said again.")] = None,
+    price: Annotated[float | None, typer.Option(help="Of one query, at most.", min=0, max=1e9)] = None,
     asked_from: Annotated[str, typer.Option("--from", help="A gateway or other terminal: paths from there.")] = "",
     watch: Annotated[bool, typer.Option(help="Tell when another host would be chosen; one JSON line each.")] = False,
     token: Token = None,
@@ -89,6 +91,8 @@ def hosts(
             quality_least=accuracy,
             field=field,
             region=region,
+            zone=tuple(zone or ()),
+            price_most=price,
         )
         request = QueryRequest(model=model, goal=goal, asked_from=asked_from)
         with _connect(token) as network:

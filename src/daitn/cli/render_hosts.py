@@ -14,7 +14,19 @@ from daitn.descriptors.query_view import QueryView
 def show_query_view(where: Any, view: QueryView) -> None:
     """Hosts that may serve, those that may not, and what is asked."""
     table = Table()
-    for heading in ("host", "model", "region", "answers in", "path", "queue", "service", "accuracy", "trust", "heard"):
+    for heading in (
+        "host",
+        "model",
+        "region",
+        "answers in",
+        "path",
+        "queue",
+        "service",
+        "accuracy",
+        "price",
+        "trust",
+        "heard",
+    ):
         table.add_column(heading, overflow="fold")
     for one in view.hosts:
         table.add_row(
@@ -24,6 +36,7 @@ def show_query_view(where: Any, view: QueryView) -> None:
             f"{_seconds(one.completion_s)} ± {_seconds(one.deviation_s)}",
             *(_seconds(part) for part in (one.path_s, one.queue_s, one.service_s)),
             _number(one.accuracy),
+            _number(one.price),
             _number(one.trust),
             "" if one.age_s is None else f"{show_seconds(one.age_s)} ago",
         )

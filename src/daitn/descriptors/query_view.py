@@ -69,10 +69,12 @@ class HostReason(StrEnum):
     CONSENT_OLD = "consent-old"
     NOT_ACCESSIBLE = "not-accessible"
     REGION = "region"
+    ZONE = "zone"
     TRUST = "trust"
     NOT_MEASURED = "not-measured"
     """Its service time or the quality asked for is not known."""
     QUALITY = "quality"
+    PRICE = "price"
     LATE = "late"
 
 
@@ -102,6 +104,8 @@ class HostCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """In the field asked for, else over all; as a verification unit measured it."""
     trust: float | None
     reachable_frac: float | None
+    price: float | None = None
+    """Of its service time, by its host's tariff."""
     completion_s: float
     """Predicted: path + queue + service; what is not known counts as nothing and as doubt."""
     deviation_s: float

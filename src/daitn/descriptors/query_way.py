@@ -18,7 +18,8 @@ class HostWeighed(msgspec.Struct, frozen=True, kw_only=True):
     service_ms: float
     deviation_ms: float
     report_age_s: float
-    price: float
+    price: float | None
+    """None: its operator states none."""
     correct: float
 
 

@@ -20,6 +20,7 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.request import Target, parse_target
+from daitn.descriptors.tariff import SECONDS_PER_HOUR, Price, Tariff
 from daitn.descriptors.texts import TextTask
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
@@ -218,6 +219,8 @@ class HostDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     """Batches of one model that run at a time."""
     policy: HostPolicy = HostPolicy()
+    tariff: Tariff = Tariff()
+    """What its operator charges; of queries, the hours of a slot."""
 
 
 class ModelNeeds(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,10 +281,29 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     host: Holder
     region: str = ""
+    operator: Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS)] = ""
+    """Who runs it, as its enrolment proves."""
+    price_per_hour: Price | None = None
+    """Of one slot; None: its operator states none, which is not free."""
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     path_s: Seconds | None = None
     """Round trip from the gateway, where the map knows it."""
     measured: ReplicaMeasured = ReplicaMeasured()
+
+    @property
+    def prices(self) -> tuple[float, float] | None:
+        """What a query is priced at: a base, and each of its units (rows, texts, tokens of an answer); None where no
+        price is stated. By what the host measured when it warmed up, so that it is the same whoever asks, and when."""
+        if self.price_per_hour is None:
+            return None
+        each_s = max(0.0, self.measured.batch_s - self.measured.row_s) / max(1, self.measured.batch_rows - 1)
+        per_s = self.price_per_hour / SECONDS_PER_HOUR
+        return max(0.0, self.measured.row_s - each_s) * per_s, each_s * per_s
+
+    def price_of(self, units: int) -> float | None:
+        """The price of a query of so many units; None where none is stated."""
+        prices = self.prices
+        return None if prices is None else prices[0] + prices[1] * units
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,6 +335,10 @@ class QueryGoal(msgspec.Struct, frozen=True, kw_only=True):
     field: str = ""
     region: str = ""
     """Hosts of this region only; empty: any."""
+    zone: Annotated[tuple[str, ...], msgspec.Meta(max_length=limits.ZONE_OPERATORS)] = ()
+    """The trust zone: hosts of these operators only; empty: any."""
+    price_most: Price | None = None
+    """In the domain's unit of account. Hosts that state no price are none that keep it."""
 
 
 # --- states for people ------------------------------------------------------------------------------------------------

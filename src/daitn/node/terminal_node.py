@@ -257,7 +257,7 @@ class TerminalNode:
         )
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
         manager = ServiceManager() if Role.TOOLS in config.roles else None
-        host = ModelHost(host_descriptor(config.hosting)) if Role.HOST in config.roles else None
+        host = ModelHost(host_descriptor(config.hosting, config.tariff)) if Role.HOST in config.roles else None
         gateway = Gateway() if Role.GATEWAY in config.roles else None
         return TerminalCore(keeper, Reporter(), self.membership.slot, manager, host, gateway)
 
@@ -309,7 +309,7 @@ class TerminalNode:
             verification=VerificationDescriptor(evaluations_per_job=config.evaluations_per_job, public_key=key)
             if Role.VERIFICATION in config.roles
             else None,
-            host=host_descriptor(config.hosting) if Role.HOST in config.roles else None,
+            host=host_descriptor(config.hosting, config.tariff) if Role.HOST in config.roles else None,
             bases=self._known_bases,
             version=__version__,
         )

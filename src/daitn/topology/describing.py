@@ -69,12 +69,13 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
         }
         terminals.note(row, "capacity", believed(Kind.TERMINAL, capacity), source=owner, **stamps)
         bound_claim(terminals, row, "flops")
-        if compute.tariff.price_per_hour is not None:
-            price: dict[str, Value] = {
-                "price_per_hour": compute.tariff.price_per_hour,
-                "price_per_gb": compute.tariff.price_per_gigabyte or 0.0,
-            }
-            terminals.note(row, "price", believed(Kind.TERMINAL, price), source=owner, **stamps)
+    priced = compute or descriptor.host
+    if priced is not None and priced.tariff.price_per_hour is not None:
+        price: dict[str, Value] = {
+            "price_per_hour": priced.tariff.price_per_hour,
+            "price_per_gb": priced.tariff.price_per_gigabyte or 0.0,
+        }
+        terminals.note(row, "price", believed(Kind.TERMINAL, price), source=owner, **stamps)
     described = {data.dataset for data in descriptor.data}
     gone = [
         one

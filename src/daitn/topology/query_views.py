@@ -31,6 +31,7 @@ from daitn.descriptors.query_view import (
     QueryView,
 )
 from daitn.descriptors.questions import Measure
+from daitn.descriptors.tariff import SECONDS_PER_HOUR
 from daitn.topology.fact_book import FactBook
 from daitn.topology.knowledge_map import CONSENT_AGE_S
 from daitn.topology.questions.near import distances_to
@@ -53,6 +54,7 @@ class _Facts(NamedTuple):
     accuracy_A: Numbers
     trust_A: Numbers
     completion_A: Numbers
+    price_A: Numbers
 
 
 def make_query_view(book: FactBook, request: QueryRequest, now_ns: int) -> QueryView:
@@ -136,6 +138,7 @@ def _facts(reading: Reading, request: QueryRequest, rows: Rows) -> _Facts:
         _field_accuracy(reading.book, field, rows) if field else numbers("accuracy"),
         numbers("terminal.trust"),
         completion_A,
+        numbers("terminal.price_per_hour") / SECONDS_PER_HOUR * service_A,
     )
 
 
@@ -165,12 +168,17 @@ def _reasons(reading: Reading, request: QueryRequest, facts: _Facts) -> NDArray[
     if goal.region:
         region_A = reading.values(Kind.MODEL, "terminal.region", rows)
         out(HostReason.REGION, (region_A != reading.book.words.find(goal.region)) | (region_A < 0))
+    if goal.zone:
+        codes = [code for name in goal.zone if (code := reading.book.words.find(name)) >= 0]
+        out(HostReason.ZONE, ~np.isin(reading.values(Kind.MODEL, "terminal.operator", rows), codes))
     if request.trust_floor > 0:
         out(HostReason.TRUST, ~(facts.trust_A >= request.trust_floor))
     out(HostReason.NOT_MEASURED, np.isnan(facts.service_A))
     if goal.quality_least is not None:
         out(HostReason.NOT_MEASURED, np.isnan(facts.accuracy_A))
         out(HostReason.QUALITY, facts.accuracy_A < goal.quality_least)
+    if goal.price_most is not None:
+        out(HostReason.PRICE, ~(facts.price_A <= goal.price_most))
     if goal.deadline_s is not None:
         out(HostReason.LATE, facts.completion_A > goal.deadline_s)
     return why
@@ -185,6 +193,15 @@ def _exclusion(reading: Reading, request: QueryRequest, facts: _Facts, place: in
             code = int(reading.values(Kind.MODEL, "terminal.region", at)[0])
             region = reading.book.words.text(code) or "no named region"
             why = f"its host is in {region}, asked for is {goal.region}"
+        case HostReason.ZONE:
+            at = facts.rows[place : place + 1]
+            code = int(reading.values(Kind.MODEL, "terminal.operator", at)[0])
+            operator = reading.book.words.text(code) or "nobody known"
+            why = f"its host is of {operator}, asked for is {' or '.join(goal.zone)}"
+        case HostReason.PRICE:
+            price = facts.price_A[place]
+            told = "not stated" if math.isnan(price) else f"{price:.6g}"
+            why = f"its price is {told}, asked for is {goal.price_most:.6g}"
         case HostReason.TRUST:
             trust = facts.trust_A[place]
             known = "not known" if math.isnan(trust) else f"{trust:.2f}"
@@ -241,6 +258,7 @@ def _candidates(reading: Reading, facts: _Facts, order: Rows) -> tuple[HostCandi
             accuracy=_known(facts.accuracy_A[place]),
             trust=_known(facts.trust_A[place]),
             reachable_frac=_known(reachable_A[at]),
+            price=_known(facts.price_A[place]),
             completion_s=float(facts.completion_A[place]),
             deviation_s=float(deviation_A[at]),
             age_s=_finite(age_A[at]),

@@ -46,6 +46,8 @@ def served_model(name: ModelName, model: Deployed, knowledge: KnowledgeMap, obse
             Route(
                 host=Holder(node=node, direct=facts.descriptor.direct),
                 region=facts.descriptor.region,
+                operator=facts.descriptor.operator,
+                price_per_hour=None if offered is None else offered.tariff.price_per_hour,
                 concurrency=1 if offered is None else offered.concurrency,
                 measured=replica.measured,
             )

@@ -60,10 +60,13 @@ class OfferedModels:
             if not facts.reachable or replica.phase is not ReplicaPhase.SERVING:
                 continue
             first = replica
+            offered = facts.descriptor.host
             routes.append(
                 Route(
                     host=Holder(node=node, direct=facts.descriptor.direct),
                     region=facts.descriptor.region,
+                    operator=facts.descriptor.operator,
+                    price_per_hour=None if offered is None else offered.tariff.price_per_hour,
                     concurrency=max(1, replica.concurrency),
                     measured=replica.measured,
                 )

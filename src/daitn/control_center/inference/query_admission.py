@@ -1,12 +1,13 @@
 """Query admission (Q-FAM, paper II-B): can this query be served within its goal now, and if not, why and when.
 
 A pure look at one model's routes and one goal, before anything is sent: capability, then what was measured of the
-model, then reachability, then time. A refusal is typed: nothing was spent; where coming back helps it says when, and
-where another goal would do it names the nearest one.
+model, then reachability, region, trust zone and price, then time. A refusal is typed: nothing was spent; where coming
+back helps it says when, and where another goal would do it names the nearest one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
@@ -22,6 +23,8 @@ class QueryRefusal(StrEnum):
     INPUT = "input"
     QUALITY = "quality"
     REGION = "region"
+    ZONE = "zone"
+    PRICE = "price"
     NO_HOST = "no-host"
     LATE = "late"
     BUSY = "busy"
@@ -47,8 +50,9 @@ def unknown_model(name: str, known: Iterable[str]) -> Refused:
     return Refused(QueryRefusal.UNKNOWN_MODEL, f"no model is called {name[:80]!r}; {nearest_known(name, tuple(known))}")
 
 
-def admissible(model: ServedModel, goal: QueryGoal) -> tuple[Route, ...] | Refused:
-    """The routes that may be asked, or why none may: everything but time. O(routes)."""
+def admissible(model: ServedModel, goal: QueryGoal, units: int = 1) -> tuple[Route, ...] | Refused:
+    """The routes that may be asked, or why none may: everything but time. `units`: what the query is priced by
+    (`Route.price_of`). O(routes)."""
     if goal.quality_least is not None:
         name = f"accuracy@{goal.field}" if goal.field else "accuracy"
         value = model.quality.get(name)
@@ -60,12 +64,33 @@ def admissible(model: ServedModel, goal: QueryGoal) -> tuple[Route, ...] | Refus
             return Refused(QueryRefusal.QUALITY, what, offer=f"{name} >= {value:g}")
     if not model.routes:
         return Refused(QueryRefusal.NO_HOST, f"no host answers for {model.model} now", RETRY_S)
-    if not goal.region:
-        return model.routes
-    inside = tuple(route for route in model.routes if route.region == goal.region)
+    inside = model.routes
+    if goal.region:
+        inside = tuple(route for route in inside if route.region == goal.region)
     if not inside:
         there = ", ".join(sorted({route.region or "none" for route in model.routes}))
         return Refused(
             QueryRefusal.REGION, f"no host of region {goal.region} serves {model.model}; it is in {there}", RETRY_S
         )
-    return inside
+    if goal.zone:
+        trusted = tuple(route for route in inside if route.operator in goal.zone)
+        if not trusted:
+            there = ", ".join(sorted({route.operator or "nobody" for route in inside}))
+            what = f"no host of {' or '.join(goal.zone)} serves {model.model} there; those that do are of {there}"
+            return Refused(QueryRefusal.ZONE, what, RETRY_S)
+        inside = trusted
+    return inside if goal.price_most is None else _affordable(model, inside, goal.price_most, units)
+
+
+def _affordable(
+    model: ServedModel, routes: tuple[Route, ...], price_most: float, units: int
+) -> tuple[Route, ...] | Refused:
+    prices = {route.host.node: route.price_of(units) for route in routes}
+    found = tuple(route for route in routes if (price := prices[route.host.node]) is not None and price <= price_most)
+    if found:
+        return found
+    least = min((price for price in prices.values() if price is not None), default=None)
+    if least is None:
+        return Refused(QueryRefusal.PRICE, f"no host that serves {model.model} there states a price", offer="no price")
+    what = f"the least price of this query at hosts of {model.model} is {least:.6g}, {price_most:.6g} is asked for"
+    return Refused(QueryRefusal.PRICE, what, offer=f"price <= {math.ceil(least * 1e9) / 1e9:.9f}")

@@ -13,9 +13,12 @@ by `answered`, `refused`, `lost` or `withdrawn`.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, admissible, unknown_model
@@ -55,6 +58,11 @@ JITTER_S: Final = 0.02
 SESSIONS: Final = 16_384
 """Sessions whose host is remembered, the newest."""
 
+UNPRICED: Final = 1e12
+"""Stands for a price that nobody stated: above whatever may be asked for."""
+
+_IN_ZONE: Final = 1
+
 _SAID: Final = {
     Why.BEST: "soonest",
     Why.AFFINE: "holds the session",
@@ -89,6 +97,8 @@ class Choice(NamedTuple):
     query: int
     rows: int
     weighing: Weighing
+    price: float | None = None
+    """What the host states for it; None: nothing."""
 
 
 class _Model:
@@ -114,6 +124,7 @@ class QueryRouteEngine:
         self._kept: dict[tuple[ModelName, ArtifactId], _Model] = {}
         self._random = choosing.random_state(seed)
         self._regions: dict[str, int] = {"": 0}
+        self._operators: dict[str, int] = {"": 0}
         self._budget = HedgeBudget()
         self._sessions: OrderedDict[tuple[ModelName, str], str] = OrderedDict()
 
@@ -137,10 +148,12 @@ class QueryRouteEngine:
             for held in (kept.routes, kept.purses, kept.asked_s, kept.shares):
                 held.pop(name, None)
         for name, route in told.items():
+            price, price_unit = route.prices or (UNPRICED, 0.0)
             if name not in kept.routes:
                 path_s = PATH_S if route.path_s is None else route.path_s
                 facts = ReplicaFacts(
                     region=self._regions.setdefault(route.region, len(self._regions)),
+                    zone=self._operators.setdefault(route.operator, len(self._operators)),
                     slots=route.concurrency,
                     path_s=path_s,
                     path_dev_s=path_s,
@@ -151,6 +164,7 @@ class QueryRouteEngine:
                 kept.table.reported(name, 0, 0.0, now_s)
                 kept.purses[name] = SlotPurse(least=LEASED_LEAST)
                 kept.shares[name] = 1.0
+            kept.table.set_price(name, price, price_unit)
             kept.routes[name] = route
         kept.engines = sum(route.concurrency for route in kept.routes.values())
 
@@ -172,14 +186,17 @@ class QueryRouteEngine:
         *,
         session: str = "",
         saves_s: float = 0.0,
+        units: int | None = None,
     ) -> Choice | Refused:
         """The host for a query of so many rows that is to be answered within `left_s`; a slot there is reserved until
         the choice is ended. `tried`: hosts that have this query already; `session`: goes where it went before while
-        that saves `saves_s`, or costs nothing. O(hosts of the model)."""
+        that saves `saves_s`, or costs nothing; `units`: what it is priced by, where that is not its rows.
+        O(hosts of the model)."""
         model = self.models.get(ModelName(name))
         if model is None:
             return unknown_model(name, self.models)
-        routes = admissible(model, goal)
+        units = rows if units is None else units
+        routes = admissible(model, goal, units)
         if isinstance(routes, Refused):
             return routes
         kept, now_s = self._kept[model.model, model.artifact], now_ns / 1e9
@@ -190,13 +207,16 @@ class QueryRouteEngine:
             size=float(rows),
             deadline_s=left_s,
             region=self._regions[goal.region] if goal.region else choosing.ANY,
+            zone=_IN_ZONE if goal.zone else choosing.ANY,
+            # Admission has decided who is dear; sums of floats that differ in their last digit decide nothing here.
+            price_most=math.inf if goal.price_most is None else goal.price_most * (1 + 1e-9),
             affine=-1 if held is None else table.place_of(held),
             affine_saves_s=saves_s,
         )
         closed = [node for node in tried if _open(table, node)]
         for node in closed:
             table.set_open(node, False)
-        weighing = Weighing(table.rows.copy(), table.names, asked, now_s)
+        weighing = Weighing(self._rows(table, goal, units - rows), table.names, asked, now_s)
         found = choosing.choose(weighing.rows, asked, now_s, self._random)
         why = _SAID.get(found.why, "")
         if found.place < 0 and len(tried) < len(kept.routes):
@@ -210,7 +230,20 @@ class QueryRouteEngine:
             soonest_s = min(found.completion_s, found.soonest_s)
             what = f"the soonest host of {name} is predicted to answer in {soonest_s:.3f} s, {left_s:.3f} s are left"
             return Refused(QueryRefusal.LATE, what, soonest_s, f"deadline >= {found.soonest_s:.3f} s")
-        return self._reserve(model, kept, found, weighing, why, session)
+        return self._reserve(model, kept, found, weighing, why, session)._replace(
+            price=kept.routes[weighing.names[found.place]].price_of(units)
+        )
+
+    def _rows(self, table: ReplicaTable, goal: QueryGoal, units_more: int) -> Floats:
+        """What the choice reads, as this goal has it: the column of zones says who is in the one that is asked for, and
+        prices are those of all units."""
+        rows = table.rows.copy()
+        if goal.zone:
+            trusted = [self._operators[name] for name in goal.zone if name in self._operators]
+            rows[:, Column.ZONE] = np.isin(rows[:, Column.ZONE], trusted) * _IN_ZONE
+        if units_more:
+            rows[:, Column.PRICE] += rows[:, Column.PRICE_UNIT] * units_more
+        return rows
 
     def _reserve(
         self, model: ServedModel, kept: _Model, found: choosing.Choice, weighing: Weighing, why: str, session: str
@@ -345,8 +378,9 @@ def _prior(measured: ReplicaMeasured) -> ServicePrior:
 
 def _same(told: Route | None, known: Route) -> bool:
     """Whether a route is still the replica that was learnt of: not one that measured itself anew."""
-    return told is not None and (told.region, told.concurrency, told.measured) == (
+    return told is not None and (told.region, told.operator, told.concurrency, told.measured) == (
         known.region,
+        known.operator,
         known.concurrency,
         known.measured,
     )

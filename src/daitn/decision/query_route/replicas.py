@@ -197,6 +197,12 @@ class ReplicaTable:
         if place is not None:
             self._rows[place, Column.LEASED] = float(slots)
 
+    def set_price(self, name: str, price: float, price_unit: float) -> None:
+        """What a query is charged there from now on: at all, and for each unit of its size."""
+        place = self._places.get(name)
+        if place is not None:
+            self._rows[place, [Column.PRICE, Column.PRICE_UNIT]] = price, price_unit
+
     def reported(self, name: str, count: int, work_s: float, at_s: float, pace: float = 1.0) -> None:
         """A host says how many queries it has, how much work they are, and at what pace it works (2: all takes twice as
         long as usual). Older reports than the last, and those that cannot be, are passed over.

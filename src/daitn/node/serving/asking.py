@@ -71,6 +71,11 @@ class Asked(NamedTuple):
         """Who answered; empty where nobody did."""
         return next((step.host for step in self.steps if step.came == "answered"), "")
 
+    @property
+    def price(self) -> float | None:
+        """What whoever answered states for it; None: nothing."""
+        return next((step.choice.price for step in self.steps if step.came == "answered"), None)
+
 
 class Query(NamedTuple):
     """One query, as it is asked of hosts."""

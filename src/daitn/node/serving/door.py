@@ -306,6 +306,8 @@ class Door:
         if isinstance(found.outcome, Refused):
             return _refusal(found.outcome, told)
         told["x-daitn-host"] = found.host
+        if found.price is not None:
+            told["x-daitn-price"] = f"{found.price:.9f}"
         return _answered(*protocol.encode_answer(model, asked, found.outcome.outputs), told)
 
     async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:

@@ -25,6 +25,7 @@ from daitn.decision.query_route.slots import LEASE_S, SlotLease
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.offers import Offer, check_offers
 from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor, Replica, ReplicaPhase
+from daitn.descriptors.tariff import Tariff
 from daitn.node.engines.torch_graph import start_torch_graph
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
@@ -77,13 +78,14 @@ def engines_of(config: HostConfig) -> tuple[EngineKind, ...]:
     return tuple(dict.fromkeys((config.engine, EngineKind.TORCH_GRAPH)))
 
 
-def host_descriptor(config: HostConfig) -> HostDescriptor:
+def host_descriptor(config: HostConfig, tariff: Tariff) -> HostDescriptor:
     """What a host offers, as it was configured."""
     return HostDescriptor(
         engines=engines_of(config),
         memory_bytes=config.memory_bytes,
         concurrency=config.concurrency,
         policy=config.policy,
+        tariff=tariff,
     )
 
 

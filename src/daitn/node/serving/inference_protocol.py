@@ -130,6 +130,8 @@ GOAL_WORDS: Final = {
     "min_accuracy": "x-daitn-min-accuracy",
     "field": "x-daitn-field",
     "region": "x-daitn-region",
+    "zone": "x-daitn-zone",
+    "max_price": "x-daitn-max-price",
 }
 """What a request may ask beyond its answer: as a parameter of the request, or as a header. The parameter counts."""
 
@@ -142,11 +144,16 @@ def goal_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> QueryG
         raise InputError(f"deadline_ms is {deadline_ms:g}, not within 0 and 3,600,000")
     if accuracy is not None and not 0 <= accuracy <= 1:
         raise InputError(f"min_accuracy is {accuracy:g}, not within 0 and 1")
+    price = _number("max_price", parameters, headers)
+    if price is not None and not 0 <= price <= 1e9:
+        raise InputError(f"max_price is {price:g}, not within 0 and 1,000,000,000")
     return QueryGoal(
         deadline_s=None if deadline_ms is None else deadline_ms / 1000,
         quality_least=accuracy,
         field=_word("field", parameters, headers),
         region=_word("region", parameters, headers),
+        zone=_zone(parameters, headers),
+        price_most=price,
     )
 
 
@@ -168,6 +175,18 @@ def _word(name: str, parameters: Mapping[str, Any], headers: Mapping[str, str]) 
     if not isinstance(given, str) or len(given) > limits.NAME_CHARS:
         raise InputError(f"{name} is not a word of at most {limits.NAME_CHARS} characters")
     return given
+
+
+def _zone(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Operators, with commas between them. One that is asked for is never passed over: an empty zone is an error."""
+    given = parameters.get("zone", headers.get(GOAL_WORDS["zone"]))
+    if given is None:
+        return ()
+    names = tuple(one.strip() for one in given.split(",")) if isinstance(given, str) else ()
+    most = limits.ZONE_OPERATORS
+    if not 0 < len(names) <= most or any(not 0 < len(name) <= limits.NAME_CHARS for name in names):
+        raise InputError(f"zone is {str(given)[:80]!r}, not 1 to {most} names of operators with commas between them")
+    return names
 
 
 def _from_json(one: InputTensor) -> NamedTensor:

@@ -23,7 +23,7 @@ from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import QueryGoal
 from daitn.descriptors.texts import TextAsk
 from daitn.node.serving import openai_protocol as protocol
-from daitn.node.serving.inference_protocol import goal_of
+from daitn.node.serving.inference_protocol import GOAL_WORDS, goal_of
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import Telling, TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
@@ -33,6 +33,8 @@ STATUS = {
     QueryRefusal.INPUT: 400,
     QueryRefusal.QUALITY: 422,
     QueryRefusal.REGION: 503,
+    QueryRefusal.ZONE: 503,
+    QueryRefusal.PRICE: 422,
     QueryRefusal.NO_HOST: 503,
     QueryRefusal.LATE: 503,
     QueryRefusal.BUSY: 429,
@@ -184,13 +186,15 @@ def _why(telling: Telling) -> Refused:
 
 
 def _goal(wanted: Mapping[str, object], headers: Mapping[str, str]) -> QueryGoal:
-    if unknown := sorted(set(wanted) - {"deadline_ms", "min_accuracy", "field", "region"}):
+    if unknown := sorted(set(wanted) - set(GOAL_WORDS)):
         raise InputError(f"daitn.{unknown[0][:40]} is nothing that can be asked for")
     return goal_of(wanted, headers)
 
 
 def _headers(request: web.Request, telling: Telling) -> dict[str, str]:
     told = {"x-daitn-query": telling.query, **({"x-daitn-host": telling.host} if telling.host else {})}
+    if telling.price is not None:
+        told["x-daitn-price"] = f"{telling.price:.9f}"
     if telling.model:
         told["x-daitn-model"] = telling.model
     if telling.simulated:

@@ -71,7 +71,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Annotated[str, msgspec.Meta(max_length=256)]
     daitn: dict[str, Any] = {}
-    """The query's goal: `deadline_ms`, `min_accuracy`, `field`, `region`."""
+    """The query's goal: `deadline_ms`, `min_accuracy`, `field`, `region`, `zone`, `max_price`."""
 
 
 class _Drawn(_Asked, frozen=True, kw_only=True):

@@ -112,6 +112,15 @@ class Telling:
         return "" if self._choice is None else str(self._choice.route.host.node)
 
     @property
+    def price(self) -> float | None:
+        """What the host states for it, with an answer of the longest that was asked for; None: nothing."""
+        return None if self._choice is None else self._choice.price
+
+    @property
+    def _units(self) -> int:
+        return self._asked.tokens_most if isinstance(self._asked, Generation) else len(self._asked.texts)
+
+    @property
     def simulated(self) -> bool:
         """Whether what answers computes nothing."""
         return self._choice is not None and self._choice.route.measured.engine is EngineKind.SIMULATED
@@ -219,7 +228,9 @@ class Telling:
                 return False
             if len(self._tried) >= TRIES:
                 return False
-            choice = engine.choose(self.model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried)
+            choice = engine.choose(
+                self.model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried, units=self._units
+            )
             if isinstance(choice, Refused):
                 if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
                     await asyncio.sleep(WAIT_S)

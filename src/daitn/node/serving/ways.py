@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from daitn.control_center.inference.query_admission import Refused
-from daitn.control_center.inference.query_engine import QueryRouteEngine
+from daitn.control_center.inference.query_engine import UNPRICED, QueryRouteEngine
 from daitn.decision.query_route.explaining import ReplicaWeighed
 from daitn.descriptors.query_way import HostWeighed, StepShown, Way
 from daitn.node.serving.asking import Asked
@@ -96,7 +96,7 @@ def _shown(one: ReplicaWeighed) -> HostWeighed:
         service_ms=_ms(one.service_s),
         deviation_ms=_ms(one.deviation_s),
         report_age_s=round(one.report_age_s, 3),
-        price=one.price,
+        price=one.price if one.price < UNPRICED else None,
         correct=one.correct,
     )
 
