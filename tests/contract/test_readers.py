@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -353,6 +354,58 @@ def test_npz_that_unpacks_to_too_much_is_refused_before_unpacking(
     monkeypatch.setattr("daitn.node.readers.npz.ARCHIVE_BYTES", 1_000_000)
     with pytest.raises(InputError, match="unpacks to"):
         _read_all(tmp_path / "big.npz")
+
+
+def test_npz_that_would_take_more_memory_than_is_free_is_refused_before_unpacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "big.npz", a=np.zeros(1_000_000))
+    monkeypatch.setattr("daitn.node.readers.npz.memory_free_bytes", lambda: 7_000_000)
+    with pytest.raises(InputError, match="7000000 bytes of memory are free"):
+        _read_all(tmp_path / "big.npz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.bin", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [(pickle.dumps({"x": [1]}), "a pickle"), (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl", "made by torch.save")],
+    ids=["pickle", "torch"],
+)
+def test_archive_under_another_name_is_told_what_it_is_and_not_opened(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    path = broken_file(tmp_path, name, gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(InputError, match=what) as refused:
+        open_reader(path)
+    assert refused.value.todo
+
+
+def test_text_that_begins_as_an_archive_does_is_text(tmp_path: Path) -> None:
+    assert list(open_reader(broken_file(tmp_path, "a.csv", b"GGUF,x\n1,2\n")).columns()) == ["GGUF", "x"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "idx", "imagefolder"])
+def test_batch_of_large_values_ends_before_it_takes_all_memory(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"daitn.node.readers.{form}.BATCH_BYTES", 50)
+    if form == "imagefolder":
+        write_imagefolder(tmp_path)
+    path = {"jsonl": write_jsonl, "idx": write_idx}.get(form, lambda folder: folder)(tmp_path)
+    parts = list(open_reader(path).read())
+    monkeypatch.undo()
+    (whole,) = open_reader(path).read()
+    assert max(len(next(iter(part.values()))) for part in parts) < 5
+    for name, values in whole.items():
+        joined = [value for part in parts for value in part[name]]
+        assert [np.asarray(value).tolist() for value in joined] == [np.asarray(value).tolist() for value in values]
+
+
+def test_idx_that_claims_huge_images_takes_no_room_for_them(tmp_path: Path) -> None:
+    head = bytes((0, 0, 8, 3)) + (4096).to_bytes(4, "big") + 2 * (8192).to_bytes(4, "big")
+    (tmp_path / "d-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + (4096).to_bytes(4, "big") + bytes(4096))
+    with pytest.raises(InputError, match="shorter than its header"):
+        _read_all(broken_file(tmp_path, "d-images-idx3-ubyte", head))
 
 
 def npz_of(folder: Path, member: bytes, *, claims: int | None = None) -> Path:

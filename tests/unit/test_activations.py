@@ -61,6 +61,26 @@ def test_base_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         BaseShelf(tmp_path / "bases").add(tmp_path / "one")
 
 
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"\x80\x04cos\nsystem\n.", "is a pickle"),
+        (b"PK\x03\x04" + bytes(26) + b"archive/data.pkl", "made by torch.save"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "says its header has 1152921504606846976 bytes"),
+        (b"short", "has 5 bytes"),
+    ],
+    ids=["pickle", "torch", "header", "short"],
+)
+def test_base_whose_weights_are_something_else_is_refused_and_nothing_of_it_stays(
+    tmp_path: Path, data: bytes, fault: str
+) -> None:
+    (write_base(tmp_path / "one") / "model.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=fault) as refused:
+        BaseShelf(tmp_path / "bases").add(tmp_path / "one")
+    assert refused.value.todo
+    assert not (tmp_path / "bases").exists()
+
+
 def test_activations_are_made_once_and_are_what_the_base_computes(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModel

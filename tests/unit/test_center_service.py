@@ -68,6 +68,21 @@ def test_package_that_is_refused_is_not_kept(
     assert door.counters.shown() == {f"packages_refused[{why}]": 1}
 
 
+@pytest.mark.parametrize("name", ["../../escaped", "/etc/passwd", "..", ".hidden", "a/b"])
+def test_package_with_a_part_whose_name_leads_elsewhere_is_refused(
+    door: CenterService, store: ChunkStore, name: str
+) -> None:
+    upload(door, GRAPH, CONTRACT)
+    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
+    made = complete_manifest(draft, {"graph": GRAPH, "contract": CONTRACT, name: GRAPH}, {})
+    with pytest.raises(InputError, match="name of a file") as refused:
+        door.put_manifest(msgspec.msgpack.encode(sign_parts(made, KEY)))
+    assert name in refused.value.what
+    assert refused.value.todo
+    assert store.snapshot().artifacts == 0
+    assert door.counters.shown() == {"packages_refused[manifest]": 1}
+
+
 def test_package_refused_once_may_be_mended_and_sent_again(door: CenterService, store: ChunkStore) -> None:
     upload(door, CONTRACT)
     with pytest.raises(InputError, match="1 chunks of the package were not uploaded"):

@@ -57,6 +57,8 @@ PART_BYTES: Final[dict[str, int]] = {
 OTHER_PART_BYTES: Final = limits.ARTIFACT_BYTES
 """Parts not listed above (ONNX, GGUF) hold weights; they are mapped, never read whole."""
 
+_FILE_STEM: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+"""A part lies in a file of its name once its package is fetched, so a name must not lead anywhere else."""
 _KEY: Final = re.compile("[0-9a-f]{64}")
 _SIGNATURE: Final = re.compile("[0-9a-f]{128}")
 _decoder = msgspec.msgpack.Decoder(Manifest)
@@ -84,10 +86,15 @@ def decode_manifest(data: bytes) -> Manifest:
     try:
         manifest = _decoder.decode(data)
     except UNDECODABLE as error:
-        raise PeerError(f"bytes do not decode as a manifest: {str(error)[:200]}") from None
+        raise PeerError(
+            f"bytes do not decode as a manifest: {str(error)[:200]}", todo="send what the SDK makes of a package"
+        ) from None
     faults = manifest_faults(manifest)
     if faults:
-        raise PeerError(f"manifest of {manifest.name[:80]!r} is not consistent: " + show_faults(faults))
+        raise PeerError(
+            f"manifest of {manifest.name[:80]!r} is not consistent: " + show_faults(faults),
+            todo="make the package again with the SDK",
+        )
     if _encoder.encode(manifest) != data:
         raise PeerError(
             f"manifest of {manifest.name[:80]!r} is not in canonical form, so its id would not be unique",
@@ -163,6 +170,8 @@ def _part_faults(manifest: Manifest) -> list[str]:
         if needed not in names:
             faults.append(f"kind {manifest.kind!r} needs the part {needed!r}; it has {', '.join(names[:12]) or 'none'}")
     for part in manifest.parts:
+        if _FILE_STEM.fullmatch(part.name) is None:
+            faults.append(f"the name of part {part.name[:80]!r} would not do as the name of a file")
         limit = PART_BYTES.get(part.name, OTHER_PART_BYTES)
         if part.size > limit:
             faults.append(f"part {part.name[:80]!r} has {part.size} bytes, the limit is {limit}")

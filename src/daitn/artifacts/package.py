@@ -281,7 +281,10 @@ def _check_index(index: PackageIndex, folder: Path) -> None:
     if total > limits.ARTIFACT_BYTES:
         faults.append(f"its files have {show_bytes(total)}, the limit is {limits.ARTIFACT_BYTES // GIB} GiB")
     if faults:
-        raise InputError(f"package {folder} is not acceptable: " + "; ".join(faults[:20]))
+        raise InputError(
+            f"package {folder} is not acceptable: " + "; ".join(faults[:20]),
+            todo="write the package again with the SDK",
+        )
 
 
 def _read_part(directory: int, part: PartFile, folder: Path) -> Buffer:

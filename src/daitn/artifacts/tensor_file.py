@@ -43,6 +43,7 @@ NUMPY_TYPES: Final[dict[DType, str]] = {
 
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 _NOT_CODE: Final = "give tensors as safetensors files; daitn never opens files that can run code"
+_DAMAGED: Final = "it is damaged, or made to harm: save the tensors again as a safetensors file"
 
 _EXPORT_MARKS: Final = (
     b"serialized_exported_program",
@@ -131,7 +132,7 @@ def read_header(start: bytes, rest: BinaryIO, file_bytes: int, where: str) -> tu
 def parse_header(header: bytes, data_bytes: int, where: str) -> tuple[TensorHeader, ...]:
     """Tensors that a JSON header describes, in the order of their data; InputError with the first fault."""
     if len(header) > HEADER_BYTES:
-        raise InputError(f"{where} has a header of {len(header)} bytes, the limit is {HEADER_BYTES}")
+        raise InputError(f"{where} has a header of {len(header)} bytes, the limit is {HEADER_BYTES}", todo=_DAMAGED)
     try:
         raw = json.loads(header.decode(), object_pairs_hook=_once)
         if not isinstance(raw, dict):
@@ -144,17 +145,18 @@ def parse_header(header: bytes, data_bytes: int, where: str) -> tuple[TensorHead
             f"{where} has a header that is not a safetensors header: {str(error)[:200]}", todo=_NOT_CODE
         ) from None
     if len(entries) > limits.TENSORS:
-        raise InputError(f"{where} has {len(entries)} tensors, the limit is {limits.TENSORS}")
+        raise InputError(f"{where} has {len(entries)} tensors, the limit is {limits.TENSORS}", todo=_DAMAGED)
     tensors = [_check_entry(name, entry, data_bytes, where) for name, entry in entries.items()]
     tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
     end = 0
     for tensor in tensors:
         if tensor.begin != end:
             word = "overlaps the one before" if tensor.begin < end else "leaves a hole before it"
-            raise InputError(f"tensor {tensor.name!r} of {where} begins at {tensor.begin}, {end} expected: it {word}")
+            what = f"tensor {tensor.name!r} of {where} begins at {tensor.begin}, {end} expected: it {word}"
+            raise InputError(what, todo=_DAMAGED)
         end = tensor.end
     if end != data_bytes:
-        raise InputError(f"{where} has {data_bytes} bytes of data, its tensors fill {end}", todo="it is damaged")
+        raise InputError(f"{where} has {data_bytes} bytes of data, its tensors fill {end}", todo=_DAMAGED)
     return tuple(tensors)
 
 
@@ -207,18 +209,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_entry(name: str, entry: _Entry, data_bytes: int, where: str) -> TensorHeader:
     shown = f"tensor {name[:80]!r} of {where}"
     if not name or len(name) > limits.NAME_CHARS or not name.isprintable():
-        raise InputError(f"{shown} has a name that is empty, too long or has characters that do not print")
+        what = f"{shown} has a name that is empty, too long or has characters that do not print"
+        raise InputError(what, todo="rename the tensor")
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise InputError(f"{shown} has the type {entry.dtype[:20]!r}", todo=f"allowed are {', '.join(DTYPES)}")
     if len(entry.shape) > 16 or any(not 0 <= length <= 2**40 for length in entry.shape):
-        raise InputError(f"{shown} has an absurd shape of {len(entry.shape)} dimensions: {str(entry.shape)[:100]}")
+        what = f"{shown} has an absurd shape of {len(entry.shape)} dimensions: {str(entry.shape)[:100]}"
+        raise InputError(what, todo=_DAMAGED)
     size = ITEM_BYTES[dtype]
     for length in entry.shape:
         size *= length
     begin, end = entry.data_offsets
     if not 0 <= begin <= end <= data_bytes:
-        raise InputError(f"{shown} lies at {begin}..{end}, the file has {data_bytes} bytes of data")
+        what = f"{shown} lies at {begin}..{end}, the file has {data_bytes} bytes of data"
+        raise InputError(what, todo=_DAMAGED)
     if end - begin != size:
-        raise InputError(f"{shown} is {entry.dtype} {entry.shape}, which takes {size} bytes, but has {end - begin}")
+        what = f"{shown} is {entry.dtype} {entry.shape}, which takes {size} bytes, but has {end - begin}"
+        raise InputError(what, todo=_DAMAGED)
     return TensorHeader(name=name, dtype=dtype, shape=tuple(entry.shape), begin=begin, end=end)

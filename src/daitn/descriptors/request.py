@@ -220,4 +220,7 @@ def check_request(request: Request, contract: DataContract) -> None:
         if name not in held:
             faults.append(f"min_records_field speaks of {name!r}, the contract has {', '.join(held[:20]) or 'none'}")
     if faults:
-        raise InputError(f"request {request.name!r} is not consistent: " + "; ".join(faults))
+        raise InputError(
+            f"request {request.name!r} is not consistent: " + "; ".join(faults),
+            todo="change what is named here, one value for each target, and submit it again",
+        )

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from blake3 import blake3
 
+from daitn.artifacts.tensor_file import SNIFF_BYTES, read_header
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import MIB
@@ -31,6 +32,17 @@ def base_digest(folder: Path) -> str:
             ) from None
         whole.update(f"{name}\x00{file.hexdigest()}\n".encode())
     return str(whole.hexdigest())
+
+
+def check_weights(folder: Path) -> None:
+    """InputError where `model.safetensors` is not what its name says: an archive or pickle in disguise, or a header
+    that does not fit the file. Reads the header only."""
+    path = folder / "model.safetensors"
+    try:
+        with path.open("rb") as file:
+            read_header(file.read(SNIFF_BYTES), file, path.stat().st_size, str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}", todo="check the path and its rights") from None
 
 
 def folder_digest(folder: Path) -> str:

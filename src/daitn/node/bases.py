@@ -17,7 +17,7 @@ import msgspec
 
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
-from daitn.learning.base_files import BASE_FILES, base_digest, base_width
+from daitn.learning.base_files import BASE_FILES, base_digest, base_width, check_weights
 
 BASES: Final = 64
 """Bases of one node: it tells the network of each."""
@@ -43,9 +43,10 @@ class BaseShelf:
         """Copy a base's files here; returns what it is. InputError where `source` is no base, or there are too many."""
         digest = base_digest(source)
         base_width(source)
+        check_weights(source)
         size = sum((source / name).stat().st_size for name in BASE_FILES)
         if size > BASE_BYTES:
-            raise InputError(f"{source} has {size} bytes, a base may have {BASE_BYTES}")
+            raise InputError(f"{source} has {size} bytes, a base may have {BASE_BYTES}", todo="take a smaller encoder")
         if digest not in self.digests():
             if len(self.digests()) >= BASES:
                 raise InputError(f"this site has {BASES} bases, its limit", todo="daitn base remove DIGEST")

@@ -23,6 +23,10 @@ from daitn.describe.fit import Batch
 BATCH_ROWS: Final = 4096
 """Rows of a batch: 4096 images of 28 × 28 are 3 MB; conversion costs per batch are then below 1 %."""
 
+BATCH_BYTES: Final = 256 * MIB
+"""Bytes after which a batch of long lines or of pictures ends before its rows are full: a few small files that unpack
+to as much as they may must not take all memory."""
+
 IMAGE_PIXELS: Final = 64 * MIB
 """Largest picture that is decoded (8192 × 8192, as a contract allows at most): a small file can claim any size."""
 

@@ -40,7 +40,10 @@ class CsvReader:
         name = path.name.lower()
         return not path.is_dir() and (
             name.endswith(_SUFFIXES)
-            or (name.endswith((".txt", ".txt.gz")) and any(mark.encode() in head for mark in _SEPARATORS))
+            or (
+                name.endswith((".txt", ".txt.gz"))
+                and any(mark.encode() in head.partition(b"\n")[0] for mark in _SEPARATORS)
+            )
         )
 
     def files(self) -> list[Path]:

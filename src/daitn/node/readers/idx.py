@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.describe.fit import Batch
-from daitn.node.readers.contract import BATCH_ROWS, IMAGE_PIXELS, LocalType, broken
+from daitn.node.readers.contract import BATCH_BYTES, BATCH_ROWS, IMAGE_PIXELS, LocalType, broken
 
 _UINT8: Final = 0x08
 _IMAGES_MAGIC: Final = bytes((0, 0, _UINT8, 3))
@@ -81,8 +81,9 @@ class IdxReader:
             with _unpack(image_path) as first, _unpack(label_path) as second:
                 images = _read_header(image_path, first, dimensions=3)
                 labels = _read_header(label_path, second, dimensions=1)
-                for start in range(0, images.rows, BATCH_ROWS):
-                    rows = min(BATCH_ROWS, images.rows - start)
+                most = min(BATCH_ROWS, max(1, BATCH_BYTES // math.prod(images.tail)))
+                for start in range(0, images.rows, most):
+                    rows = min(most, images.rows - start)
                     yield {"image": images.take(rows), "label": labels.take(rows)}
                 for opened in (images, labels):
                     if opened.file.read(1):

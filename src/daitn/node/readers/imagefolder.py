@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from daitn.describe.conversion import Unreadable
 from daitn.describe.fit import Batch
-from daitn.node.readers.contract import IMAGE_FILE_BYTES, LocalType, broken
+from daitn.node.readers.contract import BATCH_BYTES, IMAGE_FILE_BYTES, LocalType, broken
 from daitn.node.readers.pictures import decode_picture
 
 _SUFFIXES: Final = (".png", ".jpg", ".jpeg")
@@ -49,14 +49,19 @@ class ImageFolderReader:
     def read(self) -> Iterator[Batch]:
         """Pictures as uint8 arrays; one that cannot be decoded is `Unreadable`."""
         files = self._list()
-        for start in range(0, len(files), _BATCH_FILES):
-            paths = files[start : start + _BATCH_FILES]
-            below = [path.relative_to(self._root) for path in paths]
-            yield {
-                "image": [self._decode(path) for path in paths],
-                "label": [path.parts[0] if len(path.parts) > 1 else None for path in below],
-                "file": [path.as_posix() for path in below],
-            }
+        pictures: list[Any] = []
+        decoded_bytes = 0
+        for place, path in enumerate(files, 1):
+            pictures.append(self._decode(path))
+            decoded_bytes += getattr(pictures[-1], "nbytes", 0)
+            if len(pictures) == _BATCH_FILES or decoded_bytes >= BATCH_BYTES or place == len(files):
+                below = [one.relative_to(self._root) for one in files[place - len(pictures) : place]]
+                yield {
+                    "image": pictures,
+                    "label": [one.parts[0] if len(one.parts) > 1 else None for one in below],
+                    "file": [one.as_posix() for one in below],
+                }
+                pictures, decoded_bytes = [], 0
 
     def _list(self) -> list[Path]:
         """All pictures; every entry, folders included, must lie in the root once its links are followed."""

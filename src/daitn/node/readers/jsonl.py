@@ -12,7 +12,7 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.describe.fit import Batch
-from daitn.node.readers.contract import BATCH_ROWS, LINE_BYTES, LocalType, broken, check_columns
+from daitn.node.readers.contract import BATCH_BYTES, BATCH_ROWS, LINE_BYTES, LocalType, broken, check_columns
 
 _SUFFIXES: Final = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _LOOK_ROWS: Final = 1000
@@ -42,7 +42,7 @@ class JsonLinesReader:
     def columns(self) -> dict[str, str]:
         """All names in the first thousand lines."""
         if not self._columns:
-            for number, row in self._rows():
+            for number, _, row in self._rows():
                 for name, value in row.items():
                     if self._columns.get(name, LocalType.OTHER) is LocalType.OTHER:
                         self._columns[name] = _type_of(value)
@@ -56,7 +56,8 @@ class JsonLinesReader:
         names = list(self.columns())
         known = frozenset(names)
         gathered: list[dict[str, Any]] = []
-        for number, row in self._rows():
+        gathered_bytes = 0
+        for number, line_bytes, row in self._rows():
             if not known.issuperset(row):
                 new = next(name for name in row if name not in known)
                 raise broken(
@@ -65,13 +66,15 @@ class JsonLinesReader:
                     todo="write it there, null where there is no value",
                 )
             gathered.append(row)
-            if len(gathered) == BATCH_ROWS:
+            gathered_bytes += line_bytes
+            if len(gathered) == BATCH_ROWS or gathered_bytes >= BATCH_BYTES:
                 yield {name: [row.get(name) for row in gathered] for name in names}
-                gathered = []
+                gathered, gathered_bytes = [], 0
         if gathered:
             yield {name: [row.get(name) for row in gathered] for name in names}
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Number, bytes and value of each line."""
         decoder = msgspec.json.Decoder(dict[str, Any])
         try:
             with gzip.open(self._path, "rb") if self._path.name.endswith(".gz") else self._path.open("rb") as file:
@@ -82,7 +85,7 @@ class JsonLinesReader:
                         raise broken(self._path, f"line {number} is longer than {LINE_BYTES} bytes")
                     line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                     if line.strip():
-                        yield number, decoder.decode(line)
+                        yield number, len(line), decoder.decode(line)
         except UNDECODABLE as error:
             raise broken(self._path, f"line {number}: {error}", todo="each line is one JSON object") from None
         except (OSError, EOFError, zlib.error) as error:

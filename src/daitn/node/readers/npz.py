@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from daitn.describe.fit import Batch
 from daitn.describe.table import NO_ARRAY
+from daitn.node.measures import memory_free_bytes
 from daitn.node.readers.contract import ARCHIVE_BYTES, BATCH_ROWS, LocalType, broken, check_columns
 
 DEFLATE_MOST: Final = 1032
@@ -90,7 +91,9 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     size, packed, there = sum(one.file_size for one in members), sum(one.compress_size for one in members), path.stat()
     if size > ARCHIVE_BYTES:
-        raise broken(path, f"unpacks to {size} bytes, the limit is {ARCHIVE_BYTES}")
+        raise broken(path, f"unpacks to {size} bytes, the limit is {ARCHIVE_BYTES}", todo="split it into files")
+    if size > (free := memory_free_bytes()):
+        raise broken(path, f"unpacks to {size} bytes, {free} bytes of memory are free", todo="split it into files")
     if packed > there.st_size:
         raise broken(path, f"claims {packed} packed bytes and has {there.st_size}", todo="save it again with numpy")
     for one in members:

@@ -1,4 +1,7 @@
-"""Which reader opens a path: known suffixes first, then the first bytes; anything else is refused with the list."""
+"""Which reader opens a path: known suffixes first, then the first bytes; anything else is refused with the list.
+
+An archive or a pickle under the name of a text file is told what it is, instead of that its header is not UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
+from daitn.artifacts.tensor_file import SNIFF_BYTES, recognise
 from daitn.base.errors import InputError
 from daitn.node.readers.arrow import ArrowReader
 from daitn.node.readers.contract import Reader
@@ -28,7 +32,7 @@ FORMATS: Final[tuple[type[Reader], ...]] = (
 )
 """All formats, the most telling first: those with a magic number before those that are any text."""
 
-HEAD_BYTES: Final = 64
+HEAD_BYTES: Final = SNIFF_BYTES
 
 
 def open_reader(path: Path) -> Reader:
@@ -38,6 +42,7 @@ def open_reader(path: Path) -> Reader:
     if path.is_dir() and not any(path.iterdir()):
         raise InputError(f"folder {str(path)!r} is empty")
     head = _head(path)
+    _refuse_disguised(path, head)
     for format_ in FORMATS:
         if format_.recognises(path, head):
             return format_(path)
@@ -46,6 +51,18 @@ def open_reader(path: Path) -> Reader:
         f"{path.name!r} is of no known format",
         todo=f"known are {known}; a folder holds IDX files, or one folder of PNG or JPEG files per label",
     )
+
+
+def _refuse_disguised(path: Path, head: bytes) -> None:
+    """InputError where a file is an archive or a serialised program, which only NPZ may be. Text is never taken for
+    one: the marks of some are letters."""
+    if NpzReader.recognises(path, head) or not (b"\0" in head or head[:1] >= b"\x80"):
+        return
+    if (what := recognise(head)) is not None:
+        raise InputError(
+            f"{path.name!r} is {what}; it was not opened",
+            todo="add the file with the records itself: CSV, Parquet, JSONL, Arrow, IDX, or arrays saved as NPZ",
+        )
 
 
 def _head(path: Path) -> bytes:
