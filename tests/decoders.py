@@ -68,6 +68,7 @@ from daitn.describe.croissant.conditions import policy_of
 from daitn.describe.croissant.reading import read_croissant
 from daitn.describe.ledger import EpsilonSpent
 from daitn.describe.table import MappedTable
+from daitn.descriptors.compression import parse_compression
 from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
@@ -860,6 +861,11 @@ CASES = [
     Case("sdk.jobs.read_event", lambda data, _: jobs.read_event("status", data), [STATUS], "json"),
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
+    Case(
+        "descriptors.compression.parse_compression",
+        lambda data, _: parse_compression(as_text(data)),
+        [b"8-bit", b"top-k=0.05"],
+    ),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
     Case(
         "sdk.query_ways.decode_way",

@@ -9,6 +9,7 @@ from tests.builders import changed, make_candidate, make_package, make_request, 
 
 from daitn.decision.counter_offer import find_counter_offer
 from daitn.decision.feasibility import Known, judge
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import Hyperparameters, Request, SecureAggregation
 from daitn.learning.methods import METHODS, splits
@@ -30,6 +31,8 @@ CUT = make_view(*(changed(site, split=True, compute_node="lab") for site in SITE
 def asking(option: str, method: str) -> Request:
     if option == "secure_aggregation":
         return make_request(method=method, secure_aggregation=SecureAggregation())
+    if option == "compression":
+        return make_request(method=method, compression=Compression())
     return make_request(method=method, hyperparameters=ASKED[option])
 
 
@@ -65,6 +68,7 @@ def test_option_without_a_method_is_judged_for_the_method_that_was_chosen():
     assert refusals(asking("server_learning_rate", ""))
     assert refusals(asking("average_steps", "")) == []
     assert refusals(asking("secure_aggregation", "")) == []
+    assert refusals(asking("compression", "")) == []
 
 
 def test_request_that_asks_for_nothing_special_goes_with_every_method():

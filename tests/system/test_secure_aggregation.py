@@ -1,4 +1,7 @@
-"""Secure aggregation on real processes: four sites, one of which is killed while it trains, and what was handed on."""
+"""Secure aggregation on real processes: four sites, one of which is killed while it trains, and what was handed on.
+
+The same domain shows compressed updates, the other way in which less is handed on than a model.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,36 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
         data = {name: [write_site(folder / name, seed, 240 + 60 * seed)] for seed, name in enumerate(SITES)}
         running.join_all(specs, data)
         yield running
+
+
+def test_rounds_of_compressed_updates_teach_and_the_log_says_what_they_saved(domain: LocalDomain) -> None:
+    job = daitn.connect(domain.owner_token("ada")).train(
+        make_model(),
+        contract=contract(),
+        targets=["loss <= 0.0000001"],
+        data=["north/sides", "south/sides"],
+        chance_floor=0.0,
+        deadline=120,
+        purpose="research",
+        name="compressed",
+        key=load_or_create_key(domain.folder / "ada.key"),
+        compression="8-bit",
+        budget=Budget(visits=4),
+        hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=300),
+    )
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    assert status.plan is not None
+    assert status.plan.method == "fedavg"
+    texts = [entry.text for entry in job.log()]
+    assert sum("update compressed (8-bit)" in text for text in texts) == 4
+    assert sum("smaller than the model" in text for text in texts) == 4
+    assert any("average 2 models" in text for text in texts)
+    reached = {target.name: target.reached for target in status.targets}
+    assert reached["loss"] is not None
+    assert reached["loss"] < 0.4
+    assert job.check_proofs()
 
 
 def test_goal_is_reached_by_masked_sums_though_a_site_is_killed(domain: LocalDomain) -> None:

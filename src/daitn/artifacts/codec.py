@@ -41,8 +41,12 @@ NEEDED_PARTS: Final[dict[str, tuple[str, ...]]] = {
     "sample": (),
     "state": (),
     "masked": (),
+    "compressed": (),
 }
 """Parts without which a kind of artifact means nothing."""
+
+NO_MODELS: Final = frozenset({"records", "sample", "state", "masked", "compressed"})
+"""Kinds of artifact that hold no model: nobody answers for what they compute."""
 
 PART_BYTES: Final[dict[str, int]] = {
     "graph": limits.GRAPH_BYTES,

@@ -93,7 +93,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """See the module's docstring."""
 
     format: Literal[1] = 1
-    kind: Literal["graph", "transformers", "onnx", "gguf", "python", "records", "sample", "state", "masked"]
+    kind: Literal[
+        "graph", "transformers", "onnx", "gguf", "python", "records", "sample", "state", "masked", "compressed"
+    ]
     name: Name
     parts: Annotated[tuple[Part, ...], msgspec.Meta(max_length=64)]
     tensors: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=limits.TENSORS)]

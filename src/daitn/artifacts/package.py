@@ -87,7 +87,9 @@ class PackageIndex(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`manifest.json`: see the module's docstring."""
 
     format: Literal[1] = 1
-    kind: Literal["graph", "transformers", "onnx", "gguf", "python", "records", "sample", "state", "masked"]
+    kind: Literal[
+        "graph", "transformers", "onnx", "gguf", "python", "records", "sample", "state", "masked", "compressed"
+    ]
     name: Name
     artifact: Digest
     contract: str = ""

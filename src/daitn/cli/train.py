@@ -67,6 +67,10 @@ def submit(
     secure_aggregation: Annotated[
         bool | None, typer.Option("--secure-aggregation", help="Nobody sees an update of one site, only their sum.")
     ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option("--compress", help="Hand on updates smaller: '8-bit', 'top-k' or 'top-k=0.01'."),
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -99,6 +103,7 @@ def submit(
             allow_probe=allow_probe,
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,
+            compression=compression,
             idempotency_key=key,
         )
         with _connect(token) as network:

@@ -76,7 +76,7 @@ def _rounds_of(bytes_left: float, package: PackageFacts, plan: Plan, sites: int)
     training, parallel = plan.training, METHODS[plan.method].parallel
     slots = len(KINDS[training.optimizer]) if training.carry_optimizer else 0
     carried = 0.0 if parallel else payload * (slots + bool(training.average_steps) + bool(training.elastic))
-    a_round = 2 * payload * sites if parallel else payload + carried
+    a_round = (payload + package.update_bytes(plan.compression)) * sites if parallel else payload + carried
     colds = 1.0 if parallel else float(sites)
     cold = parts * (sites if parallel else 1)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from daitn.base import limits
+from daitn.base.units import show_bytes
 from daitn.decision.costs import (
     EXCHANGE_S,
     WARM_S,
@@ -58,6 +59,9 @@ def choose_method(view: TrainingView, request: Request) -> Choice:
         return Choice(what="method", chosen=request.method, why="the owner asked for it")
     if request.secure_aggregation is not None:
         why = "secure aggregation hides updates in their mean, and one copy that travels has none"
+        return Choice(what="method", chosen=usual_method(request), why=why, rejected=(f"{FIRST_CHOICE}: one copy",))
+    if request.compression is not None:
+        why = "updates are compressed, and one copy that travels has none"
         return Choice(what="method", chosen=usual_method(request), why=why, rejected=(f"{FIRST_CHOICE}: one copy",))
     sites = len(datasets(view))
     skew = label_skew(view)
@@ -117,7 +121,8 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     visits_low = max(1, len(least_stops(view, request)))
     visits = rounds * (max(1, len(sites)) if method.parallel else 1)
     low = _least_of(list(seconds.values()), visits_low, method)
-    moves = 2 if method.aggregates else 1
+    handed = (0 if request.compression else package.parts_bytes) + package.update_bytes(request.compression)
+    handed_in = handed * visits if method.aggregates else 0
     exchanged = _exchanged_bytes(package, training.batches, min(len(sites), limits.GROUP_MEMBERS), method)
     if exchanged:
         seconds = {
@@ -136,7 +141,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     expected = Expectation(
         seconds_low=least,
         seconds=max(least, WARM_S * (1 + len(sites)) + rounds * round_s + checks * check_s),
-        transfer_bytes=package.total_bytes * (visits * moves + checks) + round((exchanged + crossed) * visits),
+        transfer_bytes=package.total_bytes * (visits + checks) + handed_in + round((exchanged + crossed) * visits),
         visits=visits,
         price=price,
         price_low=price_low,
@@ -156,10 +161,11 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         aggregator=view.aggregators[0].node if view.aggregators else None,
         route=route,
         expected=expected,
-        choices=(method_choice, training_choice, how_often, *_secured(request)),
+        choices=(method_choice, training_choice, how_often, *_secured(request), *_compressed(request, package)),
         view_version=view.version,
         server=propose_server(method.prefers, request.hyperparameters),
         secure=request.secure_aggregation,
+        compression=request.compression,
     )
 
 
@@ -168,6 +174,14 @@ def _secured(request: Request) -> tuple[Choice, ...]:
         return ()
     bound = f"norm of an update at most {request.secure_aggregation.update_norm_most:g}, held to at each site"
     return (Choice(what="secure aggregation", chosen=bound, why="the owner asked for it"),)
+
+
+def _compressed(request: Request, package: PackageFacts) -> tuple[Choice, ...]:
+    if request.compression is None:
+        return ()
+    sent, whole = package.update_bytes(request.compression), package.payload_bytes
+    chosen = f"{request.compression}: updates of {show_bytes(sent)} instead of {show_bytes(whole)}"
+    return (Choice(what="compression", chosen=chosen, why="the owner asked for it"),)
 
 
 def seek_validity(plan: Plan, view: TrainingView, seen: Seen, stop: Stop) -> ValiditySought | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.splitting import CutCost
 from daitn.descriptors.work import CurvePoint, Measurement, TaughtBy
@@ -22,10 +23,20 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
     weights: str = ""
     """Names their numbers (`learning.numerics.likeness.weights_digest`)."""
 
+    trained_numbers: int | None = None
+    """Of its tensors that training changes; None: not counted, taken for all there are."""
+
     @property
     def total_bytes(self) -> int:
         """What moves when nothing of it is at the receiver yet."""
         return self.payload_bytes + self.parts_bytes
+
+    def update_bytes(self, compression: Compression | None) -> int:
+        """What a visit's update moves to the aggregator beside parts that are there: the weights, or their change."""
+        if compression is None:
+            return self.payload_bytes
+        numbers = self.payload_bytes // 4 if self.trained_numbers is None else self.trained_numbers
+        return min(self.payload_bytes, compression.bytes_of(numbers))
 
 
 class ProbePoint(msgspec.Struct, frozen=True, kw_only=True):

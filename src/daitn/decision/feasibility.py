@@ -278,7 +278,7 @@ def _resources(
 
 def _least_bytes(package: PackageFacts, plan: Plan, visits: float, *, tried: bool) -> float:
     """What the least number of visits moves, and one measurement: to a unit that has tried the model, only weights."""
-    a_visit = package.total_bytes + (package.payload_bytes if METHODS[plan.method].aggregates else 0)
+    a_visit = package.total_bytes + (package.update_bytes(plan.compression) if METHODS[plan.method].aggregates else 0)
     return a_visit * visits + (package.payload_bytes if tried else package.total_bytes)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base.ids import DataSetId, NodeId
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.request import SecureAggregation
 from daitn.descriptors.work import ServerStep, Training
@@ -89,3 +90,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The step that follows the mean of a round; None: the mean is the next model."""
     secure: SecureAggregation | None = None
     """Updates are masked, so that nobody sees one; None: they are handed to the aggregator as they are."""
+    compression: Compression | None = None
+    """How updates are made smaller before they are handed on; None: they are handed on in full."""

@@ -14,6 +14,7 @@ import msgspec
 
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, NodeId
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import (
     Classification,
     DataContract,
@@ -172,6 +173,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     secure_aggregation: SecureAggregation | None = None
     """None: updates are handed to the aggregator as they are."""
+    compression: Compression | None = None
+    """None: updates are handed on in full."""
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
     accept_counter_offer: bool = False
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR

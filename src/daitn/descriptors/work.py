@@ -12,6 +12,7 @@ import msgspec
 
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, DataSetId, NodeId, VisitId
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import Name
 from daitn.descriptors.masked import (
     AgreeOutcome,
@@ -121,6 +122,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """What those of this data set were like when it was last trained on; None: nothing is known yet."""
     masking: Masking | None = None
     """How the update is hidden from whoever adds it up; None: the trained model itself is handed on."""
+    compression: Compression | None = None
+    """How the update is made smaller before it is handed on; None: the trained model itself is handed on."""
     split: Split | None = None
     """How the model is cut between the two members of the group; None: each member trains all of it."""
 
@@ -133,6 +136,9 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
                 raise ValueError("a split model is trained on records that are there, as it is")
         if self.masking is not None and (self.group is not None or self.training.control_variates):
             raise ValueError("an update is masked that partners or control variates would show")
+        exact = self.group is not None or self.masking is not None or self.training.control_variates
+        if self.compression is not None and exact:
+            raise ValueError("an update is compressed that partners, masks or control variates need as it is")
         if not self.training.control_variates and (self.shared_control or self.own_control):
             raise ValueError("control variates are given to training that does not use them")
 
@@ -235,18 +241,25 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     """The updates are masked: what is wanted is their sum, which is no model yet."""
     unmasking: Unmasking | None = None
     """`updates` is such a sum: its masks are taken off, and `base` moved by the mean of what is in it."""
+    compression: Compression | None = None
+    """How those updates that are no models were compressed: they are read with what they were trained from, which is
+    `base` where they do not say it."""
 
     def __post_init__(self) -> None:
         if any((update.base is None) == self.buffered for update in self.updates):
             raise ValueError("either all updates of an average say what they were trained from, or none does")
         if self.buffered and (self.masked or self.unmasking is not None):
             raise ValueError("masked updates are of one round, which began from one model")
-        based = self.server is not None or self.unmasking is not None or self.buffered
+        moved = self.server is not None or self.unmasking is not None or self.buffered
+        based = moved or self.compression is not None
         if based != (self.base is not None) or (self.state is not None and self.server is None):
             raise ValueError(
-                "a server's step, a masked sum or a buffer needs the model that is moved, and nothing else does"
+                "a server's step, a masked sum, a buffer or compressed updates need the model that is moved, and "
+                "nothing else does"
             )
-        if self.share and (based or self.masked):
+        if self.compression is not None and (self.masked or self.unmasking is not None):
+            raise ValueError("masked updates are not compressed")
+        if self.share and (moved or self.masked):
             raise ValueError("a share of a round is averaged as it is")
         if (self.masked and based) or (self.unmasking is not None and len(self.updates) != 1):
             raise ValueError("masked updates are added up first, and what follows is made of their one sum")
@@ -323,6 +336,8 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """Bytes of tensors that were sent to partners and taken from them."""
     control: ArtifactId | None = None
     """With `training.control_variates`: what this data set's gradients were like, for its next visit."""
+    saved_bytes: Amount = 0
+    """With `TrainWork.compression`: bytes that the update is smaller than the model it stands for."""
     fetch_s: Seconds = 0.0
     fetched_bytes: Amount = 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import mmap
 import time
+from contextlib import ExitStack
 
 import msgspec
 
@@ -22,6 +23,7 @@ from daitn.descriptors.work import AggregateOutcome, AggregateWork
 from daitn.learning.numerics.aggregate import Update, average_sound, merge_states, most_alike, plan_average
 from daitn.learning.numerics.differences import Difference, move_by_differences
 from daitn.learning.numerics.server_step import Area, control_moves, plan_state, take_step
+from daitn.node.compressed_averaging import open_updates
 from daitn.node.store import ChunkStore
 from daitn.wire.center_tools import VisitOrder
 
@@ -31,21 +33,10 @@ _log = logging.getLogger(__name__)
 def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
     """The mean of the updates that can be averaged; those that cannot are named, and cost nobody else the round."""
     began = time.monotonic()
-    maps = [store.read_tensor_map(update.model) for update in work.updates]
+    stack = ExitStack()
     try:
         manifests = [store.manifest(update.model) for update in work.updates]
-        updates = most_alike(
-            [
-                Update(
-                    name=update.model,
-                    weight=update.weight,
-                    entries=manifest.tensors,
-                    payload=area.payload,
-                    state=manifest.state,
-                )
-                for update, manifest, area in zip(work.updates, manifests, maps, strict=True)
-            ]
-        )
+        updates = most_alike(open_updates(store, order, work, manifests, stack))
         layout = plan_average(updates)
         state: ArtifactId | None = None
         with store.new_output(layout.payload_bytes, job=order.job) as output:
@@ -60,8 +51,11 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
             left_out = tuple(one.model for one in work.updates if one.model not in kept)
             parents = tuple(one.model for one in work.updates if one.model in kept)
             manifests = [store.manifest(model) for model in parents]
+            like = manifests[0]
+            if like.kind == "compressed" and work.base is not None:
+                like = store.manifest(work.base)
             draft = msgspec.structs.replace(
-                manifests[0],
+                like,
                 tensors=layout.entries,
                 payload_bytes=layout.payload_bytes,
                 chunks=(),
@@ -71,8 +65,7 @@ def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: Ag
             adopted = store.adopt(output, draft, pin=order.job)
         del updates
     finally:
-        for area in maps:
-            area.close()
+        stack.close()
     if left_out:
         _log.warning("visit %s: updates left out, not finite or of other tensors: %s", order.visit, left_out)
         counters.count("updates_left_out", by=len(left_out))

@@ -43,6 +43,7 @@ from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
+from daitn.learning.numerics.compression import trained_numbers
 from daitn.learning.numerics.likeness import shapes_digest, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
@@ -220,6 +221,7 @@ class CenterService:
             parts_bytes=sum(part.size for part in manifest.parts),
             shapes=shapes_digest(manifest.tensors),
             weights=weights_digest(manifest),
+            trained_numbers=trained_numbers(manifest.tensors),
         )
         job = JobId(f"{request.name[:24]}-{secrets.token_hex(4)}")
         self._runner.post(

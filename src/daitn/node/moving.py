@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from daitn.artifacts.codec import PART_BYTES, decode_manifest
+from daitn.artifacts.codec import NO_MODELS, PART_BYTES, decode_manifest
 from daitn.artifacts.grants import check_grant
 from daitn.artifacts.layout import artifact_digest
 from daitn.artifacts.manifest import Manifest, Part
@@ -258,7 +258,7 @@ class Moving:
             raise PeerError(f"{holder.node} sent a manifest that is not that of {wanted.artifact[:16]}")
         try:
             manifest = decode_manifest(data)
-            if manifest.kind not in ("records", "sample", "state", "masked"):
+            if manifest.kind not in NO_MODELS:
                 verify_parts(manifest)
         except DaitnError as error:
             if wanted.origin is None:

@@ -95,6 +95,7 @@ def _submit(domain: LocalDomain, job: JobSpec, token: str) -> None:
     arguments += ["--allow-probe"] if job.allow_probe else []
     arguments += ["--until-deadline"] if job.until_deadline else []
     arguments += ["--secure-aggregation"] if job.secure_aggregation else []
+    arguments += ["--compress", str(job.compression)] if job.compression is not None else []
     arguments += [part for target in job.targets for part in ("--target", target)]
     arguments += ["--method", job.method] if job.method else []
     arguments += ["--visits", str(job.visits)] if job.visits is not None else []

@@ -41,6 +41,7 @@ from daitn.node.activations import SiteActivations
 from daitn.node.arrivals import Arrivals, check_output, unfit_of
 from daitn.node.averaging import aggregate, state_draft
 from daitn.node.child_pool import ChildPool, digest_of_test_set
+from daitn.node.compressed_visits import adopt_compressed
 from daitn.node.datasets import DataShelf, SourceChangedError
 from daitn.node.exchanges import Exchanges, LostPartnerError
 from daitn.node.masked_averaging import add_masked, open_sum
@@ -317,6 +318,10 @@ class VisitWorker:
                 made = (output, layout, finished.state, lineage, finished.numbers.records)
                 hidden = await asyncio.to_thread(self._masked.adopt, order, work, *made)
                 return _trained(finished, finished.numbers, hidden, version)
+            if work.compression is not None:
+                smaller = (output, layout, finished.state, lineage)
+                sent, saved = await asyncio.to_thread(adopt_compressed, self._store, order, work, *smaller)
+                return _trained(finished, finished.numbers, sent, version, saved)
             draft = msgspec.structs.replace(
                 manifest,
                 tensors=layout.entries,
@@ -406,7 +411,7 @@ class VisitWorker:
         return tell
 
 
-def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, version: str) -> TrainOutcome:
+def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, version: str, saved: int = 0) -> TrainOutcome:
     """What a training visit reports of what its child told, and of the artifact that was made of it."""
     return TrainOutcome(
         model=made,
@@ -417,6 +422,7 @@ def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, versio
         update_norm=numbers.update_norm,
         data_version=version,
         seconds=finished.load_s + finished.work_s + finished.write_s,
+        saved_bytes=saved,
     )
 
 

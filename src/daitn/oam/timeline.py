@@ -270,6 +270,8 @@ def _say_work(work: Work, where: str, names: Names) -> str:
                 streamed += ", gradients corrected" if known else ", gradients not corrected yet"
             if work.masking is not None:
                 streamed += f", update masked among {len(work.masking.sealed)}"
+            if work.compression is not None:
+                streamed += f", update compressed ({work.compression})"
             if work.is_middle:
                 streamed += " that stays where it is: the middle of the model"
             if group is not None:
@@ -324,6 +326,8 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
                 f"{outcome.loss_first:.4g} → {outcome.loss_last:.4g}, model {wording.short(outcome.model)}, "
                 f"{wording.fetched(outcome.fetched_bytes)} in {wording.duration(outcome.fetch_s)}"
             )
+            if outcome.saved_bytes:
+                text += f"; its update is {show_bytes(outcome.saved_bytes)} smaller than the model"
         case EvaluateOutcome():
             kind, figures = EntryKind.MEASURED, outcome.measurements
             text = (

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from daitn.base.errors import InputError
+from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import Name
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.request import CHANCE_FLOOR, parse_target
@@ -131,6 +132,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Whether it goes on without gain."""
     secure_aggregation: bool = False
     """Whether updates are masked."""
+    compression: Compression | None = None
+    """How updates are made smaller; None: not at all."""
     package: str = ""
     """Directory of the model package; real world only. Without one the job is left to its owner."""
     at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0

@@ -157,8 +157,8 @@ class Network:
         `model`: an `nn.Module` with its `contract` (value, or path of its JSON), or the directory of a package. `task`
         replaces the contract's own, or may stand for the contract. `key` signs the package (made in the owner's
         configuration folder if there is none). `others`: fields of `Request` such as `raw_records`, `trust_floor`,
-        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `seed`, `priority`. The same
-        `idempotency_key` twice is one job. InputError for what cannot be right.
+        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `seed`, `priority`. The
+        same `idempotency_key` twice is one job. InputError for what cannot be right.
         """
         from daitn.artifacts.package import read_package
 

@@ -16,6 +16,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, DataSetId
 from daitn.base.names import check_name
 from daitn.base.units import MIB
+from daitn.descriptors.compression import Compression, parse_compression
 from daitn.descriptors.contract import DataContract, Task, check_contract, decode_contract
 from daitn.descriptors.request import (
     Budget,
@@ -127,6 +128,7 @@ def make_request(
     budget: Budget | Mapping[str, Any] | None = None,
     hyperparameters: Hyperparameters | Mapping[str, Any] | None = None,
     secure_aggregation: SecureAggregation | Mapping[str, Any] | bool | None = None,
+    compression: Compression | Mapping[str, Any] | str | None = None,
     **others: Any,
 ) -> Request:
     """A request from what people write; `others` are fields of `Request` as they are. InputError listing the faults."""
@@ -141,6 +143,7 @@ def make_request(
         "budget": _struct(budget, Budget),
         "hyperparameters": _struct(hyperparameters, Hyperparameters),
         "secure_aggregation": SecureAggregation() if secure_aggregation is True else secure_aggregation or None,
+        "compression": parse_compression(compression) if isinstance(compression, str) else compression,
         **{key: value for key, value in others.items() if value is not None},
     }
     try:

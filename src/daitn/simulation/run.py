@@ -104,6 +104,7 @@ def _submit_later(world: World, number: int, spec: JobSpec) -> None:
             allow_probe=spec.allow_probe,
             until_deadline=spec.until_deadline,
             secure_aggregation=SecureAggregation() if spec.secure_aggregation else None,
+            compression=spec.compression,
         ),
         package=PackageFacts(contract=contract, kind="graph", signer="owner", payload_bytes=1000, parts_bytes=100),
         key=spec.name,

@@ -49,16 +49,19 @@ class Averages:
         for share in parted:
             where = desk.region_of(share.node)
             why = f"{len(share.updates)} of {len(updates)} updates of a round{f', near {where}' if where else ''}"
-            desk.order(turn, "aggregate", share.node, AggregateWork(updates=share.updates, share=True), why)
+            desk.order(turn, "aggregate", share.node, self._of_share(share.updates), why)
 
     def work(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
         """The mean of these updates, and the step that follows it; what is remembered of earlier rounds comes along if
         somebody who has it is there."""
         state = self._state
+        compression = state.plan.compression if state.plan is not None else None
         if state.buffered:
-            return AggregateWork(updates=state.buffer.weighed(updates), base=state.head)
+            weighed = state.buffer.weighed(updates)
+            return AggregateWork(updates=weighed, base=state.head, compression=compression)
         if state.plan is None or state.plan.server is None:
-            return AggregateWork(updates=updates)
+            base = state.head if compression is not None else None
+            return AggregateWork(updates=updates, base=base, compression=compression)
         server, training = state.plan.server, state.plan.training
         remembered = state.server_states.get(state.head)
         if remembered is not None and not self._desk.reachable(remembered):
@@ -68,4 +71,16 @@ class Averages:
             remembered = remembered if state.controls.corrected(updates) else None
             reach = training.batches * training.learning_rate
             control = state.controls.round_of(state.head, remembered, updates, reach)
-        return AggregateWork(updates=updates, server=server, base=state.head, state=remembered, control=control)
+        return AggregateWork(
+            updates=updates,
+            server=server,
+            base=state.head,
+            state=remembered,
+            control=control,
+            compression=compression,
+        )
+
+    def _of_share(self, updates: tuple[UpdateRef, ...]) -> AggregateWork:
+        compression = self._state.plan.compression if self._state.plan is not None else None
+        base = self._state.head if compression is not None else None
+        return AggregateWork(updates=updates, share=True, base=base, compression=compression)

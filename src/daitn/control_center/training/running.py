@@ -290,6 +290,7 @@ class Running:
             records=records,
             shared_control=shared,
             own_control=own,
+            compression=state.plan.compression,
         )
 
     def _warm_next(self, turn: Turn, view: TrainingView, stop: Stop) -> None:

@@ -51,4 +51,5 @@ def splits(name: str) -> bool:
 
 def usual_method(request: Request) -> str:
     """What the network takes for a request that names no method."""
-    return "fedavg" if request.secure_aggregation is not None else FIRST_CHOICE
+    averaged = request.secure_aggregation is not None or request.compression is not None
+    return "fedavg" if averaged else FIRST_CHOICE

@@ -29,6 +29,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """Why a method cannot do it; empty: it can."""
     without: Callable[[Request], Request]
     """The request without it."""
+    beside: str = ""
+    """Another option that it does not go with, whatever the method."""
+    why_beside: str = ""
 
 
 class Conflict(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,8 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
     option: Option
     method: str
     why: str
+    beside: bool = False
+    """Whether it is another option that it does not go with."""
 
     @property
     def what(self) -> str:
@@ -45,7 +50,9 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def admitted_by(self) -> str:
-        """`one of` the methods that can do it."""
+        """`one of` the methods that can do it, or what has to be left out."""
+        if self.beside:
+            return f"a request without {self.option.beside}"
         return f"one of {', '.join(sorted(name for name, one in METHODS.items() if not self.option.refused(one)))}"
 
 
@@ -92,6 +99,12 @@ def _shown(method: Method) -> str:
     return "its control variates would show what the masks hide" if method.prefers.control_variates else ""
 
 
+def _whole(method: Method) -> str:
+    if not method.aggregates:
+        return "no updates are handed in: the model itself goes on"
+    return "its control variates are told from exact updates" if method.prefers.control_variates else ""
+
+
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="server_learning_rate",
@@ -121,17 +134,33 @@ OPTIONS: Final[tuple[Option, ...]] = (
         refused=_shown,
         without=lambda request: msgspec.structs.replace(request, secure_aggregation=None),
     ),
+    Option(
+        name="compression",
+        what="updates in 8 bits a number, or their largest numbers only; the rest follows with the next",
+        asked=lambda request: request.compression is not None,
+        refused=_whole,
+        without=lambda request: msgspec.structs.replace(request, compression=None),
+        beside="secure_aggregation",
+        why_beside="masks cancel in a sum of whole numbers, and not where each site scales and chooses its own",
+    ),
 )
 """Every option that some method refuses."""
 
 
 def conflicts(method: Method, request: Request) -> tuple[Conflict, ...]:
     """What a request asks for and the method cannot do."""
-    return tuple(
+    asked = {option.name: option for option in OPTIONS if option.asked(request)}
+    found = [
         Conflict(option=option, method=method.name, why=why)
-        for option in OPTIONS
-        if option.asked(request) and (why := option.refused(method))
-    )
+        for option in asked.values()
+        if (why := option.refused(method))
+    ]
+    found += [
+        Conflict(option=option, method=method.name, why=option.why_beside, beside=True)
+        for option in asked.values()
+        if option.beside in asked and not option.refused(method)
+    ]
+    return tuple(found)
 
 
 def without_option(request: Request, what: str) -> Request:
@@ -154,4 +183,9 @@ def matrix(methods: Iterable[Method] = METHODS.values()) -> str:
             cells.append(f"no ({reasons.setdefault(why, chr(ord('a') + len(reasons)))})" if why else "yes")
         lines.append(f"| `{option.name}`: {option.what} | " + " | ".join(cells) + " |")
     lines += ["", *(f"({letter}) {why}. " for why, letter in reasons.items())]
+    lines += [
+        f"\n`{option.name}` does not go with `{option.beside}`: {option.why_beside}."
+        for option in OPTIONS
+        if option.beside
+    ]
     return "\n".join(line.rstrip() for line in lines)

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from daitn.artifacts.codec import decode_manifest
+from daitn.artifacts.codec import NO_MODELS, decode_manifest
 from daitn.artifacts.manifest import Manifest
 from daitn.base.errors import InputError, PolicyError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId
@@ -197,7 +197,13 @@ class HeldArtifacts:
                     self.release(artifact, job=job)
 
     def _is_model(self, artifact: ArtifactId) -> bool:
-        return self.holds(artifact) and self.manifest(artifact).kind not in ("records", "sample", "state", "masked")
+        return self.holds(artifact) and self.manifest(artifact).kind not in NO_MODELS
+
+    def pinned_for(self, reason: str) -> tuple[ArtifactId, ...]:
+        """What is held here and pinned for a reason."""
+        with self._lock:
+            pins = self._shelf.pins.items()
+            return tuple(one for one, reasons in pins if reason in reasons and one in self._shelf.artifacts)
 
     def pin_reasons(self) -> frozenset[str]:
         """Every reason for which something is pinned, if only weakly: at a terminal, jobs."""
