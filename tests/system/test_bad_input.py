@@ -17,19 +17,22 @@ from typing import Any
 import msgspec
 import pytest
 from tests.builders import make_order
+from tests.system.commands import Call, all_at_once
 from tests.system.small_domain import contract, wait_until, write_site
 from tests.unit.test_graph_check import make_pair, make_zeros
 
 import daitn
 from daitn.artifacts import graph as graph_format
-from daitn.artifacts.codec import complete_manifest, encode_manifest
+from daitn.artifacts.codec import complete_manifest, encode_manifest, with_parts
 from daitn.artifacts.graph_schema import GraphPair, Node, NodeRef, ParameterRef, Word
 from daitn.artifacts.layout import digest_of
 from daitn.artifacts.manifest import Manifest
+from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import load_or_create_key, sign_parts
 from daitn.base.errors import InputError, PeerError, PolicyError
 from daitn.base.ids import CENTER
 from daitn.base.metrics import shown
+from daitn.descriptors.job import Phase
 from daitn.descriptors.terminals import Role
 from daitn.node.enrolment import enrol
 from daitn.node.fabric.zenoh_fabric import open_fabric
@@ -209,12 +212,13 @@ def test_data_set_refused_at_a_site_is_counted_at_its_node(domain: LocalDomain, 
 # --- packages ---------------------------------------------------------------------------------------------------------
 
 
-def uploaded(call: Any, graph: bytes, contract_json: bytes) -> Manifest:
+def uploaded(call: Any, graph: bytes, contract_json: bytes, more: dict[str, bytes] | None = None) -> Manifest:
     """An unsigned package whose chunks were uploaded."""
     draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
-    for data in (graph, contract_json):
+    parts = {"graph": graph, "contract": contract_json, **(more or {})}
+    for data in parts.values():
         call("PUT", f"/v1/packages/chunks/{digest_of(data)}", data)
-    return complete_manifest(draft, {"graph": graph, "contract": contract_json}, {})
+    return complete_manifest(draft, parts, {})
 
 
 def as_file(pair: GraphPair) -> bytes:
@@ -241,23 +245,90 @@ def test_package_that_is_broken_or_made_to_harm_is_refused_with_its_reason_and_l
         ("a cycle", lambda: uploaded(call, as_file(cycle), good), "node"),
         ("absurd shapes", lambda: uploaded(call, as_file(absurd), good), "node"),
         ("a contract that is none", lambda: uploaded(call, b"graph", b"{"), "contract"),
+        ("a path that climbs", lambda: uploaded(call, b"graph", good, {"../../escaped": b"x"}), "'../../escaped'"),
         ("chunks that never came", lambda: never_sent, "not uploaded"),
     ]
 
     with pytest.raises(InputError, match="their digest is"):
         call("PUT", f"/v1/packages/chunks/{digest_of(b'as it was')}", b"as it Was")
+    for climbing in ("../../escaped", "..%2F..%2Fescaped", "%2Fetc%2Fpasswd", ".."):
+        with pytest.raises((InputError, PeerError)):
+            call("PUT", f"/v1/packages/chunks/{climbing}", b"as it was")
+    assert not list(domain.folder.parent.rglob("escaped"))
     for name, upload, words in attacks:
         manifest = upload()
         with pytest.raises(InputError, match="package refused") as refused:
-            call("POST", "/v1/packages", encode_manifest(sign_parts(manifest, key)))
+            call("POST", "/v1/packages", msgspec.msgpack.encode(sign_parts(manifest, key)))
         assert words in refused.value.what, name
         assert refused.value.todo, name
     with pytest.raises(InputError, match="package refused"):
         call("POST", "/v1/packages", encode_manifest(uploaded(call, b"graph", good)))
-    for series, least in (("chunk", 1), ("graph", 5), ("contract", 1), ("incomplete", 1), ("signature", 1)):
+    for series, least in (
+        ("chunk", 1),
+        ("graph", 5),
+        ("contract", 1),
+        ("incomplete", 1),
+        ("manifest", 1),
+        ("signature", 1),
+    ):
         wait_counted(operator, f"packages_refused[{series}]", least)
     assert not [one for one in counters(operator) if one.startswith("requests_refused[5")]
     network.close()
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_contradict_themselves_or_that_every_policy_forbids_are_refused_by_name(
+    domain: LocalDomain, operator: Any, tmp_path: Path
+) -> None:
+    package = tmp_path / "package"
+    parts = {"graph": graph_format.encode_graph_pair(make_pair()), "contract": msgspec.json.encode(contract())}
+    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
+    write_package(package, sign_parts(with_parts(draft, parts), load_or_create_key(tmp_path / "key")), parts, {})
+    files = write_site(tmp_path / "closed", 9)
+    files.policy.write_text("")
+    domain.add_data("north", files._replace(name="closed"))
+    wait_until(lambda: "north/closed" in held(operator), "the map shows the closed data set")
+
+    def asking(*targets: str, data: str = "north/sides") -> Call:
+        asked = [part for target in targets for part in ("--target", target)]
+        options = ("--package", package, "--deadline", "5 min", "--purpose", "research", "--data", data)
+        return ("train", "submit", *options, *asked)
+
+    wrong = {
+        "contradicting": (
+            asking("accuracy >= 90%", "accuracy >= 50%"),
+            "accuracy is asked for twice: 0.9 and 0.5",
+        ),
+        "no such field": (asking("accuracy@ward >= 90%"), "no field 'ward', the contract has none"),
+        "no such label": (asking("recall[up] >= 90%"), "no label 'up', the contract has left, right"),
+    }
+    before = counters(operator)
+    calls = {name: call for name, (call, _) in wrong.items()}
+    said = all_at_once(calls | {"closed": asking("accuracy >= 90%", data="north/closed")}, domain.owner_token("ada"))
+
+    for name, (_, words) in wrong.items():
+        assert said[name].code == 2, name
+        assert words in said[name].what, (name, said[name].what)
+        assert said[name].todo, name
+    assert said["closed"].code == 3
+    status = said["closed"].document["status"]
+    assert status["phase"] == "refused"
+    (consent,) = [one for one in status["verdict"]["conditions"] if one["what"] == "consent of data owners"]
+    for rule in ("north/closed", "owners: asked 'ada'", "purposes: asked 'research'"):
+        assert rule in consent["available"], (rule, consent)
+    wait_counted(operator, "requests_refused[400]", before.get("requests_refused[400]", 0) + len(wrong))
+    wait_counted(operator, "jobs_refused", before.get("jobs_refused", 0) + 1)
+    with daitn.connect(domain.owner_token("ada")) as network:
+        assert [job.phase for job in network.jobs()] == [Phase.REFUSED]
+    domain.run("data", "remove", "closed", "--folder", str(domain.node_folder("north")))
+    wait_until(lambda: held(operator) == {"north/sides"}, "the map forgets the closed data set")
+
+
+def held(operator: daitn.Network) -> set[str]:
+    """The data sets on the map."""
+    return {data.dataset for node in operator.nodes() for data in node.descriptor.data}
 
 
 def test_upload_that_is_broken_off_is_taken_up_where_it_ended(domain: LocalDomain, operator: Any) -> None:

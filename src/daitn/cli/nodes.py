@@ -16,6 +16,7 @@ from daitn.cli.render_store import show_store
 
 DOMAIN: Path = Path("daitn-domain")
 NODE: Path = Path("daitn-node")
+ROLES_HELP = "data, compute, verification, aggregator, host, gateway, tools: comma-separated or repeated."
 
 DomainFolder = Annotated[Path, typer.Argument(envvar="DAITN_DOMAIN", show_envvar=True, help="The domain's folder.")]
 NodeFolder = Annotated[Path, typer.Argument(envvar="DAITN_NODE", show_envvar=True, help="The node's folder.")]
@@ -106,7 +107,7 @@ def join(
     name: Annotated[str, typer.Option(help="Name of the node in the domain.")] = "node",
     roles: Annotated[
         list[str] | None,
-        typer.Option("--roles", "--role", help="data, compute, verification, aggregator: comma-separated or repeated."),
+        typer.Option("--roles", "--role", help=ROLES_HELP),
     ] = None,
     region: Annotated[str, typer.Option(help="Where it stands, for people and placement.")] = "",
     slots: Annotated[int, typer.Option(help="Visits that may work at the same time.")] = 1,

@@ -225,7 +225,10 @@ def change(
             exclude_nodes=exclude_node,
         )
         with _connect(token) as network:
-            _said(json, network.job(job).change(**changes))
+            status = network.job(job).change(**changes)
+            targets = ", ".join(map(str, status.request.targets))
+            line = f"{status.job} is {status.phase.value}: {status.reason}; it asks for {targets}"
+            answer(json, status, lambda where: where.print(line, markup=False))
 
 
 @app.command()

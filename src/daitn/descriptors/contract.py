@@ -380,7 +380,10 @@ def check_contract(contract: DataContract) -> None:
             if missing:
                 faults.append(f"mean {one.name!r} names fields the contract does not have: {', '.join(missing[:5])}")
     if faults:
-        raise InputError(f"contract {contract.name!r} is not consistent: " + "; ".join(faults))
+        raise InputError(
+            f"contract {contract.name!r} is not consistent: " + "; ".join(faults),
+            todo="correct the contract where it says so (docs/contract.md)",
+        )
 
 
 def decode_contract(data: bytes, what: str = "contract") -> DataContract:

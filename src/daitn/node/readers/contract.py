@@ -82,8 +82,9 @@ class Reader(Protocol):
 
 
 def broken(path: Path, what: str, todo: str = "") -> InputError:
-    """The error for a source that cannot be read."""
-    return InputError(f"{path.name}: {what}", todo=todo)
+    """The error for a source that cannot be read. `todo`: what to do about it, where there is something better than to
+    correct the file."""
+    return InputError(f"{path.name}: {what}", todo=todo or "correct the file or fetch it again, then add it")
 
 
 def check_columns(path: Path, names: list[str]) -> None:

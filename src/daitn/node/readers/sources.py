@@ -40,7 +40,7 @@ def open_reader(path: Path) -> Reader:
     if not path.exists():
         raise InputError(f"there is no file or folder {str(path)!r}", todo="check the path")
     if path.is_dir() and not any(path.iterdir()):
-        raise InputError(f"folder {str(path)!r} is empty")
+        raise InputError(f"folder {str(path)!r} is empty", todo="check the path")
     head = _head(path)
     _refuse_disguised(path, head)
     for format_ in FORMATS:
@@ -76,5 +76,5 @@ def _head(path: Path) -> bytes:
             with gzip.open(path, "rb") as packed:
                 head = packed.read(HEAD_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path.name}: cannot be read: {error}") from None
+        raise InputError(f"{path.name}: cannot be read: {error}", todo="check the file and its rights") from None
     return head
