@@ -118,7 +118,7 @@ from daitn.topology.image_making import make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
 from daitn.topology.map_image import load_image
-from daitn.wire import answers, queries
+from daitn.wire import answers, queries, secret_queries
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_parts, encode_records, part_dtype, record_dtype
@@ -623,6 +623,9 @@ INFER_BINARY = plain(
     {"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}]},
 ) + bytes(8)
 TENSOR = NamedTensor(name="x", datatype="FP32", shape=(1, 2), data=bytes(8))
+SECRET_QUERY = secret_queries.SecretQuery(
+    artifact=ArtifactId("a" * 64), rows=1, capsules={NodeId("n0001"): bytes(80)}, data=b"sealed"
+)
 TO_HOST = (
     answers.TextAsked(
         query=1,
@@ -637,6 +640,17 @@ TO_HOST = (
         query=2,
         call=queries.QueryCall(model=ModelName("m"), artifact=ArtifactId("a"), left_s=1.0, lease=7, inputs=(TENSOR,)),
     ),
+    answers.QueryAsked(
+        query=3,
+        call=queries.QueryCall(
+            model=ModelName("m"),
+            artifact=ArtifactId("a"),
+            left_s=1.0,
+            inputs=(),
+            sealed=secret_queries.SealedPart(capsule=bytes(80), data=b"sealed"),
+        ),
+    ),
+    answers.QueryAsked(query=4, call=queries.KeyCall()),
     answers.MoreWanted(query=1, pieces=2),
     answers.NoMoreWanted(query=1),
 )
@@ -645,6 +659,12 @@ FROM_HOST = (
     answers.TextEnded(query=1, reason="stop"),
     answers.BatchAnswered(query=2, values=TENSOR, labels=("no",)),
     answers.TextRefused(query=3, reason="busy", what="later"),
+    answers.QueryDone(
+        query=5,
+        answer=queries.KeyTold(
+            statement=secret_queries.KeyStatement(host=NodeId("n"), key=bytes(32), certificate="", signature=b"s")
+        ),
+    ),
     answers.QueryDone(query=4, answer=queries.QueryAnswer(outputs=(TENSOR,), load=queries.HostLoad(lease=7, slots=4))),
     answers.QueryDone(query=5, answer=queries.QueryRefused(reason="busy", what="later", retry_after_s=1.0)),
 )
@@ -871,6 +891,30 @@ CASES = [
         "sdk.query_ways.decode_way",
         lambda data, _: query_ways.decode_way(data),
         [b'{"query":"a-1","took_ms":1.0,"outcome":"answered","steps":[]}'],
+    ),
+    Case(
+        "wire.secret_queries.decode_secret_query",
+        lambda data, _: secret_queries.decode_secret_query(data),
+        [msgspec.msgpack.encode(SECRET_QUERY)],
+        "msgpack",
+    ),
+    Case(
+        "wire.secret_queries.decode_keys",
+        lambda data, _: secret_queries.decode_keys(data),
+        [msgspec.msgpack.encode(secret_queries.KeysTold(artifact=ArtifactId("a" * 64), authority="x"))],
+        "msgpack",
+    ),
+    Case(
+        "wire.secret_queries.decode_content",
+        lambda data, _: secret_queries.decode_content(data),
+        [msgspec.msgpack.encode(secret_queries.SecretContent(inputs=()))],
+        "msgpack",
+    ),
+    Case(
+        "wire.secret_queries.decode_outcome",
+        lambda data, _: secret_queries.decode_outcome(data),
+        [msgspec.msgpack.encode(secret_queries.SecretOutcome(fault="no"))],
+        "msgpack",
     ),
     Case(
         "wire.answers.decode_to_host",

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,12 @@ from tests.system.small_domain import make_model, wait_until
 from tests.system.test_serving import write_package
 
 import daitn
-from daitn.base.errors import InputError
+from daitn.base.errors import InputError, UnavailableError
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.query_ways import fetch_way
+from daitn.sdk.secret_queries import ask_secretly
 
 triton = pytest.importorskip("tritonclient.http")
 
@@ -108,6 +110,7 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
             status, found, _ = post(address, where, key, body, **{"x-daitn-min-accuracy": "0.9"})
             assert (status, found["x-daitn-reason"]) == (422, "quality")
 
+            _ask_what_nobody_keeps(domain, address, key, output, model)
             _kill_hosts_while_asking(domain, network, lambda: post(address, where, key, body))
 
             _move_while_asking(network, package, lambda: post(address, where, key, body, **{"x-daitn-trace": "1"}))
@@ -119,6 +122,36 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
                 (mine,) = [one for one in operator.owner_tokens() if one.owner == "app"]
                 operator.revoke_owner_token(mine.id)
             wait_until(lambda: post(address, where, key, body)[0] == 401, "the revoked key opens nothing", 10)
+
+
+def _ask_what_nobody_keeps(domain: LocalDomain, address: str, key: str, output: str, model: Any) -> None:
+    """A query in the open and a secret one leave nothing of themselves in any file, log, trace or metric."""
+    rows = np.array([[0.81372645, -1.52938471], [2.71938264, 0.39182736]], np.float32)
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(rows)).numpy()
+    found = ask_secretly(address, key, "sides", {"x": rows})
+    np.testing.assert_allclose(found[output], wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"the model takes \[-1, 2\]"):
+        ask_secretly(address, key, "sides", {"x": np.zeros((1, 3), np.float32)})
+    with pytest.raises(InputError, match="none of the hosts that may read"):
+        ask_secretly(address, key, "sides", {"x": rows}, hosts=("n9999",))
+    with pytest.raises(UnavailableError, match="no host of clinic"):
+        ask_secretly(address, key, "sides", {"x": rows}, goal={"x-daitn-zone": "clinic"})
+    body = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": rows.tolist()}]}
+    status, headers, told = post(address, "/v2/models/sides/infer", key, body, **{"x-daitn-trace": "1"})
+    assert status == 200
+
+    numbers = [*rows.ravel().tolist(), *found[output].ravel().tolist(), *told["outputs"][0]["data"]]
+    traces = [f"{abs(number):.6f}".encode() for number in numbers]
+    traces += [row.tobytes() for row in (*rows, *found[output])]
+    with daitn.connect(domain.operator_token()) as operator:
+        counters = msgspec.json.encode(operator.counters())
+    way = msgspec.json.encode(fetch_way(address, key, headers["x-daitn-query"]))
+    kept = {"counters": counters, "way": way, "headers": repr(headers).encode()}
+    kept |= {str(path): path.read_bytes() for path in domain.folder.rglob("*") if path.is_file()}
+    assert len(kept) > 10
+    for where, data in kept.items():
+        assert not [one for one in traces if one in data], f"{where} holds of the query or its answer"
 
 
 def _kill_hosts_while_asking(domain: LocalDomain, network: Any, ask: Any) -> None:

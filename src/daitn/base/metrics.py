@@ -115,6 +115,10 @@ _TERMINAL: Final = (
         values=("unknown-model", "input", "quality", "region", "zone", "price", "no-host", "late", "busy", "lost"),
     ),
     Metric(
+        name="host_keys_not_proven",
+        rise="a host tells a key for secret queries that its certificate does not prove: a clock, or somebody between",
+    ),
+    Metric(
         name="door_refused",
         rise="requests are refused at the gateway's door, before any host hears of them",
         label="why",

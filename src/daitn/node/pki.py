@@ -200,6 +200,34 @@ def common_name_of(certificate_pem: bytes) -> str:
     return str(names[0].value)
 
 
+def is_issued_by(certificate_pem: bytes, authority_pem: bytes, now_unix_s: float) -> bool:
+    """Whether this authority issued a certificate of a node or server that holds at this moment, directly."""
+    certificate, authority = _load_certificate(certificate_pem), _load_certificate(authority_pem)
+    try:
+        certificate.verify_directly_issued_by(authority)
+        begun, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    except (*_UNREADABLE, x509.InvalidVersion):
+        return False
+    return begun <= now_unix_s < ends
+
+
+def sign_with(private_key_pem: bytes, message: bytes) -> bytes:
+    """ECDSA signature (SHA-256) with a node's key."""
+    return _load_key(private_key_pem).sign(message, ec.ECDSA(hashes.SHA256()))
+
+
+def is_signed_with(certificate_pem: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the holder of a certificate's key signed this message."""
+    try:
+        key = _load_certificate(certificate_pem).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except _UNREADABLE:
+        return False
+    return True
+
+
 def renewal_of(certificate_pem: bytes) -> float:
     """When a certificate should be renewed, in seconds since 1970: at half of its lifetime."""
     certificate = _load_certificate(certificate_pem)

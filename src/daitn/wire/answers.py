@@ -18,7 +18,7 @@ from daitn.base.errors import PeerError
 from daitn.base.ids import ArtifactId, ModelName
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Given, TextAsk
-from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason, Seconds
+from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason, Seconds
 
 STREAM_WORD: Final = "answers"
 """First word of the tag of such a stream."""
@@ -54,13 +54,13 @@ class TextAsked(_Frame, frozen=True, kw_only=True, tag="asked"):
 class QueryAsked(_Frame, frozen=True, kw_only=True, tag="query"):
     """Gateway → host: a query of tensors. Answered by `QueryDone`."""
 
-    call: QueryCall
+    call: QueryCall | KeyCall
 
 
 class QueryDone(_Frame, frozen=True, kw_only=True, tag="done"):
     """Host → gateway: the answer to a query of tensors, or why there is none."""
 
-    answer: QueryAnswer | QueryRefused
+    answer: QueryAnswer | QueryRefused | KeyTold
 
 
 class MoreWanted(_Frame, frozen=True, kw_only=True, tag="more"):

@@ -13,6 +13,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, ModelName
 from daitn.descriptors.serving import NamedTensor
+from daitn.wire.secret_queries import KeyStatement, Sealed, SealedPart
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Tensors = Annotated[tuple[NamedTensor, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)]
@@ -49,12 +50,26 @@ class QueryCall(msgspec.Struct, frozen=True, kw_only=True, tag="query_call"):
     wanted: Annotated[int, msgspec.Meta(ge=0, le=10**6)] = 0
     """Slots that the gateway would like to hold from now on; 0: it asks for none."""
     inputs: Tensors
+    sealed: SealedPart | None = None
+    """In place of `inputs`: a secret query."""
+
+
+class KeyCall(msgspec.Struct, frozen=True, kw_only=True, tag="key_call"):
+    """Gateway → host: with which key may queries be encrypted for you? Answered by `KeyTold`."""
+
+
+class KeyTold(msgspec.Struct, frozen=True, kw_only=True, tag="key_told"):
+    """Host → gateway: with this one, as long as I run."""
+
+    statement: KeyStatement
 
 
 class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True, tag="query_answer"):
     """Host → gateway: the outputs, and what the gateway learns from for the next choice."""
 
     outputs: Tensors
+    sealed: Sealed = b""
+    """In place of `outputs`, to a secret query."""
     queued_s: Seconds = 0.0
     """It waited so long."""
     engine_s: Seconds = 0.0

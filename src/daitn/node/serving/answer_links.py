@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
@@ -34,7 +34,7 @@ from daitn.wire.answers import (
     decode_from_host,
     encode_frame,
 )
-from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
+from daitn.wire.queries import KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused
 
 PIECES: Final = 32
 """Pieces of one query on their way or waiting for its client: at 50 tokens a second, six tenths of a second."""
@@ -93,9 +93,10 @@ class Answer:
 class _Whole:
     """One query of tensors at one host: its answer comes whole, in time, or not at all."""
 
-    def __init__(self, host: NodeId, patience_s: float) -> None:
+    def __init__(self, host: NodeId, patience_s: float, *, of_key: bool = False) -> None:
+        self._of_key = of_key
         loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[QueryAnswer | QueryRefused] = loop.create_future()
+        self.future: asyncio.Future[Any] = loop.create_future()
         self.over = False
         self.link: _Link | None = None
         self.number = 0
@@ -105,7 +106,7 @@ class _Whole:
 
     def arrive(self, frame: FromHost) -> bool:
         """Its answer, or what the host may not send."""
-        if not isinstance(frame, QueryDone):
+        if not isinstance(frame, QueryDone) or isinstance(frame.answer, KeyTold) != self._of_key:
             return False
         self.over = True
         if not self.future.done():
@@ -142,7 +143,13 @@ class AnswerLinks:
     def query(self, host: Holder, call: QueryCall, patience_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
         """What a host says to a query of tensors; UnavailableError where it says nothing in time or cannot be reached,
         PeerError where it breaks the rules, InputError for what cannot be carried. Cancelled, the host stops."""
-        whole = _Whole(host.node, patience_s)
+        return self._ask_whole(host, call, _Whole(host.node, patience_s))
+
+    def key(self, host: Holder, patience_s: float) -> asyncio.Future[KeyTold]:
+        """The key with which queries may be encrypted for a host; errors as `query`."""
+        return self._ask_whole(host, KeyCall(), _Whole(host.node, patience_s, of_key=True))
+
+    def _ask_whole(self, host: Holder, call: QueryCall | KeyCall, whole: _Whole) -> asyncio.Future[Any]:
         link = self._links.get(host.node)
         if link is not None and not link.over and link.writer.free:
             self._put(link, whole, call)
@@ -152,7 +159,7 @@ class AnswerLinks:
             task.add_done_callback(self._soon.discard)
         return whole.future
 
-    def _put(self, link: _Link, whole: _Whole, call: QueryCall) -> None:
+    def _put(self, link: _Link, whole: _Whole, call: QueryCall | KeyCall) -> None:
         self._numbers += 1
         data = encode_frame(QueryAsked(query=self._numbers, call=call))
         if len(data) > FRAME_BYTES:
@@ -162,7 +169,7 @@ class AnswerLinks:
         link.answers[self._numbers] = whole
         link.writer.put_now(data)
 
-    async def _put_soon(self, host: Holder, whole: _Whole, call: QueryCall) -> None:
+    async def _put_soon(self, host: Holder, whole: _Whole, call: QueryCall | KeyCall) -> None:
         try:
             link = await self._link(host)
             await link.writer.room()

@@ -38,14 +38,14 @@ from daitn.wire.answers import (
     decode_to_host,
     encode_frame,
 )
-from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason
+from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
 
 UNDER_WAY: Final = 4096
 """Queries of one gateway under way at a time: beyond what engines and their queues take."""
 
 
-Tensors = Callable[[NodeId, QueryCall], Awaitable[QueryAnswer | QueryRefused]]
-"""Answers a gateway's query of tensors."""
+Tensors = Callable[[NodeId, QueryCall | KeyCall], Awaitable[QueryAnswer | QueryRefused | KeyTold]]
+"""Answers a gateway's query of tensors, or tells the key for secret ones."""
 
 
 class Answering:
@@ -118,7 +118,7 @@ class _Link:
                     self._all.counters.count("answers_stopped")
                     task.cancel()
 
-    async def _query(self, number: int, call: QueryCall) -> None:
+    async def _query(self, number: int, call: QueryCall | KeyCall) -> None:
         try:
             answer = await self._all.tensors(self._stream.peer, call)
             await self._writer.room()
@@ -126,7 +126,7 @@ class _Link:
         finally:
             self._tasks.pop(number, None)
 
-    def _say(self, number: int, answer: QueryAnswer | QueryRefused) -> None:
+    def _say(self, number: int, answer: QueryAnswer | QueryRefused | KeyTold) -> None:
         if isinstance(answer, QueryRefused):
             self._all.counters.count("queries_refused", answer.reason)
         self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)))

@@ -25,6 +25,7 @@ from daitn.descriptors.serving import NamedTensor, QueryGoal
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.turns import Turns
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
+from daitn.wire.secret_queries import SealedPart, SecretQuery
 
 DEADLINE_S: Final = 10.0
 """Time of a query that names none."""
@@ -90,6 +91,7 @@ class Query(NamedTuple):
     allowed_s: float
     steps: list[Step]
     tried: list[NodeId]
+    secret: SecretQuery | None = None
 
 
 class _Copy(NamedTuple):
@@ -124,14 +126,15 @@ class Asking:
         goal: QueryGoal,
         session: str = "",
         key: str = "",
+        secret: SecretQuery | None = None,
     ) -> Asked:
-        """The answer to a query, or why there is none. `key`: who asks; queries of one key wait behind each other."""
+        """The answer to a query, or why there is none. `key`: who asks; queries of one key wait behind each other;
+        `secret`: in place of inputs, encrypted for the only hosts that are asked."""
         self._queries += 1
         allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
-        query = Query(
-            f"{self._prefix}-{self._queries:x}", model, inputs, rows, goal, session, self._clock_ns(), allowed_s, [], []
-        )
-        size = sum(len(tensor.data) for tensor in inputs)
+        number = f"{self._prefix}-{self._queries:x}"
+        query = Query(number, model, inputs, rows, goal, session, self._clock_ns(), allowed_s, [], [], secret)
+        size = sum(len(tensor.data) for tensor in inputs) + (0 if secret is None else len(secret.data))
         if size > limits.QUERY_BYTES:
             what = f"the query's tensors have {size} bytes, {limits.QUERY_BYTES} are carried"
             return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
@@ -177,8 +180,15 @@ class Asking:
         return query.allowed_s - (self._clock_ns() - query.began_ns) / 1e9
 
     def _choose(self, query: Query) -> Choice | Refused:
+        left_out: list[NodeId] = query.tried
+        if query.secret is not None and (model := self._engine.models.get(ModelName(query.model))) is not None:
+            others = {route.host.node for route in model.routes} - set(query.secret.capsules)
+            left_out = [*others, *query.tried]
+            if model.routes and len(others) == len(model.routes):
+                what = f"none of the hosts that the query was encrypted for serves {query.model} now; fetch keys again"
+                return Refused(QueryRefusal.LOST, what, 1.0)
         return self._engine.choose(
-            query.model, query.rows, query.goal, self._left_s(query), self._clock_ns(), query.tried,
+            query.model, query.rows, query.goal, self._left_s(query), self._clock_ns(), left_out,
             session=query.session,
         )  # fmt: skip
 
@@ -217,6 +227,7 @@ class Asking:
             lease=choice.lease,
             wanted=choice.wanted,
             inputs=query.inputs,
+            sealed=None if query.secret is None else _part_of(query.secret, choice.route.host.node),
         )
         patience_s = min(left_s, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * choice.predicted_s))
         query.tried.append(choice.route.host.node)
@@ -253,6 +264,10 @@ class Asking:
         else:
             self._counters.count("queries_answered")
         return Asked(query.number, outcome, tuple(query.steps), (self._clock_ns() - query.began_ns) / 1e9)
+
+
+def _part_of(secret: SecretQuery, host: NodeId) -> SealedPart:
+    return SealedPart(capsule=secret.capsules[host], data=secret.data)
 
 
 def _kind(error: DaitnError) -> str:

@@ -6,7 +6,8 @@ coming back helps, `x-daitn-reason`, `x-daitn-offer` for the nearest goal that w
 answered, `x-daitn-query` the query: `GET /v2/queries/NAME` (`daitn explain`) tells whoever asked it how its hosts were
 chosen, for the last `ways.WAYS_KEPT` queries; a request with the header `x-daitn-trace: 1` gets that back with its
 answer. `x-daitn-session` keeps the queries of a session together where that costs nothing. Bodies are bounded before
-they are read, and neither queries nor answers are logged. Plain queries are read by `quick_door`, all else by aiohttp.
+they are read, and neither queries nor answers are logged. Plain queries are read by `quick_door`, all else by aiohttp;
+those that only a host can read have a door of their own, `secret_door`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
 from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
+from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 
@@ -76,7 +78,9 @@ class Door:
         counters: Counters,
         openai: OpenAiDoor | None = None,
         pipelines: Sequence[Pipeline] = (),
+        secret: SecretDoor | None = None,
     ) -> None:
+        self._secret = secret
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
         self._combining = Combining(pipelines, engine, asking, counters)
         self._keys: dict[str, ApiKey] = {}
@@ -104,6 +108,9 @@ class Door:
             get(path + "/ready", self._model_ready)
             get(path + "/config", self._config)
             post(path + "/infer", self._infer)
+        if self._secret is not None:
+            get("/v2/models/{model}/keys", self._keys_of)
+            post("/v2/models/{model}/secret", self._ask_secret)
         get("/v2/queries/{query}", self._explain)
         post("/v2/repository/index", self._index)
         post("/v2/repository/models/{model}/load", self._load)
@@ -322,6 +329,17 @@ class Door:
             return _refusal(found.outcome, told)
         told["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
         return _answered(*protocol.encode_answer(model, asked, tensors_of(found.outcome)), told)
+
+    async def _keys_of(self, request: web.Request) -> web.Response:
+        """Keys of hosts, for a secret query."""
+        assert self._secret is not None
+        said = await self._secret.keys(request.match_info["model"], request.headers)
+        return _response(_refusal(said) if isinstance(said, Refused) else said)
+
+    async def _ask_secret(self, request: web.Request) -> web.Response:
+        assert self._secret is not None
+        said = await self._secret.ask(request.match_info["model"], request, request["key"], self._ways)
+        return _response(_refusal(said) if isinstance(said, Refused) else said)
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""

@@ -8,6 +8,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import InputError
@@ -19,7 +20,9 @@ from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
+from daitn.node.serving.host_keys import authority_of
 from daitn.node.serving.openai_door import OpenAiDoor
+from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
@@ -29,7 +32,7 @@ from daitn.terminal.gateway import TakeKeys, TakeRoutes
 class GatewayHands:
     """See the module's docstring. InputError where the door would be open to others without TLS."""
 
-    def __init__(self, config: GatewayConfig, fabric: Fabric, post: Callable[[Event], None]) -> None:
+    def __init__(self, config: GatewayConfig, fabric: Fabric, tls: Path, post: Callable[[Event], None]) -> None:
         self.counters = Counters()
         self.address = ""
         self._config = config
@@ -45,7 +48,8 @@ class GatewayHands:
             self._engine, TextAsking(self._engine, self._links, self.counters), WayBook(), self._switching
         )
         asking = Asking(self._engine, self._links.query, self.counters, self._counts)
-        self.door = Door(self._engine, asking, self.counters, texts, config.pipelines)
+        secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters)
+        self.door = Door(self._engine, asking, self.counters, texts, config.pipelines, secret)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""

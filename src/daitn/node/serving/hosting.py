@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -32,16 +33,19 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import HostConfig, NodeConfig
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.serving.answering import Answering
+from daitn.node.serving.host_keys import HostKeys
 from daitn.node.serving.offering import Offering
 from daitn.node.serving.replica import ServedReplica, open_replica
 from daitn.node.store import ChunkStore
 from daitn.serving.batching import Refused
 from daitn.serving.engine import Engine
+from daitn.serving.sealing import HostSecret
 from daitn.serving.tensors import arrays_of, rows_of, tensors_of
 from daitn.terminal.fact_reporter import FactsMeasured, ThingDropped
 from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ServeOrder
-from daitn.wire.queries import HostLoad, QueryAnswer, QueryCall, QueryRefused, RefusalReason
+from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
+from daitn.wire.secret_queries import SEALED_BYTES, SecretOutcome
 
 PIN: Final = "model "
 """First word of the reason for which a served package stays in the store."""
@@ -90,7 +94,7 @@ def host_descriptor(config: HostConfig, tariff: Tariff) -> HostDescriptor:
 
 
 def open_hosting(
-    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, post: Callable[[Event], None]
+    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, tls: Path, post: Callable[[Event], None]
 ) -> Hosting:
     """The hands of a node's host role."""
     here = config.hosting
@@ -104,6 +108,7 @@ def open_hosting(
         concurrency=here.concurrency,
         memory_bytes=here.memory_bytes,
         name=config.name,
+        keys=HostKeys(HostSecret(fabric.node), fabric.node, tls),
         threads=here.threads,
         post=post,
         offers=check_offers(here.offers),
@@ -126,8 +131,10 @@ class Hosting:
         memory_bytes: int,
         name: str,
         post: Callable[[Event], None],
+        keys: HostKeys,
         offers: Sequence[Offer] = (),
     ) -> None:
+        self._keys = keys
         self._memory_bytes, self._name = memory_bytes, name
         self._answered, self._most_per_s = 0, 0.0
         self._told: set[ModelName] = set()
@@ -296,8 +303,27 @@ class Hosting:
 
     # --- queries ----------------------------------------------------------------------------------------------------
 
-    async def ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
-        """Answer a query, or say why not."""
+    async def ask(self, gateway: NodeId, call: QueryCall | KeyCall) -> QueryAnswer | QueryRefused | KeyTold:
+        """Answer a query, or say why not. Of a secret one neither its tensors nor what is wrong with them is told."""
+        if isinstance(call, KeyCall):
+            return KeyTold(statement=self._keys.statement())
+        if call.sealed is None:
+            return await self._ask(gateway, call)
+        try:
+            opened = self._keys.secret.open(call.sealed, call.model, call.artifact)
+        except InputError as error:
+            return _refused("not-served", error.render())
+        said = await self._ask(gateway, msgspec.structs.replace(call, inputs=opened.inputs, sealed=None))
+        if isinstance(said, QueryAnswer):
+            sealed = opened.seal(SecretOutcome(outputs=said.outputs))
+            if len(sealed) <= SEALED_BYTES:
+                return msgspec.structs.replace(said, outputs=(), sealed=sealed)
+            said = _refused("input", f"the answer has {len(sealed)} bytes encrypted, {SEALED_BYTES} are carried")
+        if said.reason == "input":
+            return QueryAnswer(outputs=(), sealed=opened.seal(SecretOutcome(fault=said.what)), load=said.load)
+        return said if said.reason != "lost" else msgspec.structs.replace(said, what="the engine lost it")
+
+    async def _ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
         held = self._replicas.get(call.model)
         if held is None or held[0] != call.artifact:
             held = self._offering.tensors.get(call.model)

@@ -7,6 +7,7 @@ a hundred megabytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from daitn.base.effects import Effect, Event
@@ -40,14 +41,14 @@ class ServingHands(Protocol):
 
 
 def open_serving(
-    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, post: Callable[[Event], None]
+    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, tls: Path, post: Callable[[Event], None]
 ) -> tuple[ServingHands, ...]:
-    """Those of a host and of a gateway, where the node has the role."""
+    """Those of a host and of a gateway, where the node has the role. `tls`: where its certificates lie."""
     hands: list[ServingHands] = []
     if Role.HOST in config.roles:
-        hands.append(open_hosting(config, fabric, store, moving, post))
+        hands.append(open_hosting(config, fabric, store, moving, tls, post))
     if Role.GATEWAY in config.roles:
         from daitn.node.serving.gateway import GatewayHands
 
-        hands.append(GatewayHands(config.gateway, fabric, post))
+        hands.append(GatewayHands(config.gateway, fabric, tls, post))
     return tuple(hands)

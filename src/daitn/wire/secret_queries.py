@@ -1,0 +1,116 @@
+"""Link client–gateway–host, data plane: queries that only the chosen host can read (paper II-B: a query's privacy).
+
+A client asks a gateway which hosts may answer, and gets of each a key that the host has signed; it encrypts its tensors
+once, and the key to them for each of these hosts. Gateways see model, rows, sizes and goal, and no tensor; so do
+routers. The host's answer is encrypted back. What stands in encrypted bytes is decoded under the same limits as what
+does not (`serving.sealing` has the cryptography).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from daitn.base import limits
+from daitn.base.decoding import UNDECODABLE
+from daitn.base.errors import InputError, PeerError
+from daitn.base.ids import ArtifactId, NodeId
+from daitn.descriptors.serving import NamedTensor
+
+SEALED_BYTES: Final = limits.QUERY_BYTES
+"""Encrypted tensors with their names and shapes: what is carried of tensors that are not."""
+
+RECIPIENTS: Final = 64
+"""Hosts that one query is encrypted for."""
+
+Capsule = Annotated[bytes, msgspec.Meta(min_length=80, max_length=80)]
+"""A content key of 32 bytes for one host, by HPKE: 32 bytes encapsulated, 32 encrypted, 16 of authentication."""
+
+Sealed = Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES)]
+Tensors = Annotated[tuple[NamedTensor, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)]
+
+
+class KeyStatement(msgspec.Struct, frozen=True, kw_only=True):
+    """Host → whoever asks: queries may be encrypted for me with this key. Signed with the key of its certificate, which
+    the domain's authority issued for its slot; a receiver that cannot verify it does not use it."""
+
+    host: NodeId
+    key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """X25519, made when the host started, kept nowhere."""
+    certificate: Annotated[str, msgspec.Meta(max_length=8192)]
+    """PEM."""
+    signature: Annotated[bytes, msgspec.Meta(max_length=128)]
+    """ECDSA over host and key."""
+
+
+class KeysTold(msgspec.Struct, frozen=True, kw_only=True):
+    """Gateway → client: hosts that a query of this model and goal may be encrypted for."""
+
+    artifact: ArtifactId
+    authority: Annotated[str, msgspec.Meta(max_length=8192)]
+    """The domain's certificate (PEM), to be compared with the fingerprint that the client's key carries."""
+    statements: Annotated[tuple[KeyStatement, ...], msgspec.Meta(max_length=RECIPIENTS)] = ()
+
+
+class SecretQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Client → gateway: a query of some rows that these hosts can read. Goal, session and key are headers."""
+
+    artifact: ArtifactId
+    rows: Annotated[int, msgspec.Meta(ge=1, le=limits.QUERY_ROWS)]
+    """What the choice of a host counts with; the host counts for itself."""
+    capsules: Annotated[dict[NodeId, Capsule], msgspec.Meta(min_length=1, max_length=RECIPIENTS)]
+    data: Sealed
+    """`SecretContent`, encrypted."""
+
+
+class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a query: what one host needs of `SecretQuery`."""
+
+    capsule: Capsule
+    data: Sealed
+
+
+class SecretContent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a secret query asks."""
+
+    inputs: Tensors
+
+
+class SecretOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What its host answers: outputs, or what is wrong with the inputs, which is nobody else's to know either."""
+
+    outputs: Tensors = ()
+    fault: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+
+
+def decode_secret_query(data: bytes) -> SecretQuery:
+    """A client's query; InputError where it does not decode."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretQuery)
+    except UNDECODABLE as error:
+        raise InputError(f"the secret query does not decode: {str(error)[:200]}") from None
+
+
+def decode_keys(data: bytes) -> KeysTold:
+    """A gateway's answer; PeerError where it does not decode."""
+    try:
+        return msgspec.msgpack.decode(data, type=KeysTold)
+    except UNDECODABLE as error:
+        raise PeerError(f"the gateway's keys do not decode: {str(error)[:200]}") from None
+
+
+def decode_content(data: bytes) -> SecretContent:
+    """What was encrypted for a host; InputError where it does not decode. Its words tell nothing of what it holds."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretContent)
+    except UNDECODABLE:
+        raise InputError("what was encrypted is no query") from None
+
+
+def decode_outcome(data: bytes) -> SecretOutcome:
+    """What a host encrypted for a client; PeerError where it does not decode."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretOutcome)
+    except UNDECODABLE as error:
+        raise PeerError(f"the host's answer does not decode: {str(error)[:200]}") from None
