@@ -94,6 +94,23 @@ def make_model() -> Any:
     return Sides()
 
 
+def make_blind_model() -> Any:
+    """One that sees how far points are from the middle, and never on which side."""
+    import torch
+    from torch import nn
+
+    class Blind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(x * x)
+
+    torch.manual_seed(0)
+    return Blind()
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Look every few milliseconds until something outside this process holds; AssertionError naming it otherwise."""
     deadline = time.monotonic() + timeout_s

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.system.small_domain import contract, make_model, small_domain, wait_until
+from tests.system.small_domain import contract, make_blind_model, make_model, small_domain, wait_until
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
@@ -17,6 +17,7 @@ from daitn.descriptors.job import JobStatus, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.node.processes import LocalDomain
 from daitn.oam.collection import read_counters
+from daitn.sdk.packaging import package_module
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.timeout(240)
@@ -38,7 +39,7 @@ def submit(domain: LocalDomain, name: str, **knobs: Any) -> Any:
         "name": name,
         "key": load_or_create_key(domain.folder / "ada.key"),
     }
-    return network.train(make_model(), **(asked | knobs))
+    return network.train(knobs.pop("model", None) or make_model(), **(asked | knobs))
 
 
 def long_run(domain: LocalDomain, name: str, visits: int = 12) -> Any:
@@ -93,6 +94,25 @@ def test_goal_that_no_trial_could_tell_of_is_probed_at_a_site_and_then_admitted(
     assert any("a probe on" in condition.available for condition in status.verdict.conditions)
     assert [entry.kind for entry in entries if "probe" in entry.kind] == ["needs-probe", "probed"]
     check_log(job)
+
+
+def test_refused_goal_names_the_variant_that_reaches_it_and_taking_the_advice_trains_it(
+    domain: LocalDomain, tmp_path: Path
+) -> None:
+    """A model that cannot tell left from right, and one that the owner declared beside it."""
+    key = load_or_create_key(domain.folder / "ada.key")
+    package_module(make_model(), contract(), tmp_path / "sides", key=key, name="tells sides")
+    job = submit(domain, "blind", model=make_blind_model(), variants=[tmp_path / "sides"])
+    status = job.assessed()
+    entries = list(job.log())
+
+    assert status.phase is Phase.REFUSED, status.reason
+    assert job.advice is not None, status.reason
+    assert job.advice.named.name == "tells sides"
+    assert [entry.kind for entry in entries].count("variant-tried") == 1
+    taken = job.take_advice().wait()
+    assert taken.phase is Phase.DELIVERED, taken.reason
+    assert all(target.met for target in taken.targets)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "diloco"])

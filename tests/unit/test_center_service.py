@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.builders import make_contract
+from tests.builders import make_contract, make_request
 from tests.unit.test_graph_check import make_pair
 
 from daitn.artifacts.codec import complete_manifest, encode_manifest
@@ -18,6 +19,7 @@ from daitn.artifacts.layout import digest_of
 from daitn.artifacts.manifest import ChunkRef, Manifest
 from daitn.artifacts.signatures import sign_parts
 from daitn.base.errors import InputError
+from daitn.base.ids import ArtifactId, OwnerId
 from daitn.base.limits import CHUNK_BYTES
 from daitn.base.units import MIB
 from daitn.node.center_service import CenterService
@@ -25,6 +27,7 @@ from daitn.node.store import ChunkStore
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CONTRACT = msgspec.json.encode(make_contract())
+OTHER_CONTRACT = msgspec.json.encode(msgspec.structs.replace(make_contract(), name="other"))
 GRAPH = encode_graph_pair(make_pair())
 
 
@@ -39,9 +42,11 @@ def door(store: ChunkStore) -> CenterService:
     return CenterService(None, None, store, None, None, None, None, None, None)  # type: ignore[arg-type]
 
 
-def package(graph: bytes = GRAPH, contract: bytes = CONTRACT) -> Manifest:
-    draft = Manifest(kind="graph", name="m", parts=(), tensors=(), payload_bytes=0, chunks=())
-    return sign_parts(complete_manifest(draft, {"graph": graph, "contract": contract}, {}), KEY)
+def package(
+    graph: bytes = GRAPH, contract: bytes = CONTRACT, name: str = "m", key: Ed25519PrivateKey = KEY
+) -> Manifest:
+    draft = Manifest(kind="graph", name=name, parts=(), tensors=(), payload_bytes=0, chunks=())
+    return sign_parts(complete_manifest(draft, {"graph": graph, "contract": contract}, {}), key)
 
 
 def upload(door: CenterService, *pieces: bytes) -> None:
@@ -106,3 +111,24 @@ def test_manifest_of_absurd_size_takes_no_room_and_pushes_nobodys_chunks_out(
         door.put_manifest(encode_manifest(sign_parts(claimed, KEY)))
     assert store.snapshot().used_bytes < MIB
     assert door.missing_chunks([(digest_of(others), len(others))]) == ()
+
+
+@pytest.mark.parametrize(
+    ("variant", "what"),
+    [
+        (package(name="v", key=Ed25519PrivateKey.from_private_bytes(bytes(32))), "another signer"),
+        (package(name="v", contract=OTHER_CONTRACT), "another contract"),
+        (None, "is not here"),
+    ],
+)
+def test_variant_of_another_signer_or_contract_is_refused_by_name(
+    door: CenterService, variant: Manifest | None, what: str
+) -> None:
+    upload(door, GRAPH, CONTRACT, OTHER_CONTRACT)
+    submitted = door.put_manifest(encode_manifest(package()))
+    other = door.put_manifest(encode_manifest(variant)) if variant is not None else ArtifactId("0" * 64)
+    request = make_request(package=submitted, variants=(other,))
+
+    with pytest.raises(InputError, match=f"package refused: .*{what}"):
+        asyncio.run(door.submit(OwnerId("ada"), request, ""))
+    assert door.counters.shown() == {"packages_refused[variant]": 1}

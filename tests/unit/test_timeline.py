@@ -40,6 +40,7 @@ from daitn.control_center.training.records import (
     SitesSetAside,
     StepMeasured,
     UnitsCompared,
+    VariantTried,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -56,7 +57,7 @@ from daitn.descriptors.masked import (
     UnmaskOutcome,
     UnmaskWork,
 )
-from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectation, ReasonCode, Verdict
+from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectation, ReasonCode, TriedVariant, Verdict
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Hold, Promise
 from daitn.descriptors.request import parse_target
@@ -182,6 +183,9 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     JobAssessed: JobAssessed(job=JOB, at_ns=2, verdict=refused(offer()), plan=plan()),
     PromiseMade: PromiseMade(
         job=JOB, at_ns=2, promise=Promise(holds=(Hold(node=SITE, seconds=12.0),), store_bytes=2_000_000)
+    ),
+    VariantTried: VariantTried(
+        job=JOB, at_ns=3, variant=TriedVariant(package=ArtifactId("f" * 64), name="wide", reaches=True, probability=0.8)
     ),
     ProbeDone: ProbeDone(job=JOB, at_ns=3, point=ProbePoint(records=800, gap=0.1, steps=200, measurements=(FIGURE,))),
     PreflightDone: PreflightDone(job=JOB, at_ns=3, preflight=Preflight(measurements=(FIGURE,), overfits=True)),

@@ -218,7 +218,7 @@ _OWNERS: Final = (
         name="packages_refused",
         rise="packages do not pass their checks: damaged, unsigned, made by another version, or made to harm",
         label="why",
-        values=("chunk", "manifest", "signature", "incomplete", "contract", "graph"),
+        values=("chunk", "manifest", "signature", "incomplete", "contract", "graph", "variant"),
     ),
     Metric(
         name="enrolments",

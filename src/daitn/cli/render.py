@@ -93,6 +93,9 @@ def verdict(found: Verdict | None, reason: str = "") -> RenderableType:
     pieces += [Text(f"not used: {one.dataset}: {one.why}", "dim") for one in found.excluded]
     if found.outcome == "refused":
         pieces.append(counter_offer(found.counter_offer))
+    if found.advice is not None:
+        tried = [Text(f"other model: {wording.tried_variant(one)}", "dim") for one in found.advice.tried]
+        pieces += [*tried, Text(f"Advice: {wording.advice(found.advice)}.", "bold")]
     return Group(*pieces)
 
 

@@ -61,6 +61,10 @@ def submit(
         bool | None,
         typer.Option("--allow-probe", help="One site may train for a moment where the verdict is not sure."),
     ] = None,
+    variant: Annotated[
+        list[Path] | None,
+        typer.Option(help="Package of another model, tried if this one will not reach the goal; repeat for more."),
+    ] = None,
     until_deadline: Annotated[
         bool | None, typer.Option("--until-deadline", help="Go on even where visits bring no gain any more.")
     ] = None,
@@ -101,6 +105,7 @@ def submit(
             seed=seed,
             chance_floor=chance_floor,
             allow_probe=allow_probe,
+            variants=variant,
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,
             compression=compression,

@@ -363,16 +363,7 @@ class ControlCenter:
         if event.job in self.jobs:
             self.counters.count("submissions_repeated")
             return
-        turn.record(
-            JobSubmitted(
-                job=event.job,
-                at_ns=turn.now_ns,
-                owner=event.owner,
-                request=event.request,
-                package=event.package,
-                key=event.key,
-            )
-        )
+        turn.record(event.as_record(turn.now_ns))
         self.jobs[event.job].watch_deadline(turn)
         self._advance(turn, self.jobs[event.job])
 

@@ -22,6 +22,8 @@ class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Names its tensors (`learning.numerics.likeness.shapes_digest`)."""
     weights: str = ""
     """Names their numbers (`learning.numerics.likeness.weights_digest`)."""
+    name: str = ""
+    """As its maker calls it."""
 
     trained_numbers: int | None = None
     """Of its tensors that training changes; None: not counted, taken for all there are."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from daitn.base.ids import DataSetId
+from daitn.base.ids import ArtifactId, DataSetId
 from daitn.descriptors.request import Request
 
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -114,6 +114,39 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     energy_joules_low: float = 0.0
 
 
+class TriedVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """Another model that the owner declared, tried and judged in place of the submitted one, as if it were submitted
+    now."""
+
+    package: ArtifactId
+    name: str
+    reaches: bool
+    """Whether it would be admitted, with a chance that is known."""
+    probability: Probability | None = None
+    """Of all targets; None: not known."""
+    predictions: tuple[Prediction, ...] = ()
+    failed: tuple[Condition, ...] = ()
+    """Conditions that do not hold with it."""
+    why: str = ""
+    """Why it could not be tried; empty where it was."""
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """What other models would do where the submitted one is not believed to reach its goal."""
+
+    tried: tuple[TriedVariant, ...] = ()
+    """In the order of the search: the smallest first, up to the first that reaches the goal."""
+    untried: int = 0
+    """Declared variants that the search did not come to, though none before had reached the goal."""
+    why: str = ""
+    """Why it did not come to them."""
+
+    @property
+    def named(self) -> TriedVariant | None:
+        """The model that is predicted to reach the goal; None: none of those tried is."""
+        return next((one for one in self.tried if one.reaches), None)
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What T-FAM says. `probability` is of reaching all targets in time; None: the network does not know yet."""
 
@@ -127,6 +160,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Of each target that could be predicted."""
     expected: Expectation | None = None
     counter_offer: CounterOffer | None = None
+    advice: Advice | None = None
+    """Of refusals for attainability: which other model would do."""
     view_version: int = 0
 
     def failed(self) -> tuple[Condition, ...]:

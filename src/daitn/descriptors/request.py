@@ -54,6 +54,9 @@ UNIT_METRICS = frozenset({"accuracy", "balanced_accuracy", "recall", "precision"
 _PER_LABEL = {"recall", "precision"}
 
 
+VARIANTS_MOST: Final = 8
+"""Other models that a request may declare: each costs the unit a trial, and the owner its seconds."""
+
 CHANCE_FLOOR: Final = 0.25
 """A goal less likely than this is refused with an offer unless its owner says otherwise: three runs in four would be
 spent for nothing."""
@@ -182,6 +185,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     prediction rests on."""
     allow_probe: bool = False
     """Where the chance is not sure, one site may train for a moment before the verdict (`decision.probing`)."""
+    variants: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=VARIANTS_MOST)] = ()
+    """Packages of other models for the same contract: tried where this one is not believed to reach the goal, so that
+    the refusal can name one that is (`decision.advising`). None of them is trained by this request."""
     until_deadline: bool = False
     """Go on to the deadline or a budget's end even where visits bring no gain any more."""
 
@@ -215,6 +221,8 @@ def check_request(request: Request, contract: DataContract) -> None:
         if sides.get(target.sense, target.value) != target.value:
             faults.append(f"{target.name} is asked for twice: {sides[target.sense]:g} and {target.value:g}")
         sides[target.sense] = target.value
+    if len({request.package, *request.variants}) <= len(request.variants):
+        faults.append("variants name a package twice, or the submitted one itself")
     overlap = set(request.data.include) & set(request.data.exclude)
     if overlap:
         faults.append(f"data sets both included and excluded: {', '.join(sorted(overlap))}")

@@ -196,6 +196,35 @@ class CenterService:
         manifest = self._store.manifest(artifact)
         return manifest, decode_contract(self._store.part(artifact, "contract"), "the package's contract")
 
+    def _facts(self, artifact: ArtifactId) -> PackageFacts:
+        """What is known of a package in the store."""
+        if not self._store.holds(artifact):
+            raise InputError(f"package {artifact[:16]} is not here", todo="upload it first")
+        manifest, contract = self._contract(artifact)
+        return PackageFacts(
+            contract=contract,
+            kind=manifest.kind,
+            signer=manifest.signer,
+            payload_bytes=manifest.payload_bytes,
+            parts_bytes=sum(part.size for part in manifest.parts),
+            shapes=shapes_digest(manifest.tensors),
+            weights=weights_digest(manifest),
+            trained_numbers=trained_numbers(manifest.tensors),
+            name=manifest.name,
+        )
+
+    def _variant(self, artifact: ArtifactId, submitted: PackageFacts) -> PackageFacts:
+        """Another model that can stand in for the submitted one: measured on the same records, allowed to the same
+        signer."""
+        facts = self._facts(artifact)
+        same = {"contract": facts.contract == submitted.contract, "signer": facts.signer == submitted.signer}
+        if other := [what for what, is_same in same.items() if not is_same]:
+            raise InputError(
+                f"variant {facts.name!r} ({artifact[:16]}) has another {' and '.join(other)} than the package",
+                todo="pack it with the same contract and sign it with the same key",
+            )
+        return facts
+
     # --- jobs -------------------------------------------------------------------------------------------------------
 
     async def submit(self, owner: OwnerId, request: Request, key: str) -> JobId:
@@ -206,26 +235,23 @@ class CenterService:
                 raise InputError(f"key {key!r} was used for another request, job {known}", todo="use a new key")
             self._core.counters.count("submissions_repeated")
             return known
-        if not self._store.holds(request.package):
-            raise InputError(f"package {request.package[:16]} is not here", todo="upload it first")
-        manifest, contract = self._contract(request.package)
-        check_request(request, contract)
+        facts = self._facts(request.package)
+        check_request(request, facts.contract)
+        with self._refusals("variant"):
+            variants = {one: self._variant(one, facts) for one in request.variants}
         alive = sum(machine.state.owner == owner and not machine.state.ended for machine in self._core.jobs.values())
         if alive >= self._core.config.jobs_per_owner:
             raise PolicyError(f"{owner} has {alive} jobs that have not ended, the limit", todo="cancel or await some")
-        facts = PackageFacts(
-            contract=contract,
-            kind=manifest.kind,
-            signer=manifest.signer,
-            payload_bytes=manifest.payload_bytes,
-            parts_bytes=sum(part.size for part in manifest.parts),
-            shapes=shapes_digest(manifest.tensors),
-            weights=weights_digest(manifest),
-            trained_numbers=trained_numbers(manifest.tensors),
-        )
         job = JobId(f"{request.name[:24]}-{secrets.token_hex(4)}")
         self._runner.post(
-            SubmissionReceived(job=job, owner=owner, request=request, package=facts, key=key or secrets.token_hex(8))
+            SubmissionReceived(
+                job=job,
+                owner=owner,
+                request=request,
+                package=facts,
+                key=key or secrets.token_hex(8),
+                variants=variants,
+            )
         )
         self._runner.check_going()
         return job
@@ -255,6 +281,8 @@ class CenterService:
             raise InputError(f"job {job} has ended as {machine.state.phase.value}", todo="submit a new one")
         if request.package != machine.state.request.package:
             raise InputError("a running job cannot change its package", todo="submit a new job")
+        if request.variants != machine.state.request.variants:
+            raise InputError("a running job cannot change its variants", todo="submit a new job")
         check_request(request, machine.state.package.contract)
         self._runner.post(ChangeAsked(job=job, request=request))
         return self.status(owner, job)

@@ -147,7 +147,7 @@ class ChildPool:
         on_started: Callable[[Started], None],
     ) -> Finished:
         """One measurement on the test set made of the work's samples."""
-        slot = self._slot(ChildKey(job, "verify", digest_of_test_set(work.samples)))
+        slot = self._slot(_measuring_key(job, manifest, work.samples))
         async with slot.lock:
             child = await self._ensure_measuring(slot, manifest, parts, work.samples)
             finished = await self._run(slot, child, manifest, work, None, on_progress, on_started)
@@ -158,7 +158,7 @@ class ChildPool:
         self, job: JobId, manifest: Manifest, parts: dict[str, bytes], samples: Sequence[SampleRef]
     ) -> None:
         """Have the child for this job and test set ready, before a model is to be measured."""
-        slot = self._slot(ChildKey(job, "verify", digest_of_test_set(samples)))
+        slot = self._slot(_measuring_key(job, manifest, samples))
         async with slot.lock:
             await self._ensure_measuring(slot, manifest, parts, samples)
         await self._trim()
@@ -283,6 +283,12 @@ class ChildPool:
 def digest_of_test_set(samples: Sequence[SampleRef]) -> str:
     """Names a test set by the samples it is made of."""
     return blake3(" ".join(f"{one.dataset}={one.artifact}" for one in samples).encode()).hexdigest()
+
+
+def _measuring_key(job: JobId, manifest: Manifest, samples: Sequence[SampleRef]) -> ChildKey:
+    """A child measures models of one graph: others that the owner declares have children of their own."""
+    built = blake3(" ".join(ref.id for part in manifest.parts for ref in part.chunks).encode()).hexdigest()
+    return ChildKey(job, "verify", f"{digest_of_test_set(samples)} {built}")
 
 
 def controls_of(work: TrainWork | EvaluateWork) -> list[tuple[Literal["shared", "own"], ArtifactId]]:

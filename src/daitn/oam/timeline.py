@@ -45,6 +45,7 @@ from daitn.control_center.training.records import (
     SitesSetAside,
     StepMeasured,
     UnitsCompared,
+    VariantTried,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -83,6 +84,7 @@ class EntryKind(StrEnum):
     PROMISED = "promised"
     NEEDS_PROBE = "needs-probe"
     PROBED = "probed"
+    VARIANT_TRIED = "variant-tried"
     PREFLIGHT = "preflight"
     ORDERED = "ordered"
     SHARED = "shared"
@@ -159,6 +161,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _Said(EntryKind.PROMISED, wording.promise(promise, names))
         case ProbeDone(point=point, why=why):
             return _Said(EntryKind.PROBED, wording.probe(point, why), measurements=point.measurements if point else ())
+        case VariantTried(variant=variant):
+            return _Said(EntryKind.VARIANT_TRIED, f"another model: {wording.tried_variant(variant)}")
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):
@@ -257,7 +261,8 @@ def _say_assessed(record: JobAssessed) -> _Said:
         return _Said(
             EntryKind.OFFER_TAKEN, f"as asked it is refused ({failed}), and the owner agreed beforehand: {offer}"
         )
-    return _Said(EntryKind.REFUSED, f"refused: {failed}; {offer}")
+    advice = f"; {wording.advice(verdict.advice)}" if verdict.advice is not None else ""
+    return _Said(EntryKind.REFUSED, f"refused: {failed}; {offer}{advice}")
 
 
 def _say_work(work: Work, where: str, names: Names) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from daitn.base.ids import NodeId
 from daitn.base.units import show_bytes, show_seconds
 from daitn.decision.facts import Preflight, ProbePoint
-from daitn.descriptors.outcome import Condition, CounterOffer, Verdict
+from daitn.descriptors.outcome import Advice, Condition, CounterOffer, TriedVariant, Verdict
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Promise
 from daitn.descriptors.request import Request
@@ -86,6 +86,31 @@ def offer(counter_offer: CounterOffer | None) -> str:
         for one in counter_offer.changes
     )
     return f"it would be admitted with {changes}"
+
+
+def tried_variant(one: TriedVariant) -> str:
+    """What trying another model showed."""
+    name = f"{one.name!r} ({short(one.package)})"
+    if one.why:
+        return f"{name} could not be tried: {one.why}"
+    chance = "with a chance that is not known" if one.probability is None else f"with {one.probability:.0%}"
+    figures = ", ".join(f"{each.name} {number(each.expected)} expected" for each in one.predictions)
+    failed = "; ".join(condition(each) for each in one.failed)
+    return f"{name} reaches the goal {chance}{f' ({figures})' if figures else ''}{f'; {failed}' if failed else ''}"
+
+
+def advice(found: Advice) -> str:
+    """Which other model would reach the goal, or that none does."""
+    if not found.tried and not found.untried:
+        return "no other model was declared (`--variant`) that could be tried instead"
+    if found.named is not None:
+        chance = found.named.probability or 0.0
+        return (
+            f"the model {found.named.name!r} ({short(found.named.package)}) is predicted to reach the goal, with "
+            f"{chance:.0%}: submit that instead"
+        )
+    left = f"; {found.untried} more were not tried: {found.why}" if found.untried else ""
+    return f"none of the {len(found.tried)} declared models that were tried is predicted to reach the goal{left}"
 
 
 def probability(verdict: Verdict) -> str:

@@ -19,7 +19,7 @@ from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableErr
 from daitn.base.ids import JobId
 from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
-from daitn.descriptors.outcome import CounterOffer, Verdict
+from daitn.descriptors.outcome import Advice, CounterOffer, Verdict
 from daitn.descriptors.request import Budget, Hyperparameters, Selection
 from daitn.node.http.bodies import PAGE, Problem
 from daitn.oam import wording
@@ -185,6 +185,22 @@ class Job:
         if offer is None:
             raise InputError(f"job {self.id} has no counter-offer", ids={"job": self.id})
         return self._network.submit(offer.request, f"offer of {self.id}")
+
+    @property
+    def advice(self) -> Advice | None:
+        """Which other model would reach the goal, if the job was refused because its own will not."""
+        verdict = self.status().verdict
+        return None if verdict is None else verdict.advice
+
+    def take_advice(self) -> Job:
+        """Submit the request anew with the model that the advice names; twice is one job. InputError if it names
+        none."""
+        status = self.status()
+        advice = status.verdict.advice if status.verdict is not None else None
+        if advice is None or advice.named is None:
+            raise InputError(f"job {self.id} has no advice that names a model", ids={"job": self.id})
+        request = msgspec.structs.replace(status.request, package=advice.named.package, variants=())
+        return self._network.submit(request, f"advice of {self.id}")
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

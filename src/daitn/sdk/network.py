@@ -150,6 +150,7 @@ class Network:
         accept_counter_offer: bool = False,
         progress: Progress | None = None,
         idempotency_key: str | None = None,
+        variants: Sequence[str | Path] = (),
         **others: Any,
     ) -> Job:
         """Submit a model and a goal; returns once the domain holds both, before it is assessed.
@@ -157,8 +158,10 @@ class Network:
         `model`: an `nn.Module` with its `contract` (value, or path of its JSON), or the directory of a package. `task`
         replaces the contract's own, or may stand for the contract. `key` signs the package (made in the owner's
         configuration folder if there is none). `others`: fields of `Request` such as `raw_records`, `trust_floor`,
-        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `seed`, `priority`. The
-        same `idempotency_key` twice is one job. InputError for what cannot be right.
+        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `seed`, `priority`.
+        `variants`: directories of other packages for the same contract and key, tried where this model is not believed
+        to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job. InputError for what
+        cannot be right.
         """
         from daitn.artifacts.package import read_package
 
@@ -173,6 +176,7 @@ class Network:
             read = read_contract(contract, task)
             chosen = name or read.name
             artifact = self._pack_and_upload(model, read, chosen, example, dynamic, tokenizer, key, progress)
+        others["variants"] = [self._upload(read_package(Path(one)), progress) for one in variants] or None
         request = make_request(
             artifact,
             name=_plain_name(chosen),

@@ -41,6 +41,7 @@ def from_options(
     energy_joules: float | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
+    variants: Sequence[Path] | None = None,
     **plain: Any,
 ) -> dict[str, Any]:
     """The arguments of `Network.train` from a request file, overridden by options. InputError listing what lacks."""
@@ -49,6 +50,10 @@ def from_options(
         wanted["package"] = spec.parent / str(wanted["package"])
     if package is not None:
         wanted["package"] = package
+    if spec is not None and "variants" in wanted:
+        wanted["variants"] = [spec.parent / str(one) for one in wanted["variants"]]
+    if variants:
+        wanted["variants"] = list(variants)
     wanted |= {name: value for name, value in plain.items() if value is not None}
     _merge(wanted, "data", {"include": include, "exclude": exclude})
     bounds = {"visits": visits, "transfer_bytes": transfer_bytes, "price": price, "energy_joules": energy_joules}

@@ -6,10 +6,13 @@ the preflight found.
 
 from __future__ import annotations
 
+import msgspec
+
 from daitn.base import limits
 from daitn.base.ids import NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.admission import TrainingAdmission
+from daitn.control_center.training.advising import Advising
 from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job_desk import REST_PATIENCES, TRIES_MOST, WAIT_S, JobDesk
 from daitn.control_center.training.probing import Probing
@@ -38,6 +41,7 @@ class Assessing:
         self._desk = desk
         self._ending = ending
         self._probing = Probing(desk)
+        self._advising = Advising(desk)
 
     def assess(self, turn: Turn) -> None:
         """Judge the request, or have done what it takes to judge it."""
@@ -97,6 +101,10 @@ class Assessing:
         taken = offer.request if offer is not None and state.request.accept_counter_offer else None
         if offer is not None and offer.unmasks(state.request):
             taken = None
+        if taken is None and verdict.outcome == "refused":
+            if self._advising.go_on(turn, verdict, judged):
+                return
+            verdict = msgspec.structs.replace(verdict, advice=self._advising.advice(turn, verdict))
         if verdict.outcome == "admitted":
             assessed = JobAssessed(
                 job=state.job, at_ns=turn.now_ns, verdict=verdict, plan=plan, situation=judged.situation
@@ -124,9 +132,17 @@ class Assessing:
 
     def preflighted(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
         """Keep what the preflight at a unit found."""
+        found = self._preflight(node, outcome)
+        turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=found))
+
+    def advised(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
+        """Judge another model by what its preflight at a unit found."""
+        self._advising.tried(turn, outcome.model, self._preflight(node, outcome))
+
+    def _preflight(self, node: NodeId, outcome: EvaluateOutcome) -> Preflight:
         facts = self._desk.knowledge.node(node)
         compute = facts.descriptor.compute if facts is not None else None
-        preflight = Preflight(
+        return Preflight(
             measurements=outcome.measurements,
             overfits=outcome.overfits,
             batch_seconds=outcome.batch_seconds,
@@ -137,4 +153,3 @@ class Assessing:
             cuts=outcome.cuts if splits(self.state.request.method) else None,
             taught=outcome.taught,
         )
-        turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=preflight))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
+from daitn.control_center.training.records import JobSubmitted
 from daitn.decision.facts import PackageFacts
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.request import Request
@@ -18,6 +21,19 @@ class SubmissionReceived(Event, frozen=True, kw_only=True):
     request: Request
     package: PackageFacts
     key: str
+    variants: dict[ArtifactId, PackageFacts] = msgspec.field(default_factory=dict)
+
+    def as_record(self, at_ns: int) -> JobSubmitted:
+        """What the journal keeps of it."""
+        return JobSubmitted(
+            job=self.job,
+            at_ns=at_ns,
+            owner=self.owner,
+            request=self.request,
+            package=self.package,
+            key=self.key,
+            variants=self.variants,
+        )
 
 
 class PauseAsked(Event, frozen=True, kw_only=True):

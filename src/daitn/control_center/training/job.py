@@ -174,6 +174,8 @@ class JobMachine:
                 turn.record(given)
             case "preflight" if isinstance(outcome, EvaluateOutcome):
                 self._assessing.preflighted(turn, ordered.node, outcome)
+            case "advise" if isinstance(outcome, EvaluateOutcome):
+                self._assessing.advised(turn, ordered.node, outcome)
             case "probe":
                 if isinstance(outcome, EvaluateOutcome):
                     self._assessing.probed(turn, outcome)

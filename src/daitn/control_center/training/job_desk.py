@@ -124,8 +124,8 @@ class JobDesk:
         facts = self.knowledge.node(node)
         return facts.descriptor.region if facts is not None else ""
 
-    def view(self, turn: Turn, request: Request | None = None) -> TrainingView:
-        """The view of this job's request (or a changed one) now."""
+    def view(self, turn: Turn, request: Request | None = None, package_bytes: int | None = None) -> TrainingView:
+        """The view of this job's request (or a changed one) now; `package_bytes`: for a model of another size."""
         state = self.state
         planned = state.plan.method if state.plan is not None and request is None else ""
         begun = state.phase in (Phase.RUNNING, Phase.PAUSED)
@@ -135,7 +135,7 @@ class JobDesk:
             method=(request or state.request).method or planned or usual_method(request or state.request),
             domain=self.config.domain,
             evaluations_used=state.verifications,
-            package_bytes=state.package.total_bytes,
+            package_bytes=state.package.total_bytes if package_bytes is None else package_bytes,
             begun=begun,
             promised_bytes={} if begun else self.promises.store_bytes(state.job),
             holding=frozenset(node for nodes in state.holders.values() for node in nodes),

@@ -52,6 +52,7 @@ from daitn.control_center.training.records import (
     SitesSetAside,
     StepMeasured,
     UnitsCompared,
+    VariantTried,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
@@ -66,7 +67,7 @@ from daitn.decision.facts import Preflight
 from daitn.decision.keeping import score
 from daitn.decision.stalling import Standing, noise
 from daitn.descriptors.job import FINAL_PHASES, Phase
-from daitn.descriptors.outcome import Verdict
+from daitn.descriptors.outcome import TriedVariant, Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -104,6 +105,9 @@ class JobState:
         self.planned_rate = 0.0
         """The learning rate first planned: roll backs lower it, kept models raise it again up to here."""
         self.preflight: Preflight | None = None
+        self.variants = submitted.variants
+        self.tried: dict[ArtifactId, TriedVariant] = {}
+        """Of the variants, what was found of them, in the order of the search."""
         self.open: dict[VisitId, OpenVisit] = {}
         self.accepted: set[VisitId] = set()
         self.fence = 0
@@ -139,7 +143,9 @@ class JobState:
         self.avoided: set[DataSetId] = set()
         """Data sets of visits rolled back since a model was last kept: asked again only when no other is there."""
         self.batch_s: dict[tuple[DataSetId, NodeId], float] = {}
-        self.holders: dict[ArtifactId, list[NodeId]] = {submitted.request.package: [CENTER]}
+        self.holders: dict[ArtifactId, list[NodeId]] = {
+            package: [CENTER] for package in (submitted.request.package, *submitted.variants)
+        }
         self.server_states: dict[ArtifactId, ArtifactId] = {}
         """What the server's optimizer remembers beside each model that it made."""
         self.controls = ControlBook()
@@ -193,6 +199,8 @@ class JobState:
             case ProbeDone(point=point):
                 found = self.preflight or Preflight()
                 self.preflight = msgspec.structs.replace(found, probe=point, probed=True)
+            case VariantTried(variant=variant):
+                self.tried[variant.package] = variant
             case VisitOrdered():
                 self._ordered(record)
             case VisitAccepted():

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.decision.experience import PastRun, Situation
 from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
-from daitn.descriptors.outcome import Verdict
+from daitn.descriptors.outcome import TriedVariant, Verdict
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.promise import Promise
 from daitn.descriptors.request import Request
@@ -21,7 +23,18 @@ from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.work import Measurement, Outcome, SampleRef, Work
 
 Purpose = Literal[
-    "sample", "preflight", "records", "train", "aggregate", "verify", "compare", "agree", "seal", "unmask", "probe"
+    "sample",
+    "preflight",
+    "records",
+    "train",
+    "aggregate",
+    "verify",
+    "compare",
+    "agree",
+    "seal",
+    "unmask",
+    "probe",
+    "advise",
 ]
 
 
@@ -40,6 +53,8 @@ class JobSubmitted(JobRecord, frozen=True, kw_only=True, tag="job_submitted"):
     package: PackageFacts
     key: str
     """The owner's idempotency key: the same submission twice is one job."""
+    variants: dict[ArtifactId, PackageFacts] = msgspec.field(default_factory=dict)
+    """Other models that the request declares."""
 
 
 class JobAssessed(JobRecord, frozen=True, kw_only=True, tag="job_assessed"):
@@ -69,6 +84,12 @@ class ProbeDone(JobRecord, frozen=True, kw_only=True, tag="probe_done"):
 
     point: ProbePoint | None = None
     why: str = ""
+
+
+class VariantTried(JobRecord, frozen=True, kw_only=True, tag="variant_tried"):
+    """Another model that the owner declared was tried before a refusal, or could not be."""
+
+    variant: TriedVariant
 
 
 class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
@@ -293,6 +314,7 @@ JOB_RECORDS = (
     PromiseMade,
     PreflightDone,
     ProbeDone,
+    VariantTried,
     VisitOrdered,
     VisitAccepted,
     VisitLost,

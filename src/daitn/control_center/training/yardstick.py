@@ -29,6 +29,8 @@ def note_other_test_set(state: JobState, record: OtherTestSet) -> None:
 
 def note_change(state: JobState, request: Request) -> None:
     """Other targets are another yardstick: what was measured so far is judged by it anew."""
+    if request.targets != state.request.targets:
+        state.tried.clear()
     state.request = request
     _leave_out_units(state)
     if not state.best_measurements:
