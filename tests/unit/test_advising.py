@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from io import StringIO
+from pathlib import Path
+
 import pytest
+from rich.console import Console
 from tests.builders import (
     JOB,
     OWNER,
@@ -19,6 +23,7 @@ from tests.builders import (
 
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId
+from daitn.cli import render
 from daitn.control_center.training.commands import SubmissionReceived
 from daitn.control_center.training.records import VariantTried
 from daitn.decision.advising import judge_variant, next_variant
@@ -29,6 +34,7 @@ from daitn.descriptors.request import Request, Selection, check_request
 from daitn.descriptors.work import CurvePoint, EvaluateWork
 from daitn.oam import wording
 from daitn.oam.timeline import render_log
+from daitn.sdk.submission import from_options
 from daitn.wire.center_tools import VisitFailed
 from daitn.wire.topology_tools import Heartbeat
 
@@ -212,3 +218,27 @@ def test_variant_named_twice_or_the_submitted_one_is_refused(variants):
 
     with pytest.raises(InputError, match="variants name a package twice, or the submitted one itself"):
         check_request(request, make_package().contract)
+
+
+def test_variants_of_a_request_file_lie_beside_it_and_options_go_before_it(tmp_path: Path):
+    spec = tmp_path / "job.toml"
+    spec.write_text(
+        'package = "m"\ntargets = ["accuracy >= 0.9"]\ndeadline = "1 h"\npurpose = "care"\n'
+        'variants = ["wide", "deep"]\n'
+    )
+
+    assert from_options(spec)["variants"] == [tmp_path / "wide", tmp_path / "deep"]
+    assert from_options(spec, variants=[Path("other")])["variants"] == [Path("other")]
+
+
+def test_owner_reads_what_was_tried_and_which_model_would_do():
+    made = refused()
+    tried(made, POOR)
+    tried(made, GOOD)
+    shown = Console(width=200, record=True, file=StringIO())
+    shown.print(render.verdict(made.state().verdict))
+    text = shown.export_text()
+
+    assert "other model: 'small'" in text
+    assert "Advice: the model 'middle'" in text
+    assert "submit that instead" in text

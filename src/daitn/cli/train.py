@@ -321,6 +321,8 @@ def _result(job: Job, folder: Path, json: bool) -> Result:
         todo = f"`daitn train show {job.id}` has every condition"
         if error.verdict is not None and error.verdict.counter_offer is not None:
             todo += " and the counter-offer; submit it again with `--take` to take that"
+        if error.verdict is not None and error.verdict.advice is not None and error.verdict.advice.named is not None:
+            todo += f"; the model {error.verdict.advice.named.name!r} is predicted to reach the goal: submit that"
         fail(json, error.kind, error.what, todo, error.ids)
     except JobEndedError as error:
         fail(json, error.kind, error.what, f"`daitn train log {job.id}` tells how it came to that", error.ids)
