@@ -68,9 +68,10 @@ def seal_query(
     data = ChaCha20Poly1305(_derived(_QUERY, key)).encrypt(
         _NO_NONCE, msgspec.msgpack.encode(SecretContent(inputs=inputs)), _bound(model, artifact)
     )
+    digest = blake3(data).digest()
     try:
         capsules = {
-            host: _SUITE.encrypt(key, X25519PublicKey.from_public_bytes(public), _info(host, model, artifact, data))
+            host: _SUITE.encrypt(key, X25519PublicKey.from_public_bytes(public), _info(host, model, artifact, digest))
             for host, public in hosts.items()
         }
     except ValueError:
@@ -106,7 +107,9 @@ class HostSecret:
     def open(self, part: SealedPart, model: str, artifact: ArtifactId) -> Opened:
         """The query; InputError where it was not encrypted for this key, host, model and package, or was changed."""
         try:
-            key = _SUITE.decrypt(part.capsule, self._private, _info(self._host, model, artifact, part.data))
+            key = _SUITE.decrypt(
+                part.capsule, self._private, _info(self._host, model, artifact, blake3(part.data).digest())
+            )
             bound = _bound(model, artifact)
             data = ChaCha20Poly1305(_derived(_QUERY, key)).decrypt(_NO_NONCE, part.data, bound)
         except (InvalidTag, ValueError):
@@ -126,5 +129,5 @@ def _bound(model: str, artifact: ArtifactId) -> bytes:
     return msgspec.msgpack.encode((model, artifact))
 
 
-def _info(host: NodeId, model: str, artifact: ArtifactId, data: bytes) -> bytes:
-    return msgspec.msgpack.encode((_CAPSULE, host, model, artifact, blake3(data).digest()))
+def _info(host: NodeId, model: str, artifact: ArtifactId, digest: bytes) -> bytes:
+    return msgspec.msgpack.encode((_CAPSULE, host, model, artifact, digest))
