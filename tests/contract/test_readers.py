@@ -384,14 +384,16 @@ def test_text_that_begins_as_an_archive_does_is_text(tmp_path: Path) -> None:
     assert list(open_reader(broken_file(tmp_path, "a.csv", b"GGUF,x\n1,2\n")).columns()) == ["GGUF", "x"]
 
 
-@pytest.mark.parametrize("form", ["jsonl", "idx", "imagefolder"])
+@pytest.mark.parametrize("form", ["jsonl", "idx", "imagefolder", "columnar"])
 def test_batch_of_large_values_ends_before_it_takes_all_memory(
     tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"daitn.node.readers.{form}.BATCH_BYTES", 50)
     if form == "imagefolder":
         write_imagefolder(tmp_path)
-    path = {"jsonl": write_jsonl, "idx": write_idx}.get(form, lambda folder: folder)(tmp_path)
+    path = {"jsonl": write_jsonl, "idx": write_idx, "columnar": write_picture_parquet}.get(form, lambda folder: folder)(
+        tmp_path
+    )
     parts = list(open_reader(path).read())
     monkeypatch.undo()
     (whole,) = open_reader(path).read()
@@ -399,6 +401,14 @@ def test_batch_of_large_values_ends_before_it_takes_all_memory(
     for name, values in whole.items():
         joined = [value for part in parts for value in part[name]]
         assert [np.asarray(value).tolist() for value in joined] == [np.asarray(value).tolist() for value in values]
+
+
+def test_structure_that_only_looks_like_a_picture_is_no_picture(tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pyarrow.table({"image": [{"bytes": 7, "path": "x.png"}]}), tmp_path / "a.parquet")
+    assert open_reader(tmp_path / "a.parquet").columns() == {"image": "other"}
+    assert _read_all(tmp_path / "a.parquet") == [{"image": [{"bytes": 7, "path": "x.png"}]}]
 
 
 def test_idx_that_claims_huge_images_takes_no_room_for_them(tmp_path: Path) -> None:

@@ -193,6 +193,7 @@ def test_site_that_leaves_is_off_the_map_and_cannot_come_back(domain: LocalDomai
     domain.run("leave", str(domain.node_folder("guest")))
     assert "guest" not in {node.descriptor.name for node in network.nodes()}
     assert not (domain.node_folder("guest") / "tls" / "membership.json").exists()
+    wait_until(lambda: "guest has left its domain" in domain.tail("guest"), "the process says why it ended")
 
 
 def test_map_shows_what_sites_published_and_no_record(domain: LocalDomain) -> None:

@@ -24,6 +24,8 @@ from daitn.base.names import check_name
 from daitn.descriptors.terminals import Role
 from daitn.node.node_config import NodeConfig, NodeFolder
 
+_log = logging.getLogger(__name__)
+
 Ready = Callable[[dict[str, Any]], None]
 
 CHANGEABLE: Final = ("store_bytes", "access", "tariff", "hosting", "gateway")
@@ -148,6 +150,7 @@ def run_join(
         await _with_announcement(node.run(stop, leave), announce())
         if node.left:
             NodeFolder(folder).forget_membership()
+            _log.info("%s has left its domain; its data stay in %s", node.membership.name, folder)
 
     with NodeFolder(folder).running():
         run_until_signal(run)
