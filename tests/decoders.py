@@ -73,6 +73,7 @@ from daitn.descriptors.contract import decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
+from daitn.descriptors.privacy import parse_privacy
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
 from daitn.descriptors.serving import NamedTensor, parse_goal
@@ -886,6 +887,7 @@ CASES = [
         lambda data, _: parse_compression(as_text(data)),
         [b"8-bit", b"top-k=0.05"],
     ),
+    Case("descriptors.privacy.parse_privacy", lambda data, _: parse_privacy(as_text(data)), [b"epsilon=2,clip=1"]),
     Case("descriptors.request.parse_target", lambda data, _: parse_target(as_text(data)), [b"recall[a]@b >= 95%"]),
     Case(
         "sdk.query_ways.decode_way",

@@ -11,6 +11,7 @@ from daitn.decision.counter_offer import find_counter_offer
 from daitn.decision.feasibility import Known, judge
 from daitn.descriptors.compression import Compression
 from daitn.descriptors.outcome import ReasonCode
+from daitn.descriptors.privacy import Privacy
 from daitn.descriptors.request import Hyperparameters, Request, SecureAggregation
 from daitn.learning.methods import METHODS, splits
 from daitn.learning.methods.compatibility import OPTIONS, conflicts, matrix
@@ -33,6 +34,8 @@ def asking(option: str, method: str) -> Request:
         return make_request(method=method, secure_aggregation=SecureAggregation())
     if option == "compression":
         return make_request(method=method, compression=Compression())
+    if option == "privacy":
+        return make_request(method=method, privacy=Privacy(epsilon=2.0))
     return make_request(method=method, hyperparameters=ASKED[option])
 
 

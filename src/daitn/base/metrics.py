@@ -78,6 +78,7 @@ _TERMINAL: Final = (
         certificates_not_renewed="the certificate could not be renewed: at its end the node is cut off",
         updates_left_out="sites' updates cannot be averaged (not finite, other tensors): see the job's log",
         updates_clipped="updates are longer than a job lets them be, and are made as short before they are masked",
+        privacy_refused="visits would cost a data set more privacy than its job may, or its policy allows in a period",
         grants_refused="somebody asked for an artifact without a grant that covers it: look at who, in the log",
     ),
     Metric(

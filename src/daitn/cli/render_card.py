@@ -22,7 +22,7 @@ def card(found: ModelCard) -> RenderableType:
     cost += f", {found.price:.4g} charged" if found.price else ""
     cost += f", {found.energy_joules:.4g} J drawn" if found.energy_joules else ""
     held_out = sum(sample.records for sample in found.test_set)
-    privacy = "none: no noise was added" if found.epsilon is None else f"ε {found.epsilon:g}"
+    privacy = "none: no noise was added" if found.epsilon is None else f"ε {found.epsilon:.4g} at δ = {found.delta:g}"
     pieces: list[RenderableType] = [
         Text(f"{found.name}: model {wording.short(found.model)} of job {found.job}, {found.phase.value}", "bold"),
         Text(f"for {found.purpose}, owned by {found.owner}: {found.reason}"),
@@ -42,12 +42,14 @@ def card(found: ModelCard) -> RenderableType:
 
 def _data(found: ModelCard) -> Table:
     table = Table(title="learnt from", title_justify="left")
-    for heading in ("data set", "at", "records", "visits", "batches", "versions"):
+    private = found.epsilon is not None
+    for heading in ("data set", "at", "ε" if private else "records", "visits", "batches", "versions"):
         table.add_column(heading, overflow="fold")
     for one in found.data:
         versions = ", ".join(version[:12] for version in one.versions)
         where = escape(one.node_name)
-        table.add_row(escape(one.dataset), where, str(one.records), str(one.visits), str(one.batches), versions)
+        size = f"{one.epsilon or 0.0:.4g}" if private else str(one.records)
+        table.add_row(escape(one.dataset), where, size, str(one.visits), str(one.batches), versions)
     return table
 
 

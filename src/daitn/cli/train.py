@@ -75,6 +75,10 @@ def submit(
         str | None,
         typer.Option("--compress", help="Hand on updates smaller: '8-bit', 'top-k' or 'top-k=0.01'."),
     ] = None,
+    privacy: Annotated[
+        str | None,
+        typer.Option(help="Train with noise, as in 'epsilon=2,clip=1': what the job may cost each data set."),
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same twice is one job.")] = None,
     take: Annotated[bool, typer.Option("--take", help="If refused, take the counter-offer.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
@@ -109,6 +113,7 @@ def submit(
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,
             compression=compression,
+            privacy=privacy,
             idempotency_key=key,
         )
         with _connect(token) as network:

@@ -24,6 +24,7 @@ from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.label_mix import label_skew
+from daitn.decision.noising import said_of_noise
 from daitn.decision.routes import RULES, quick
 from daitn.decision.routes.contract import Seen, best_computes, datasets
 from daitn.decision.validity import ValiditySought
@@ -105,6 +106,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         parallel=method.aggregates,
         steady=method.steady,
         prefers=method.prefers,
+        private=request.privacy is not None,
     )
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
@@ -161,7 +163,14 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         aggregator=view.aggregators[0].node if view.aggregators else None,
         route=route,
         expected=expected,
-        choices=(method_choice, training_choice, how_often, *_secured(request), *_compressed(request, package)),
+        choices=(
+            method_choice,
+            training_choice,
+            how_often,
+            *_secured(request),
+            *_compressed(request, package),
+            *said_of_noise(view, request, training),
+        ),
         view_version=view.version,
         server=propose_server(method.prefers, request.hyperparameters),
         secure=request.secure_aggregation,

@@ -19,6 +19,7 @@ from daitn.decision.attainability import Ahead, improves, joint_chance, predict,
 from daitn.decision.drafting import draft_plan
 from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.noising import private_steps
 from daitn.decision.probing import wanted as probe_wanted
 from daitn.decision.promises import Least, Promises, beside, when
 from daitn.descriptors.masked import MEMBERS_LEAST
@@ -117,6 +118,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
         *_method(view, request, preflight),
         *_options(request, plan),
         *_hiding(view, request, plan),
+        *_noise(view, request, plan),
         *_resources(view, request, package, plan, known, slots),
         *_data(view, request),
         *_preflight(preflight),
@@ -215,6 +217,18 @@ def _options(request: Request, plan: Plan) -> list[Condition]:
     ]
 
 
+def _noise(view: TrainingView, request: Request, plan: Plan) -> list[Condition]:
+    """Private training: some amount of noise that makes it cost no more than asked for."""
+    if request.privacy is None or not view.candidates:
+        return []
+    largest = max(view.candidates, key=lambda one: one.groups)
+    found = private_steps(request.privacy, plan.training, largest)
+    steps = plan.training.batches * request.privacy.visits
+    what = f"privacy: noise with which {steps} steps cost ε = {request.privacy.epsilon:g}"
+    said = "none is enough" if found is None else f"{found.noise_multiplier:.3g} times the clip at the largest data set"
+    return [_said(ReasonCode.METHOD, what, "some", said, met=found is not None)]
+
+
 def _hiding(view: TrainingView, request: Request, plan: Plan) -> list[Condition]:
     """Secure aggregation: an aggregator, and enough nodes to hide in."""
     if request.secure_aggregation is None or not METHODS[plan.method].aggregates:
@@ -270,9 +284,6 @@ def _resources(
             continue
         what = f"least {code.value} the plan can take"
         conditions.append(_condition(code, what, low, allowed, at_most=True, unit=unit))
-    if request.epsilon is not None:
-        what, text = "differential privacy in training", "no method here adds noise to training yet"
-        conditions.append(_said(ReasonCode.METHOD, what, f"ε at most {request.epsilon:g}", text, met=False))
     return conditions
 
 

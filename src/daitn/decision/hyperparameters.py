@@ -74,10 +74,12 @@ def propose_training(
     parallel: bool,
     steady: bool = False,
     prefers: Preferences = USUAL,
+    private: bool = False,
 ) -> tuple[Training, Choice]:
     """Hyper-parameters for each visit, and why. Works on an empty view too (then from the rules alone).
 
-    `steady`: the method averages its weights and corrects for labels (`Method.steady`).
+    `steady`: the method averages its weights and corrects for labels (`Method.steady`). `private`: each record's
+    gradient stands for itself, so nothing is corrected by the labels of the others.
     """
     sizes = [candidate.records for candidate in view.candidates]
     typical = median(sizes) if sizes else float(BATCH_MOST)
@@ -99,8 +101,8 @@ def propose_training(
         average_steps = AVERAGE_VISITS * batches if steady else 0
     if average_lead is None:
         average_lead = AVERAGE_LEAD if steady and average_steps else 0.0
-    if label_correction is None:
-        label_correction = correction(view, batches) if steady else 0.0
+    if label_correction is None or private:
+        label_correction = correction(view, batches) if steady and not private else 0.0
     training = Training(
         batch_size=batch_size,
         batches=batches,

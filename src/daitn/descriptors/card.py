@@ -34,9 +34,11 @@ class DataUse(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[str, ...]
     """Of its records, in the order in which they were used."""
     records: int
-    """Training records there at the last visit."""
+    """Training records there at the last visit; of private training, which does not tell it, 1."""
     visits: int
     batches: int
+    epsilon: float | None = None
+    """What private training has cost it in this job, at `ModelCard.delta`."""
 
 
 class OwnersChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +84,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     price: float
     energy_joules: float
     epsilon: float | None
-    """Differential privacy of the training; None: no noise was added, and none can be claimed."""
+    """Differential privacy of the training, of the data set that it cost most; None: no noise was added, and none can
+    be claimed."""
     changes: tuple[OwnersChange, ...]
     rerun: Request
     """The request with method, hyper-parameters and data sets pinned as they were: the same job anew."""
+    delta: float | None = None
+    """That `epsilon` is for."""

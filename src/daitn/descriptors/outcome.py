@@ -68,9 +68,10 @@ class CounterOffer(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...]
 
     def unmasks(self, asked: Request) -> bool:
-        """Whether it drops the secure aggregation that was asked for: whoever takes that has to have read it, so it is
-        never taken beforehand."""
-        return asked.secure_aggregation is not None and self.request.secure_aggregation is None
+        """Whether it drops the secure aggregation or the noise that was asked for: whoever takes that has to have read
+        it, so it is never taken beforehand."""
+        bare = asked.secure_aggregation is not None and self.request.secure_aggregation is None
+        return bare or (asked.privacy is not None and self.request.privacy is None)
 
 
 class Exclusion(msgspec.Struct, frozen=True, kw_only=True):

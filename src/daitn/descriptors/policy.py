@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from daitn.descriptors.contract import Name
+from daitn.descriptors.privacy import EpsilonBound
 
 DescriptionKind = Literal["sketch", "moments", "quantiles", "synthetic"]
 """Members of the description family (`describe.family`)."""
@@ -48,6 +49,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     releases_per_period: Annotated[int, msgspec.Meta(ge=1, le=366)] = 2
     """How often in a period statistics are drawn anew, at most; each time costs this part of the budget, with as much
     more noise. Records that are appended in between are in the next release."""
+    epsilon_per_job: EpsilonBound | None = None
+    """Only training with noise, that costs this data set at most so much in a job; None: noise is not asked for."""
+    training_epsilon_per_period: Annotated[float, msgspec.Meta(gt=0, le=10_000)] | None = None
+    """What private training of all jobs may cost in one period together; None: not bounded. Beside the budget of
+    published statistics, not out of it."""
     describe: tuple[DescriptionKind, ...] = ("sketch",)
     """What is said of records beyond counts; each takes its share of the budget."""
     min_count: Annotated[int, msgspec.Meta(ge=0)] = 10
@@ -74,6 +80,7 @@ class PolicySummary(msgspec.Struct, frozen=True, kw_only=True):
     signers: tuple[str, ...]
     cache_activations: Literal["job", "keep", "no"] = "job"
     activations: Literal["stay", "trust-zone"] = "stay"
+    epsilon_per_job: EpsilonBound | None = None
 
 
 class PolicyFault(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +102,13 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     """Train at the data; stream records to `operator`'s compute site; give a sample to `operator`'s unit; train at the
     data with the middle of the model at `operator`'s compute site."""
     operator: str = ""
+    epsilon: float | None = None
+    """Training: what the job may cost the data set at most; None: nothing bounds it, no noise is added."""
+
+
+def to_train(owner: str, purpose: Name, method: str, signer: str, epsilon: float | None) -> Use:
+    """Training at the data, with noise where `epsilon` says so."""
+    return Use(owner=owner, purpose=purpose, method=method, signer=signer, kind="train", epsilon=epsilon)
 
 
 def allows(allowed: tuple[str, ...], asked: str) -> bool:
@@ -116,6 +130,12 @@ def check_use(policy: Policy | PolicySummary, use: Use) -> tuple[PolicyFault, ..
         expect("methods", policy.methods, use.method)
         if policy.signers:
             expect("signers", policy.signers, use.signer)
+    if use.kind != "sample" and (most := policy.epsilon_per_job) is not None:
+        asked = "training without noise" if use.epsilon is None else f"ε = {use.epsilon:g}"
+        if use.kind != "train":
+            asked = "what bears no noise would leave the site"
+        if use.kind != "train" or use.epsilon is None or use.epsilon > most:
+            faults.append(PolicyFault(rule="epsilon_per_job", asked=asked, allowed=f"training with ε at most {most:g}"))
     if use.kind == "records":
         if policy.raw_records == "stay":
             faults.append(PolicyFault(rule="raw_records", asked="stream to a compute site", allowed="stay"))

@@ -25,6 +25,7 @@ from daitn.descriptors.contract import (
     Retrieval,
     Task,
 )
+from daitn.descriptors.privacy import Privacy
 
 _TARGET = re.compile(
     r"\s*(?P<metric>[a-z][a-z0-9_]*)(?:\[(?P<label>[^\]]+)\])?(?:@(?P<field>[^\s<>=]+))?"
@@ -166,7 +167,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     budget: Budget = Budget()
     raw_records: Literal["stay", "trust-zone"] = "stay"
     """`stay`: no record leaves its site for training; `trust-zone`: it may where the data owner's policy agrees."""
-    epsilon: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    privacy: Privacy | None = None
+    """None: sites train without noise, and nothing can be claimed."""
     trust_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     domains: tuple[DomainId, ...] = ()
     data: Selection = Selection()
@@ -190,6 +192,27 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     the refusal can name one that is (`decision.advising`). None of them is trained by this request."""
     until_deadline: bool = False
     """Go on to the deadline or a budget's end even where visits bring no gain any more."""
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the job may cost each data set at most; None: nothing bounds it."""
+        return None if self.privacy is None else self.privacy.epsilon
+
+
+def _not_private(request: Request, contract: DataContract) -> list[str]:
+    """What would reveal records beside the noise, or has no gradient of one record to clip."""
+    faults: list[str] = []
+    if request.raw_records != "stay":
+        faults.append("privacy: records that stream to a compute site are not private (raw_records: 'stay')")
+    if request.allow_probe:
+        faults.append("privacy: a probe before the verdict is not accounted for (allow_probe: leave it out)")
+    if request.hyperparameters.label_correction:
+        faults.append("privacy: a gradient may not know the labels of other records (label_correction: leave it out)")
+    if isinstance(contract.task, Retrieval):
+        faults.append("privacy: the loss of retrieval compares the records of a batch, none has a gradient of its own")
+    if isinstance(contract.task, Reinforcement):
+        faults.append("privacy: episodes of an environment are no records whose gradients could be clipped")
+    return faults
 
 
 def check_request(request: Request, contract: DataContract) -> None:
@@ -223,6 +246,8 @@ def check_request(request: Request, contract: DataContract) -> None:
         sides[target.sense] = target.value
     if len({request.package, *request.variants}) <= len(request.variants):
         faults.append("variants name a package twice, or the submitted one itself")
+    if request.privacy is not None:
+        faults += _not_private(request, contract)
     overlap = set(request.data.include) & set(request.data.exclude)
     if overlap:
         faults.append(f"data sets both included and excluded: {', '.join(sorted(overlap))}")

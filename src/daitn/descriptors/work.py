@@ -25,6 +25,7 @@ from daitn.descriptors.masked import (
     UnmaskWork,
     answers_mask_work,
 )
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.splitting import CUTS_MOST, CutCost, Split
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
@@ -126,6 +127,8 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """How the update is made smaller before it is handed on; None: the trained model itself is handed on."""
     split: Split | None = None
     """How the model is cut between the two members of the group; None: each member trains all of it."""
+    private: PrivateSteps | None = None
+    """Noise on the gradients of each step; None: none."""
 
     def __post_init__(self) -> None:
         if self.split is not None:
@@ -134,6 +137,11 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
             whole = self.training.average_steps or self.training.elastic or self.training.distillation
             if self.records is not None or whole or self.training.control_variates:
                 raise ValueError("a split model is trained on records that are there, as it is")
+        seen_together = self.training.label_correction or self.training.distillation
+        if self.private is not None and seen_together:
+            raise ValueError("private training looks at each record by itself")
+        if self.private is not None and (self.records is not None or self.group is not None):
+            raise ValueError("private training keeps records, and what bears no noise, at their site")
         if self.masking is not None and (self.group is not None or self.training.control_variates):
             raise ValueError("an update is masked that partners or control variates would show")
         exact = self.group is not None or self.masking is not None or self.training.control_variates
@@ -182,6 +190,8 @@ class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """What the trial measures: what the targets speak of."""
     trial_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
     """Seconds the trial may take; it makes itself as short as that."""
+    private: bool = False
+    """Preflight: also see whether records have gradients of their own, which private training clips."""
     cuts: bool = False
     """Preflight: also look where the model could be cut for split learning, and what each cut would cost."""
 
@@ -318,14 +328,15 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
-    """What a training visit reports; losses are means over the first and last tenth of its batches."""
+    """What a training visit reports; losses are means over the first and last tenth of its batches. Of private training
+    nothing is told that bears no noise: no losses, and one record."""
 
     model: ArtifactId
     batches: Amount
     records: Amount
     """Training records at hand here: the weight in federated averaging."""
-    loss_first: float
-    loss_last: float
+    loss_first: float | None
+    loss_last: float | None
     update_norm: float
     """Euclidean norm of the change of all parameters."""
     weights: Annotated[str, msgspec.Meta(max_length=64)] = ""
@@ -334,6 +345,8 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     seconds: Seconds
     exchanged_bytes: Amount = 0
     """Bytes of tensors that were sent to partners and taken from them."""
+    epsilon: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    """What the job has cost this data set up to now, as its site has booked it; None: no noise was added."""
     control: ArtifactId | None = None
     """With `training.control_variates`: what this data set's gradients were like, for its next visit."""
     saved_bytes: Amount = 0

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import DataSetId
+from daitn.base.ids import DataSetId, JobId, VisitId
 from daitn.base.names import check_name
 from daitn.base.units import MIB
 from daitn.describe import statistics
@@ -39,6 +39,7 @@ from daitn.describe.statistics import Release
 from daitn.describe.table import MappedTable
 from daitn.descriptors.contract import DataContract, check_contract
 from daitn.descriptors.policy import Policy
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.terminals import DataDescriptor
 from daitn.learning.vectors import embedded_inputs, vector_file
 from daitn.node.readers.sources import open_reader
@@ -194,6 +195,10 @@ class DataShelf:
     def ledger(self) -> PrivacyLedger:
         """The privacy ledger as it stands; a copy."""
         return self._releases.ledger()
+
+    def charge(self, name: str, job: JobId, visit: VisitId, private: PrivateSteps, steps: int) -> float:
+        """Book a visit of private training, durably, before it begins: see `ReleaseBook.charge`."""
+        return self._releases.charge(self.entry(name), job, visit, private, steps)
 
     def renewal_ns(self) -> int | None:
         """When statistics that have grown stale may next be drawn anew, wall time; None where none have."""

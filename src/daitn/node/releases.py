@@ -1,7 +1,8 @@
 """Releases of statistics: drawn when due, charged before they are measured, kept, and served again until the next.
 
     releases/<key>.json noisy integers, drawn once
-    ledger.jsonl        privacy budget spent, one record a line, appended and made durable before anything is measured
+    ledger.jsonl        privacy budget spent, one record a line, appended and made durable before anything is measured,
+                        visits of private training too
 
 A release is due `period_days / releases_per_period` after the last one of the same kind, and only if the data (or what
 a frozen base made of it) has changed since; until then the last one is served, whatever was appended. One of another
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -26,19 +28,23 @@ import msgspec
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PolicyError
+from daitn.base.ids import JobId, VisitId
 from daitn.base.units import NS_PER_S, show_seconds
 from daitn.describe import statistics
+from daitn.describe.accountant import Mechanism
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.family.contract import VectorsOf
-from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger
+from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger, TrainedWith
 from daitn.describe.mechanisms import Noise, load_opendp
 from daitn.describe.report import FitReport
 from daitn.describe.statistics import Release
 from daitn.describe.table import MappedTable, sync
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.policy import Policy
+from daitn.descriptors.privacy import PrivateSteps
 
 _DAY_NS: Final = 86_400 * NS_PER_S
+_ROUNDING: Final = 1e-9
 
 
 class SourceState(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +107,50 @@ class ReleaseBook:
             return None
         return _due_ns(entry, last)
 
+    def charge(self, entry: ShelfEntry, job: JobId, visit: VisitId, private: PrivateSteps, steps: int) -> float:
+        """Book a visit of private training before it begins; what its job then cost this data set, ε at its delta.
+
+        PolicyError where the job would cost more than it may, or training more than the policy allows in a period.
+        """
+        policy, dataset = entry.policy, entry.name
+        mechanism = Mechanism(
+            sampling_rate=private.sampling_rate, noise_multiplier=private.noise_multiplier, steps=steps
+        )
+        trained = TrainedWith(job=job, mechanism=mechanism, delta=private.delta)
+        allowed = private.epsilon if policy.epsilon_per_job is None else min(private.epsilon, policy.epsilon_per_job)
+        with locked(self._folder, "ledger"):
+            ledger = self.ledger()
+            total = ledger.spent_by_job(dataset, job, private.delta, mechanism)
+            if total > allowed * (1 + _ROUNDING):
+                raise PolicyError(
+                    f"epsilon_per_job: with this visit the job costs data set {dataset!r} ε = {total:.4g}, "
+                    f"it may cost {allowed:g}",
+                    todo="train elsewhere, with more noise, or with fewer steps",
+                    ids={"dataset": dataset},
+                )
+            now_ns = self._clock()
+            bound = policy.training_epsilon_per_period
+            answer = ledger.spend_on_training(
+                dataset,
+                trained,
+                now_ns,
+                visit=visit,
+                budget=math.inf if bound is None else bound,
+                period_ns=policy.period_days * _DAY_NS,
+            )
+            if isinstance(answer, BudgetRefusal):
+                when = "never"
+                if answer.retry_at_ns is not None:
+                    when = f"in {show_seconds((answer.retry_at_ns - now_ns) / NS_PER_S)}"
+                raise PolicyError(
+                    f"training_epsilon_per_period: a visit to data set {dataset!r} costs ε = {answer.required:.4g}, "
+                    f"this period has {answer.available:.4g} left",
+                    todo=f"enough is left again {when}",
+                    ids={"dataset": dataset},
+                )
+            self._append(answer)
+        return total
+
     def ledger(self) -> PrivacyLedger:
         """The privacy ledger as it stands; a copy."""
         ledger = PrivacyLedger()
@@ -162,7 +212,7 @@ class ReleaseBook:
         if last is not None:
             return last.release
         for record in reversed(self.ledger().records()):
-            release = self._kept(record.release) if record.dataset == entry.name else None
+            release = self._kept_by(record, entry)
             if release and list(release.labels) == list(counts.labels) and list(release.fields) == list(counts.fields):
                 return release
         wait = show_seconds(((refusal.retry_at_ns or now_ns) - now_ns) / NS_PER_S)
@@ -176,10 +226,15 @@ class ReleaseBook:
         """The newest release of the kind that the entry asks for."""
         kind = statistics.release_kind(entry.contract, entry.policy)
         for record in reversed(self.ledger().records()):
-            release = self._kept(record.release) if record.dataset == entry.name else None
+            release = self._kept_by(record, entry)
             if release is not None and release.kind == kind:
                 return _Dated(release=release, at_ns=record.at_ns)
         return None
+
+    def _kept_by(self, record: EpsilonSpent, entry: ShelfEntry) -> Release | None:
+        """The statistics that a charge was for, where it was for this data set's."""
+        of_entry = record.dataset == entry.name and record.training is None
+        return self._kept(record.release) if of_entry else None
 
     def _kept(self, key: str) -> Release | None:
         try:

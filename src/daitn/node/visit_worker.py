@@ -19,7 +19,7 @@ import msgspec
 
 from daitn.artifacts.manifest import Lineage, Manifest
 from daitn.base.effects import Effect, Event
-from daitn.base.errors import BugError, DaitnError, InputError, PeerError
+from daitn.base.errors import BugError, DaitnError, InputError, PeerError, PolicyError
 from daitn.base.ids import ArtifactId, JobId, NodeId, VisitId
 from daitn.base.metrics import Counters
 from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
@@ -281,6 +281,7 @@ class VisitWorker:
         else:  # of a data set whose activations come to this node, it knows no version
             version = "" if work.records is None else self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
+        epsilon = await self._charge(order, work)
         exchanged = 0
         with (
             self._store.new_output(layout.payload_bytes, job=order.job) as output,
@@ -317,11 +318,11 @@ class VisitWorker:
             if work.masking is not None:
                 made = (output, layout, finished.state, lineage, finished.numbers.records)
                 hidden = await asyncio.to_thread(self._masked.adopt, order, work, *made)
-                return _trained(finished, finished.numbers, hidden, version)
+                return _trained(finished, finished.numbers, hidden, version, epsilon)
             if work.compression is not None:
                 smaller = (output, layout, finished.state, lineage)
                 sent, saved = await asyncio.to_thread(adopt_compressed, self._store, order, work, *smaller)
-                return _trained(finished, finished.numbers, sent, version, saved)
+                return _trained(finished, finished.numbers, sent, version, epsilon, saved)
             draft = msgspec.structs.replace(
                 manifest,
                 tensors=layout.entries,
@@ -341,10 +342,21 @@ class VisitWorker:
             "visit %s: load %.3f s, work %.3f s, write %.3f s",
             *(order.visit, finished.load_s, finished.work_s, finished.write_s),
         )
-        outcome = _trained(finished, finished.numbers, adopted.artifact, version)
+        outcome = _trained(finished, finished.numbers, adopted.artifact, version, epsilon)
         return msgspec.structs.replace(
             outcome, weights=weights_digest(adopted.manifest), exchanged_bytes=exchanged, control=variate
         )
+
+    async def _charge(self, order: VisitOrder, work: TrainWork) -> float | None:
+        """Book private training in the data set's ledger before it begins; what the job has then cost. PolicyError."""
+        if work.private is None:
+            return None
+        name, steps = work.dataset.partition("/")[2], work.training.batches
+        try:
+            return await asyncio.to_thread(self._shelf.charge, name, order.job, order.visit, work.private, steps)
+        except PolicyError:
+            self.counters.count("privacy_refused")
+            raise
 
     def _control_output(
         self, order: VisitOrder, work: TrainWork, manifest: Manifest
@@ -411,7 +423,9 @@ class VisitWorker:
         return tell
 
 
-def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, version: str, saved: int = 0) -> TrainOutcome:
+def _trained(
+    finished: Finished, numbers: TrainNumbers, made: ArtifactId, version: str, epsilon: float | None, saved: int = 0
+) -> TrainOutcome:
     """What a training visit reports of what its child told, and of the artifact that was made of it."""
     return TrainOutcome(
         model=made,
@@ -421,6 +435,7 @@ def _trained(finished: Finished, numbers: TrainNumbers, made: ArtifactId, versio
         loss_last=numbers.loss_last,
         update_norm=numbers.update_norm,
         data_version=version,
+        epsilon=epsilon,
         seconds=finished.load_s + finished.work_s + finished.write_s,
         saved_bytes=saved,
     )

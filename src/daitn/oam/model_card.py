@@ -19,6 +19,8 @@ from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.base.units import ns_to_seconds
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import JobAssessed, JobSubmitted, RequestChanged, VisitAccepted
+from daitn.decision.noising import told_of
+from daitn.describe.accountant import epsilon_of
 from daitn.descriptors.card import DataUse, ModelCard, OwnersChange, Step
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Hyperparameters, Request, Selection
@@ -39,7 +41,7 @@ def model_card(state: JobState, names: Names) -> ModelCard:
         )
     untrained, reached = finite(state.untrained), finite(state.best_measurements)
     lineage = lineage_of(state, state.best, names)
-    plan = _first_plan(state)
+    plan, spent = _first_plan(state), _epsilons(state)
     return ModelCard(
         job=state.job,
         name=state.request.name,
@@ -58,16 +60,17 @@ def model_card(state: JobState, names: Names) -> ModelCard:
         test_set=state.sampled.test_set,
         method=state.plan.method if state.plan is not None else "",
         training=plan.plan.training if plan is not None else None,
-        data=_data_of(state, lineage),
+        data=_data_of(state, lineage, spent),
         lineage=lineage,
         visits=state.visits,
         rolled_back=state.rolled_back,
         transfer_bytes=state.transfer_bytes,
         price=state.charges.price,
         energy_joules=state.charges.energy_joules,
-        epsilon=None,
+        epsilon=max(spent.values(), default=None),
         changes=_changes(state),
         rerun=rerun_of(state),
+        delta=None if state.request.privacy is None else state.request.privacy.delta,
     )
 
 
@@ -111,7 +114,17 @@ def _step(state: JobState, record: VisitAccepted, names: Names) -> Step:
     )
 
 
-def _data_of(state: JobState, lineage: tuple[Step, ...]) -> tuple[DataUse, ...]:
+def _epsilons(state: JobState) -> dict[str, float]:
+    """What the job's private training has cost each data set: of all visits that were ordered, since a model that was
+    rolled back was seen too, and a visit that was lost may have been."""
+    privacy = state.request.privacy
+    if privacy is None:
+        return {}
+    told = told_of(one.work for one in state.ordered.values() if isinstance(one.work, TrainWork))
+    return {dataset: epsilon_of(mechanisms, privacy.delta) for dataset, mechanisms in told.items()}
+
+
+def _data_of(state: JobState, lineage: tuple[Step, ...], spent: dict[str, float]) -> tuple[DataUse, ...]:
     """What each data set of a lineage was used for."""
     found: dict[DataSetId, list[Step]] = {}
     for step in lineage:
@@ -129,6 +142,7 @@ def _data_of(state: JobState, lineage: tuple[Step, ...]) -> tuple[DataUse, ...]:
                 records=last.records if isinstance(last, TrainOutcome) else 0,
                 visits=len(steps),
                 batches=sum(step.batches for step in steps),
+                epsilon=spent.get(dataset),
             )
         )
     return tuple(uses)

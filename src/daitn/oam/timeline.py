@@ -277,6 +277,11 @@ def _say_work(work: Work, where: str, names: Names) -> str:
                 streamed += f", update masked among {len(work.masking.sealed)}"
             if work.compression is not None:
                 streamed += f", update compressed ({work.compression})"
+            if work.private is not None:
+                streamed += (
+                    f", each gradient cut to {work.private.clip:g} and noise of {work.private.noise_multiplier:.3g}"
+                )
+                streamed += f" times that added, for ε at most {work.private.epsilon:g}"
             if work.is_middle:
                 streamed += " that stays where it is: the middle of the model"
             if group is not None:
@@ -327,8 +332,8 @@ def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said
         case TrainOutcome():
             kind = EntryKind.TRAINED
             text = (
-                f"{begin} trained {outcome.batches} batches in {wording.duration(outcome.seconds)}: loss "
-                f"{outcome.loss_first:.4g} → {outcome.loss_last:.4g}, model {wording.short(outcome.model)}, "
+                f"{begin} trained {outcome.batches} batches in {wording.duration(outcome.seconds)}: "
+                f"{wording.learnt(outcome)}, model {wording.short(outcome.model)}, "
                 f"{wording.fetched(outcome.fetched_bytes)} in {wording.duration(outcome.fetch_s)}"
             )
             if outcome.saved_bytes:

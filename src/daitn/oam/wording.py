@@ -18,7 +18,7 @@ from daitn.descriptors.outcome import Advice, Condition, CounterOffer, TriedVari
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Promise
 from daitn.descriptors.request import Request
-from daitn.descriptors.work import Measurement
+from daitn.descriptors.work import Measurement, TrainOutcome
 
 MEASUREMENTS_SHOWN: Final = 8
 """Figures told in one line; a contract may have 256 fields, all of which are in the entry beside the text."""
@@ -169,6 +169,14 @@ def preflight(found: Preflight) -> str:
         f"tried before any visit: it loads, {learns[found.overfits]}{speed}; "
         f"untrained on {found.test_records} records: {known}"
     )
+
+
+def learnt(outcome: TrainOutcome) -> str:
+    """How the loss fell, or what the visit's data set has told of its records up to now."""
+    if outcome.loss_first is None or outcome.loss_last is None:
+        spent = "" if outcome.epsilon is None else f", this job has cost its data set ε = {outcome.epsilon:.3g}"
+        return f"losses are not told{spent}"
+    return f"loss {outcome.loss_first:.4g} → {outcome.loss_last:.4g}"
 
 
 def fetched(transfer_bytes: int) -> str:

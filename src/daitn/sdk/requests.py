@@ -18,6 +18,7 @@ from daitn.base.names import check_name
 from daitn.base.units import MIB
 from daitn.descriptors.compression import Compression, parse_compression
 from daitn.descriptors.contract import DataContract, Task, check_contract, decode_contract
+from daitn.descriptors.privacy import Privacy, parse_privacy
 from daitn.descriptors.request import (
     Budget,
     Hyperparameters,
@@ -129,6 +130,7 @@ def make_request(
     hyperparameters: Hyperparameters | Mapping[str, Any] | None = None,
     secure_aggregation: SecureAggregation | Mapping[str, Any] | bool | None = None,
     compression: Compression | Mapping[str, Any] | str | None = None,
+    privacy: Privacy | Mapping[str, Any] | str | None = None,
     **others: Any,
 ) -> Request:
     """A request from what people write; `others` are fields of `Request` as they are. InputError listing the faults."""
@@ -144,6 +146,7 @@ def make_request(
         "hyperparameters": _struct(hyperparameters, Hyperparameters),
         "secure_aggregation": SecureAggregation() if secure_aggregation is True else secure_aggregation or None,
         "compression": parse_compression(compression) if isinstance(compression, str) else compression,
+        "privacy": parse_privacy(privacy) if isinstance(privacy, str) else privacy,
         **{key: value for key, value in others.items() if value is not None},
     }
     try:

@@ -37,6 +37,15 @@ def _fault(rule: str, asked: str, allowed: str) -> PolicyFault:
     return PolicyFault(rule=rule, asked=asked, allowed=allowed)
 
 
+def _noise_missing(work: TrainWork, warrant: Warrant) -> PolicyFault | None:
+    """An order's noise has to be what its warrant speaks of, by which the policy was asked."""
+    bound = None if work.private is None else work.private.epsilon
+    if bound == warrant.epsilon:
+        return None
+    asked = "no noise" if bound is None else f"noise for ε = {bound:g}"
+    return _fault("warrant", asked, "no noise" if warrant.epsilon is None else f"noise for ε = {warrant.epsilon:g}")
+
+
 class DataNode:
     """Holds data sets and lets each be used as its policy says."""
 
@@ -58,6 +67,7 @@ class DataNode:
             signer=warrant.signer,
             kind=kind,
             operator=operator,
+            epsilon=warrant.epsilon,
         )
         return check_use(policy, use)
 
@@ -72,6 +82,8 @@ class DataNode:
             case TrainWork(dataset=dataset, split=split) as work if work.held_here:
                 kind: UseKind = "train" if split is None else "split"
                 faults = self.judge_use(dataset, order.warrant, kind, "" if split is None else split.operator)
+                if (faults_of_noise := _noise_missing(work, order.warrant)) is not None:
+                    faults += (faults_of_noise,)
             case ShareWork(dataset=dataset, kind=shared, receiver_operator=operator):
                 faults = self.judge_use(dataset, order.warrant, shared, operator)
             case _:

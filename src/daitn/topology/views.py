@@ -17,7 +17,7 @@ from daitn.base.units import show_bytes
 from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
 from daitn.descriptors.fitting import fits
 from daitn.descriptors.outcome import Exclusion, ReasonCode
-from daitn.descriptors.policy import Use, check_use
+from daitn.descriptors.policy import Use, check_use, to_train
 from daitn.descriptors.request import Budget, Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
 from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
@@ -134,7 +134,7 @@ def _judge(
         return _exclude(data, ReasonCode.NO_DATA, f"the base {lacking[0][:16]} is not at its site")
     if contract.bases() and data.policy.cache_activations == "no":
         return _exclude(data, ReasonCode.POLICY, "cache_activations: asked for a frozen base's, allowed no")
-    use = Use(owner=asker.owner, purpose=request.purpose, method=asker.method, signer=asker.signer, kind="train")
+    use = to_train(asker.owner, request.purpose, asker.method, asker.signer, request.epsilon)
     refusals = check_use(data.policy, use)
     if refusals:
         text = "; ".join(f"{fault.rule}: asked {fault.asked!r}, allowed {fault.allowed}" for fault in refusals)

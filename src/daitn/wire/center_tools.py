@@ -17,6 +17,7 @@ from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitI
 from daitn.descriptors.grant import Holder, Lacking
 from daitn.descriptors.origin import Origin, Unfit
 from daitn.descriptors.policy import PolicyFault
+from daitn.descriptors.privacy import EpsilonBound
 from daitn.descriptors.work import Outcome, SampleRef, Seconds, Work
 
 Fence = Annotated[int, msgspec.Meta(ge=1)]
@@ -50,6 +51,8 @@ class Warrant(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     method: str
     signer: str
+    epsilon: EpsilonBound | None = None
+    """What the job may cost a data set at most, where it trains with noise; None: it does not."""
 
 
 class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):

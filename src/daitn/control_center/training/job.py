@@ -329,12 +329,14 @@ class JobMachine:
         turn.perform(JobChanged(job=self.state.job))
 
     def change(self, turn: Turn, request: Request) -> None:
-        """Another request from now on. The method stays, since visits of it are under way; hyper-parameters are for the
-        next order. Once the model is being fetched there is nothing left to change."""
+        """Another request from now on. The method stays, since visits of it are under way, and privacy, as sites have
+        booked it; hyper-parameters are for the next order. Once the model is being fetched there is nothing left to
+        change."""
         state = self.state
         if state.ended or state.phase is Phase.DELIVERING:
             return
         plan = state.plan
+        request = msgspec.structs.replace(request, privacy=state.request.privacy)
         if plan is not None:
             request = msgspec.structs.replace(request, method=state.request.method)
             if request.hyperparameters != state.request.hyperparameters:
@@ -345,6 +347,7 @@ class JobMachine:
                     parallel=method.aggregates,
                     steady=method.steady,
                     prefers=method.prefers,
+                    private=request.privacy is not None,
                 )
                 server = propose_server(method.prefers, pinned)
                 kept = tuple(one for one in plan.choices if one.what != choice.what)

@@ -263,6 +263,7 @@ class JobDesk:
             trial=trial,
             trial_measurements=targets if trial is not None else (),
             trial_s=trial_seconds(state.request.deadline_s),
+            private=preflight and state.request.privacy is not None,
             cuts=preflight and splits(state.request.method),
         )
 

@@ -87,6 +87,7 @@ class OrderDesk:
             purpose=state.request.purpose,
             method=state.plan.method if state.plan is not None else state.request.method or "*",
             signer=state.package.signer,
+            epsilon=state.request.epsilon,
         )
 
     def order(self, state: JobState, ordered: VisitOrdered, now_ns: int) -> VisitOrder:

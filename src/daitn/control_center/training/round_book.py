@@ -28,15 +28,16 @@ class RoundBook:
 
     def accepted(self, work: TrainWork, outcome: TrainOutcome, number: int, took_s: float) -> None:
         """A visit of round `number`, from 0, whose result came `took_s` after its order."""
-        told = SiteReport(
-            dataset=work.dataset,
-            round=number,
-            loss=outcome.loss_first,
-            records=outcome.records,
-            seconds=outcome.seconds,
-        )
-        self.reports.append(told)
-        del self.reports[:-REPORTS_MOST]
+        if outcome.loss_first is not None:
+            told = SiteReport(
+                dataset=work.dataset,
+                round=number,
+                loss=outcome.loss_first,
+                records=outcome.records,
+                seconds=outcome.seconds,
+            )
+            self.reports.append(told)
+            del self.reports[:-REPORTS_MOST]
         self.took_s[work.dataset] = took_s
         self._batch_s[work.dataset] = took_s / work.training.batches
 

@@ -31,6 +31,7 @@ from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.turn import Turn
 from daitn.decision.keeping import meets
+from daitn.decision.noising import private_steps
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import datasets
 from daitn.decision.stalling import stalled
@@ -282,10 +283,12 @@ class Running:
         if state.plan.training.control_variates:
             known = state.server_states.get(model)
             shared, own = state.controls.for_visit(model, stop.dataset, known, self._desk.reachable)
+        training, privacy = _of_length(state.plan.training, stop.length), state.request.privacy
         return TrainWork(
             model=model,
             dataset=stop.dataset,
-            training=_of_length(state.plan.training, stop.length),
+            training=training,
+            private=None if privacy is None else private_steps(privacy, state.plan.training, candidate),
             seed=state.request.seed,
             records=records,
             shared_control=shared,

@@ -105,6 +105,16 @@ def _whole(method: Method) -> str:
     return "its control variates are told from exact updates" if method.prefers.control_variates else ""
 
 
+def _not_noised(method: Method) -> str:
+    if splits(method.name):
+        return "what crosses the cut bears no noise"
+    if method.exchanges:
+        return "what its sites exchange in each step says how many records they have"
+    if method.prefers.distillation:
+        return "it keeps up answers to whole batches, and records of one batch may not be seen together"
+    return "it chooses sites by their losses, which bear no noise" if method.rounds == "oort" else ""
+
+
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         name="server_learning_rate",
@@ -142,6 +152,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         without=lambda request: msgspec.structs.replace(request, compression=None),
         beside="secure_aggregation",
         why_beside="masks cancel in a sum of whole numbers, and not where each site scales and chooses its own",
+    ),
+    Option(
+        name="privacy",
+        what="each record's gradient is clipped, and noise added, at its site; what that costs a data set is bounded",
+        asked=lambda request: request.privacy is not None,
+        refused=_not_noised,
+        without=lambda request: msgspec.structs.replace(request, privacy=None),
     ),
 )
 """Every option that some method refuses."""

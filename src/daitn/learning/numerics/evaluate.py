@@ -24,6 +24,7 @@ from daitn.learning.graphs.profile import profile_cuts
 from daitn.learning.graphs.rebuild import RebuiltModule
 from daitn.learning.numerics.device import synchronise
 from daitn.learning.numerics.optimizers import make_optimizer
+from daitn.learning.numerics.private import check_records_apart
 from daitn.learning.tasks.contract import Batch, RecordsLike, TaskNumerics, count_records, take_rows
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
@@ -124,6 +125,15 @@ def preflight(
         model.zero_grad(set_to_none=True)
         restore_state(model, kept)
         model.train(was_training)
+
+
+def check_private(model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike]) -> None:
+    """InputError where the model cannot be trained with private steps, seen from two records of the test set."""
+    for records in sets:
+        if count := count_records(records):
+            check_records_apart(model, task, take_rows(records, np.array([0, count - 1])))
+            return
+    raise InputError("the test set has no records", todo="ask data owners for samples before the preflight")
 
 
 def find_cuts(model: nn.Module, task: TaskNumerics, sets: Sequence[RecordsLike]) -> tuple[CutCost, ...]:

@@ -26,14 +26,16 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from daitn.artifacts.manifest import Cursor, TravellingState
-from daitn.base.errors import InputError
+from daitn.base.errors import BugError, InputError
 from daitn.base.ids import DataSetId
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.work import Training
 from daitn.learning.numerics.averaging import Averaging
 from daitn.learning.numerics.continual import Distillation, Elastic
 from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
+from daitn.learning.numerics.private import PrivateGradients, check_records_apart
 from daitn.learning.numerics.sampler import Sampler
 from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics, groups_of
 from daitn.learning.tasks.regression import RegressionNumerics
@@ -179,6 +181,7 @@ def train(
     group: Lockstep | None = None,
     control: ControlVariates | None = None,
     clip: Callable[[Mapping[str, Tensor], float], None] = clip_gradients,
+    private: PrivateSteps | None = None,
 ) -> TrainResult:
     """Train `model` in place for `training.batches` steps.
 
@@ -193,6 +196,7 @@ def train(
         group: with whom each step's gradients are averaged; PartnerError where that fails.
         control: what corrects each step's gradient, for plain gradient descent.
         clip: what shortens a step's gradients to a norm, where other sites have more of them.
+        private: how steps are made private; then nothing is told that bears no noise: no losses, and one record.
 
     NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
     do not fit. Memory: parameters, gradients, slots, one batch.
@@ -206,7 +210,10 @@ def train(
     drawn = mix_seed(seeds.visit, state.travelling.steps)
     if group is not None:
         drawn = mix_seed(drawn, group.rank)
-    feed = _make_feed(model, task, source, training, state, Seeds(job=seeds.job, visit=drawn))
+    hidden = None if private is None else _hide(model, task, source, training, private, parameters)
+    feed = _make_feed(
+        model, task, source, training, state, Seeds(job=seeds.job, visit=drawn), private=hidden is not None
+    )
     if arrived is None:
         arrived = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     elif training.proximal:
@@ -237,15 +244,11 @@ def train(
         if should_stop():
             stopped = True
             break
-        batch = feed.next()
-        if training.label_correction:
-            batch = replace(batch, label_correction=training.label_correction)
         model.zero_grad(set_to_none=True)
-        outputs = task.forward(model, batch)
-        loss = task.loss(outputs, batch)
-        _check_scalar(loss)
-        whole = loss if distillation is None else loss + distillation.loss(outputs, batch)
-        whole.backward()  # type: ignore[no-untyped-call]
+        if hidden is not None:
+            hidden.fill()
+        else:
+            losses.add(_step(model, task, feed.next(), training, distillation))
         if group is not None:
             _average(group, parameters, done)
         if elastic is not None:
@@ -261,7 +264,6 @@ def train(
             elastic.pull()
         if averaging is not None:
             averaging.step()
-        losses.add(loss)
         done += 1
         records += training.batch_size
         now = time.perf_counter()
@@ -288,7 +290,7 @@ def train(
             slots=slots if training.carry_optimizer else {},
         ),
         batches=done,
-        records=0 if source is None else len(source),
+        records=0 if source is None else len(source) if hidden is None else 1,
         loss_first=losses.first(),
         loss_last=losses.last(),
         last_step_unix_ns=last_step_unix_ns,
@@ -299,6 +301,38 @@ def train(
     )
 
 
+def _step(
+    model: nn.Module, task: TaskNumerics, batch: Batch, training: Training, distillation: Distillation | None
+) -> Tensor:
+    """Gradients of one batch into the parameters; returns its loss."""
+    if training.label_correction:
+        batch = replace(batch, label_correction=training.label_correction)
+    outputs = task.forward(model, batch)
+    loss = task.loss(outputs, batch)
+    _check_scalar(loss)
+    whole = loss if distillation is None else loss + distillation.loss(outputs, batch)
+    whole.backward()  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _hide(
+    model: nn.Module,
+    task: TaskNumerics,
+    source: RecordSource | None,
+    training: Training,
+    private: PrivateSteps,
+    parameters: Mapping[str, nn.Parameter],
+) -> PrivateGradients:
+    if source is None or not len(source):
+        raise InputError("private training needs records and none were given", todo="name a data set")
+    check_records_apart(model, task, source.take(np.zeros(2, dtype=np.int64)), parameters)
+    return PrivateGradients(model, task, source, private, training.batch_size, parameters)
+
+
+def _no_batch() -> Batch:
+    raise BugError("a private step asked for a batch that is not its own")
+
+
 def _make_feed(
     model: nn.Module,
     task: TaskNumerics,
@@ -306,7 +340,11 @@ def _make_feed(
     training: Training,
     state: ModelState,
     seeds: Seeds,
+    *,
+    private: bool,
 ) -> _Feed:
+    if private:  # draws its records itself, and none in turn
+        return _Feed(_no_batch, lambda: None)
     if isinstance(task, ReinforcementNumerics):
         rng = np.random.default_rng(seeds.visit)
         return _Feed(lambda: task.rollout(model, training.batch_size, rng), lambda: None)

@@ -304,8 +304,8 @@ class TrainNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
 
     batches: Count
     records: Count
-    loss_first: float
-    loss_last: float
+    loss_first: float | None
+    loss_last: float | None
     update_norm: Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -391,7 +391,8 @@ def decode_answer(body: bytes | bytearray) -> FromChild:
         raise PeerError(f"the child's frame does not decode: {str(error)[:200]}") from None
     if isinstance(message, Finished) and isinstance(message.numbers, TrainNumbers):
         numbers = message.numbers
-        if not all(map(math.isfinite, (numbers.loss_first, numbers.loss_last, numbers.update_norm))):
+        told = [one for one in (numbers.loss_first, numbers.loss_last) if one is not None]
+        if not all(map(math.isfinite, (*told, numbers.update_norm))):
             raise PeerError("the child reports losses or an update that are not finite")
     return message
 

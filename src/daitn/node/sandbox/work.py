@@ -31,7 +31,7 @@ from daitn.descriptors.work import CurvePoint, EvaluateWork, Group, TaughtBy, Tr
 from daitn.learning.numerics.control_variates import ControlVariates
 from daitn.learning.numerics.curve import learning_curve
 from daitn.learning.numerics.device import choose_device, synchronise
-from daitn.learning.numerics.evaluate import evaluate, find_cuts, preflight
+from daitn.learning.numerics.evaluate import check_private, evaluate, find_cuts, preflight
 from daitn.learning.numerics.lockstep import Lockstep
 from daitn.learning.numerics.modules import BoundModule, build_structure, view_tensor
 from daitn.learning.numerics.sources import MemorySlice, TableSource
@@ -220,6 +220,7 @@ class Worker:
                 should_stop=should_stop,
                 group=group,
                 control=control,
+                private=work.private,
             )
         if result.stopped:
             raise Cancelled
@@ -233,8 +234,8 @@ class Worker:
             numbers=TrainNumbers(
                 batches=result.batches,
                 records=result.records,
-                loss_first=result.loss_first,
-                loss_last=result.loss_last,
+                loss_first=None if work.private is not None else result.loss_first,
+                loss_last=None if work.private is not None else result.loss_last,
                 update_norm=result.update_norm,
             ),
             state=result.state.travelling,
@@ -261,6 +262,8 @@ class Worker:
         measured = time.perf_counter()
         if should_stop():
             raise Cancelled
+        if work.private:
+            check_private(model, self._task, self._sets)
         cuts = find_cuts(model, self._task, self._sets) if work.cuts else ()
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
         curve: tuple[CurvePoint, ...] = ()
