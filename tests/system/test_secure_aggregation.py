@@ -17,6 +17,7 @@ from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
+from daitn.node.store.listing import list_store
 from daitn.scenario.spec import NodeSpec
 
 pytest.importorskip("torch")
@@ -39,6 +40,12 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
         yield running
 
 
+def residuals(domain: LocalDomain, site: str) -> list[str]:
+    """What a site keeps of updates that it has handed on compressed."""
+    packs = list_store(domain.node_folder(site) / "store", 1 << 30).packs
+    return sorted(pack.name for pack in packs if pack.name.startswith("residual") and not pack.servable)
+
+
 def test_rounds_of_compressed_updates_teach_and_the_log_says_what_they_saved(domain: LocalDomain) -> None:
     job = daitn.connect(domain.owner_token("ada")).train(
         make_model(),
@@ -51,17 +58,19 @@ def test_rounds_of_compressed_updates_teach_and_the_log_says_what_they_saved(dom
         name="compressed",
         key=load_or_create_key(domain.folder / "ada.key"),
         compression="8-bit",
-        budget=Budget(visits=4),
+        budget=Budget(visits=6),
         hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=300),
     )
+    wait_until(lambda: residuals(domain, "north") == ["residual of north/sides"], "what the first round left out")
     status = job.wait()
 
+    wait_until(lambda: residuals(domain, "north") == [], "it to go with its job")
     assert status.phase is Phase.EXHAUSTED, status.reason
     assert status.plan is not None
     assert status.plan.method == "fedavg"
     texts = [entry.text for entry in job.log()]
-    assert sum("update compressed (8-bit)" in text for text in texts) == 4
-    assert sum("smaller than the model" in text for text in texts) == 4
+    assert sum("update compressed (8-bit)" in text for text in texts) == 6
+    assert sum("smaller than the model" in text for text in texts) == 6
     assert any("average 2 models" in text for text in texts)
     reached = {target.name: target.reached for target in status.targets}
     assert reached["loss"] is not None
