@@ -293,6 +293,7 @@ def broken_file(folder: Path, name: str, data: bytes) -> Path:
     ("name", "data", "message"),
     [
         ("a.csv", b"a,b\n1,2\n1,2,3\n", "row 2 has 3 cells, the header 2"),
+        ("a.csv", b"a,b\n1,2\n\xc8,2,3\n", "row 2 has 3 cells, the header 2"),
         ("a.csv", b"a,a\n1,2\n", "two columns are called 'a'"),
         ("a.csv", b"a,\n1,2\n", "column 2 has no name"),
         ("a.csv", b"", "first line is empty"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from daitn.base.units import MIB
 from daitn.describe.fit import Batch
@@ -20,6 +21,10 @@ from daitn.node.readers.contract import BATCH_ROWS, LINE_BYTES, LocalType, broke
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _SUFFIXES: Final = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_UNEVEN: Final = re.compile(r"Row #(?P<row>\d+): Expected (?P<wanted>\d+) columns, got (?P<got>\d+)")
+"""What Arrow says of a row with more or fewer cells. Its handler of such rows is not used: it decodes the row's bytes
+first, and where they are no UTF-8 its error cannot be caught."""
+
 _BLOCK_BYTES: Final = 8 * MIB
 """Bytes parsed at a time; one row must fit."""
 
@@ -80,21 +85,13 @@ class CsvReader:
         import pyarrow.csv as arrow_csv
 
         names = list(self.columns())
-        uneven: list[str] = []
-
-        def refuse(row: Any) -> str:
-            uneven.append(f"row {row.number - 1} has {row.actual_columns} cells, the header {row.expected_columns}")
-            return "error"
-
         try:
             with arrow_csv.open_csv(
                 pyarrow.input_stream(str(self._path), compression="detect"),
                 read_options=arrow_csv.ReadOptions(
                     column_names=names, skip_rows=1, block_size=_BLOCK_BYTES, use_threads=False
                 ),
-                parse_options=arrow_csv.ParseOptions(
-                    delimiter=self._separator, newlines_in_values=True, invalid_row_handler=refuse
-                ),
+                parse_options=arrow_csv.ParseOptions(delimiter=self._separator, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=True, null_values=[""]
                 ),
@@ -104,7 +101,9 @@ class CsvReader:
                         part = batch.slice(start, BATCH_ROWS)
                         yield {name: part.column(place).to_pylist() for place, name in enumerate(names)}
         except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-            what = uneven[0] if uneven else str(error)
+            what = str(error)
+            if (uneven := _UNEVEN.search(what)) is not None:
+                what = f"row {int(uneven['row']) - 1} has {uneven['got']} cells, the header {uneven['wanted']}"
             if "empty CSV" in what.lower() or what == "Empty CSV file":
                 return
             hint = "save the file as UTF-8" if "UTF8" in what or "UTF-8" in what else "correct the file there"
