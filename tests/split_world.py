@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ class Layers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.first(x)))
         x = x + nn.functional.relu(self.norm2(self.deep(x)), inplace=True)
-        return self.last(torch.tanh(x))
+        found: Tensor = self.last(torch.tanh(x))
+        return found
 
 
 class Picture(nn.Module):
@@ -77,7 +78,8 @@ class Picture(nn.Module):
         self.head = nn.Linear(96, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x.reshape(-1, 1, 4, 4)).flatten(1))
+        found: Tensor = self.head(self.body(x.reshape(-1, 1, 4, 4)).flatten(1))
+        return found
 
 
 class Sequence(nn.Module):
@@ -95,7 +97,8 @@ class Sequence(nn.Module):
         x = self.embed(x.reshape(-1, 4, 4))
         for block in self.blocks:
             x = block(x)
-        return self.head(x.mean(1))
+        found: Tensor = self.head(x.mean(1))
+        return found
 
 
 def rebuilt(kind: type[nn.Module], seed: int = 0) -> RebuiltModule:
@@ -131,8 +134,11 @@ class Trained(NamedTuple):
 def entries_of(module: RebuiltModule, training: Training) -> tuple[TensorEntry, ...]:
     """The layout of what is handed on."""
     entries = [
-        TensorEntry(name=name, dtype=str(one.dtype).removeprefix("torch."), shape=tuple(one.shape), role=role, offset=0)
-        for role, named in (("parameter", module.named_parameters()), ("buffer", module.named_buffers()))
+        TensorEntry(name=name, dtype=cast(Any, str(one.dtype))[6:], shape=tuple(one.shape), role=role, offset=0)
+        for role, named in (
+            (cast(Any, "parameter"), module.named_parameters()),
+            (cast(Any, "buffer"), module.named_buffers()),
+        )
         for name, one in named
     ]
     return plan_result(entries, training).entries

@@ -15,7 +15,7 @@ from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
-from daitn.oam.timeline import read_proof
+from daitn.oam.proofs import read_proof
 from daitn.scenario.spec import NodeSpec
 
 pytest.importorskip("torch")

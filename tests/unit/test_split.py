@@ -41,8 +41,14 @@ def differs(one: dict[str, Any], other: dict[str, Any]) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "adam"}, {"gradient_clip": 0.3}, {"proximal": 0.1, "weight_decay": 0.01}],
-    ids=["momentum", "adam", "clipped", "proximal"],
+    [
+        {},
+        {"optimizer": "adam"},
+        {"gradient_clip": 0.3},
+        {"optimizer": "adam", "gradient_clip": 0.3},
+        {"proximal": 0.1, "weight_decay": 0.01},
+    ],
+    ids=["momentum", "adam", "clipped", "adam and clipped", "proximal"],
 )
 def test_split_training_is_that_of_the_whole_model(kind, changes):
     module = rebuilt(kind)
@@ -122,7 +128,12 @@ def wild(what: str, rank: int, change: Any) -> Any:
         ("gradient/", 0, lambda given: given | {"v0": given["v0"][:2]}),
         ("gradient up/", 1, lambda given: given | {"v0": given["v0"][:2]}),
         ("gradient up/", 1, lambda given: given | {"v0": np.full_like(given["v0"], np.nan)}),
-        ("norm/", 1, lambda given: {"squared": np.array([-1.0])}),
+        ("norm/", 1, lambda given: given | {"norms": -1 - given["norms"]}),
+        ("norm/", 1, lambda given: given | {"norms": given["norms"] * np.nan}),
+        ("norm/", 1, lambda given: given | {"norms": given["norms"][:1], "places": np.array([[0]])}),
+        ("norm/", 1, lambda given: given | {"places": given["places"] + 1000}),
+        ("norm/", 1, lambda given: given | {"places": given["places"] * 0}),
+        ("norm/", 0, lambda given: {}),
         ("end", 0, lambda given: given | {"tensors": given["tensors"][:-1]}),
         ("end", 0, lambda given: given | {"figures": np.array([0.0, np.nan, 1.0, 0.0, 0.0])}),
         ("end", 0, lambda given: given | {"figures": np.array([0.0, 0.0, 1.0, -1.0, 0.0])}),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -48,9 +48,6 @@ RECORDS: Final = 0
 MIDDLE: Final = 1
 """Rank of the member that computes the middle."""
 
-CLIP_ROOM: Final = 1e-6
-"""What `torch.nn.utils.clip_grad_norm_` adds to a norm before it divides by it."""
-
 _FLOATS: Final = (torch.float32, torch.float64, torch.float16)
 
 
@@ -61,7 +58,7 @@ class SplitModel(nn.Module):
         super().__init__()
         self.whole = module
         self._cut = cut
-        self.talk = _Talk(exchange, MIDDLE)
+        self.talk = _Talk(exchange, MIDDLE, _trained(module))
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         """As the whole module in training. PartnerError where the partner is lost or sends what cannot be used,
@@ -86,12 +83,18 @@ class SplitModel(nn.Module):
         self.talk.clip(parameters, norm)
 
 
+def _trained(module: RebuiltModule) -> list[str]:
+    return [name for name, one in module.named_parameters() if one.requires_grad]
+
+
 class _Talk:
     """One member's exchanges, step by step."""
 
-    def __init__(self, exchange: Exchange, partner: int) -> None:
+    def __init__(self, exchange: Exchange, partner: int, names: Iterable[str] = ()) -> None:
+        """`names`: of what the whole model trains, in its own order."""
         self._exchange = exchange
         self._partner = partner
+        self._places = {name: place for place, name in enumerate(names)}
         self.step = 0
 
     def give(self, what: str, values: Sequence[Tensor], **others: Array) -> None:
@@ -118,17 +121,40 @@ class _Talk:
 
     @torch.no_grad()
     def clip(self, parameters: Mapping[str, Tensor], norm: float) -> None:
-        gradients = [one.grad for one in parameters.values() if one.grad is not None]
-        mine = sum((float(one.double().square().sum()) for one in gradients), 0.0)
-        given: dict[str, Array] = {"squared": np.array([mine], dtype=np.float64)}
-        found = self._exchange.exchange(f"norm/{self.step}", given, alike=True)
-        theirs = float(found[self._partner]["squared"][0])
-        if not math.isfinite(theirs) or theirs < 0:
-            raise self.fault(f"says that its gradients' squared norm is {theirs}")
-        factor = norm / (math.sqrt(mine + theirs) + CLIP_ROOM)
-        if factor < 1:
-            for one in gradients:
-                one.mul_(factor)
+        """As `clip_gradients` on the whole model, to the last bit: the norms of single tensors are exchanged and put
+        together in the model's own order. A sum in another order would round otherwise, and optimizers that divide by
+        a gradient's size (Adam) make weights of it where gradients are nearly nought."""
+        mine = {
+            self._places[name]: torch.linalg.vector_norm(one.grad).cpu()
+            for name, one in parameters.items()
+            if one.grad is not None
+        }
+        given: dict[str, Array] = {
+            "places": np.array(list(mine), dtype=np.int64),
+            "norms": np.array([float(one) for one in mine.values()], dtype=np.float64),
+        }
+        found = self._exchange.exchange(f"norm/{self.step}", given)[self._partner]
+        norms = dict(mine)
+        for place, one in self._norms(found, mine).items():
+            norms[place] = torch.tensor(one, dtype=next(iter(mine.values()), torch.empty(0)).dtype)
+        if not norms:
+            return
+        total = torch.linalg.vector_norm(torch.stack([norms[place] for place in sorted(norms)]))
+        torch.nn.utils.clip_grads_with_norm_(parameters.values(), norm, total)
+
+    def _norms(self, found: Mapping[str, Array], mine: Mapping[int, Tensor]) -> dict[int, float]:
+        """The partner's, by the places of their tensors. PartnerError unless they can be norms of what it trains."""
+        places, norms = found.get("places"), found.get("norms")
+        if places is None or norms is None or places.dtype != np.int64 or norms.dtype != np.float64:
+            raise self.fault("tells no norms of its gradients")
+        if places.ndim != 1 or places.shape != norms.shape or len(set(places.tolist())) != len(places):
+            raise self.fault(f"tells {norms.size} norms for {places.size} places")
+        for place, norm in zip(places.tolist(), norms.tolist(), strict=True):
+            if not 0 <= place < len(self._places) or place in mine:
+                raise self.fault(f"tells the norm of tensor {place}, which is not one that it trains")
+            if not math.isfinite(norm) or norm < 0:
+                raise self.fault(f"says that the gradient of tensor {place} has the norm {norm}")
+        return dict(zip(places.tolist(), norms.tolist(), strict=True))
 
     def join(self, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], figures: Sequence[float]) -> list[float]:
         """Give our tensors, write the partner's into `theirs`, and get its figures. PartnerError where they do not
@@ -199,7 +225,7 @@ def train_middle(
     PartnerError where the partner is lost or sends what the middle cannot be computed with; NotFiniteError where what
     comes of it is not finite.
     """
-    talk, crossing = _Talk(exchange, RECORDS), cut.crossing
+    talk, crossing = _Talk(exchange, RECORDS, _trained(module)), cut.crossing
     optimizer = make_optimizer(training, parameters, _carried(training, state))
     torch.manual_seed(mix_seed(mix_seed(visit_seed, state.travelling.steps), MIDDLE))
     module.train()
