@@ -27,9 +27,11 @@ ALL = (1 << len(LOAD.facts)) - 1
 
 @st.composite
 def reports(draw: st.DrawFn) -> tuple[int, int, int, float]:
-    """Which thing, which facts (0: all), how far its sequence goes on, and a value that all facts told get."""
+    """Which thing, which facts (0: all), how far its sequence goes on, and a value that all facts told get.
+
+    Ten reports at once go on by less than 127 together, which is what a sequence's last byte can tell."""
     facts = draw(st.one_of(st.just(0), st.integers(1, ALL)))
-    step = draw(st.one_of(st.integers(1, 100), st.integers(-20, 0)))
+    step = draw(st.one_of(st.integers(1, 12), st.integers(-20, 0)))
     return draw(st.integers(0, THINGS - 1)), facts, step, draw(st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 
 

@@ -28,6 +28,7 @@ def test_seed_holds_every_invariant(seed, faulty):
     assert set(report.phases) <= FINAL_PHASES
 
 
+@pytest.mark.timeout(300)  # half a minute of a core, beside whatever else runs
 def test_every_point_and_kind_of_the_matrix_can_be_drawn():
     """Which cells a few seeds come by is chance; that 1,000 come by all is for `--cover` to say."""
     hit: Counter[tuple[str, str]] = Counter()

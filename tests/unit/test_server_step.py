@@ -124,7 +124,7 @@ def test_step_beyond_the_type_is_refused_and_says_what_to_lower() -> None:
 def test_work_with_half_a_step_cannot_be_made() -> None:
     updates = (UpdateRef(model="a", weight=1.0),)  # type: ignore[arg-type]
     step = ServerStep(optimizer="adam", learning_rate=0.1)
-    with pytest.raises(ValueError, match="began from"):
+    with pytest.raises(ValueError, match="the model that is moved"):
         AggregateWork(updates=updates, server=step)
     with pytest.raises(ValueError, match="nothing else does"):
         AggregateWork(updates=updates, state="b")  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ record counts the reports of that group of that thing: whatever is not newer is 
 A second form tells *some* facts of a group (`PART_VERSION`): where a tuning says which facts matter, the others need
 not travel with them. What is left out stays as it was told last, and is as old as that. It is short, because most such
 messages have one record: of incarnation and sequences it has the last bytes, which are completed by what the receiver
-holds, and moments are counted from the incarnation. A load of which only the wait matters takes 22 bytes, not 62.
+holds, and moments are counted from the incarnation. A load of which only the wait matters takes 22 bytes, not 62. Of
+one thing at most 127 reports may be lost or come at once: later ones are taken for replays until a whole one comes.
 
 Everything is little-endian and packed. Decoding (`MESSAGES` at once, any mixture) looks at nothing but lengths and
 the header until shapes are known; values are judged by the map (`topology.columns`).
