@@ -6,9 +6,11 @@ from itertools import product
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daitn.base.errors import InputError
-from daitn.decision.planning.visits import VisitProblem, plan_visits
+from daitn.decision.planning.visits import VisitProblem, _better, plan_visits
 
 
 def make(**changes: object) -> VisitProblem:
@@ -147,3 +149,57 @@ def test_of_many_stops_the_few_good_ones_are_found() -> None:
 def test_bad_problems_are_named(changes: dict, what: str) -> None:
     with pytest.raises(InputError, match=what):
         plan_visits(make(**changes))
+
+
+def test_polishing_ends_where_routes_differ_by_rounding_only() -> None:
+    """Found by a seed of the simulation: fields taught many times over differ in their last bits, and with a tolerance
+    between two routes each of three was better than the next."""
+    shares = np.array([0.3531271793616867, 0.9861205302509067, 0.7784194457228664, 0.0])
+    problem = VisitProblem(
+        teach=np.array(
+            [
+                [0.8735309140459191, 0.6665573018395108, 0.06554828610934893, 0.5191449947301323],
+                [0.0, 0.6105238541817355, 0.5013416219705449, 0.0],
+                [0.0, 0.5619433784131367, 0.9079279414652452, 0.0],
+                [0.0, 0.4997421715380408, 0.0, 0.0],
+                [0.5881676714853217, 0.6834611821971206, 0.17036223527243688, 0.5684826051335334],
+            ]
+        ),
+        keep=np.array(
+            [
+                [1.0, 1.0, 0.9068376068376068, 0.9738461538461538],
+                [0.9, 1.0, 1.0, 0.9],
+                [0.9, 1.0, 1.0, 0.9],
+                [0.9, 1.0, 0.9, 0.9],
+                [1.0, 1.0, 0.9243767313019391, 1.0],
+            ]
+        ),
+        stay=np.array([[one, 0.0, 0.0, 0.0] for one in (
+            0.12777204749667512, 0.8218015222976653, 0.11372197357453201, 1.605848569148883, 0.0545402895898552
+        )]),
+        enter=np.array([[one, 1100.0, 0.0, 0.0] for one in (
+            0.19218204, 0.12956428, 0.15922467399999998, 0.176870852, 0.143144796
+        )]),
+        known=shares,
+        wanted=np.full(4, 0.9444444444444444),
+        weight=np.array([0.25, 0.25, 0.25, 1.25]),
+        budget=np.array([42.959992537, np.inf, np.inf, np.inf]),
+        price=np.array([1.0, 3.2042464037341913e-05, 35246710.44107611, 35246710.44107611]),
+        at=1,
+        check=np.array([0.10790774738187389, 1100.0, 0.0, 0.0]),
+        check_every=2,
+    )  # fmt: skip
+
+    found = plan_visits(problem, steps=40_000, most=32, seed=1)
+
+    assert found.shortfall < 0.004
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=3, max_size=3),
+    st.sampled_from([0.0, 0.004, 1.0]),
+)
+def test_of_three_routes_none_is_better_than_the_next_all_around(steps, base):
+    one, two, three = [(base + 3e-13 * shortfall, 1.0 + cost) for shortfall, cost in steps]
+
+    assert not (_better(*one, *two) and _better(*two, *three) and _better(*three, *one))

@@ -46,6 +46,9 @@ POLISHED: Final = 50_000
 ENOUGH: Final = 1e-9
 """A shortfall below this is none."""
 
+STEP: Final = 1e-12
+"""Shortfalls are told apart by steps of this."""
+
 Floats = NDArray[np.float64]
 
 
@@ -270,9 +273,11 @@ def _judge(
 
 @compiled
 def _better(shortfall: float, cost: float, than_shortfall: float, than_cost: float) -> bool:
-    """Lexicographic, with shortfalls below `ENOUGH` alike."""
-    one, other = max(shortfall, ENOUGH), max(than_shortfall, ENOUGH)
-    return one < other - 1e-12 or (one <= other + 1e-12 and cost < than_cost - 1e-12)
+    """Lexicographic, with shortfalls below `ENOUGH` alike, and otherwise as whole steps of `STEP`, costs by their last
+    bits. Alike must mean the same for all three of any three routes: with a tolerance between two, polishing went round
+    in circles."""
+    one, other = math.floor(max(shortfall, ENOUGH) / STEP), math.floor(max(than_shortfall, ENOUGH) / STEP)
+    return one < other or (one == other and cost < than_cost)
 
 
 @compiled
