@@ -115,7 +115,10 @@ def test_update_of_a_buffer_that_is_not_finite_is_left_out_and_moves_nothing(tmp
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"updates": (UpdateRef(model=ArtifactId("u"), weight=1.0, base=ArtifactId("b")),)}, "needs the model"),
+        (
+            {"updates": (UpdateRef(model=ArtifactId("u"), weight=1.0, base=ArtifactId("b")),)},
+            "need the model that is moved",
+        ),
         (
             {
                 "updates": (
