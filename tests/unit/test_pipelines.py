@@ -49,6 +49,7 @@ class Domain:
         self.pipelines = [msgspec.convert(one, Pipeline) for one in pipelines]
         self.counters = Counters()
         self.engine = QueryRouteEngine()
+        self.now_s = 0.0
 
     def add(self, name: str, model: Model, *inputs: str, **quality: float) -> Domain:
         self.models[name] = (model, inputs or ("x",), quality)
@@ -63,7 +64,7 @@ class Domain:
     def combining(self) -> Combining:
         self.engine.follow([self._served(name) for name in self.models], time.monotonic_ns())
         asking = Asking(self.engine, carried(self._call), self.counters)
-        return Combining(self.pipelines, self.engine, asking, self.counters, seed=1)
+        return Combining(self.pipelines, self.engine, asking, self.counters, seed=1, clock=lambda: self.now_s)
 
     def _served(self, name: str) -> ServedModel:
         _, inputs, quality = self.models[name]
@@ -237,13 +238,15 @@ def test_deadline_is_that_of_all_steps_together() -> None:
     step = {"kind": "sequence", "steps": [leaf("one"), leaf("two", inputs={"x": "p"})]}
 
     def slowly(inputs: Arrays) -> Arrays:
-        time.sleep(0.03)
+        domain.now_s += 6.0
         return {"p": inputs["x"]}
 
     domain = Domain({"name": "long", "step": step}).add("one", slowly).add("two", slowly)
-    refused = domain.ask("long", QueryGoal(deadline_s=0.02)).outcome
+    refused = domain.ask("long", QueryGoal(deadline_s=5.0)).outcome
     assert isinstance(refused, Refused)
-    assert refused.reason in (QueryRefusal.LATE, QueryRefusal.LOST)
+    assert refused.reason is QueryRefusal.LATE
+    assert [name for name, _ in domain.asked] == ["one"]
+    assert not isinstance(domain.ask("long", QueryGoal(deadline_s=13.0)).outcome, Refused)
 
 
 def test_what_a_pipeline_takes_and_answers_is_told_by_its_models() -> None:

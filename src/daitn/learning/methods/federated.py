@@ -7,6 +7,11 @@ does (FedProx: held to the model as it arrived; SCAFFOLD: gradients corrected fo
 DiLoCo: hundreds of steps of AdamW) and in the step that follows the mean (`learning.numerics.server_step`), not in who
 does what when.
 
+Hierarchical averaging (L. Liu et al., ICC 2020, with one round below for each above): several aggregators make the
+averages of their shares of a round, and one of them the average of these. What comes of a round is the same up to
+rounding; what changes is who has to fetch what (`decision.rounds.grouping`). With one aggregator, or few updates, it is
+federated averaging. A share whose aggregator is lost goes into the last average as it is.
+
 A site's own optimizer begins anew each round: nothing but the model travels. DiLoCo's paper keeps each worker's
 AdamW state there; workers here may be other sites every round.
 """
@@ -18,7 +23,7 @@ from typing import Final
 import msgspec
 
 from daitn.descriptors.work import ServerStep
-from daitn.learning.methods.contract import Aggregate, Choosers, Preferences, Run, Step, Train, Verify
+from daitn.learning.methods.contract import Aggregate, AggregateShares, Choosers, Preferences, Run, Step, Train, Verify
 
 PROXIMAL: Final = 0.01
 """FedProx (T. Li et al., MLSys 2020): the smallest of the weights that the paper tunes among (0.001 to 1) that is told
@@ -50,10 +55,13 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     rounds: str = "all"
 
     def next_steps(self, run: Run, choosers: Choosers) -> tuple[Step, ...]:
-        """All sites of a round at once, then one average, then a verification when due."""
+        """All sites at once, then one average, or the averages of shares and theirs, then a verification when
+        due."""
         if run.under_way:
             return ()
         if run.round_begun and run.updates:
+            if self.in_shares and all(update.members == 1 for update in run.updates):
+                return (AggregateShares(updates=run.updates),)
             return (Aggregate(updates=run.updates),)
         if run.head != run.verified and run.rounds_since_verified >= run.verify_every:
             return (Verify(model=run.head),)
@@ -87,5 +95,6 @@ FEDERATED: Final = (
             batches_most=500,
         ),
     ),
+    FederatedAveraging(name="hierarchical", in_shares=True),
 )
 """All members of the family."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import NamedTuple
 
@@ -57,23 +58,28 @@ class _RefusedError(Exception):
 class _Way:
     """One query's way through a pipeline."""
 
-    def __init__(self, goal: QueryGoal, session: str, key: str) -> None:
+    def __init__(self, goal: QueryGoal, session: str, key: str, clock: Callable[[], float]) -> None:
         self.goal, self.session, self.key = goal, session, key
-        self.began_s = time.monotonic()
+        self._clock = clock
+        self._began_s = clock()
         self.asked: list[Asked] = []
         self.notices: list[str] = []
 
     def left(self) -> QueryGoal:
         """The goal, with the time that is left."""
         allowed_s = DEADLINE_S if self.goal.deadline_s is None else self.goal.deadline_s
-        left_s = allowed_s - (time.monotonic() - self.began_s)
+        left_s = allowed_s - self.took_s()
         if left_s <= 0:
             raise _RefusedError(Refused(QueryRefusal.LATE, "the pipeline's time was over between two steps"))
         return msgspec.structs.replace(self.goal, deadline_s=left_s)
 
+    def took_s(self) -> float:
+        """Until now."""
+        return self._clock() - self._began_s
+
 
 class Combining:
-    """See the module's docstring. `seed`: of what splitters draw."""
+    """See the module's docstring. `seed`: of what splitters draw; `clock`: seconds that only rise."""
 
     def __init__(
         self,
@@ -82,7 +88,9 @@ class Combining:
         asking: Asking,
         counters: Counters,
         seed: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self.pipelines = {pipeline.name: pipeline for pipeline in check_pipelines(tuple(pipelines))}
         self._engine, self._asking, self._counters = engine, asking, counters
         self._random = random.Random(seed)
@@ -113,13 +121,13 @@ class Combining:
     async def ask(self, name: str, inputs: Arrays, goal: QueryGoal, session: str = "", key: str = "") -> Combined:
         """The answer of a pipeline that there is. InputError where the inputs do not fit it."""
         pipeline = self.pipelines[ModelName(name)]
-        way = _Way(goal, session, key)
+        way = _Way(goal, session, key, self._clock)
         try:
             outcome: Arrays | Refused = await self._do(pipeline.step, inputs, way)
         except _RefusedError as error:
             outcome = error.refused
         self._counters.count("pipelines_asked", "refused" if isinstance(outcome, Refused) else "answered")
-        return Combined(outcome, tuple(way.asked), tuple(way.notices), time.monotonic() - way.began_s)
+        return Combined(outcome, tuple(way.asked), tuple(way.notices), way.took_s())
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
