@@ -74,6 +74,11 @@ def run_with(domain: LocalDomain, lie: str) -> Any:
     return job
 
 
+FADED = 1e-4
+"""Evidence counts half after a week: without any a score of 0.98 falls by a hundred-thousandth in ten minutes; one
+fault takes a hundredth."""
+
+
 def trust(operator: daitn.Network, node: str) -> tuple[float, str]:
     """A node's score, and all reasons for its changes."""
     found = next(one for one in operator.nodes() if one.descriptor.name == node)
@@ -107,7 +112,7 @@ def test_model_that_no_site_can_use_is_found_and_its_maker_alone_blamed(
     score, why = trust(operator, f"liar-{lie}")
     assert score < 0.5
     assert words in why
-    assert trust(operator, "north")[0] >= honest
+    assert trust(operator, "north")[0] >= honest - FADED
     wait_until(lambda: counted(operator, f"makers_refuted[{fault}]") == before + 1, "the centre counts it", 20)
     wait_until(lambda: counted(operator, f"models_unfit[{fault}]", "unit") >= 1, "the unit counts it", 20)
 
@@ -150,7 +155,7 @@ def test_poison_that_shows_late_is_traced_to_its_maker_and_the_job_goes_on_from_
     score, why = trust(operator, "liar-late-poison")
     assert score < 0.8
     assert "after liar-late-poison/sides" in why
-    assert trust(operator, "north")[0] >= honest
+    assert trust(operator, "north")[0] >= honest - FADED
     wait_until(lambda: counted(operator, "models_rolled_back") >= len(harmful), "the centre counts it", 20)
 
 
@@ -171,5 +176,5 @@ def test_poison_from_the_very_first_visit_on_is_gone_round_and_the_goal_reached(
     score, why = trust(operator, "liar-early-poison")
     assert score < trust(operator, "north")[0]
     assert "no model gained anything with it" in why
-    assert trust(operator, "north")[0] >= honest
+    assert trust(operator, "north")[0] >= honest - FADED
     wait_until(lambda: counted(operator, "data_sets_set_aside") > before, "the centre counts it", 20)
