@@ -64,8 +64,8 @@ from daitn.learning.numerics.transfer import transfer_trial
 from daitn.learning.records import encode_records
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSlice, take_rows
+from daitn.topology.field_counts import field_counts
 from daitn.topology.relevance import predicted_help
-from daitn.topology.views import field_counts
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "relevance.json"

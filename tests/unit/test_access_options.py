@@ -6,9 +6,11 @@ import pytest
 
 from daitn.base.errors import InputError
 from daitn.cli.access import parse_access, parse_window
-from daitn.descriptors.access import AccessKind, is_open
+from daitn.descriptors.access import Access, AccessKind, Window, is_open
+from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.node.processes import access_arguments, tariff_arguments
 
 
 def test_satellite_with_passes_is_metered_and_there_in_its_windows():
@@ -53,3 +55,44 @@ def test_window_goes_through_the_configuration_unchanged(tmp_path):
 
     assert folder.load().access == access
     assert access.windows[0] == parse_window("2026-12-01T07:00Z for 10 min")
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        Access(),
+        Access(kind=AccessKind.WIFI),
+        Access(kind=AccessKind.CELLULAR, metered=False, bytes_per_s=5e6),
+        Access(
+            kind=AccessKind.SATELLITE,
+            metered=True,
+            windows=(
+                Window(start_unix_s=1_700_000_000.25, seconds=600, every_s=5700),
+                Window(start_unix_s=1_800_000_000, seconds=0.5),
+            ),
+        ),
+    ],
+    ids=["usual", "wifi", "unmetered", "passes"],
+)
+def test_access_of_a_scenario_reaches_its_node_as_options_unchanged(access):
+    given = access_arguments(access)
+    kind, metered, rate, windows = "wireline", None, "", []
+    left = list(given)
+    while left:
+        option = left.pop(0)
+        match option:
+            case "--metered" | "--unmetered":
+                metered = option == "--metered"
+            case "--access":
+                kind = left.pop(0)
+            case "--rate":
+                rate = left.pop(0)
+            case "--window":
+                windows.append(left.pop(0))
+
+    assert parse_access(kind, metered, rate, windows) == access
+
+
+def test_tariff_of_a_scenario_reaches_its_node_as_options():
+    assert tariff_arguments(Tariff()) == []
+    assert tariff_arguments(Tariff(price_per_hour=0.0, watts=65.5)) == ["--price-per-hour", "0.0", "--watts", "65.5"]

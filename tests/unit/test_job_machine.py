@@ -39,6 +39,7 @@ from daitn.control_center.training.commands import (
 )
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import JobSubmitted, ModelJudged, SiteBarred, VisitAccepted
+from daitn.descriptors.access import Access, AccessKind
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import ReasonCode
@@ -722,6 +723,22 @@ def test_grant_names_requester_and_holders_are_reachable_ones():
     assert wanted.grant.endswith(f":{node}")
     assert wanted.holders
     assert all(isinstance(holder, Holder) for holder in wanted.holders)
+
+
+def test_holders_whose_bytes_cost_are_named_last():
+    metered = Access(kind=AccessKind.CELLULAR, metered=True)
+    made = Bench(*(make_site(number, access=metered) for number in (1, 2)), make_unit())
+    made.submit(make_request(method="cyclic"))
+    made.answer_until(lambda state: state.visits == 4)
+
+    named = [
+        [made.nodes[one.node].access.metered for one in wanted.holders if one.node in made.nodes]
+        for _, message in made.sent
+        if isinstance(message, VisitOrder)
+        for wanted in message.inputs
+    ]
+    assert any(True in each and False in each for each in named)
+    assert all(each == sorted(each) for each in named)
 
 
 def test_watchers_are_told_of_every_change():

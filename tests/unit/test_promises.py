@@ -73,6 +73,16 @@ def promised(*seconds: float, until_s: float = 100.0) -> Promises:
     return Promises({NodeId(f"s{number}"): (Owed(until_s, each),) for number, each in enumerate(seconds, 1)})
 
 
+def test_site_with_windows_is_promised_no_more_than_they_leave():
+    view = make_view(make_candidate("s1", batch_s=0.1, share=0.25))
+
+    (alone,) = beside(view, Promises(), 100.0).candidates
+    (shared,) = beside(view, promised(15.0), 100.0).candidates
+    (taken,) = beside(view, promised(25.0), 100.0).candidates
+
+    assert (alone.share, shared.share, taken.share) == (0.25, 0.1, SHARE_LEAST)
+
+
 def test_site_that_is_promised_away_is_left_out_only_while_others_have_the_same_kinds():
     left = beside(two_sites(), promised(100.0), 100.0)
     alone = beside(make_view(make_candidate("s1")), promised(100.0), 100.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tests.builders import (
     OWNER,
@@ -26,8 +27,9 @@ from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Request, Selection
 from daitn.descriptors.terminals import Histogram, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
+from daitn.topology.field_counts import field_counts
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
-from daitn.topology.views import Asker, field_counts, make_training_view
+from daitn.topology.views import Asker, make_training_view
 from daitn.wire.topology_tools import TerminalGathered
 
 S = 1_000_000_000
@@ -249,3 +251,49 @@ def test_candidate_has_the_latency_and_the_availability_that_were_gathered():
     assert far.latency_s == pytest.approx(0.302)
     assert near.availability == 1.0
     assert far.availability == pytest.approx(0.1), "thirty of the next 300 seconds"
+
+
+def passes_of(*spans_s: tuple[float, float]) -> Access:
+    """Satellite passes: when each begins, in seconds from now, and how long it is."""
+    windows = tuple(Window(start_unix_s=START_NS / S + begin_s, seconds=long_s) for begin_s, long_s in spans_s)
+    return Access(kind=AccessKind.SATELLITE, windows=windows)
+
+
+@pytest.mark.parametrize(
+    ("spans_s", "why"),
+    [
+        ([(600, 60)], "its access opens in 10 min 00 s"),
+        ([(-100, 50), (7200, 60)], "its access opens in 2 h 00 min"),
+        ([(-100, 50)], "the last window of its access is over"),
+    ],
+)
+def test_site_whose_window_is_not_open_is_left_out_though_it_still_answers(spans_s, why):
+    assert reason(view_of(make_site(1, access=passes_of(*spans_s)))) == (ReasonCode.NO_DATA, why)
+
+
+def test_compute_site_unit_and_aggregator_outside_their_windows_are_not_asked():
+    later = passes_of((600, 60))
+    view = view_of(make_site(1), *(msgspec.structs.replace(one, access=later) for one in (make_unit(), make_mixer())))
+
+    assert len(view.candidates) == 1
+    assert (view.verifiers, view.aggregators) == ((), ())
+
+
+def test_site_is_back_in_the_view_when_its_window_opens():
+    site = make_site(1, access=passes_of((600, 60)))
+    knowledge = KnowledgeMap()
+    knowledge.describe(site, 1, START_NS)
+    now_ns = START_NS + 601 * S
+    knowledge.heard(site.node, 1, now_ns)
+
+    assert len(view_of(knowledge=knowledge, now_ns=now_ns).candidates) == 1
+
+
+def test_admission_counts_on_a_site_for_the_time_that_its_windows_leave():
+    site = make_site(1, access=passes_of((-60, 420), (3000, 240)))  # 10 min of the hour that the request gives
+
+    (judged,) = view_of(site, asker={"begun": False}).candidates
+    (running,) = view_of(site, asker={"begun": True}).candidates
+
+    assert judged.share == pytest.approx(600 / 3600)
+    assert running.share == 1.0

@@ -60,7 +60,7 @@ class Promises(NamedTuple):
         return sorted({one.until_s for each in self.owed.values() for one in each})
 
 
-def free_seconds(owed: Sequence[Owed], slots: int, left_s: float, from_s: float = 0.0) -> float:
+def free_seconds(owed: Sequence[Owed], slots: float, left_s: float, from_s: float = 0.0) -> float:
     """Seconds of one slot that are promised to nobody, in a window of `left_s` that begins `from_s` from now.
 
     Nothing is expected to be done before the window begins, nor can a job use two slots at once. O(n log n).
@@ -115,7 +115,9 @@ def _with_share(one: Candidate, promises: Promises, left_s: float, from_s: float
     owed = promises.owed.get(one.compute_node)
     if owed is None:
         return one
-    share = free_seconds(owed, one.slots, left_s, from_s) / left_s
+    # Where its access comes and goes, its slots are there for as much less; a job uses one only while it is.
+    free_s = free_seconds(owed, one.slots * one.share, left_s, from_s)
+    share = min(free_s / left_s, one.share)
     return msgspec.structs.replace(one, share=max(SHARE_LEAST, share))
 
 

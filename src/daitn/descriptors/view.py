@@ -52,7 +52,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     data_flops: float = 0.0
     """Of `data_node`, where the model would be cut."""
     share: float = 1.0
-    """Of one slot, up to the request's deadline, that is promised to no other job (`decision.promises`)."""
+    """Of one slot, up to the request's deadline: the time for which its access is there by plan, less what is promised
+    to other jobs (`decision.promises`). 1 while visits are being ordered."""
 
 
 class Verifier(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ works here works between machines.
 
 from __future__ import annotations
 
+import datetime
 import json
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from daitn.base.errors import InputError, UnavailableError
+from daitn.descriptors.access import Access
+from daitn.descriptors.tariff import Tariff
 from daitn.node.supervisor import READY_S, Processes, Survivor
 from daitn.scenario.spec import NodeSpec
 
@@ -173,6 +176,7 @@ class LocalDomain:
         arguments += ["--storage", str(spec.storage_bytes)] if spec.storage_bytes is not None else []
         arguments += ["--engine", spec.engine] if spec.engine else []
         arguments += ["--offers", spec.offers] if spec.offers else []
+        arguments += access_arguments(spec.access) + tariff_arguments(spec.tariff)
         return arguments + (["--token", token] if token else [])
 
     # --- tokens -----------------------------------------------------------------------------------------------------
@@ -238,3 +242,26 @@ class LocalDomain:
         self.processes.start(name, [*self.prefixes.get(name, ()), *self._command, *arguments, "--json"])
         if wait:
             self.processes.wait_ready([name], READY_S)
+
+
+def access_arguments(access: Access) -> list[str]:
+    """Options of `daitn join` that say how a node reaches the network; none where it is as usual."""
+    if access == Access():
+        return []
+    arguments = ["--access", access.kind.value, "--metered" if access.metered else "--unmetered"]
+    arguments += ["--rate", f"{access.bytes_per_s:.0f}"] if access.bytes_per_s else []
+    for one in access.windows:
+        start = datetime.datetime.fromtimestamp(one.start_unix_s, datetime.UTC).isoformat()
+        again = f" every {one.every_s:.6f} s" if one.every_s is not None else ""
+        arguments += ["--window", f"{start} for {one.seconds:.6f} s{again}"]
+    return arguments
+
+
+def tariff_arguments(tariff: Tariff) -> list[str]:
+    """Options of `daitn join` that say what a node charges and draws."""
+    stated = {
+        "--price-per-hour": tariff.price_per_hour,
+        "--price-per-gb": tariff.price_per_gigabyte,
+        "--watts": tariff.watts,
+    }
+    return [part for name, value in stated.items() if value is not None for part in (name, f"{value!r}")]

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from daitn.base.errors import InputError
+from daitn.descriptors.access import Access, check_access
 from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import Name
 from daitn.descriptors.policy import Policy
@@ -46,6 +47,9 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Address under which others reach it for direct transfers; empty: through the router only. Real world only."""
     storage_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Most that its store may take; None: the node's default."""
+    access: Access = Access()
+    """How it reaches the network, with the windows in which it does. Planned with in both worlds; a link is cut by
+    `FaultSpec.cuts`."""
     tariff: Tariff = Tariff()
     engine: str = ""
     """What runs models at a host; empty: the node's default. Real world only."""
@@ -159,6 +163,10 @@ def check_scenario(scenario: Scenario) -> None:
     for node in scenario.nodes:
         if node.data and Role.DATA not in node.roles:
             faults.append(f"node {node.name!r} has data but not the role 'data'")
+        try:
+            check_access(node.access)
+        except InputError as error:
+            faults.append(f"node {node.name!r}: {error.what}")
         here = [data.name for data in node.data]
         if len(set(here)) != len(here):
             faults.append(f"node {node.name!r} has two data sets of one name")

@@ -61,6 +61,7 @@ class SimulatedSite(TerminalCore):
             region=spec.region,
             roles=spec.roles,
             public_key=self.public_key,
+            access=spec.access,
             data=tuple(self._describe(data) for data in spec.data),
             compute=ComputeDescriptor(
                 slots=spec.slots,

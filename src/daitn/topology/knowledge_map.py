@@ -19,6 +19,7 @@ from typing import Final
 from daitn.base.effects import Record
 from daitn.base.ids import CENTER, DataSetId, NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds
+from daitn.descriptors.access import is_open
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.query_view import QueryDemand
@@ -316,8 +317,10 @@ class KnowledgeMap:
         return tuple(self._nodes.values())
 
     def usable(self, facts: NodeFacts, now_ns: int) -> bool:
-        """Whether decisions may rest on this node now: reachable, and its consent confirmed recently."""
-        return facts.reachable and self.age_s(facts, now_ns) <= CONSENT_AGE_S
+        """Whether decisions may rest on this node now: reachable, its access there by plan (a node whose window has
+        closed may not have been missed yet), and its consent confirmed recently."""
+        there = facts.reachable and is_open(facts.descriptor.access, now_ns / NS_PER_S)
+        return there and self.age_s(facts, now_ns) <= CONSENT_AGE_S
 
     def age_s(self, facts: NodeFacts, now_ns: int) -> float:
         """Seconds since the node's description was last confirmed."""

@@ -12,20 +12,23 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from daitn.base.ids import CENTER, DataSetId, DomainId, NodeId, OperatorId, OwnerId
-from daitn.base.units import show_bytes
-from daitn.descriptors.contract import Classification, DataContract, FieldByColumn, FieldByValues
+from daitn.base.ids import CENTER, DataSetId, DomainId, NodeId, OwnerId
+from daitn.base.units import NS_PER_S, show_bytes, show_seconds
+from daitn.descriptors.access import open_frac, open_span
+from daitn.descriptors.contract import DataContract
 from daitn.descriptors.fitting import fits
 from daitn.descriptors.outcome import Exclusion, ReasonCode
 from daitn.descriptors.policy import Use, check_use, to_train
 from daitn.descriptors.request import Budget, Request
 from daitn.descriptors.terminals import ComputeDescriptor, DataDescriptor, Role
-from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView, Verifier
+from daitn.descriptors.view import AggregatorSite, Candidate, TrainingView
 from daitn.descriptors.work import TaughtBy
 from daitn.learning.methods import splits
+from daitn.topology.field_counts import field_counts
 from daitn.topology.knowledge_map import KnowledgeMap, NodeFacts
 from daitn.topology.relevance import relevance_shares
 from daitn.topology.split_pairs import cut_between, partners_for
+from daitn.topology.verifiers import make_verifiers
 
 TRUST_LEAST: Final = 0.4
 """Sites trusted less are left out while others serve: three lost visits, two harmful ones or one refuted claim of a
@@ -34,6 +37,10 @@ newcomer get there."""
 
 FORECAST_S: Final = 300.0
 """How far ahead the availability of a candidate is forecast: some visits, fetch and return included."""
+
+
+SHARE_LEAST: Final = 1e-3
+"""Least share of the time that a site open now is taken to be there: what is divided by it stays finite."""
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,36 +66,6 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """Field → how far the model is from perfect there, where a unit has measured it."""
     taught: tuple[TaughtBy, ...] = ()
     """What samples of data sets taught the model of each field at a unit."""
-
-
-def field_counts(contract: DataContract, data: DataDescriptor) -> dict[str, float]:
-    """Records per field of the contract, from the label histogram where the rule speaks of the label."""
-    counts: dict[str, float] = {}
-    published = data.field_counts.counts if data.field_counts is not None else {}
-    label = contract.task.label if isinstance(contract.task, Classification) else ""
-    labels = data.labels.counts if data.labels is not None else {}
-    for rule in contract.fields:
-        if isinstance(rule, FieldByValues):
-            if rule.column == label:
-                counts[rule.name] = sum(labels.get(value, 0.0) for value in rule.values)
-            else:
-                counts[rule.name] = published.get(rule.name, 0.0)
-        elif isinstance(rule, FieldByColumn):
-            source = labels if rule.column == label else published
-            counts.update({name: source.get(name, 0.0) for name in contract.field_names() if name in source})
-    # A mean can be taught as far as its fields can: what counts is that any of them is there.
-    return counts | {one.name: sum(counts.get(name, 0.0) for name in one.fields) for one in contract.means}
-
-
-def _test_frac(contract: DataContract, field: str) -> float:
-    """Share of a field's groups that is held out, as far as the contract's rules tell."""
-    rule = next((one for one in contract.fields if isinstance(one, FieldByValues) and one.name == field), None)
-    shares = [
-        share.frac
-        for share in contract.held_out_shares
-        if rule is not None and rule.column == share.column and set(rule.values) <= set(share.values)
-    ]
-    return max(shares, default=contract.test_frac)
 
 
 def _exclude(data: DataDescriptor, code: ReasonCode, why: str) -> Exclusion:
@@ -141,6 +118,8 @@ def _judge(
         return _exclude(data, ReasonCode.POLICY, text)
     if splits(asker.method) and data.policy.activations == "stay":
         return _exclude(data, ReasonCode.POLICY, "activations: asked to give them to a compute site, allowed stay")
+    if (closed := _closed(facts, now_ns)) != "":
+        return _exclude(data, ReasonCode.NO_DATA, closed)
     if not knowledge.usable(facts, now_ns):
         age = knowledge.age_s(facts, now_ns)
         return _exclude(data, ReasonCode.NO_DATA, f"site not reachable, last heard of {age:.0f} s ago")
@@ -151,6 +130,19 @@ def _judge(
             f"trust {knowledge.trust(facts, now_ns):.2f}, the request asks for {request.trust_floor:.2f}",
         )
     return None
+
+
+def _closed(facts: NodeFacts, now_ns: int) -> str:
+    """Why a site's access is not there by plan, and when it opens; empty while it is."""
+    now_s = now_ns / NS_PER_S
+    span = open_span(facts.descriptor.access, now_s)
+    if span is None:
+        return "the last window of its access is over"
+    return f"its access opens in {show_seconds(span[0] - now_s)}" if span[0] > now_s else ""
+
+
+def _sample_use(request: Request, asker: Asker) -> Use:
+    return Use(owner=asker.owner, purpose=request.purpose, method="*", signer=asker.signer, kind="sample")
 
 
 def _computes_for(
@@ -188,6 +180,8 @@ def make_training_view(
     candidates: list[Candidate] = []
     usable: list[tuple[NodeFacts, DataDescriptor]] = []
     fitting = _Fitting(contract)
+    # While visits are ordered a site is as quick as it is; how long it is there for is said by its availability.
+    planned_s = 0.0 if asker.begun else request.deadline_s
     foreign = bool(request.domains) and asker.domain not in request.domains
     for facts in knowledge.nodes():
         for data in facts.descriptor.data:
@@ -210,7 +204,7 @@ def make_training_view(
             if not roomy:
                 excluded.append(_without_room(data, computes, asker))
             for compute in roomy:
-                found = _candidate(knowledge, facts, data, compute, contract, measured_batch_s, now_ns)
+                found = _candidate(knowledge, facts, data, compute, contract, measured_batch_s, planned_s, now_ns)
                 candidates.append(cut_between(found, knowledge, facts, compute) if splits(asker.method) else found)
     if resting:
         awake = [one for one in candidates if one.compute_node not in resting]
@@ -224,7 +218,9 @@ def make_training_view(
         made_at_ns=now_ns,
         candidates=tuple(_with_relevance(candidates, [data for _, data in usable], contract, asker)),
         excluded=tuple(excluded),
-        verifiers=_verifiers(knowledge, usable, request, contract, asker, now_ns),
+        verifiers=make_verifiers(
+            knowledge, usable, request, contract, _sample_use(request, asker), asker.evaluations_used, now_ns
+        ),
         aggregators=tuple(
             AggregatorSite(node=facts.descriptor.node, bytes_per_s=facts.bytes_per_s)
             for facts in knowledge.with_role(Role.AGGREGATOR)
@@ -310,6 +306,7 @@ def _candidate(
     compute: NodeFacts,
     contract: DataContract,
     measured_batch_s: Mapping[tuple[DataSetId, NodeId], float],
+    planned_s: float,
     now_ns: int,
 ) -> Candidate:
     node = compute.descriptor.node
@@ -331,6 +328,7 @@ def _candidate(
         slots=machine.slots,
         batch_s=measured_batch_s.get((data.dataset, node)),
         bytes_per_s=compute.bytes_per_s,
+        share=_planned_share((facts, compute), planned_s, now_ns),
         latency_s=_latency_s(knowledge, facts, compute),
         trust=min(knowledge.trust(facts, now_ns), knowledge.trust(compute, now_ns)),
         availability=_availability(knowledge, (facts, compute), now_ns),
@@ -352,6 +350,12 @@ def _availability(knowledge: KnowledgeMap, needed: tuple[NodeFacts, ...], now_ns
     return min(shares)
 
 
+def _planned_share(needed: tuple[NodeFacts, ...], planned_s: float, now_ns: int) -> float:
+    """Share of the next seconds in which the access of all nodes needed is there, by plan."""
+    now_s = now_ns / NS_PER_S
+    return max(SHARE_LEAST, min(open_frac(one.descriptor.access, now_s, now_s + planned_s) for one in needed))
+
+
 def _with_relevance(
     candidates: list[Candidate], data: list[DataDescriptor], contract: DataContract, asker: Asker
 ) -> list[Candidate]:
@@ -363,87 +367,3 @@ def _with_relevance(
     fields_SF = np.array([[count.get(name, 0.0) for name in names] for count in counts]).reshape(len(data), len(names))
     shares = relevance_shares(contract, data, fields_SF, asker.needs, asker.taught)
     return [msgspec.structs.replace(one, relevance=shares[one.dataset]) for one in candidates]
-
-
-class _Samples:
-    """What each data set would give to a unit, worked out once for a view: whom it gives to depends on the unit's
-    operator alone, so that is worked out once for each of those."""
-
-    def __init__(
-        self, usable: list[tuple[NodeFacts, DataDescriptor]], request: Request, contract: DataContract, asker: Asker
-    ) -> None:
-        self._request, self._asker = request, asker
-        self._data = [data for _, data in usable]
-        targets = contract.target_fields()
-        held_out = {name: _test_frac(contract, name) for name in targets}
-        self._records = [data.records * _given(data, contract.test_frac) for data in self._data]
-        self._fields = [
-            {name: count * _given(data, held_out[name]) for name, count in field_counts(contract, data).items()}
-            for data in self._data
-        ]
-        self._targets = targets
-        self._by_operator: dict[OperatorId, tuple[tuple[DataSetId, ...], float, dict[str, float]]] = {}
-
-    def of(self, operator: OperatorId) -> tuple[tuple[DataSetId, ...], float, dict[str, float]]:
-        """For a unit of this operator: the data sets that give it a sample, records in all, and per field."""
-        if (known := self._by_operator.get(operator)) is not None:
-            return known
-        use = Use(
-            owner=self._asker.owner,
-            purpose=self._request.purpose,
-            method="*",
-            signer=self._asker.signer,
-            kind="sample",
-            operator=operator,
-        )
-        givers = [place for place, data in enumerate(self._data) if not check_use(data.policy, use)]
-        fields = dict.fromkeys(self._targets, 0.0)
-        for place in givers:
-            for name, count in self._fields[place].items():
-                fields[name] = fields.get(name, 0.0) + count
-        records = sum(self._records[place] for place in givers)
-        found = (tuple(self._data[place].dataset for place in givers), records, fields)
-        self._by_operator[operator] = found
-        return found
-
-
-def _given(data: DataDescriptor, held_out_frac: float) -> float:
-    """Records given to a unit for each one that trains."""
-    return min(data.policy.sample_frac, held_out_frac) / (1 - held_out_frac)
-
-
-def _verifiers(
-    knowledge: KnowledgeMap,
-    usable: list[tuple[NodeFacts, DataDescriptor]],
-    request: Request,
-    contract: DataContract,
-    asker: Asker,
-    now_ns: int,
-) -> tuple[Verifier, ...]:
-    """Units that answer, each with the data sets whose policy gives it a sample."""
-    verifiers: list[Verifier] = []
-    samples = _Samples(usable, request, contract, asker)
-    for unit in knowledge.with_role(Role.VERIFICATION):
-        described = unit.descriptor.verification
-        if (
-            described is None
-            or unit.descriptor.node in request.data.exclude_nodes
-            or not knowledge.usable(unit, now_ns)
-            or knowledge.trust(unit, now_ns) < request.trust_floor
-        ):
-            continue
-        datasets, records, fields = samples.of(unit.descriptor.operator)
-        machine = unit.descriptor.compute
-        verifiers.append(
-            Verifier(
-                node=unit.descriptor.node,
-                operator=unit.descriptor.operator,
-                datasets=datasets,
-                sample_records=records,
-                sample_fields=dict(fields),
-                evaluations_left=max(0, described.evaluations_per_job - asker.evaluations_used),
-                flops=machine.flops if machine is not None else 0.0,
-                bytes_per_s=unit.bytes_per_s,
-            )
-        )
-    return tuple(sorted(verifiers, key=lambda one: (-one.sample_records, one.node)))

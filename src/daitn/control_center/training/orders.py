@@ -37,19 +37,22 @@ class OrderDesk:
         self._knowledge = knowledge
 
     def holders(self, state: JobState, artifact: ArtifactId, extra: NodeId | None = None) -> tuple[Holder, ...]:
-        """Reachable nodes that hold an artifact, the newest holder first, as many as an order may name."""
+        """Reachable nodes that hold an artifact, the newest holder first and those whose bytes cost last, as many as an
+        order may name."""
         nodes = list(reversed(state.holders.get(artifact, [])))
         if extra is not None and extra not in nodes:
             nodes.append(extra)
         found: list[Holder] = []
+        metered: list[Holder] = []
         for node in nodes:
             if node == CENTER:
                 found.append(Holder(node=CENTER, direct=self._config.direct))
                 continue
             facts = self._knowledge.node(node)
             if facts is not None and facts.reachable:
-                found.append(Holder(node=node, direct=facts.descriptor.direct))
-        return tuple(found[: limits.HOLDERS])
+                costs = facts.descriptor.access.metered
+                (metered if costs else found).append(Holder(node=node, direct=facts.descriptor.direct))
+        return tuple((found + metered)[: limits.HOLDERS])
 
     def input_ref(
         self,

@@ -1,0 +1,61 @@
+"""Access windows in a run: nobody is sent to a site before its window opens, nor promised its time."""
+
+from __future__ import annotations
+
+from tests.builders import changed
+from tests.simulation.worlds import load, play, records
+
+from daitn.base.units import NS_PER_S
+from daitn.control_center.training.records import JobAssessed, PromiseMade, VisitOrdered
+from daitn.descriptors.access import Access, AccessKind, Window
+from daitn.descriptors.job import Phase
+from daitn.descriptors.work import TrainWork
+from daitn.scenario.spec import CutSpec, Scenario
+from daitn.simulation.world import EPOCH_NS
+
+OPENS_S = 20.0
+
+
+def passing(*names: str, cut: bool = True) -> Scenario:
+    """Three hospitals; those named are out of reach for 20 s, then there for half a minute."""
+    scenario = load()
+    window = Window(start_unix_s=EPOCH_NS / NS_PER_S + OPENS_S, seconds=30.0)
+    access = Access(kind=AccessKind.SATELLITE, metered=True, windows=(window,))
+    nodes = tuple(changed(one, access=access) if one.name in names else one for one in scenario.nodes)
+    # Described while its link was up; then silent until its window opens.
+    cuts = tuple(CutSpec(node=name, at_s=0.9, seconds=OPENS_S - 0.9) for name in names) if cut else ()
+    job = changed(scenario.jobs[0], method="cyclic", visits=60)
+    return changed(scenario, nodes=nodes, jobs=(job,), faults=changed(scenario.faults, cuts=cuts))
+
+
+def test_site_is_visited_from_when_its_window_opens_and_not_before():
+    for cut in (True, False):  # whether it is silent by then, or its plan alone says so
+        report, world = play(passing("north", cut=cut))
+
+        assert report.fault == ""
+        (north,) = (node for node, process in world.processes.items() if process.name == "north")
+        ordered = [one for one in records(world, VisitOrdered) if isinstance(one.work, TrainWork)]
+        there_s = [(one.at_ns - EPOCH_NS) / NS_PER_S for one in ordered if one.node == north]
+        assert any((one.at_ns - EPOCH_NS) / NS_PER_S < OPENS_S for one in ordered), "others were visited meanwhile"
+        assert there_s
+        assert OPENS_S <= min(there_s) <= max(there_s) < OPENS_S + 30
+
+
+def test_site_outside_its_window_is_promised_to_nobody_and_the_verdict_says_when_it_opens():
+    _, world = play(passing("north", cut=False))
+
+    (north,) = (node for node, process in world.processes.items() if process.name == "north")
+    first = records(world, PromiseMade)[0]
+    assert north not in {hold.node for hold in first.promise.holds}
+    said = [one.why for one in records(world, JobAssessed)[0].verdict.excluded if one.dataset == "north/records"]
+    assert said
+    assert said[0].startswith("its access opens in 1")
+
+
+def test_job_that_has_only_sites_outside_their_windows_is_refused_with_that_reason():
+    report, world = play(passing("north", "south", "west", cut=False))
+
+    assert report.fault == ""
+    assert report.phases == (Phase.REFUSED,)
+    verdict = records(world, JobAssessed)[-1].verdict
+    assert {one.why.split(" in ")[0] for one in verdict.excluded} == {"its access opens"}
