@@ -50,7 +50,13 @@ from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.visits import ChildHandle, VisitError
 from daitn.wire.center_tools import PartnerRef, VisitOrder, Warrant
 
-BOUNDS: Bounds = {"share_of_stream": (">=", 0.3), "cancel_max_ms": ("<=", 50.0)}
+BOUNDS: Bounds = {
+    "share_of_stream": (">=", 0.3),
+    "cancel_max_ms": ("<=", 50.0),
+    "peak_mb": ("<=", 64.0),
+    "peak_mb_stalled": ("<=", 64.0),
+}
+"""Memory: 24 MiB that room and credits allow for one partner, and what a node reads on the way; 100 MB are sent."""
 ACTIVATION = (64, 256, 384)
 SMALL = (16, 64)
 BLOCKS, BLOCKS_QUICK = 5, 2

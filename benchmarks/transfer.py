@@ -336,6 +336,7 @@ async def cut(
             raise SystemExit(f"the transfer was over before it could be cut: {ordered.result()}")
         await asyncio.sleep(0.001)
     sites.domain.kill(victim)
+    sent_before = len(sites.sent()[before:])
     # What still arrives of buffers after the holder or router has died is verified and noted like any other chunk.
     noted = set(sites.noted(model))
     if victim in ("north", "south"):
@@ -343,7 +344,6 @@ async def cut(
     else:
         sites.domain.restart(victim, wait=False)
     ended = await ordered
-    first = sites.sent()[before:]
     again = 0
     while isinstance(ended, VisitFailed):
         again += 1
@@ -353,11 +353,15 @@ async def cut(
         noted |= set(sites.noted(model))
         ended = await conductor.average(job, sites.south, model, (holder,))
     every = sites.sent()[before:]
-    second = every[len(first) :] if victim != "router" else every
+    second = every[sent_before:]
+    if not second:
+        raise SystemExit(f"nothing was sent after {victim} was killed: the cut cut nothing")
     twice = [chunk for chunk in set(every) if every.count(chunk) > 1]
     resent = [chunk for chunk in second if chunk in noted and every.count(chunk) > 1]
     await drop(conductor, sites, job, [model, ended.report.outcome.model])  # type: ignore[union-attr]
-    return {"resent": len(resent), "unverified": len(set(twice) - set(resent)), "noted": len(noted), "orders": again}
+    unverified = len(set(twice) - set(resent))
+    said = {"noted_before": len(noted), "sent_after": len(second), "orders_again": again}
+    return said | {"resent": len(resent), "unverified_again": unverified}
 
 
 # --- owners -------------------------------------------------------------------------------------------------------
@@ -505,7 +509,7 @@ async def move(
             direct = Holder(node=sites.north, direct=holder_now)
         figures["resent_chunks"] = sum(one["resent"] for one in cuts.values())
         for victim, one in cuts.items():
-            figures[f"unverified_again_{victim}"] = one["unverified"]
+            figures |= {f"{key}_{victim}": value for key, value in one.items() if key != "resent"}
     return figures
 
 

@@ -45,6 +45,31 @@ def test_without_a_trial_nothing_is_claimed():
     assert verdict.probability is None
 
 
+def test_chance_that_cannot_be_told_is_enough_only_for_who_asked_for_no_more_than_usual():
+    untold = Known(Preflight(overfits=True))
+    usual, _, _ = TrainingAdmission(lambda _: VIEW).assess(make_request("accuracy >= 0.9"), make_package(), untold)
+    request = make_request("accuracy >= 0.9", chance_floor=0.5)
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(request, make_package(), untold)
+
+    assert usual.outcome == "admitted"
+    assert verdict.outcome == "refused"
+    (failed,) = verdict.failed()
+    assert failed.code is ReasonCode.ATTAINABILITY
+    assert "not known" in failed.available
+    assert verdict.counter_offer is not None
+    (change,) = verdict.counter_offer.changes
+    assert (change.what, change.asked, change.offered) == ("chance", "50%", "25%, where it is known")
+    taken, _, _ = TrainingAdmission(lambda _: VIEW).assess(verdict.counter_offer.request, make_package(), untold)
+    assert taken.outcome == "admitted"
+
+
+def test_chance_that_cannot_be_told_is_probed_where_that_is_allowed():
+    request = make_request("accuracy >= 0.9", chance_floor=0.5, allow_probe=True)
+    verdict, _, _ = TrainingAdmission(lambda _: VIEW).assess(request, make_package(), Known(Preflight(overfits=True)))
+
+    assert verdict.outcome == "needs-probe"
+
+
 def test_goal_below_what_the_trial_reached_is_all_but_certain():
     assert one(make_request("accuracy >= 0.8"), tried(0.1, 0.85, 0.9)).probability > 0.95
 

@@ -21,7 +21,7 @@ from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.feasibility import Judged, Known, judge, least_beside
 from daitn.decision.promises import Least
 from daitn.descriptors.outcome import Change, Condition, CounterOffer, ReasonCode
-from daitn.descriptors.request import Request, Target
+from daitn.descriptors.request import CHANCE_FLOOR, Request, Target
 from daitn.descriptors.view import TrainingView
 from daitn.learning.methods.compatibility import without_option
 
@@ -123,6 +123,9 @@ def _mend(
             return replace(request, method="")
         case ReasonCode.VOLUME:
             return _less_data(request, failed, change)
+        case ReasonCode.ATTAINABILITY if failed.available_value is None:
+            change("chance", f"{request.chance_floor:.0%}", f"{CHANCE_FLOOR:.0%}, where it is known")
+            return replace(request, chance_floor=CHANCE_FLOOR)
         case ReasonCode.ATTAINABILITY:
             return _easier_targets(request, judged, change)
         case ReasonCode.COVERAGE | ReasonCode.NO_TEST_SET:

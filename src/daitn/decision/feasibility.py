@@ -25,7 +25,7 @@ from daitn.decision.promises import Least, Promises, beside, when
 from daitn.descriptors.masked import MEMBERS_LEAST
 from daitn.descriptors.outcome import Condition, Prediction, ReasonCode, Verdict
 from daitn.descriptors.plan import Plan
-from daitn.descriptors.request import Request
+from daitn.descriptors.request import CHANCE_FLOOR, Request, Target
 from daitn.descriptors.view import TrainingView
 from daitn.learning.methods import METHODS, splits
 from daitn.learning.methods.compatibility import conflicts
@@ -369,7 +369,8 @@ def _rests_on(preflight: Preflight | None, runs: int) -> str:
 def _attainability(
     request: Request, preflight: Preflight | None, predictions: tuple[Prediction, ...]
 ) -> list[Condition]:
-    """The chance of each target against the owner's floor; where nothing could be tried, that is said."""
+    """The chance of each target against the owner's floor. Where nothing could be tried that is said; it is enough for
+    an owner who leaves the floor where it is, not for one who asked for more of a chance than that."""
     known = {one.name: one for one in predictions}
     steps = max((point.steps for point in preflight.curve), default=0) if preflight is not None else 0
     short = f"; the trial had time for {steps} steps only, it may get further" if 0 < steps < STEPS_ENOUGH else ""
@@ -377,8 +378,7 @@ def _attainability(
     for target in request.targets:
         found = known.get(target.name)
         if found is None:
-            text = "not known: too few test records or too little time to try it, or not tried yet"
-            conditions.append(_said(ReasonCode.ATTAINABILITY, f"chance of {target}", "a prediction", text, met=True))
+            conditions.append(_unknown(request, target, tried=preflight is not None))
             continue
         within = f"{found.low:.3g} to {found.high:.3g} with 90 %"
         rests = _rests_on(preflight, found.runs)
@@ -397,3 +397,13 @@ def _attainability(
             )
         )
     return conditions
+
+
+def _unknown(request: Request, target: Target, *, tried: bool) -> Condition:
+    """A target whose chance could not be told; `tried`: the model was tried, and nothing came of it."""
+    insists = tried and request.chance_floor > CHANCE_FLOOR
+    text = "not known: too few test records or too little time to try it" + ("" if tried else ", or not tried yet")
+    if insists:
+        text += f"; a probe, a later deadline or a chance of {CHANCE_FLOOR:.0%} may be allowed"
+    required = f"at least {request.chance_floor:.0%}" if insists else "a prediction"
+    return _said(ReasonCode.ATTAINABILITY, f"chance of {target}", required, text, met=not insists)

@@ -184,7 +184,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     accept_counter_offer: bool = False
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
     """A target whose predicted chance is below this is refused with an offer; 0: go ahead, without the trial that the
-    prediction rests on."""
+    prediction rests on. Above `CHANCE_FLOOR` a target whose chance cannot be told is refused too."""
     allow_probe: bool = False
     """Where the chance is not sure, one site may train for a moment before the verdict (`decision.probing`)."""
     variants: Annotated[tuple[ArtifactId, ...], msgspec.Meta(max_length=VARIANTS_MOST)] = ()

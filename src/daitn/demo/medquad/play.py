@@ -182,6 +182,7 @@ class Play:
             seed=SEED,
             name=asks.title,
             chance_floor=CHANCE_FLOOR,
+            allow_probe=True,
             accept_counter_offer=True,
         )
 
