@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 200
 
-.PHONY: setup demo test test-processes test-logic check sim clean
+.PHONY: setup demo test check sim clean
 
 setup: $(VENV)/.ready
 
@@ -24,18 +24,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two runs beside each other: tests with processes mostly wait, the others mostly compute. Each shows its own summary when
-# it has ended; `make test-processes` and `make test-logic` show progress.
-WITH_PROCESSES := tests/system tests/api tests/architecture
+# Two workers, each takes the next file when it has done one; large files come before the many small ones of tests/unit.
+WORKERS ?= 2
 
 test: check
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-processes test-logic
-
-test-processes: setup
-	$(BIN)/python -m pytest $(WITH_PROCESSES)
-
-test-logic: setup
-	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(WITH_PROCESSES))
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 sim: setup
 	$(BIN)/python -m daitn.simulation --seeds $(SEEDS)
