@@ -360,8 +360,13 @@ async def cut(
     resent = [chunk for chunk in second if chunk in noted and every.count(chunk) > 1]
     await drop(conductor, sites, job, [model, ended.report.outcome.model])  # type: ignore[union-attr]
     unverified = len(set(twice) - set(resent))
-    said = {"noted_before": len(noted), "sent_after": len(second), "orders_again": again}
-    return said | {"resent": len(resent), "unverified_again": unverified}
+    return {
+        "noted_before": len(noted),
+        "sent_after": len(second),
+        "orders_again": again,
+        "resent": len(resent),
+        "unverified_again": unverified,
+    }
 
 
 # --- owners -------------------------------------------------------------------------------------------------------
