@@ -147,7 +147,7 @@ def test_request_that_cannot_be_met_is_refused_with_every_reason_and_a_counter_o
 @claim(
     "II-A, TAG and HPO",
     "The network chooses the training method and the hyper-parameters for the place where model and data meet.",
-    "daitn.decision.drafting.choose_method",
+    "daitn.decision.method_choice.choose_method",
     "daitn.decision.hyperparameters.propose_training",
 )
 def test_plan_says_method_and_hyper_parameters_with_reasons_and_what_was_rejected():

@@ -7,7 +7,7 @@ import pytest
 from tests.builders import changed
 from tests.simulation.worlds import load, play, records, with_faults
 
-from daitn.control_center.training.records import GroupAgreed, GroupLost, VisitOrdered
+from daitn.control_center.training.records import GroupAgreed, GroupLost, JobAssessed, VisitOrdered
 from daitn.descriptors.job import Phase
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import TrainWork
@@ -77,3 +77,19 @@ def test_crash_of_the_centre_at_each_append_mixes_no_round():
             break
         number += 1
     assert number > 10
+
+
+def test_network_cuts_the_model_by_itself_where_hospitals_are_slow_and_says_why():
+    scenario = cut_between()
+    nodes = tuple(changed(one, flops=1e8) if one.name in ("north", "south") else one for one in scenario.nodes)
+    nodes = tuple(changed(one, data=()) if one.name == "west" else one for one in nodes)
+    report, world = play(with_faults(changed(scenario, nodes=nodes, jobs=(changed(scenario.jobs[0], method=""),))))
+
+    assert report.fault == ""
+    (plan,) = [one.plan for one in records(world, JobAssessed) if one.verdict.outcome == "admitted"]
+    choice = next(one for one in plan.choices if one.what == "method")
+    assert choice.chosen == "split"
+    assert "by measured speed and bandwidth" in choice.why
+    orders = [one for one in records(world, VisitOrdered) if one.purpose == "train"]
+    assert orders
+    assert all(isinstance(one.work, TrainWork) and one.work.split is not None for one in orders)

@@ -23,6 +23,29 @@ SPLIT_BATCH: Final = 32
 BATCH_S: Final = 0.005
 """Assumed seconds per batch before a preflight measured any."""
 
+TIME_MARGIN: Final = 1.25
+"""How much more than the least time a plan takes there has to be: machines and lines deviate by a fifth from what they
+say, and what is admitted has to have the time it was promised."""
+
+MEMORY_FACTOR: Final = 8.0
+"""Memory a visit takes as a multiple of the payload: weights, gradients, two optimizer slots, the average
+and the newest weights apart, activations."""
+SPLIT_MEMORY_FACTOR: Final = 6.0
+"""The same at each of two sites between which the model is cut: weights and slots, and those that they tell each other
+at the end. There is no average, and activations of the middle are at one of them."""
+
+MEMORY_BASE_BYTES: Final = 400e6
+
+
+def memory_bytes(package: PackageFacts, *, split: bool) -> float:
+    """Memory that a visit takes at a site."""
+    return package.payload_bytes * (SPLIT_MEMORY_FACTOR if split else MEMORY_FACTOR) + MEMORY_BASE_BYTES
+
+
+def fits_memory(candidate: Candidate, package: PackageFacts) -> bool:
+    """Whether a candidate's sites have the memory that a visit takes."""
+    return memory_bytes(package, split=candidate.split) <= candidate.memory_bytes
+
 
 def batch_seconds(candidate: Candidate, preflight: Preflight | None) -> float:
     """Seconds per batch at a candidate: measured there, else scaled from the preflight by speed, else assumed."""

@@ -14,7 +14,6 @@ from daitn.base.units import show_bytes
 from daitn.decision.costs import (
     EXCHANGE_S,
     WARM_S,
-    batch_seconds,
     verification_seconds,
     visit_joules,
     visit_price,
@@ -23,7 +22,7 @@ from daitn.decision.costs import (
 from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.hyperparameters import propose_server, propose_training
-from daitn.decision.label_mix import label_skew
+from daitn.decision.method_choice import as_seen_by, choose_method
 from daitn.decision.noising import said_of_noise
 from daitn.decision.routes import RULES, quick
 from daitn.decision.routes.contract import Seen, best_computes, datasets
@@ -33,7 +32,7 @@ from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import Training
-from daitn.learning.methods import FIRST_CHOICE, METHODS, usual_method
+from daitn.learning.methods import FIRST_CHOICE, METHODS
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
 
@@ -51,54 +50,10 @@ VALIDITY_MOST: Final = 32
 """Candidates of a view up to which a plan says how long it stands: 20 ms of one core, once a job."""
 
 
-_AVERAGING: Final = ", ".join(name for name, method in METHODS.items() if method.aggregates)
-
-
-def choose_method(view: TrainingView, request: Request) -> Choice:
-    """Which method, why, and why not the others."""
-    if request.method:
-        return Choice(what="method", chosen=request.method, why="the owner asked for it")
-    if request.secure_aggregation is not None:
-        why = "secure aggregation hides updates in their mean, and one copy that travels has none"
-        return Choice(what="method", chosen=usual_method(request), why=why, rejected=(f"{FIRST_CHOICE}: one copy",))
-    if request.compression is not None:
-        why = "updates are compressed, and one copy that travels has none"
-        return Choice(what="method", chosen=usual_method(request), why=why, rejected=(f"{FIRST_CHOICE}: one copy",))
-    sites = len(datasets(view))
-    skew = label_skew(view)
-    rejected = [
-        "planned: plans the whole route, which the first choice does without",
-        "greedy: sees one visit ahead and leaves slow sites for last",
-        "tram-fl, tram-fl-2, tram-fl-load: count what was read long ago like yesterday's",
-        "cyclic: does not look at what a site has",
-        "random: a baseline",
-        _why_not_buffered(view),
-        f"hierarchical: one copy needs none of the {len(view.aggregators)} aggregators, let alone several",
-    ]
-    if view.aggregators:
-        rejected.append(f"{_AVERAGING}: move {2 * sites} models a round instead of one a visit")
-    else:
-        rejected.append(f"{_AVERAGING}: no aggregator is reachable")
-    mixes = f"{sites} sites whose label mixes differ by {skew:.2f} (0: alike, 1: disjoint)"
-    rejected.append("continual: holds what was learnt before, which slows what is new; for data that keeps arriving")
-    rejected.append(f"split: every step waits for another site and shows it activations; {_said_of_speed(view)}")
-    rejected.append("data-parallel: moves the gradients of every batch, and shows them to the other sites")
-    why = f"{mixes}: one copy visits where labels fade"
-    return Choice(what="method", chosen=FIRST_CHOICE, why=why, rejected=tuple(rejected))
-
-
-def _why_not_buffered(view: TrainingView) -> str:
-    """What buffered averaging would gain here: it is for sites of very different speed."""
-    paces = sorted(batch_seconds(one, None) for one in best_computes(view).values())
-    if len(paces) < 2:
-        return "fedbuff: one site has nobody to wait for"
-    spread = paces[-1] / max(1e-9, paces[len(paces) // 2])
-    return f"fedbuff: one copy waits for nobody either, and the slowest site takes {spread:.1f} times the median's time"
-
-
 def draft_plan(view: TrainingView, request: Request, package: PackageFacts, preflight: Preflight | None) -> Plan:
     """What the network would do for this request on this view; an empty view gives a plan without route."""
-    method_choice = choose_method(view, request)
+    method_choice = choose_method(view, request, package, preflight)
+    view = as_seen_by(view, method_choice.chosen)
     method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
     training, training_choice = propose_training(
         view,
@@ -232,12 +187,6 @@ def _crossed_bytes(view: TrainingView, preflight: Preflight | None, training: Tr
     ]  # fmt: skip
     crossing = [one.cut.record_bytes for one in chosen if one is not None]
     return sum(crossing) / len(crossing) * size * training.batches
-
-
-def _said_of_speed(view: TrainingView) -> str:
-    """How the slowest site with data compares with the fastest: what a cut could gain at most."""
-    flops = [candidate.flops for candidate in view.candidates if candidate.flops > 0]
-    return f"the slowest site here has {min(flops) / max(flops):.2f} of the fastest one's speed" if flops else "no site"
 
 
 def _verify_every(visit_s: float, check_s: float, evaluations_left: int, rounds: int) -> int:

@@ -16,9 +16,11 @@ import msgspec
 from daitn.base.units import show_bytes
 from daitn.decision.allowance import allowance
 from daitn.decision.attainability import Ahead, improves, joint_chance, predict, situation_of
+from daitn.decision.costs import TIME_MARGIN, memory_bytes
 from daitn.decision.drafting import draft_plan
 from daitn.decision.experience import Lessons, Situation
 from daitn.decision.facts import PackageFacts, Preflight
+from daitn.decision.method_choice import as_seen_by
 from daitn.decision.noising import private_steps
 from daitn.decision.probing import wanted as probe_wanted
 from daitn.decision.promises import Least, Promises, beside, when
@@ -34,21 +36,11 @@ from daitn.learning.numerics.trial_extent import STEPS_ENOUGH
 NO_LESSONS: Final = Lessons()
 """Of a network in which no run has ended yet."""
 
-TIME_MARGIN: Final = 1.25
-"""How much more than the least time a plan takes there has to be: machines and lines deviate by a fifth from what they
-say, and what is admitted has to have the time it was promised."""
-
 LEAST_TRAINING: Final = 20.0
 """Training records a target's field or label needs at all; below it nothing can be learnt about it, only remembered."""
 
 LEAST_TEST: Final = 10.0
 """Held-out records a target needs to be measured; with 10 the interval of a proportion is still ±0.25."""
-
-MEMORY_FACTOR: Final = 8.0
-"""Memory a visit takes as a multiple of the payload: weights, gradients, two optimizer slots, the average
-and the newest weights apart, activations."""
-
-MEMORY_BASE_BYTES: Final = 400e6
 
 
 def _condition(
@@ -104,9 +96,10 @@ class Judged(NamedTuple):
 
 def judge(view: TrainingView, request: Request, package: PackageFacts, known: Known) -> Judged:
     """Judge a request on a view. Cost: that of a draft, and 10⁴ flops a target, 10⁶ with experience."""
-    preflight, whole = known.preflight, view
-    view = beside(whole, known.promises, request.deadline_s - known.elapsed_s)
-    plan = draft_plan(view, request, package, preflight)
+    preflight, left_s = known.preflight, request.deadline_s - known.elapsed_s
+    plan = draft_plan(beside(view, known.promises, left_s), request, package, preflight)
+    whole = as_seen_by(view, plan.method)
+    view = beside(whole, known.promises, left_s)
     slots = least_beside(whole, request, package, known, plan) if view is not whole else None
     situation, ahead = situation_of(view, request, package, plan, preflight), None
     if situation is not None:
@@ -115,7 +108,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
     predictions = predict(view, request, preflight, ahead)
     conditions = [
         *_policy(view, request),
-        *_method(view, request, preflight),
+        *_method(view, request, plan, preflight),
         *_options(request, plan),
         *_hiding(view, request, plan),
         *_noise(view, request, plan),
@@ -130,7 +123,7 @@ def judge(view: TrainingView, request: Request, package: PackageFacts, known: Kn
 
 def least_beside(view: TrainingView, request: Request, package: PackageFacts, known: Known, plan: Plan) -> Least:
     """How little time a plan can take beside what other jobs were promised; `view`: as it is without that."""
-    return Least(view, request, package, plan, known.preflight, known.promises, TIME_MARGIN)
+    return Least(as_seen_by(view, plan.method), request, package, plan, known.preflight, known.promises, TIME_MARGIN)
 
 
 def verdict_of(view: TrainingView, request: Request, judged: Judged) -> Verdict:
@@ -177,9 +170,9 @@ def _policy(view: TrainingView, request: Request) -> list[Condition]:
     return conditions
 
 
-def _method(view: TrainingView, request: Request, preflight: Preflight | None) -> list[Condition]:
+def _method(view: TrainingView, request: Request, plan: Plan, preflight: Preflight | None) -> list[Condition]:
     if not request.method:
-        return []
+        return _cutting(view, plan.method, preflight) if splits(plan.method) else []
     method = METHODS.get(request.method)
     if method is None:
         known = ", ".join(sorted(METHODS))
@@ -189,7 +182,7 @@ def _method(view: TrainingView, request: Request, preflight: Preflight | None) -
         wanted, said = "two sites that compute", f"{len(nodes)}"
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", wanted, said, met=len(nodes) > 1)]
     if splits(request.method):
-        return _cutting(view, request, preflight)
+        return _cutting(view, request.method, preflight)
     if method.aggregates:
         there = bool(view.aggregators)
         available = view.aggregators[0].node if there else "none reachable"
@@ -197,10 +190,10 @@ def _method(view: TrainingView, request: Request, preflight: Preflight | None) -
     return []
 
 
-def _cutting(view: TrainingView, request: Request, preflight: Preflight | None) -> list[Condition]:
+def _cutting(view: TrainingView, method: str, preflight: Preflight | None) -> list[Condition]:
     """Split learning: a pair of sites to cut the model between, and a place in its graph to cut it at."""
     pairs = len({candidate.dataset for candidate in view.candidates if candidate.split})
-    what, wanted = f"method {request.method!r}", "a data set and a compute site that its policy gives activations to"
+    what, wanted = f"method {method!r}", "a data set and a compute site that its policy gives activations to"
     found = [_said(ReasonCode.METHOD, what, wanted, f"{pairs} data sets with one", met=pairs > 0)]
     if preflight is not None and preflight.cuts is not None and not preflight.fault:
         count = len(preflight.cuts)
@@ -249,7 +242,7 @@ def _resources(
     conditions: list[Condition] = []
     elapsed_s = known.elapsed_s
     if view.candidates:
-        need = package.payload_bytes * MEMORY_FACTOR + MEMORY_BASE_BYTES
+        need = memory_bytes(package, split=splits(plan.method))
         most = max(candidate.memory_bytes for candidate in view.candidates)
         conditions.append(_condition(ReasonCode.MEMORY, "memory at a site", need, most, unit=" bytes"))
         least = (slots.alone_s() if slots is not None else plan.expected.seconds_low * TIME_MARGIN) + elapsed_s

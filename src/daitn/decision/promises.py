@@ -85,8 +85,11 @@ def free_seconds(owed: Sequence[Owed], slots: float, left_s: float, from_s: floa
 def beside(view: TrainingView, promises: Promises, left_s: float, from_s: float = 0.0) -> TrainingView:
     """The view with each candidate's share of a slot that is promised to nobody; without those that have next to none,
     where others have records of the same kinds. The same view where nothing is promised. O(candidates)."""
-    if left_s <= 0 or not any(one.compute_node in promises.owed for one in view.candidates):
+    if left_s <= 0 or not any(one.compute_node in promises.owed for one in (*view.candidates, *view.cut)):
         return view
+    if view.cut:
+        cut = tuple(_with_share(one, promises, left_s, from_s) for one in view.cut)
+        view = msgspec.structs.replace(view, cut=cut)
     shared = [_with_share(one, promises, left_s, from_s) for one in view.candidates]
     free = [one for one in shared if one.share > SHARE_LEAST]
     if not free or len(free) == len(shared) or kinds(free) < kinds(shared):

@@ -54,6 +54,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 1.0
     """Of one slot, up to the request's deadline: the time for which its access is there by plan, less what is promised
     to other jobs (`decision.promises`). 1 while visits are being ordered."""
+    methods: tuple[str, ...] = ("*",)
+    """That the data owner allows."""
+    arrival_per_day: float = 0.0
+    """Records that arrive there, beyond what may be noise; 0 where nothing is known."""
+    drift: float = 0.0
+    """How far its labels are from what they were (population stability index), beyond what may be noise."""
 
 
 class Verifier(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +92,8 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     excluded: tuple[Exclusion, ...]
     verifiers: tuple[Verifier, ...]
     aggregators: tuple[AggregatorSite, ...]
+    cut: tuple[Candidate, ...] = ()
+    """Before a method is chosen: pairs of sites between which the model could be cut, beside the candidates."""
 
 
 class ViewDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -43,6 +43,10 @@ SHARE_LEAST: Final = 1e-3
 """Least share of the time that a site open now is taken to be there: what is divided by it stays finite."""
 
 
+DEVIATIONS: Final = 2.0
+"""Of the noise in what a data set says of its changes: what may as well be noise is not taken for a change."""
+
+
 class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """For whom a view is made, and what the run has learnt so far."""
 
@@ -51,6 +55,8 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     """The method that will be used: the owner's, the running plan's, or the network's first choice."""
     domain: DomainId
+    open: bool = False
+    """Whether the network may take another method: then the view says where the model could be cut, too."""
     evaluations_used: int = 0
     package_bytes: int = 0
     """What a site must have room for to fetch the model."""
@@ -178,6 +184,7 @@ def make_training_view(
     nodes that failed a moment ago and are left out unless nothing else is there."""
     excluded: list[Exclusion] = []
     candidates: list[Candidate] = []
+    cut: list[Candidate] = []
     usable: list[tuple[NodeFacts, DataDescriptor]] = []
     fitting = _Fitting(contract)
     # While visits are ordered a site is as quick as it is; how long it is there for is said by its availability.
@@ -193,6 +200,10 @@ def make_training_view(
                 excluded.append(exclusion)
                 continue
             usable.append((facts, data))
+            if asker.open and _may_be_cut(data, request, asker):
+                for one in partners_for(knowledge, facts, data, now_ns)[0]:
+                    found = _candidate(knowledge, facts, data, one, contract, measured_batch_s, planned_s, now_ns)
+                    cut += [cut_between(found, knowledge, facts, one)] if has_room(one, asker) else []
             if splits(asker.method):
                 computes, why = partners_for(knowledge, facts, data, now_ns)
             else:
@@ -206,10 +217,7 @@ def make_training_view(
             for compute in roomy:
                 found = _candidate(knowledge, facts, data, compute, contract, measured_batch_s, planned_s, now_ns)
                 candidates.append(cut_between(found, knowledge, facts, compute) if splits(asker.method) else found)
-    if resting:
-        awake = [one for one in candidates if one.compute_node not in resting]
-        awake = [one for one in awake if not one.split or one.data_node not in resting] or awake
-        candidates = awake or candidates
+    candidates = _awake(candidates, resting)
     candidates, distrusted = _without_distrusted(candidates)
     candidates, unstated = _stating(candidates, request.budget)
     excluded += distrusted + unstated
@@ -217,6 +225,7 @@ def make_training_view(
         version=knowledge.version,
         made_at_ns=now_ns,
         candidates=tuple(_with_relevance(candidates, [data for _, data in usable], contract, asker)),
+        cut=tuple(_with_relevance(_awake(cut, resting), [data for _, data in usable], contract, asker)),
         excluded=tuple(excluded),
         verifiers=make_verifiers(
             knowledge, usable, request, contract, _sample_use(request, asker), asker.evaluations_used, now_ns
@@ -227,6 +236,19 @@ def make_training_view(
             if knowledge.usable(facts, now_ns)
         ),
     )
+
+
+def _awake(candidates: list[Candidate], resting: Collection[NodeId]) -> list[Candidate]:
+    """Without nodes that rest, while others are there."""
+    awake = [one for one in candidates if one.compute_node not in resting]
+    awake = [one for one in awake if not one.split or one.data_node not in resting] or awake
+    return awake or candidates
+
+
+def _may_be_cut(data: DataDescriptor, request: Request, asker: Asker) -> bool:
+    """Whether a data owner lets split learning use what another method may."""
+    use = to_train(asker.owner, request.purpose, "split", asker.signer, request.epsilon)
+    return data.policy.activations != "stay" and not check_use(data.policy, use)
 
 
 def has_room(compute: NodeFacts, asker: Asker) -> bool:
@@ -334,7 +356,22 @@ def _candidate(
         availability=_availability(knowledge, (facts, compute), now_ns),
         age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
         tariff=machine.tariff,
+        methods=data.policy.methods,
+        arrival_per_day=_arrival_per_day(data),
+        drift=_drift(data),
     )
+
+
+def _arrival_per_day(data: DataDescriptor) -> float:
+    """Records that arrive, less what noise may have made of it."""
+    found = data.dynamics
+    return 0.0 if found is None else max(0.0, found.arrival_per_day - DEVIATIONS * (found.arrival_std_per_day or 0.0))
+
+
+def _drift(data: DataDescriptor) -> float:
+    """How far labels are from what they were, less twice what noise makes of it in the mean."""
+    found = data.dynamics
+    return 0.0 if found is None or found.drift is None else max(0.0, found.drift - DEVIATIONS * found.drift_noise)
 
 
 def _latency_s(knowledge: KnowledgeMap, facts: NodeFacts, compute: NodeFacts) -> float:

@@ -16,6 +16,7 @@ from daitn.control_center.turn import Turn
 from daitn.decision.advising import advisable, judge_variant, next_variant
 from daitn.decision.facts import Preflight
 from daitn.decision.feasibility import Judged, Known
+from daitn.decision.method_choice import may_cut
 from daitn.descriptors.outcome import Advice, TriedVariant, Verdict
 from daitn.descriptors.work import EvaluateWork
 
@@ -48,7 +49,8 @@ class Advising:
                 turn.record(VariantTried(job=state.job, at_ns=turn.now_ns, variant=found))
                 continue
             training = judged.plan.training
-            work = desk.evaluation(variant, state.sampled.test_set, preflight=True, trial=training)
+            cuts = may_cut(state.request, desk.view(turn, state.request))
+            work = desk.evaluation(variant, state.sampled.test_set, preflight=True, trial=training, cuts=cuts)
             desk.order(turn, "advise", unit, work, "would this model reach the goal?")
             return True
         return False

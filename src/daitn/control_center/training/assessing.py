@@ -24,13 +24,13 @@ from daitn.control_center.training.records import (
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
 from daitn.decision.feasibility import Judged, Known
+from daitn.decision.method_choice import may_cut
 from daitn.decision.promises import promise_of
 from daitn.decision.routes.contract import Seen
 from daitn.descriptors.job import Phase
 from daitn.descriptors.outcome import Verdict
 from daitn.descriptors.view import TrainingView
-from daitn.descriptors.work import EvaluateOutcome
-from daitn.learning.methods import splits
+from daitn.descriptors.work import EvaluateOutcome, EvaluateWork
 
 
 class Assessing:
@@ -89,7 +89,8 @@ class Assessing:
             self._ending.end(turn, Phase.FAILED, f"no test set could be made: {faults or 'no site gave a sample'}")
         else:
             trial = plan.training if state.request.chance_floor > 0 else None
-            evaluate = self._desk.evaluation(state.head, samples, preflight=True, trial=trial)
+            cuts = may_cut(state.request, view)
+            evaluate = self._desk.evaluation(state.head, samples, preflight=True, trial=trial, cuts=cuts)
             self._desk.order(
                 turn, "preflight", unit.node, evaluate, "does it load, learn a batch, already meet the goal?"
             )
@@ -130,16 +131,16 @@ class Assessing:
         """Keep what a probe learnt."""
         self._probing.measured(turn, outcome)
 
-    def preflighted(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
+    def preflighted(self, turn: Turn, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> None:
         """Keep what the preflight at a unit found."""
-        found = self._preflight(node, outcome)
+        found = self._preflight(node, work, outcome)
         turn.record(PreflightDone(job=self.state.job, at_ns=turn.now_ns, preflight=found))
 
-    def advised(self, turn: Turn, node: NodeId, outcome: EvaluateOutcome) -> None:
+    def advised(self, turn: Turn, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> None:
         """Judge another model by what its preflight at a unit found."""
-        self._advising.tried(turn, outcome.model, self._preflight(node, outcome))
+        self._advising.tried(turn, outcome.model, self._preflight(node, work, outcome))
 
-    def _preflight(self, node: NodeId, outcome: EvaluateOutcome) -> Preflight:
+    def _preflight(self, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> Preflight:
         facts = self._desk.knowledge.node(node)
         compute = facts.descriptor.compute if facts is not None else None
         return Preflight(
@@ -150,6 +151,6 @@ class Assessing:
             evaluate_seconds=outcome.seconds,
             test_records=max((one.records for one in outcome.measurements), default=0),
             curve=outcome.curve,
-            cuts=outcome.cuts if splits(self.state.request.method) else None,
+            cuts=outcome.cuts if work.cuts else None,
             taught=outcome.taught,
         )

@@ -172,10 +172,10 @@ class JobMachine:
                     holder=ordered.node,
                 )
                 turn.record(given)
-            case "preflight" if isinstance(outcome, EvaluateOutcome):
-                self._assessing.preflighted(turn, ordered.node, outcome)
-            case "advise" if isinstance(outcome, EvaluateOutcome):
-                self._assessing.advised(turn, ordered.node, outcome)
+            case "preflight" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
+                self._assessing.preflighted(turn, ordered.node, ordered.work, outcome)
+            case "advise" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
+                self._assessing.advised(turn, ordered.node, ordered.work, outcome)
             case "probe":
                 if isinstance(outcome, EvaluateOutcome):
                     self._assessing.probed(turn, outcome)

@@ -47,7 +47,7 @@ from daitn.descriptors.work import (
     Training,
     Work,
 )
-from daitn.learning.methods import splits, usual_method
+from daitn.learning.methods import usual_method
 from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
@@ -127,13 +127,15 @@ class JobDesk:
     def view(self, turn: Turn, request: Request | None = None, package_bytes: int | None = None) -> TrainingView:
         """The view of this job's request (or a changed one) now; `package_bytes`: for a model of another size."""
         state = self.state
-        planned = state.plan.method if state.plan is not None and request is None else ""
         begun = state.phase in (Phase.RUNNING, Phase.PAUSED)
+        decided = state.plan is not None and (request is None or state.phase is not Phase.ASSESSING)
+        planned = state.plan.method if state.plan is not None and decided else ""
         asker = Asker(
             owner=state.owner,
             signer=state.package.signer,
             method=(request or state.request).method or planned or usual_method(request or state.request),
             domain=self.config.domain,
+            open=request is not None and not request.method and not decided,
             evaluations_used=state.verifications,
             package_bytes=state.package.total_bytes if package_bytes is None else package_bytes,
             begun=begun,
@@ -245,9 +247,11 @@ class JobDesk:
         *,
         preflight: bool = False,
         trial: Training | None = None,
+        cuts: bool = False,
     ) -> EvaluateWork:
         """Everything the targets speak of, and the task's first metric per field, so that forgetting shows. `trial`:
-        the hyper-parameters with which a preflight tries how the model learns."""
+        the hyper-parameters with which a preflight tries how the model learns; `cuts`: whether it looks where the model
+        could be cut."""
         state = self.state
         contract = state.package.contract
         primary = next(iter(METRICS[type(contract.task)]))
@@ -264,7 +268,7 @@ class JobDesk:
             trial_measurements=targets if trial is not None else (),
             trial_s=trial_seconds(state.request.deadline_s),
             private=preflight and state.request.privacy is not None,
-            cuts=preflight and splits(state.request.method),
+            cuts=cuts,
         )
 
     def reachable(self, artifact: ArtifactId) -> bool:
