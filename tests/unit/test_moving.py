@@ -104,6 +104,22 @@ def test_holder_that_answers_is_the_only_one_asked(stores: Any) -> None:
     assert fabric.pulled == [A.node]
 
 
+def test_copy_that_changed_on_the_disk_is_fetched_again_and_a_whole_one_is_not(stores: Any) -> None:
+    made, source, store = stores
+    fetch(stores, Fabric(source, made), A)
+    again = Fabric(source, made)
+    fetch(stores, again, B)
+    assert again.asked == []
+    path = store.payload_place(made.artifact).path
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    fetch(stores, again, B)
+    assert (again.asked, again.pulled) == ([B.node], [B.node])
+    assert store.verify(made.artifact)
+    assert store.snapshot().counts == {"corrupt": 1}
+
+
 def test_holder_that_says_nothing_delays_the_others_by_no_more_than_a_moment(
     stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -547,6 +547,27 @@ def test_verify_drops_what_is_damaged(store: ChunkStore) -> None:
     assert store.snapshot().counts == {"corrupt": 1}
 
 
+def test_what_changed_on_the_disk_is_not_copied_into_the_next_artifact(store: ChunkStore, source: ChunkStore) -> None:
+    old = put(source, frozen=values("base", FLOATS), adapter=values("step 1", 100))
+    new = put(source, frozen=values("base", FLOATS), adapter=values("step 2", 100))
+    with store.begin(old.manifest) as receipt:
+        fetch(receipt, source)
+        receipt.finish()
+    path = store.payload_place(old.artifact).path
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    with store.begin(new.manifest) as receipt:
+        wanted = {want.id for want in receipt.wants}
+        assert old.manifest.chunks[0].id in wanted, "the damaged chunk is asked for again"
+        assert old.manifest.chunks[1].id not in wanted, "the other one was copied"
+        assert not store.holds(old.artifact)
+        fetch(receipt, source)
+        receipt.finish()
+    assert store.verify(new.artifact)
+    assert store.snapshot().counts == {"corrupt": 1}
+
+
 def test_second_process_on_the_folder_is_refused(tmp_path: Path, store: ChunkStore) -> None:
     with pytest.raises(UnavailableError, match="used by another process"):
         ChunkStore(tmp_path / "store", 1)

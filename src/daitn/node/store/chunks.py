@@ -69,6 +69,8 @@ class ChunkStore(HeldArtifacts):
             self._spares.take(path, job, pack_bytes(spans))
             with self._holding([span.id for span in spans], private=not receipt.servable) as held:
                 receipt.prepare(held)
+            for name in receipt.damaged:
+                self._drop_damaged(name)
         except BaseException:
             self.leave(receipt, keep=False)
             raise

@@ -243,10 +243,7 @@ class HeldArtifacts:
         with self._using(artifact) as pack:
             whole = files.file_has_digests(self._shelf.path(pack.name), pack.chunks)
         if not whole:
-            with self._lock:
-                if self._shelf.packs.get(pack.name) is pack:
-                    self._shelf.remove(pack)
-                    self._shelf.counts["corrupt"] += 1
+            self._drop_damaged(pack.name)
         return whole
 
     def sync(self) -> int:
@@ -355,6 +352,13 @@ class HeldArtifacts:
             )
             self._shelf.add(pack)
             return pack
+
+    def _drop_damaged(self, name: str) -> None:
+        """Drop a pack whose bytes are not what they were, even if it is pinned or in use, and count it."""
+        with self._lock:
+            if (pack := self._shelf.packs.get(name)) is not None:
+                self._shelf.remove(pack)
+                self._shelf.counts["corrupt"] += 1
 
     def _restrict(self, pack: Pack, servable: bool) -> None:
         """A pack that was given privately once is never served again."""

@@ -64,6 +64,8 @@ class Receipt:
         """Taken from other packs of this store."""
         self.resumed_bytes = 0
         """Received before a cut, and found whole."""
+        self.damaged: set[str] = set()
+        """Packs of this store that have changed on the disk; what they should have given is missing."""
         self.users = 1
         self._store = store
         self._manifest_bytes = manifest_bytes
@@ -202,6 +204,7 @@ class Receipt:
         return files.span_has_digest(self._fd, self._offsets[chunk][0], size, chunk)
 
     def _copy_held(self, held: Mapping[str, ChunkPlace]) -> None:
+        """Copy what other packs hold, and hash it: a bit that flipped there would be in every model that follows."""
         done: list[str] = []
         opened: dict[Path, int] = {}
         try:
@@ -212,8 +215,11 @@ class Receipt:
                     opened[place.path] = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
                 source = opened[place.path]
                 files.copy_range(source, place.offset, self._fd, self._offsets[chunk][0], place.size)
-                self.copied_bytes += place.size
-                done.append(chunk)
+                if self._is_whole(chunk):
+                    self.copied_bytes += place.size
+                    done.append(chunk)
+                else:
+                    self.damaged.add(place.path.stem)
         finally:
             for source in opened.values():
                 os.close(source)
