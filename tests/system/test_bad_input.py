@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from tests.builders import make_order
 from tests.system.commands import Call, all_at_once
@@ -25,7 +26,7 @@ import daitn
 from daitn.artifacts import graph as graph_format
 from daitn.artifacts.codec import complete_manifest, encode_manifest, with_parts
 from daitn.artifacts.graph_schema import GraphPair, Node, NodeRef, ParameterRef, Word
-from daitn.artifacts.layout import digest_of
+from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.package import write_package
 from daitn.artifacts.signatures import load_or_create_key, sign_parts
@@ -221,6 +222,19 @@ def uploaded(call: Any, graph: bytes, contract_json: bytes, more: dict[str, byte
     return complete_manifest(draft, parts, {})
 
 
+def with_weights(call: Any, value: float) -> Manifest:
+    """A package with a tensor `w` of sixteen numbers, one of which is this, whose chunks were uploaded."""
+    layout = plan_layout([TensorSpec(name="w", dtype="float32", shape=(16,))])
+    draft = Manifest(
+        kind="graph", name="m", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
+    )
+    parts = {"graph": graph_format.encode_graph_pair(make_pair()), "contract": msgspec.json.encode(contract())}
+    weights = np.array([0.5] * 15 + [value], np.float32).tobytes()
+    for data in (*parts.values(), weights):
+        call("PUT", f"/v1/packages/chunks/{digest_of(data)}", data)
+    return complete_manifest(draft, parts, {"w": weights})
+
+
 def as_file(pair: GraphPair) -> bytes:
     """A graph as its file, without the check that our own writer makes."""
     return graph_format.HEADER + graph_format._ENCODER.encode(pair)
@@ -242,8 +256,14 @@ def test_package_that_is_broken_or_made_to_harm_is_refused_with_its_reason_and_l
         ("a pickle", lambda: uploaded(call, b"\x80\x04cos\nsystem\n.", good), "pickle"),
         ("an archive", lambda: uploaded(call, b"PK\x03\x04" + bytes(80), good), "ZIP archive"),
         ("an unlisted operator", lambda: uploaded(call, as_file(unlisted), good), "not on the list"),
-        ("a cycle", lambda: uploaded(call, as_file(cycle), good), "node"),
-        ("absurd shapes", lambda: uploaded(call, as_file(absurd), good), "node"),
+        ("a cycle", lambda: uploaded(call, as_file(cycle), good), "it refers to node 0, which is not an earlier one"),
+        ("absurd shapes", lambda: uploaded(call, as_file(absurd), good), "its literal sizes make 1.209e+24 elements"),
+        (
+            "weights that are no numbers",
+            lambda: with_weights(call, float("nan")),
+            "tensor 'w' has numbers that are not",
+        ),
+        ("weights without end", lambda: with_weights(call, float("inf")), "tensor 'w' has numbers that are not finite"),
         ("a contract that is none", lambda: uploaded(call, b"graph", b"{"), "contract"),
         ("a path that climbs", lambda: uploaded(call, b"graph", good, {"../../escaped": b"x"}), "'../../escaped'"),
         ("chunks that never came", lambda: never_sent, "not uploaded"),
@@ -270,6 +290,7 @@ def test_package_that_is_broken_or_made_to_harm_is_refused_with_its_reason_and_l
         ("incomplete", 1),
         ("manifest", 1),
         ("signature", 1),
+        ("not-finite", 2),
     ):
         wait_counted(operator, f"packages_refused[{series}]", least)
     assert not [one for one in counters(operator) if one.startswith("requests_refused[5")]

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.builders import make_contract, make_request
@@ -15,7 +17,7 @@ from tests.unit.test_graph_check import make_pair
 
 from daitn.artifacts.codec import complete_manifest, encode_manifest
 from daitn.artifacts.graph import encode_graph_pair
-from daitn.artifacts.layout import digest_of
+from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
 from daitn.artifacts.manifest import ChunkRef, Manifest
 from daitn.artifacts.signatures import sign_parts
 from daitn.base.errors import InputError
@@ -71,6 +73,35 @@ def test_package_that_is_refused_is_not_kept(
         door.put_manifest(encode_manifest(package(graph, contract)))
     assert (store.snapshot().pinned_bytes, store.snapshot().artifacts) == (0, 0)
     assert door.counters.shown() == {f"packages_refused[{why}]": 1}
+
+
+@pytest.mark.parametrize(("role", "value", "taken"), [
+    ("parameter", 0.5, True), ("parameter", float("nan"), False), ("parameter", float("-inf"), False),
+    ("buffer", float("-inf"), True), ("buffer", float("nan"), False),
+])  # fmt: skip
+def test_package_with_weights_that_are_not_finite_is_refused_with_the_tensor(
+    door: CenterService, store: ChunkStore, role: Literal["parameter", "buffer"], value: float, taken: bool
+) -> None:
+    numbers = {"first": [1.0, 1.0, 1.0], "odd": [1.0, value, 2.0]}
+    tensors = {name: np.array(row, np.float32).tobytes() for name, row in numbers.items()}
+    layout = plan_layout([TensorSpec(name=name, dtype="float32", shape=(3,), role=role) for name in tensors])
+    draft = Manifest(
+        kind="graph", name="m", parts=(), tensors=layout.entries, payload_bytes=layout.payload_bytes, chunks=()
+    )
+    parts = {"graph": GRAPH, "contract": CONTRACT}
+    made = sign_parts(complete_manifest(draft, parts, tensors), KEY)
+    payload = bytearray(layout.payload_bytes)
+    for entry in layout.entries:
+        payload[entry.offset : entry.offset + 12] = tensors[entry.name]
+    upload(door, GRAPH, CONTRACT, bytes(payload))
+    if taken:
+        assert store.holds(door.put_manifest(encode_manifest(made)))
+        return
+    with pytest.raises(InputError, match="package refused: tensor 'odd' has numbers that are not finite") as refused:
+        door.put_manifest(encode_manifest(made))
+    assert refused.value.todo
+    assert (store.snapshot().pinned_bytes, store.snapshot().artifacts) == (0, 0)
+    assert door.counters.shown() == {"packages_refused[not-finite]": 1}
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/etc/passwd", "..", ".hidden", "a/b"])

@@ -219,7 +219,7 @@ _OWNERS: Final = (
         name="packages_refused",
         rise="packages do not pass their checks: damaged, unsigned, made by another version, or made to harm",
         label="why",
-        values=("chunk", "manifest", "signature", "incomplete", "contract", "graph", "variant"),
+        values=("chunk", "manifest", "signature", "incomplete", "contract", "graph", "not-finite", "variant"),
     ),
     Metric(
         name="enrolments",

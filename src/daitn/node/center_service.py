@@ -44,7 +44,7 @@ from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
 from daitn.learning.numerics.compression import trained_numbers
-from daitn.learning.numerics.likeness import shapes_digest, weights_digest
+from daitn.learning.numerics.likeness import shapes_digest, unsound_tensor, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
@@ -149,6 +149,13 @@ class CenterService:
             if manifest.kind == "graph":
                 with self._refusals("graph"), self._checking:
                     decode_graph_pair(self._store.part(artifact, "graph"))
+            with self._refusals("not-finite"), self._store.read_tensor_map(artifact) as tensors:
+                if name := unsound_tensor(tensors.manifest.tensors, tensors.payload):
+                    raise InputError(
+                        f"tensor {name!r} has numbers that are not finite",
+                        todo="give weights that are all finite: no training can begin from others",
+                        ids={"artifact": artifact},
+                    )
         except DaitnError:
             self._store.unpin(artifact, PACKAGE_PIN)
             self._store.release(artifact)
