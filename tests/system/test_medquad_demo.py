@@ -78,6 +78,7 @@ def check_said(report: dict[str, Any]) -> None:
         for row in job["fields"]:
             assert row["added"]["low"] <= row["added"]["value"] <= row["added"]["high"]
     assert report["activations_left"] == 0
+    assert report["samples_left"] == 0
     assert report["processes"] == {"started": 12, "left": 0}
 
 

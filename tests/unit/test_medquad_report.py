@@ -96,7 +96,7 @@ def recording(*, base: str = "b" * 64, cdc: float = 0.9) -> MedquadRecording:
     cached = CachedAt(
         site="cdc", column="answer", length=64, records=10, width=8, size_bytes=160, seconds=0.1, stays="job"
     )
-    return MedquadRecording(run=run, base=base, cached=(cached,) if base else (), activations_left=0)
+    return MedquadRecording(run=run, base=base, cached=(cached,) if base else (), activations_left=0, samples_left=0)
 
 
 def test_gain_has_the_interval_of_a_difference():

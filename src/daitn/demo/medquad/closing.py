@@ -28,9 +28,9 @@ HEADINGS = ("field", "untrained", "trained", "added", "predicted", "test records
 
 
 def fulfilled(recording: MedquadRecording) -> bool:
-    """Every goal that was admitted, as asked or as offered, is met; no process and no activation is left."""
+    """Every goal that was admitted, as asked or as offered, is met; no process, activation or sample is left."""
     met = all(target.met for one in recording.run.jobs for target in one.job.status.targets)
-    return met and recording.run.left == 0 and recording.activations_left == 0
+    return met and recording.run.left == recording.activations_left == recording.samples_left == 0
 
 
 def write_reports(recording: MedquadRecording, out: Path) -> list[RenderableType]:
@@ -73,6 +73,7 @@ def figures(recording: MedquadRecording) -> dict[str, Any]:
         "base": recording.base,
         "cached": [msgspec.to_builtins(one) for one in recording.cached],
         "activations_left": recording.activations_left,
+        "samples_left": recording.samples_left,
     }
 
 
@@ -190,13 +191,14 @@ def _cached(recording: MedquadRecording) -> str:
          f"{one.seconds:.1f} s"]
         for one in recording.cached
     ]  # fmt: skip
+    samples = f"Of the samples of held-out records that the notary measured on, {recording.samples_left} are left.</p>"
     if not rows:
-        return "<p>Nothing: there was no frozen base.</p>"
+        return f"<p>No activations: there was no frozen base. {samples}"
     visits = sum(one.job.status.visits for one in recording.run.jobs)
     said = (
         f"<p>Base {recording.base[:16]}. Each institute encoded each of its texts once; {visits} training visits and "
         f"the notary's samples used what it kept. Its policy, cache_activations = {POLICY.cache_activations!r}, had "
-        f"that wiped when the last job had ended: {recording.activations_left} files are left.</p>"
+        f"that wiped when the last job had ended: {recording.activations_left} files are left. {samples}"
     )
     return said + table(("site", "column", "texts", "size", "took"), rows, (2, 3, 4))
 
@@ -254,7 +256,7 @@ def _words(recording: MedquadRecording, out: Path) -> str:
             "in brackets: 95 % intervals; predicted: by the admission, before a visit, with 90 %; added: in points.",
             *(f"{one.job.title}: {forgotten(field_rows(one.job))}" for one in run.jobs),
             f"{show_bytes(kept)} of activations were kept at the sites for the jobs, {recording.activations_left} "
-            "files are left.",
+            f"files are left; of the notary's samples of held-out records {recording.samples_left}.",
             f"{run.processes} processes were started, {run.left} are left; {run.seconds:.0f} s in all.",
             f"{out / 'report.html'} has curves, routes and reasons; {out / 'report.json'} the figures;",
             f"{out / 'models'} the trained packages.",

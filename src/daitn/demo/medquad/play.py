@@ -40,6 +40,7 @@ from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.learning.base_files import base_digest, base_width
 from daitn.node.processes import DataFiles, LocalDomain
+from daitn.node.store.listing import list_store
 from daitn.oam import wording
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.jobs import Job
@@ -86,7 +87,7 @@ class Play:
             self._open(domain, files)
             cached = self._encode(domain, files) if self._base is not None else ()
             records = results([begin(self._train, one, contract, width, models) for one in DEPARTMENTS])
-            kept = self._wait_for_wiping(domain) if self._base is not None else 0
+            activations_left, samples_left = self._wait_for_wiping(domain)
             processes = len(domain.processes.names())
         finally:
             for network in self._owners.values():
@@ -104,7 +105,9 @@ class Play:
             left=len(left),
         )
         base = contract.bases()[0] if contract.bases() else ""
-        return MedquadRecording(run=recording, base=base, cached=cached, activations_left=kept)
+        return MedquadRecording(
+            run=recording, base=base, cached=cached, activations_left=activations_left, samples_left=samples_left
+        )
 
     # --- scenes -----------------------------------------------------------------------------------------------------
 
@@ -211,12 +214,31 @@ class Play:
             self._board.seen(asks.title, status)
         return JobRecord(key=asks.owner, title=asks.title, status=status, log=job.log())
 
-    def _wait_for_wiping(self, domain: LocalDomain) -> int:
-        """Until the last job's end has reached every site; returns how many files of activations are left."""
+    def _wait_for_wiping(self, domain: LocalDomain) -> tuple[int, int]:
+        """Until the last job's end has reached everybody; how many files of activations are left at the institutes, and
+        how many of the samples that they gave the notary, there or here."""
         give_up = time.monotonic() + WIPE_S
-        while left := sum(len(list(domain.node_folder(one.name).glob("activations/*/*.f16"))) for one in INSTITUTES):
-            if time.monotonic() > give_up:
+        while True:
+            left = (activations_in(domain), samples_in(domain))
+            if left == (0, 0) or time.monotonic() > give_up:
                 break
             time.sleep(0.1)
-        self._board.say(f"the jobs have ended: {left} files of activations are left at the sites")
+        self._board.say(
+            f"the jobs have ended: {left[0]} files of activations are left at the institutes, {left[1]} samples of "
+            f"held-out records at {NOTARY} and the institutes"
+        )
         return left
+
+
+def activations_in(domain: LocalDomain) -> int:
+    """Files of activations at the institutes."""
+    return sum(len(list(domain.node_folder(one.name).glob("activations/*/*.f16"))) for one in INSTITUTES)
+
+
+def samples_in(domain: LocalDomain) -> int:
+    """Samples of held-out records, whole or in part, in the stores of the notary and of the institutes."""
+    found = 0
+    for name in (NOTARY, *(one.name for one in INSTITUTES)):
+        listing = list_store(domain.node_folder(name) / "store", 0)
+        found += sum(pack.kind in ("records", "sample") for pack in listing.packs) + len(listing.partials)
+    return found

@@ -34,6 +34,8 @@ class MedquadRecording(msgspec.Struct, frozen=True, kw_only=True):
     cached: tuple[CachedAt, ...]
     activations_left: int
     """Files of activations still at a site after the jobs had ended: 0."""
+    samples_left: int
+    """Samples of held-out records still with the notary, or prepared for it at a site, after the jobs had ended: 0."""
 
 
 class FieldRow(msgspec.Struct, frozen=True, kw_only=True):
