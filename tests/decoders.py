@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
+import gzip
 import io
 import math
 import socket
@@ -24,6 +26,7 @@ import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tests.builders import (
     bench,
     make_contract,
@@ -36,6 +39,7 @@ from tests.builders import (
 )
 from tests.contract import test_readers as readers
 from tests.hostile import Case, survives
+from tests.text_world import write_base
 
 from daitn.artifacts import signatures
 from daitn.artifacts.graph import HEADER as GRAPH_HEADER
@@ -62,6 +66,8 @@ from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
 from daitn.cli.access import parse_access, parse_engine, parse_listen, parse_window
 from daitn.control_center.training.job_state import JobState
+from daitn.demo.medquad import data as medquad
+from daitn.demo.medquad.sites import INSTITUTES
 from daitn.describe.column_map import ColumnMap
 from daitn.describe.conversion import convert_texts, parse_numbers
 from daitn.describe.croissant.conditions import policy_of
@@ -81,7 +87,12 @@ from daitn.descriptors.terminals import Role
 from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask
 from daitn.learning import pretrained, text_models
 from daitn.learning.base_files import read_config
+from daitn.learning.bases import FrozenBase
+from daitn.learning.masking import round_keys
 from daitn.learning.records import records_from_tensors
+from daitn.learning.text_models import TextModel
+from daitn.learning.tokenizer_file import decode_tokens, encode_texts, open_tokenizer, read_tokenizer
+from daitn.learning.weight_files import load_weights
 from daitn.node import enrolment, map_store, pki
 from daitn.node.activations import Cached, read_about
 from daitn.node.data_watch import SENSED, ReleasedDynamics, read_sensed
@@ -102,7 +113,7 @@ from daitn.node.readers.sources import open_reader
 from daitn.node.sandbox import protocol, text_protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
-from daitn.node.serving import inference_protocol, openai_protocol, switching
+from daitn.node.serving import inference_protocol, openai_protocol, quick_door, switching
 from daitn.node.site_files import load_column_map, load_contract, load_offers, load_pipelines, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
@@ -111,7 +122,9 @@ from daitn.oam.progress import job_status
 from daitn.oam.proofs import Proof
 from daitn.scenario.files import load_scenario, policy_toml
 from daitn.sdk import jobs, map_questions, query_ways, requests, transport
+from daitn.sdk import network as sdk_network
 from daitn.sdk.proofs import check_proofs
+from daitn.serving.sealing import seal_query
 from daitn.serving.tensors import array_of
 from daitn.tools.sensing import Sensed
 from daitn.topology.fact_book import FactBook
@@ -470,6 +483,64 @@ CROISSANT = {
 }
 
 
+AGREED = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+POINT = AGREED.public_key().public_bytes_raw()
+HEAD = b"POST /v2/models/m/versions/1/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2"
+TOKENIZER = plain(
+    {
+        "version": "1.0",
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "added_tokens": [
+            {
+                "id": 0,
+                "content": "[UNK]",
+                "special": True,
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            }
+        ],
+        "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"},
+    }
+)
+BASE_CONFIG = plain(
+    {
+        "model_type": "bert",
+        "vocab_size": 62,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    }
+)
+PANICS = tuple(
+    plain(msgspec.json.decode(TOKENIZER) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}})
+    for table in ("AQ==", "BAAAAAAAAAA=")
+)
+"""Files at which the library panics: when it reads the file, and at the first text."""
+QUESTION = b'{"question":"what is it?","answer":"a failing heart","focus":"Heart Failure"}'
+
+
+def seal_for(data: bytes, _: Path) -> Any:
+    """A query for a host whose key, as a gateway told it, is anything."""
+    return seal_query((), 1, {NODE: data}, "m", ArtifactId("a" * 64))
+
+
+def tokenizer_beside(path: Path) -> Any:
+    """The tokenizer of a folder, put to use on a text."""
+    tokenizer = read_tokenizer(path.parent)
+    (tokens,) = encode_texts(tokenizer, ["a b"])
+    return decode_tokens(tokenizer, tokens)
+
+
+def rows_of_institute(path: Path) -> Any:
+    return list(medquad._rows(path))
+
+
+def read_first_institute(path: Path) -> Any:
+    return medquad.read_institute(path.parent, INSTITUTES[0], frozenset({"heart failure"}))
+
+
 def croissant(data: bytes, _: Path) -> Any:
     """A document that is read, and its conditions turned into a policy."""
     read = read_croissant(data)
@@ -520,6 +591,27 @@ def package_with(file: str) -> Callable[[bytes, Path], Any]:
             return read_package(package)
         finally:
             (package / file).write_bytes(good)
+
+    return call
+
+
+@functools.cache
+def good_base() -> dict[str, bytes]:
+    """The files of a tiny encoder, made when they are first needed: transformers is slow to load."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {path.name: path.read_bytes() for path in write_base(Path(folder)).iterdir()}
+
+
+def with_base(file: str, use: Callable[[Path], Any]) -> Callable[[bytes, Path], Any]:
+    """A folder of a model one of whose files holds anything."""
+
+    def call(data: bytes, folder: Path) -> Any:
+        base = folder / "base"
+        base.mkdir(exist_ok=True)
+        for name, good in good_base().items():
+            (base / name).write_bytes(good)
+        (base / file).write_bytes(data)
+        return use(base)
 
     return call
 
@@ -837,6 +929,26 @@ CASES = [
         [plain({"auto_class": "AutoModel", "model_type": "bert", "values": {"hidden_size": 4}})],
         "json",
     ),
+    Case(
+        "learning.tokenizer_file.open_tokenizer",
+        lambda data, _: open_tokenizer(data, "a tokenizer"),
+        [TOKENIZER],
+        "json",
+    ),
+    Case("learning.tokenizer_file.decode_tokens", in_file("tokenizer.json", tokenizer_beside), [TOKENIZER, *PANICS]),
+    Case(
+        "learning.weight_files.load_weights",
+        in_file("w.safetensors", load_weights),
+        [good_package_file("model.safetensors")],
+    ),
+    Case("learning.bases.FrozenBase", with_base("config.json", FrozenBase), [BASE_CONFIG], "json"),
+    Case(
+        "learning.text_models.TextModel",
+        with_base("config.json", lambda folder: TextModel(folder, TextTask.EMBED)),
+        [BASE_CONFIG],
+        "json",
+    ),
+    Case("learning.masking.round_keys._agree", lambda data, _: round_keys._agree(AGREED, data), [POINT]),
     Case("learning.pretrained._read_adapter", lambda data, _: pretrained._read_adapter(data), [ADAPTER], "json"),
     Case("oam.proofs.read_proof", check_log, [plain(PROOF)], "json"),
     Case("oam.proofs.proof_report", check_report, [base64.b64decode(PROOF.report)], "msgpack"),
@@ -879,6 +991,7 @@ CASES = [
         [plain(bodies.Problem(error=bodies.ErrorBody(kind="input", what="w")))],
         "json",
     ),
+    Case("sdk.network._read_token", in_file("token", sdk_network._read_token), [OWNER_TOKEN.encode()]),
     Case("sdk.jobs.read_event", lambda data, _: jobs.read_event("status", data), [STATUS], "json"),
     Case("sdk.jobs.read_event (error)", lambda data, _: jobs.read_event("error", data), [PROBLEM], "json"),
     Case("base.units.parse_bytes", lambda data, _: parse_bytes(as_text(data)), [b"10GB", b"1.5 TiB", b"4096"]),
@@ -930,6 +1043,8 @@ CASES = [
         [answers.join_frames([answers.encode_frame(one) for one in FROM_HOST])],
         "msgpack",
     ),
+    Case("serving.sealing.seal_query", seal_for, [POINT]),
+    Case("node.serving.quick_door._read_head", lambda data, _: quick_door._read_head(data), [HEAD]),
     Case("node.serving.openai_protocol.decode_chat", lambda data, _: openai_protocol.decode_chat(data), [CHAT], "json"),
     Case(
         "node.serving.openai_protocol.decode_completion",
@@ -1167,6 +1282,21 @@ CASES = [
         "oam.collection.read_counters",
         in_file(FILE, lambda path: read_counters(path.parent)),
         [plain(Counted(since_unix_s=1.0, counts=()))],
+        "json",
+    ),
+    # what the demonstrations are given
+    Case(
+        "demo.medquad.data.core_foci",
+        in_file("cardiology_foci.csv", lambda path: medquad.core_foci(path.parent)),
+        [b"focus,tier\nHeart Failure,core\nStroke,broad\n"],
+    ),
+    Case("demo.medquad.data._rows", in_file("a.jsonl.gz", rows_of_institute), [gzip.compress(QUESTION + b"\n")]),
+    Case(
+        "demo.medquad.data.read_institute",
+        lambda data, folder: in_file(f"{INSTITUTES[0].file}.jsonl.gz", read_first_institute)(
+            gzip.compress(data), folder
+        ),
+        [QUESTION],
         "json",
     ),
     # data of hospitals

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daitn.base.errors import InputError
-from daitn.demo.medquad.data import CORE, contract_of, core_foci, read_institute
+from daitn.demo.medquad.data import CORE, LINE_BYTES, contract_of, core_foci, read_institute
 from daitn.demo.medquad.sites import DEPARTMENTS, INSTITUTES
 from daitn.descriptors.contract import check_contract
 from daitn.descriptors.request import parse_target
@@ -41,6 +41,51 @@ def test_institute_is_read_without_unanswered_questions_and_core_first(tmp_path:
 def test_missing_data_says_which_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cardiology_foci\.csv cannot be read"):
         core_foci(tmp_path)
+
+
+ROW = b'{"focus": "Flu", "question": "what is flu?", "answer": "an illness"}\n'
+WHOLE = gzip.compress(ROW * 2, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (WHOLE[:-12], "cannot be read after line"),
+        (WHOLE[:10] + b"\xff" + WHOLE[11:], "cannot be read after line 0"),
+        (ROW, "cannot be read after line 0: Not a gzipped file"),
+        (gzip.compress(ROW + b'{"focus": "Flu", "question": "?"}\n'), "line 2: Object missing required field `answer`"),
+        (gzip.compress(b'{"question": "?", "answer": "a"}\n'), "line 1: Object missing required field `focus`"),
+        (gzip.compress(ROW + b"\xff\n"), "line 2: "),
+        (gzip.compress(b" " * (LINE_BYTES + 1)), "line 1: it is longer than"),
+    ],
+    ids=["cut", "damaged", "no gzip", "no answer", "no focus", "no text", "no end"],
+)
+def test_file_of_an_institute_that_is_broken_is_refused_with_file_and_line(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    (tmp_path / f"{INSTITUTES[0].file}.jsonl.gz").write_bytes(data)
+    with pytest.raises(InputError, match=INSTITUTES[0].file) as refused:
+        read_institute(tmp_path, INSTITUTES[0], frozenset())
+    assert words in refused.value.what
+    assert "--data" in (refused.value.todo or "")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"focus,tier\n\xff\xfe,core\n", "line 0: 'utf-8' codec can't decode"),
+        (b'focus,tier\nStroke,core\n"Heart,core\n', "line 2: unexpected end of data"),
+        (b"focus,tier\nStroke\n", "line 2: it has no focus or no tier"),
+        (b"name,tier\nStroke,core\n", "has no column 'focus'"),
+    ],
+    ids=["no text", "no end", "no tier", "no column"],
+)
+def test_list_of_foci_that_is_broken_is_refused_with_file_and_line(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "cardiology_foci.csv").write_bytes(data)
+    with pytest.raises(InputError, match="cardiology_foci") as refused:
+        core_foci(tmp_path)
+    assert words in refused.value.what
+    assert "--data" in (refused.value.todo or "")
 
 
 @pytest.mark.parametrize("base", ["", "0" * 64])

@@ -34,10 +34,9 @@ def base_digest(folder: Path) -> str:
     return str(whole.hexdigest())
 
 
-def check_weights(folder: Path) -> None:
-    """InputError where `model.safetensors` is not what its name says: an archive or pickle in disguise, or a header
-    that does not fit the file. Reads the header only."""
-    path = folder / "model.safetensors"
+def check_weights(path: Path) -> None:
+    """InputError where a file of tensors is not what its name says: an archive or pickle in disguise, or a header that
+    does not fit the file. Reads the header only."""
     try:
         with path.open("rb") as file:
             read_header(file.read(SNIFF_BYTES), file, path.stat().st_size, str(path))

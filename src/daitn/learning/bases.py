@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from daitn.base.errors import InputError, UnavailableError
 from daitn.learning.base_files import read_config
 from daitn.learning.pretrained import PretrainedConfig, build_pretrained
-from daitn.learning.tokenizer_file import open_tokenizer
+from daitn.learning.tokenizer_file import encode_texts, read_tokenizer
+from daitn.learning.weight_files import load_weights
 
 TOKENS_AT_ONCE: Final = 4096
 """Tokens of one forward pass, padding included: 15 MB of activations for a layer of 384, and two cores are busy."""
@@ -40,15 +41,13 @@ class FrozenBase:
 
     def __init__(self, folder: Path) -> None:
         """InputError where the files do not make a model of the closed lists. Cost: reading the tensors, once."""
-        from safetensors.torch import load_file
-
-        self._tokenizer = open_tokenizer((folder / "tokenizer.json").read_bytes(), "tokenizer.json")
+        self._tokenizer = read_tokenizer(folder)
         config = read_config(folder)
         kind = str(config.pop("model_type", ""))
         described = PretrainedConfig(auto_class="AutoModel", model_type=kind, values=known_values(kind, config))
         tensors = {
             name: tensor
-            for name, tensor in load_file(folder / "model.safetensors").items()
+            for name, tensor in load_weights(folder / "model.safetensors").items()
             if not name.endswith(_NOT_OF_THE_MODEL)
         }
         model = build_pretrained(msgspec.json.encode(described), None, tensors)
@@ -74,7 +73,7 @@ class FrozenBase:
         found: list[tuple[int, ...]] = []
         for start in range(0, len(texts), 1024):
             part = [text[: length * TEXT_CHARS] for text in texts[start : start + 1024]]
-            found += [tuple(one.ids) or (0,) for one in self._tokenizer.encode_batch(part)]
+            found += [tuple(ids) or (0,) for ids in encode_texts(self._tokenizer, part)]
         return found
 
     def _forward(self, rows: Sequence[tuple[int, ...]], pooling: str) -> NDArray[np.float16]:

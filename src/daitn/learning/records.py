@@ -34,7 +34,7 @@ from daitn.descriptors.contract import (
     VectorInput,
 )
 from daitn.descriptors.fitting import input_specs
-from daitn.learning.tokenizer_file import open_tokenizer
+from daitn.learning.tokenizer_file import encode_texts, open_tokenizer
 from daitn.learning.vectors import Vectors
 
 Arrays = dict[str, NDArray[Any]]
@@ -179,8 +179,8 @@ def _tokens(
     tokenizer = _load_tokenizer(spec.tokenizer, tokenizers)
     tokens = np.full((len(rows), spec.length), spec.padding, dtype=np.int64)
     mask = np.zeros(tokens.shape, dtype=np.int64)
-    for place, encoding in enumerate(tokenizer.encode_batch([texts.text(row) for row in rows.tolist()])):
-        ids = encoding.ids[: spec.length]
+    for place, whole in enumerate(encode_texts(tokenizer, [texts.text(row) for row in rows.tolist()])):
+        ids = whole[: spec.length]
         tokens[place, : len(ids)] = ids
         mask[place, : len(ids)] = 1
     return tokens, mask

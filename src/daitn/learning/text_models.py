@@ -29,7 +29,8 @@ from daitn.descriptors.texts import Generation, TextTask, Turn
 from daitn.learning.base_files import read_config
 from daitn.learning.bases import known_values
 from daitn.learning.pretrained import PretrainedConfig, build_pretrained
-from daitn.learning.tokenizer_file import open_tokenizer
+from daitn.learning.tokenizer_file import decode_tokens, encode_texts, read_tokenizer
+from daitn.learning.weight_files import load_weights
 
 AUTO_CLASSES: Final = {
     TextTask.GENERATE: "AutoModelForCausalLM",
@@ -64,15 +65,13 @@ class TextModel:
 
     def __init__(self, folder: Path, task: TextTask) -> None:
         """InputError where the files do not make a model of the closed lists. Cost: reading the tensors, once."""
-        from safetensors.torch import load_file
-
-        self._tokenizer = open_tokenizer((folder / "tokenizer.json").read_bytes(), "tokenizer.json")
+        self._tokenizer = read_tokenizer(folder)
         config = read_config(folder)
         kind = str(config.pop("model_type", ""))
         described = PretrainedConfig(auto_class=AUTO_CLASSES[task], model_type=kind, values=known_values(kind, config))
         tensors: dict[str, torch.Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            tensors |= {name: one for name, one in load_file(path).items() if not name.endswith(_NOT_OF_THE_MODEL)}
+            tensors |= {name: one for name, one in load_weights(path).items() if not name.endswith(_NOT_OF_THE_MODEL)}
         self._model = build_pretrained(msgspec.json.encode(described), None, tensors)
         self._model.eval().requires_grad_(requires_grad=False)
         settings = self._model.config
@@ -87,7 +86,7 @@ class TextModel:
     def prompt_tokens(self, asked: Generation) -> list[int]:
         """The tokens of what is to be continued; InputError where they are none, or more than the model takes."""
         text = asked.prompt or self.chat_text(asked.turns)
-        tokens = list(self._tokenizer.encode(text, add_special_tokens=bool(asked.prompt)).ids)
+        (tokens,) = encode_texts(self._tokenizer, [text], special=bool(asked.prompt))
         if not tokens:
             raise InputError("the text has no tokens")
         if len(tokens) >= self.context_most:
@@ -116,7 +115,7 @@ class TextModel:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of some tokens."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return decode_tokens(self._tokenizer, tokens)
 
     def is_end(self, token: int) -> bool:
         """Whether a continuation ends with it."""
@@ -139,7 +138,7 @@ class TextModel:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of each text; InputError for one that is too long."""
-        found = [list(one.ids) or [0] for one in self._tokenizer.encode_batch(list(texts))]
+        found = [ids or [0] for ids in encode_texts(self._tokenizer, texts)]
         if (longest := max(map(len, found))) > self.context_most:
             raise InputError(f"a text has {longest} tokens, the model takes {self.context_most}")
         return found

@@ -43,7 +43,7 @@ class BaseShelf:
         """Copy a base's files here; returns what it is. InputError where `source` is no base, or there are too many."""
         digest = base_digest(source)
         base_width(source)
-        check_weights(source)
+        check_weights(source / "model.safetensors")
         size = sum((source / name).stat().st_size for name in BASE_FILES)
         if size > BASE_BYTES:
             raise InputError(f"{source} has {size} bytes, a base may have {BASE_BYTES}", todo="take a smaller encoder")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from blake3 import blake3
 
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
+from daitn.base.units import MIB
 from daitn.demo.medquad.sites import INSTITUTES, POLICY, Institute
 from daitn.descriptors.contract import (
     CategoryColumn,
@@ -45,6 +48,17 @@ TEXT_BYTES: Final = 256
 """Bytes of either side for the encoder that starts from nothing; of one length, since one model sees both."""
 CANDIDATES: Final = 20
 TEMPERATURE: Final = 0.05
+_TODO: Final = "give MedQuAD's folder, as it was fetched: --data"
+LINE_BYTES: Final = 1 * MIB
+"""Longest line read; the longest answer has 29 kB."""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A line of an institute's file, as far as it is used."""
+
+    question: str
+    focus: str
+    answer: str | None
 
 
 def contract_of(base: str = "", width: int = 0) -> DataContract:
@@ -79,30 +93,38 @@ def contract_of(base: str = "", width: int = 0) -> DataContract:
 
 
 def core_foci(data: Path) -> frozenset[str]:
-    """The foci of core cardiology. InputError where the list is not there."""
-    path = data / "cardiology_foci.csv"
+    """The foci of core cardiology. InputError with file and line where the list is not there or not of this form."""
+    path, number = data / "cardiology_foci.csv", 0
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return frozenset(_focus(row["focus"]) for row in csv.DictReader(file) if row["tier"] == "core")
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {error}", todo="give MedQuAD's folder: --data") from None
+            rows = csv.DictReader(file, strict=True)
+            found = set()
+            for number, row in enumerate(rows, 2):
+                if row["focus"] is None or row["tier"] is None:
+                    raise InputError(f"{path}, line {number}: it has no focus or no tier", todo=_TODO)
+                if row["tier"] == "core":
+                    found.add(_focus(row["focus"]))
+            return frozenset(found)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}", todo=_TODO) from None
+    except KeyError as error:
+        raise InputError(f"{path} has no column {error}", todo=_TODO) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}, after line {number}: {error}", todo=_TODO) from None
 
 
 def read_institute(data: Path, institute: Institute, core: frozenset[str], most: int = 0) -> list[dict[str, Any]]:
-    """The answered questions of one institute; `most`: whole foci up to so many, core cardiology first, 0: all."""
-    path = data / f"{institute.file}.jsonl.gz"
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in file]
-    except (OSError, *UNDECODABLE) as error:
-        raise InputError(f"{path} cannot be read: {error}", todo="give MedQuAD's folder: --data") from None
+    """The answered questions of one institute; `most`: whole foci up to so many, core cardiology first, 0: all.
+
+    InputError with file and line where the file is not there, damaged, cut off, or not of this form.
+    """
     foci: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["answer"]:
-            focus = _focus(row["focus"])
+    for row in _rows(data / f"{institute.file}.jsonl.gz"):
+        if row.answer:
+            focus = _focus(row.focus)
             record = {
-                "question": row["question"],
-                "answer": row["answer"],
+                "question": row.question,
+                "answer": row.answer,
                 "focus": focus,
                 "institute": institute.name,
                 "subject": CORE if focus in core else NOT_CORE,
@@ -131,5 +153,21 @@ def write_all(data: Path, folder: Path, contract: DataContract, most: int = 0) -
     return files
 
 
+def _rows(path: Path) -> Iterator[_Row]:
+    """Lines of an institute's file; InputError with the line that is none."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") as file:
+            while line := file.readline(LINE_BYTES + 1):
+                number += 1
+                if len(line) > LINE_BYTES:
+                    raise InputError(f"{path}, line {number}: it is longer than {LINE_BYTES} bytes", todo=_TODO)
+                yield msgspec.json.decode(line, type=_Row)
+    except (OSError, EOFError, zlib.error) as error:  # no file, no gzip, a cut or a damaged one
+        raise InputError(f"{path} cannot be read after line {number}: {error}", todo=_TODO) from None
+    except UNDECODABLE as error:
+        raise InputError(f"{path}, line {number}: {str(error)[:200]}", todo=_TODO) from None
+
+
 def _focus(text: str) -> str:
-    return str(text).strip().lower()
+    return text.strip().lower()
