@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,11 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
             assert (status, found["x-daitn-reason"]) == (422, "quality")
 
             _ask_what_nobody_keeps(domain, address, key, output, model)
+            staged = _deploy_in_stages(network, package, address, key, output, model)
             _kill_hosts_while_asking(domain, network, lambda: post(address, where, key, body))
 
+            wait_until(staged, "another host has loaded the stage that was lost", 30)
+            network.models.undeploy("cut")
             _move_while_asking(network, package, lambda: post(address, where, key, body, **{"x-daitn-trace": "1"}))
             _start_from_none(
                 network, package, lambda: post(address, where, key, body, **{"x-daitn-deadline-ms": "25000"})
@@ -154,6 +158,32 @@ def _ask_what_nobody_keeps(domain: LocalDomain, address: str, key: str, output: 
         assert not [one for one in traces if one in data], f"{where} holds of the query or its answer"
 
 
+def _deploy_in_stages(
+    network: Any, package: Path, address: str, key: str, output: str, model: Any
+) -> Callable[[], bool]:
+    """A model over two hosts says what it says whole; whether it does so, with each stage at a host that answers."""
+    rows = np.random.default_rng(3).normal(size=(4, 2)).astype(np.float32)
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(rows)).numpy()
+    network.models.deploy(package, "cut", "= 1 replicas", split=2)
+    assert network.models.wait("cut", 60).stages == 2
+    assert [one.model for one in network.models.list()] == ["cut", "sides"]
+    body = {"inputs": [{"name": "x", "shape": [4, 2], "datatype": "FP32", "data": rows.tolist()}]}
+
+    def answers() -> bool:
+        shown = network.models.status("cut")
+        status, _, told = post(address, "/v2/models/cut/infer", key, body)
+        if status != 200 or shown.phase.value != "serving":
+            return False
+        got = np.array(next(one for one in told["outputs"] if one["name"] == output)["data"]).reshape(wanted.shape)
+        assert np.abs(got - wanted).max() <= 1e-5
+        return {one.stage for one in shown.replicas} == {1, 2}
+
+    wait_until(answers, "both stages answer", 10)
+    assert len({one.name for one in network.models.status("cut").replicas}) == 2
+    return answers
+
+
 def _kill_hosts_while_asking(domain: LocalDomain, network: Any, ask: Any) -> None:
     """Every query is answered, and answered right, while one of its hosts is killed."""
     results: list[tuple[int, float]] = []
@@ -170,7 +200,10 @@ def _kill_hosts_while_asking(domain: LocalDomain, network: Any, ask: Any) -> Non
     for thread in threads:
         thread.start()
     try:
-        placed = [one.name for one in network.models.status("sides").replicas]
+        stages = {one.name for one in network.models.status("cut").replicas}
+        placed = sorted(
+            (one.name for one in network.models.status("sides").replicas), key=lambda one: one not in stages
+        )
         wait_until(lambda: len(results) > 30, "queries are answered", 20)
         domain.kill(placed[0])
         wait_until(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from daitn.base.errors import InputError
 from daitn.cli.output import Json, Token, answer, errors
+from daitn.descriptors.stages import STAGES_MOST
 
 if TYPE_CHECKING:
     from daitn.descriptors.serving import ModelStatus
     from daitn.sdk.network import Network
+
+SPLITS: Final[dict[str, bool | None]] = {"": None, "fit": True, "never": False}
 
 
 def deploy(
@@ -20,13 +24,20 @@ def deploy(
     goal: Annotated[
         str, typer.Option(help="'p95 <= 50 ms, accuracy >= 90%, >= 1 replicas, <= 2 replicas, region north'")
     ] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Stages, each at a host of its own: a number, 'fit' for as few as fit, 'never'. Without it only where "
+            "no host has the memory for the whole."
+        ),
+    ] = "",
     wait: Annotated[float, typer.Option(help="Seconds to wait until it answers; 0: do not.")] = 120.0,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Give a trained model to the network; it is admitted and placed on hosts, or refused with every reason."""
     with errors(json), _connect(token) as network:
-        status = network.models.deploy(package, name, goal)
+        status = network.models.deploy(package, name, goal, split=_split(split))
         if status.phase.value != "refused" and wait > 0:
             status = network.models.wait(name, wait)
         answer(json, status, lambda where: _show(where, (status,)))
@@ -50,12 +61,27 @@ def undeploy(
         answer(json, status, lambda where: where.print(f"model {name} is withdrawn"))
 
 
+def _split(text: str) -> int | bool | None:
+    if text in SPLITS:
+        return SPLITS[text]
+    if not text.isdecimal() or not 1 <= int(text) <= STAGES_MOST:
+        raise InputError(
+            f"--split {text[:40]!r} is no number of stages", todo=f"give 1 to {STAGES_MOST}, 'fit', or 'never'"
+        )
+    return int(text)
+
+
 def _show(where: Any, found: tuple[ModelStatus, ...]) -> None:
     from rich.table import Table
 
     table = Table("model", "phase", "goal", "replicas", "one row", "reasons")
     for one in found:
-        replicas = [f"{each.name} {each.phase}" + ("" if each.reachable else " (silent)") for each in one.replicas]
+        replicas = [
+            f"{each.name} {each.phase}"
+            + (f", stage {each.stage} of {one.stages}" if each.stage else "")
+            + ("" if each.reachable else " (silent)")
+            for each in one.replicas
+        ]
         served = [each.measured for each in one.replicas if each.measured.row_s]
         times = [f"{each.row_s * 1000:.1f} ms, {each.engine.value}" for each in served]
         table.add_row(

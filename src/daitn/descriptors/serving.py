@@ -20,6 +20,7 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.request import Target, parse_target
+from daitn.descriptors.stages import Stage
 from daitn.descriptors.tariff import SECONDS_PER_HOUR, Price, Tariff
 from daitn.descriptors.texts import TextTask
 
@@ -232,6 +233,8 @@ class ModelNeeds(msgspec.Struct, frozen=True, kw_only=True):
     """In use while it serves; an upper estimate before it was loaded anywhere."""
     signer: str
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    stage: Stage | None = None
+    """Which stage of the package's model it is; None: the whole."""
 
 
 # --- what is where ----------------------------------------------------------------------------------------------------
@@ -319,6 +322,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """What it does with text; empty for a model of tensors."""
     quality: dict[str, float] = {}
     """What verification units measured of it, by `metric[label]@field`."""
+    stage: Stage | None = None
+    """Which stage of a model it is; None: a whole one."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
 
 
@@ -376,6 +381,8 @@ class ReplicaShown(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     because: str = ""
     """Why it was placed there, or leaves."""
+    stage: int = 0
+    """Which stage of the model it computes; 0: all of it."""
     measured: ReplicaMeasured = ReplicaMeasured()
 
 
@@ -390,6 +397,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     """All failed conditions, each with what is required and what there is."""
     replicas: tuple[ReplicaShown, ...] = ()
+    stages: int = 0
+    """How many the model is served in; 0: whole."""
     replacements: int = 0
     """Replicas that were placed anew because a host was lost or failed."""
     deployed_unix_s: float = 0.0

@@ -7,7 +7,13 @@ has been measured; of any other nothing is known, whatever its provider says.
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from daitn.artifacts.graph import decode_graph_pair
+from daitn.artifacts.graph_schema import GraphPair
+from daitn.artifacts.graph_stages import cut_stage, weigh_profile
 from daitn.base import limits
 from daitn.base.errors import InputError, PolicyError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
@@ -15,9 +21,12 @@ from daitn.base.metrics import Counters
 from daitn.base.names import check_name
 from daitn.base.units import NS_PER_S
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.control_center.inference.commands import DeployAsked, DeployStagesAsked, StagePlanned, UndeployAsked
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
+from daitn.control_center.inference.stage_planning import plan_stages
+from daitn.control_center.inference.staged import parts_of, whole_of
+from daitn.decision.hosting import HostCondition
 from daitn.descriptors.serving import (
     ModelNeeds,
     ModelPhase,
@@ -28,10 +37,14 @@ from daitn.descriptors.serving import (
     ServingGoal,
     check_goal,
 )
+from daitn.descriptors.stages import SplitAsked, check_profile
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.store import ChunkStore
-from daitn.serving.catalogue import needs_of
+from daitn.serving.catalogue import CHILD_BYTES, WEIGHT_COPIES, needs_of
+
+PHASES: Final = (ModelPhase.PLACING, ModelPhase.IDLE, ModelPhase.SHORT, ModelPhase.SERVING)
+"""From the least far to the farthest."""
 
 
 class DeploymentService:
@@ -46,21 +59,30 @@ class DeploymentService:
         self._runner.check_going()
         return self._core.inference.deployment
 
-    def deploy(self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal) -> ModelStatus:
+    def deploy(
+        self,
+        owner: OwnerId,
+        model: str,
+        artifact: ArtifactId,
+        goal: ServingGoal,
+        split: SplitAsked | None = None,
+    ) -> ModelStatus:
         """Take a package on under a name, or refuse it with every reason. The same name again is another package or
-        goal for it. InputError for what cannot be right, PolicyError for a name that is somebody else's."""
+        goal for it. With `split` it is served in stages. InputError for what cannot be right, PolicyError for a name
+        that is somebody else's."""
         name = ModelName(check_name("model", model))
         check_goal(goal)
         if not self._store.holds(artifact):
             raise InputError(f"package {artifact[:16]} is not here", todo="upload it first")
-        known = self._desk.models.get(name)
-        if known is not None and known.owner != owner:
-            raise PolicyError(f"model {name} is {known.owner}'s", todo="choose another name")
-        if known is None and len(self._desk.models) >= limits.MODELS_SERVED:
-            raise PolicyError(f"{limits.MODELS_SERVED} models are served, the limit", todo="undeploy one")
-        needs, measured = self._needs(artifact), self.measured(artifact)
-        admission = self._desk.judge(needs, goal, owner, measured, name)
-        if not admission.admitted:
+        self._check_name(owner, name, 1 if split is None else max(1, split.stages))
+        pair = self._graph(artifact)
+        needs, measured = needs_of(self._store.manifest(artifact), pair), self.measured(artifact)
+        planned: tuple[StagePlanned, ...] = ()
+        if split is None:
+            failed = self._desk.judge(needs, goal, owner, measured, name).failed()
+        else:
+            failed, planned = self._staged(owner, name, needs, goal, split, measured, pair)
+        if failed:
             self.counters.count("models_refused")
             return ModelStatus(
                 model=name,
@@ -68,14 +90,22 @@ class DeploymentService:
                 artifact=artifact,
                 phase=ModelPhase.REFUSED,
                 goal=goal,
-                reasons=tuple(str(one) for one in admission.failed()),
+                reasons=tuple(str(one) for one in failed),
             )
         quality = {target.name: measured[target.name] for target in goal.quality}
         if "accuracy" in measured:
             quality["accuracy"] = measured["accuracy"]
-        self._runner.post(
-            DeployAsked(model=name, owner=owner, artifact=artifact, goal=goal, needs=needs, quality=quality)
-        )
+        if planned:
+            self._check_name(owner, name, len(planned))
+            self._runner.post(
+                DeployStagesAsked(
+                    model=name, owner=owner, artifact=artifact, goal=goal, stages=planned, quality=quality
+                )
+            )
+        else:
+            self._runner.post(
+                DeployAsked(model=name, owner=owner, artifact=artifact, goal=goal, needs=needs, quality=quality)
+            )
         return self.status(owner, name)
 
     def undeploy(self, owner: OwnerId, model: str) -> ModelStatus:
@@ -93,14 +123,16 @@ class DeploymentService:
 
     def status(self, owner: OwnerId, model: str) -> ModelStatus:
         """One model now; InputError if it is not this owner's."""
-        deployed = self._desk.models.get(ModelName(model))
-        if deployed is None or deployed.owner != owner:
+        parts = parts_of(self._desk.models, model)
+        if not parts or next(iter(parts.values())).owner != owner:
             raise InputError(f"{owner} has no model {model[:80]!r}", todo="daitn models")
-        return self._status(ModelName(model), deployed)
+        return self._status(ModelName(model), parts)
 
     def models(self, owner: OwnerId) -> tuple[ModelStatus, ...]:
         """The owner's models, by name."""
-        return tuple(self._status(name, one) for name, one in sorted(self._desk.models.items()) if one.owner == owner)
+        models = self._desk.models
+        names = sorted({whole_of(name, one) for name, one in models.items() if one.owner == owner})
+        return tuple(self._status(name, parts_of(models, name)) for name in names)
 
     def measured(self, artifact: ArtifactId) -> dict[str, float]:
         """What verification units of this domain measured of a package, by target name."""
@@ -110,35 +142,85 @@ class DeploymentService:
                 return {one.name: one.value for one in state.best_measurements}
         return {}
 
-    def _needs(self, artifact: ArtifactId) -> ModelNeeds:
+    def _graph(self, artifact: ArtifactId) -> GraphPair:
         manifest = self._store.manifest(artifact)
         if manifest.kind != "graph":
             raise InputError(
                 f"a package of kind {manifest.kind!r} cannot be served yet", todo="export the module as a graph"
             )
-        return needs_of(manifest, decode_graph_pair(self._store.part(artifact, "graph")))
+        return decode_graph_pair(self._store.part(artifact, "graph"))
 
-    def _status(self, name: ModelName, deployed: Deployed) -> ModelStatus:
-        replicas = tuple(self._replica(name, node) for node in deployed.placed)
-        serving = sum(one.reachable and one.phase == ReplicaPhase.SERVING for one in replicas)
-        phase = ModelPhase.SERVING if serving >= deployed.goal.replicas_least else ModelPhase.SHORT
-        if not serving:
-            idle = deployed.goal.replicas_least == 0 and not deployed.staying
-            phase = ModelPhase.IDLE if idle else ModelPhase.PLACING
-        reasons = [f"{record.node}: {record.why}" for record in deployed.taken]
+    def _check_name(self, owner: OwnerId, name: ModelName, count: int) -> None:
+        """PolicyError where a name is somebody else's, or is a stage's, or there would be too many models."""
+        models = self._desk.models
+        theirs = [one.owner for one in parts_of(models, name).values() if one.owner != owner]
+        if theirs:
+            raise PolicyError(f"model {name} is {theirs[0]}'s", todo="choose another name")
+        if name in models and (stage := models[name].needs.stage) is not None:
+            raise PolicyError(f"{name} is stage {stage.number} of model {stage.model}", todo="choose another name")
+        others = len(models) - len(parts_of(models, name))
+        if others + count > limits.MODELS_SERVED:
+            raise PolicyError(f"{limits.MODELS_SERVED} models and stages are served, the limit", todo="undeploy one")
+
+    def _staged(
+        self,
+        owner: OwnerId,
+        name: ModelName,
+        needs: ModelNeeds,
+        goal: ServingGoal,
+        split: SplitAsked,
+        measured: dict[str, float],
+        pair: GraphPair,
+    ) -> tuple[tuple[HostCondition, ...], tuple[StagePlanned, ...]]:
+        """What is in the way of serving a model in stages; else those."""
+        profile = weigh_profile(pair, check_profile(split.profile))
+        if goal.replicas_least == 0:
+            raise InputError("a model in stages keeps a replica of each", todo="ask for >= 1 replicas")
+        desk = self._desk
+        admission = desk.judge(needs, goal, owner, measured, name)
+        failed = tuple(one for one in admission.failed() if one.code == "quality")
+        planned = plan_stages(
+            name,
+            owner,
+            needs,
+            goal,
+            msgspec.structs.replace(split, profile=profile),
+            desk.hosts(parts_of(desk.models, name)),
+            self._core.knowledge,
+            desk.gateways,
+            base_bytes=CHILD_BYTES,
+            copies=WEIGHT_COPIES,
+        )
+        stages = tuple(one for one in planned if isinstance(one, StagePlanned))
+        for one in stages:
+            if one.needs.stage is not None:
+                cut_stage(pair, one.needs.stage.begin, one.needs.stage.end)  # said here, not by hosts later
+        return failed + tuple(one for one in planned if isinstance(one, HostCondition)), stages
+
+    def _status(self, name: ModelName, parts: dict[ModelName, Deployed]) -> ModelStatus:
+        first = next(iter(parts.values()))
+        shown = {
+            part: tuple(self._replica(part, deployed, node) for node in deployed.placed)
+            for part, deployed in parts.items()
+        }
+        phases = {_phase(deployed, shown[part]) for part, deployed in parts.items()}
+        # A model is as far as the stage that is least far.
+        phase = next(one for one in PHASES if one in phases)
+        reasons = [f"{record.node}: {record.why}" for deployed in parts.values() for record in deployed.taken]
         return ModelStatus(
             model=name,
-            owner=deployed.owner,
-            artifact=deployed.artifact,
+            owner=first.owner,
+            artifact=first.artifact,
             phase=phase,
-            goal=deployed.goal,
+            goal=first.goal,
             reasons=tuple(reasons),
-            replicas=replicas,
-            replacements=deployed.replacements,
-            deployed_unix_s=deployed.deployed_ns / NS_PER_S,
+            replicas=tuple(one for each in shown.values() for one in each),
+            stages=0 if first.needs.stage is None else first.needs.stage.of,
+            replacements=sum(deployed.replacements for deployed in parts.values()),
+            deployed_unix_s=first.deployed_ns / NS_PER_S,
         )
 
-    def _replica(self, name: ModelName, node: NodeId) -> ReplicaShown:
+    def _replica(self, name: ModelName, deployed: Deployed, node: NodeId) -> ReplicaShown:
         facts, replica = self._core.knowledge.node(node), self._desk.replica(node, name)
         return ReplicaShown(
             node=node,
@@ -146,6 +228,15 @@ class DeploymentService:
             phase="ordered" if replica is None else replica.phase.value,
             reachable=facts is not None and facts.reachable,
             why="" if replica is None else replica.why,
-            because=self._desk.models[name].because.get(node, ""),
+            because=deployed.because.get(node, ""),
+            stage=0 if deployed.needs.stage is None else deployed.needs.stage.number,
             measured=ReplicaMeasured() if replica is None else replica.measured,
         )
+
+
+def _phase(deployed: Deployed, replicas: tuple[ReplicaShown, ...]) -> ModelPhase:
+    serving = sum(one.reachable and one.phase == ReplicaPhase.SERVING for one in replicas)
+    if not serving:
+        idle = deployed.goal.replicas_least == 0 and not deployed.staying
+        return ModelPhase.IDLE if idle else ModelPhase.PLACING
+    return ModelPhase.SERVING if serving >= deployed.goal.replicas_least else ModelPhase.SHORT

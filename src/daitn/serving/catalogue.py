@@ -15,6 +15,10 @@ CHILD_BYTES: Final = 400 * MIB
 """What a child takes before any model, at most: measured are 147 MiB of private memory for Python and torch, 296 with
 ONNX Runtime and what exports to it."""
 
+WEIGHT_COPIES: Final = 2
+"""A model is built once with room of its own, then bound to the mapped payload: weights count twice, as do activations
+where those are no more than the weights."""
+
 _DATATYPES: Final = {word: name for name, word in DATATYPES.items()}
 
 
@@ -32,8 +36,7 @@ def needs_of(manifest: Manifest, pair: GraphPair) -> ModelNeeds:
     return ModelNeeds(
         kind="graph",
         payload_bytes=manifest.payload_bytes,
-        # Built once with room of its own, then bound to the mapped payload: weights count once, as do activations.
-        memory_bytes=CHILD_BYTES + 2 * weights,
+        memory_bytes=CHILD_BYTES + WEIGHT_COPIES * weights,
         signer=manifest.signer,
         inputs=input_specs(pair),
     )

@@ -60,5 +60,6 @@ def served_model(name: ModelName, model: Deployed, knowledge: KnowledgeMap, obse
         inputs=inputs,
         outputs=outputs,
         quality=model.quality,
+        stage=model.needs.stage,
         routes=tuple(routes),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from daitn.base.effects import Event
-from daitn.base.ids import ArtifactId, ModelName, OwnerId
+from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.serving import ApiKey, ModelNeeds, ServingGoal
 
 
@@ -19,6 +19,25 @@ class DeployAsked(Event, frozen=True, kw_only=True):
     needs: ModelNeeds
     quality: dict[str, float] = msgspec.field(default_factory=dict)
     """What verification units measured of it, by target name."""
+
+
+class StagePlanned(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a model: what it demands (`needs.stage` says which it is), and the host that it was cut for."""
+
+    needs: ModelNeeds
+    node: NodeId
+    why: str
+
+
+class DeployStagesAsked(Event, frozen=True, kw_only=True):
+    """Serve this package under that name in stages, each at a host of its own; the cut was found a moment ago."""
+
+    model: ModelName
+    owner: OwnerId
+    artifact: ArtifactId
+    goal: ServingGoal
+    stages: tuple[StagePlanned, ...]
+    quality: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class UndeployAsked(Event, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ asks has none, and gets one when it is asked.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from daitn.base import limits
@@ -20,7 +21,7 @@ from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.answering import routed, said_of, served_model
-from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.control_center.inference.commands import DeployAsked, DeployStagesAsked, UndeployAsked
 from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.offered import OfferedModels
@@ -33,6 +34,7 @@ from daitn.control_center.inference.records import (
     ReplicaPlaced,
     ReplicaTaken,
 )
+from daitn.control_center.inference.staged import parts_of, record_deployment, record_withdrawal
 from daitn.control_center.turn import Turn
 from daitn.decision.hosting import HostAdmission, HostView, admit
 from daitn.decision.model_placement import PlacementFound
@@ -103,7 +105,7 @@ class DeploymentDesk:
     def minds(self, event: Event) -> bool:
         """Whether an event is for this desk alone."""
         match event:
-            case DeployAsked() | UndeployAsked() | TimerFired(name="hosting" | "placing"):
+            case DeployAsked() | DeployStagesAsked() | UndeployAsked() | TimerFired(name="hosting" | "placing"):
                 return True
             case Delivered(message=ModelsServed() | DemandTold()):
                 return True
@@ -115,13 +117,12 @@ class DeploymentDesk:
     def handle(self, turn: Turn, event: Event) -> None:
         """One event that `minds` says yes to, or one that concerns others too (presence, the start)."""
         match event:
-            case DeployAsked():
+            case DeployAsked() | DeployStagesAsked():
                 self._deploy(turn, event)
             case UndeployAsked(model=model):
-                if model in self.models:
-                    turn.record(ModelWithdrawn(model=model, at_ns=turn.now_ns, why="its provider took it back"))
-                    self.placing.forget(model)
-                    self._settle(turn)
+                for name in record_withdrawal(turn, self.models, model):
+                    self.placing.forget(name)
+                self._settle(turn)
             case Delivered(sender=sender, message=ModelsServed() as told):
                 self._served(turn, sender, told)
             case Delivered(sender=sender, message=DemandTold() as told):
@@ -191,22 +192,14 @@ class DeploymentDesk:
         self, needs: ModelNeeds, goal: ServingGoal, owner: OwnerId, measured: dict[str, float], replacing: ModelName
     ) -> HostAdmission:
         """Whether a model would be admitted now, under a name that may be its own already. Changes nothing."""
-        return admit(needs, goal, owner, self._hosts(replacing), measured, engines=ENGINES_FOR[needs.kind])
+        hosts = self.hosts(parts_of(self.models, replacing))
+        return admit(needs, goal, owner, hosts, measured, engines=ENGINES_FOR[needs.kind])
 
-    def _deploy(self, turn: Turn, asked: DeployAsked) -> None:
-        turn.record(
-            ModelDeployed(
-                model=asked.model,
-                at_ns=turn.now_ns,
-                owner=asked.owner,
-                artifact=asked.artifact,
-                goal=asked.goal,
-                needs=asked.needs,
-                quality=asked.quality,
-            )
-        )
-        self.placing.forget(asked.model)
-        if len(self.models) == 1:
+    def _deploy(self, turn: Turn, asked: DeployAsked | DeployStagesAsked) -> None:
+        first = not self.models
+        for name in record_deployment(turn, self.models, asked):
+            self.placing.forget(name)
+        if first:
             turn.wake_in(LOOK_TIMER, LOOK_S)
         self._settle(turn)
 
@@ -333,7 +326,7 @@ class DeploymentDesk:
         """Have it thought over which hosts shall carry a model, of those that can."""
         if self.idle(name, model, turn.now_ns):
             return
-        hosts = self._hosts(name)
+        hosts = self.hosts({name})
         admission = admit(model.needs, model.goal, model.owner, hosts, {}, engines=ENGINES_FOR[model.needs.kind])
         able = set(admission.candidates) - set(model.failed)
         measured = {
@@ -348,17 +341,17 @@ class DeploymentDesk:
     def _hosting(self) -> tuple[NodeFacts, ...]:
         return tuple(facts for facts in self._knowledge.with_role(Role.HOST) if facts.descriptor.host is not None)
 
-    def _hosts(self, besides: ModelName) -> list[HostView]:
+    def hosts(self, besides: Collection[ModelName]) -> list[HostView]:
         """All hosts, with the memory they have beside models other than `besides`."""
         views: list[HostView] = []
-        carried = self.models[besides].placed if besides in self.models else {}
+        carried = {node for name in besides if name in self.models for node in self.models[name].placed}
         for facts in self._hosting():
             descriptor, offered = facts.descriptor, facts.descriptor.host
             assert offered is not None
             promised = sum(
                 model.needs.memory_bytes
                 for name, model in self.models.items()
-                if name != besides and descriptor.node in model.placed
+                if name not in besides and descriptor.node in model.placed
             )
             views.append(
                 HostView(

@@ -144,6 +144,11 @@ def training_graph(module: RebuiltModule) -> torch.fx.GraphModule:
     return module._graphs[True]
 
 
+def evaluation_graph(module: RebuiltModule) -> torch.fx.GraphModule:
+    """The graph that the module computes in evaluation; takes what `training_graph` takes."""
+    return module._graphs[False]
+
+
 def rebuild(pair: GraphPair, tensors: Mapping[str, torch.Tensor]) -> RebuiltModule:
     """The model of a graph pair with `tensors` by name, in training mode.
 
@@ -212,7 +217,8 @@ class GraphBuilder:
             _check_call(target, len(arguments), set(named))
         if not node.gradient and node.operator != GETITEM:
             target, arguments = _without_gradient, (target, *arguments)
-        self._nodes[number] = self._fx.call_function(target, arguments, named)
+        made = self._nodes[number] = self._fx.call_function(target, arguments, named)
+        made.meta["number"] = number  # sizes are calls, too
 
     def finish(self, results: Sequence[Reference]) -> torch.fx.GraphModule:
         """The module, which returns `results`; FX frees each intermediate result after its last use."""

@@ -14,10 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from daitn.artifacts.graph import decode_graph_pair
+from daitn.artifacts.graph import decode_graph_pair, encode_graph_pair
+from daitn.artifacts.graph_stages import cut_stage, tensors_of_stage
 from daitn.artifacts.manifest import Manifest
 from daitn.base.errors import BugError, InputError, PeerError, UnavailableError
 from daitn.descriptors.serving import EngineKind, TensorSpec
+from daitn.descriptors.stages import Stage
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import Failed, FailReason, Infer, Inferred, Setup
 from daitn.node.sandbox.visits import WATCH_S, ChildHandle, VisitError
@@ -120,9 +122,11 @@ async def start_torch_graph(
     *,
     threads: int = 1,
     onnx: bool = False,
+    stage: Stage | None = None,
 ) -> TorchGraphEngine:
     """An engine for a package, its child loaded. `payload`: the file that holds its tensors, as the store keeps it.
-    `onnx`: exported in the child and computed by ONNX Runtime.
+    `onnx`: exported in the child and computed by ONNX Runtime. `stage`: for that part of the model alone, which maps
+    its own tensors and no others.
 
     InputError where the package cannot be served, UnavailableError where no child can be started or it dies.
     """
@@ -132,14 +136,18 @@ async def start_torch_graph(
         raise InputError("the package has no graph", todo="export the module as a graph") from None
     except PeerError as error:
         raise InputError(f"the package's graph is unfit: {error.what}", todo=error.todo) from None
+    tensors = manifest.tensors
+    if stage is not None:
+        pair = cut_stage(pair, stage.begin, stage.end)
+        tensors = tuple(one for one in tensors if one.name in tensors_of_stage(pair))
     inputs = input_specs(pair)
     shapes = example_shapes(pair)
     example = {spec.name: np.zeros(shapes[spec.name], dtype_of(spec.datatype)) for spec in inputs}
     setup = Setup(
         contract=parts["contract"],
         kind="graph",
-        parts={"graph": parts["graph"]},
-        tensors=manifest.tensors,
+        parts={"graph": parts["graph"] if stage is None else encode_graph_pair(pair)},
+        tensors=tensors,
         threads=threads,
         device="cpu",
         onnx=onnx,

@@ -18,6 +18,7 @@ from daitn.descriptors.contract import Name
 from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.serving import ServingGoal
+from daitn.descriptors.stages import SplitAsked
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
 from daitn.wire.oam import Counted
@@ -62,11 +63,13 @@ class MissingChunks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeployBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to be served: the package's id, the name it is asked by, and the goal."""
+    """What is to be served: the package's id, the name it is asked by, and the goal. `split`: in stages, each at a host
+    of its own."""
 
     model: Name
     package: Digest
     goal: ServingGoal = ServingGoal()
+    split: SplitAsked | None = None
 
 
 class PackageStored(msgspec.Struct, frozen=True, kw_only=True):

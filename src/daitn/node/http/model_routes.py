@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, OwnerId
 from daitn.descriptors.serving import ModelPhase, ModelStatus, ServingGoal
+from daitn.descriptors.stages import SplitAsked
 from daitn.node.http.bodies import DeployBody
 from daitn.node.http.manual import Manual
 from daitn.node.http.problems import unknown
@@ -20,7 +21,9 @@ from daitn.node.http.tokens import TokenHolder
 class Deployments(Protocol):
     """What stands behind these routes; see `node.deployment_service.DeploymentService`."""
 
-    def deploy(self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal) -> ModelStatus:
+    def deploy(
+        self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal, split: SplitAsked | None
+    ) -> ModelStatus:
         """Take a package on, or refuse it with every reason."""
         ...
 
@@ -58,7 +61,7 @@ def add_model_routes(
     async def deploy(request: Request) -> Response:
         caller = provider(request)
         asked: DeployBody = await read(request, DeployBody)
-        status = service.deploy(caller.owner, asked.model, ArtifactId(asked.package), asked.goal)
+        status = service.deploy(caller.owner, asked.model, ArtifactId(asked.package), asked.goal, asked.split)
         return _json(status, 200 if status.phase is ModelPhase.REFUSED else 201)
 
     @app.get("/v1/models", summary="Your models, by name")

@@ -10,7 +10,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from mmap import ALLOCATIONGRANULARITY
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from daitn.base.errors import BugError, InputError, UnavailableError
 from daitn.node.sandbox.channel import ChildChannel
@@ -55,8 +58,11 @@ def _load(channel: ChildChannel) -> Model | None:
         device = choose_device(setup.device)
         bound = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), device)
         kept = tuple(entry for entry in setup.tensors if entry.role in ("parameter", "frozen", "buffer"))
-        size = max((entry.offset + entry.nbytes for entry in kept), default=0)
-        bound.bind(kept, map_payload(descriptors[0], size), changing=False)
+        # A stage has tensors from somewhere within the payload; what is before them is another host's.
+        start = min((entry.offset for entry in kept), default=0) // ALLOCATIONGRANULARITY * ALLOCATIONGRANULARITY
+        end = max((entry.offset + entry.nbytes for entry in kept), default=0)
+        placed = [msgspec.structs.replace(entry, offset=entry.offset - start) for entry in kept]
+        bound.bind(placed, map_payload(descriptors[0], end - start, start), changing=False)
         bound.module.eval()
         model: Model = TorchModel(bound)
         if setup.onnx:

@@ -334,15 +334,16 @@ def _laid_out(entry: TensorEntry, tensor: Tensor | None) -> Tensor:
     return tensor
 
 
-def map_payload(fd: int, size: int, *, keep: bool = False) -> memoryview:
-    """Map a payload read-only; page tables are filled at once. The descriptor is closed unless `keep`."""
+def map_payload(fd: int, size: int, start: int = 0, *, keep: bool = False) -> memoryview:
+    """Map a payload read-only from byte `start`, a multiple of the machine's granularity; page tables are filled at
+    once. The descriptor is closed unless `keep`."""
     try:
         if size == 0:
             return memoryview(b"")
-        if os.fstat(fd).st_size < size:
-            raise PeerError(f"the payload has {os.fstat(fd).st_size} bytes, {size} were announced")
+        if os.fstat(fd).st_size < start + size:
+            raise PeerError(f"the payload has {os.fstat(fd).st_size} bytes, {start + size} were announced")
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        return memoryview(mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ))
+        return memoryview(mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ, offset=start))
     finally:
         if not keep:
             os.close(fd)

@@ -91,9 +91,26 @@ class Combining:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self.pipelines = {pipeline.name: pipeline for pipeline in check_pipelines(tuple(pipelines))}
+        self._declared = {pipeline.name: pipeline for pipeline in check_pipelines(tuple(pipelines))}
+        self.pipelines = self._declared
         self._engine, self._asking, self._counters = engine, asking, counters
         self._random = random.Random(seed)
+
+    def follow(self, models: SequenceOf[ServedModel]) -> None:
+        """Models that are served in stages are sequences of these. Where not all stages of one are told yet, it is not
+        there yet."""
+        stages: dict[ModelName, dict[int, ModelName]] = {}
+        wanted: dict[ModelName, int] = {}
+        for model in models:
+            if model.stage is not None:
+                stages.setdefault(model.stage.model, {})[model.stage.number] = model.model
+                wanted[model.stage.model] = model.stage.of
+        whole = {
+            name: Pipeline(name=name, step=Sequence(steps=tuple(ModelStep(model=parts[one]) for one in sorted(parts))))
+            for name, parts in stages.items()
+            if len(parts) == wanted[name]
+        }
+        self.pipelines = {**self._declared, **whole}
 
     def described(self, name: str) -> ServedModel | None:
         """A pipeline as a model is described; None where there is no such one. Ready, where all that it needs are."""

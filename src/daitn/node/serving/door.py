@@ -92,6 +92,10 @@ class Door:
         self._quick: set[QuickProtocol] = set()
         self.address = ""
 
+    def follow(self, models: Sequence[ServedModel]) -> None:
+        """These models are served now."""
+        self._combining.follow(models)
+
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
         """These keys open the door from now on."""
         self._keys = {key.digest: key for key in keys}
@@ -233,7 +237,7 @@ class Door:
                 "reason": "" if model.routes else "no host answers for it now",
             }
             for model in (*self._engine.models.values(), *self._combining.all())
-            if model.routes or not only_ready
+            if model.stage is None and (model.routes or not only_ready)
         ]
         return _json(found)
 

@@ -64,6 +64,7 @@ class GatewayHands:
         match effect:
             case TakeRoutes(models=models):
                 self._engine.follow(models, time.monotonic_ns())
+                self.door.follow(models)
             case TakeKeys(keys=keys):
                 self.door.take_keys(keys)
             case _:

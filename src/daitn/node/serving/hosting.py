@@ -26,6 +26,7 @@ from daitn.decision.query_route.slots import LEASE_S, SlotLease
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.offers import Offer, check_offers
 from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor, Replica, ReplicaPhase
+from daitn.descriptors.stages import Stage
 from daitn.descriptors.tariff import Tariff
 from daitn.node.engines.torch_graph import start_torch_graph
 from daitn.node.fabric.contract import Fabric
@@ -195,7 +196,9 @@ class Hosting:
             await self._fetch(order)
             self._say(order, ReplicaPhase.WARMING)
             replica = await open_replica(
-                lambda: self._make(order.artifact), self._concurrency, lambda why: self._failed(order, why)
+                lambda: self._make(order.artifact, order.needs.stage),
+                self._concurrency,
+                lambda why: self._failed(order, why),
             )
             described = max(len(msgspec.msgpack.encode(one)) for one in (replica.inputs, replica.outputs))
             if described > limits.SPECS_BYTES:
@@ -222,18 +225,18 @@ class Hosting:
                 await asyncio.sleep(wait_s)
                 wait_s *= 2
 
-    async def _make(self, artifact: ArtifactId) -> Engine:
+    async def _make(self, artifact: ArtifactId, stage: Stage | None) -> Engine:
         manifest, parts = self._moving.parts_of(artifact)
         payload = self._store.payload_place(artifact).path
         if EngineKind.ONNX_GRAPH in self._engines and artifact not in self._not_for_onnx:
             try:
                 return await start_torch_graph(
-                    manifest, parts, payload, self._sandbox, threads=self._threads, onnx=True
+                    manifest, parts, payload, self._sandbox, threads=self._threads, onnx=True, stage=stage
                 )
             except (InputError, UnavailableError) as error:
                 self._not_for_onnx.add(artifact)
                 _log.warning("package %s is served by torch: %s", artifact[:16], error.what)
-        return await start_torch_graph(manifest, parts, payload, self._sandbox, threads=self._threads)
+        return await start_torch_graph(manifest, parts, payload, self._sandbox, threads=self._threads, stage=stage)
 
     async def _drop(self, model: ModelName, artifact: ArtifactId, replica: ServedReplica) -> None:
         await replica.close(DRAIN_S)
