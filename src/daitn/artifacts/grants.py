@@ -2,7 +2,7 @@
 
 Every transfer on the data plane happens under a grant (design, section 4). A token is `<grant>.<signature>`, both in
 URL-safe base64; the grant is canonical msgpack, the signature Ed25519 by the domain's control centre. Revocation is a
-set of ids that the holder is told; a grant lives for minutes, so the set stays small.
+set of ids that the holder is told; a grant lives for a day, so the set stays small.
 """
 
 from __future__ import annotations

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from daitn.base import limits
 from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId, VisitId
+
+GRANT_S: Final = 86_400
+"""How long a grant lives. It ends by each holder's own clock: with an hour a site whose clock is ahead by two would
+refuse every transfer; so a clock may be off by less than this. Longer costs little: a grant is for one artifact, which
+its requester was meant to have, and who was expelled has a certificate for no longer."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):

@@ -230,8 +230,12 @@ async def renew(directory: Path) -> Membership:
     PolicyError if the certificate has run out or the slot was left or burned, UnavailableError if no address answers.
     """
     membership = load_membership(directory)
-    if pki.expiry_of((directory / CERT_FILE).read_bytes()) <= time.time():
-        raise PolicyError(f"the certificate of {membership.slot} has run out", todo="enrol with a new join token")
+    certificate, now_unix_s = (directory / CERT_FILE).read_bytes(), time.time()
+    if pki.expiry_of(certificate) <= now_unix_s:
+        raise PolicyError(
+            f"the certificate of {membership.slot} has run out: {pki.clock_fault(certificate, now_unix_s)}",
+            todo="enrol with a new join token; or set the clock, where that is what is wrong",
+        )
     csr, _ = pki.make_request(membership.name, (directory / KEY_FILE).read_bytes())
     asked = RenewRequest(csr=csr.decode())
     context = ssl.create_default_context(cafile=str(directory / AUTHORITY_FILE))
@@ -248,12 +252,18 @@ async def renew(directory: Path) -> Membership:
 
 
 async def keep_renewed(directory: Path, on_fault: Callable[[DaitnError], None]) -> None:
-    """Renew whenever half of the certificate's life is over, until cancelled or refused by policy."""
+    """Renew whenever half of the certificate's life is over, until cancelled or refused by policy.
+
+    A fresh certificate tells how far this machine's clock is ahead of the authority's; without that one that is ahead
+    by half a lifetime would have it renewed without end.
+    """
+    ahead_s = 0.0
     while True:
-        due_s = pki.renewal_of((directory / CERT_FILE).read_bytes()) - time.time()
+        due_s = pki.renewal_of((directory / CERT_FILE).read_bytes()) - (time.time() - ahead_s)
         await asyncio.sleep(max(due_s, 0.0))
         try:
             await renew(directory)
+            ahead_s = max(0.0, time.time() - pki.issued_at((directory / CERT_FILE).read_bytes()))
         except PolicyError as fault:
             on_fault(fault)
             return

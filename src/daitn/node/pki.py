@@ -46,8 +46,9 @@ NODE_HOURS: Final = 24.0
 NODE_HOURS_MAX: Final = 24.0 * 31
 """Longest lifetime asked of the authority: a burned slot stays usable at most that long."""
 
-CLOCK_SKEW: Final = datetime.timedelta(minutes=5)
-"""Certificates begin this much in the past: sites with a slow clock could not join otherwise."""
+CLOCK_SKEW: Final = datetime.timedelta(days=1)
+"""Certificates begin this much in the past, so that a clock that is late by less (a time zone mistaken, a battery that
+is empty) keeps nobody from a link. It costs nothing: a key that is not made yet cannot be misused before."""
 
 CSR_BYTES: Final = 8 * 1024
 """Largest signing request read; one for P-256 is 400 bytes."""
@@ -230,15 +231,39 @@ def is_signed_with(certificate_pem: bytes, message: bytes, signature: bytes) -> 
 
 def renewal_of(certificate_pem: bytes) -> float:
     """When a certificate should be renewed, in seconds since 1970: at half of its lifetime."""
+    issued, (_, end) = issued_at(certificate_pem), validity_of(certificate_pem)
+    return issued + (end - issued) / 2
+
+
+def issued_at(certificate_pem: bytes) -> float:
+    """When a certificate was issued, in seconds since 1970, by the clock of who issued it."""
+    start, end = validity_of(certificate_pem)
+    issued = start + CLOCK_SKEW.total_seconds()
+    return issued if issued < end else (start + end) / 2  # an earlier version had certificates begin minutes before
+
+
+def validity_of(certificate_pem: bytes) -> tuple[float, float]:
+    """When a certificate begins and ends, in seconds since 1970; PeerError if it does not decode."""
     certificate = _load_certificate(certificate_pem)
-    start, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    begun = start + CLOCK_SKEW.total_seconds()
-    return begun + (end - begun) / 2
+    return certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+
+
+def clock_fault(certificate_pem: bytes, now_unix_s: float) -> str:
+    """What a clock that shows this moment has to do with a certificate that is not good now; empty: it is good."""
+    begins, ends = validity_of(certificate_pem)
+    if begins <= now_unix_s < ends:
+        return ""
+    bound, word = (begins, "begins") if now_unix_s < begins else (ends, "ended")
+    return f"this machine's clock shows {_day_and_time(now_unix_s)}, the certificate {word} at {_day_and_time(bound)}"
+
+
+def _day_and_time(unix_s: float) -> str:
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def expiry_of(certificate_pem: bytes) -> float:
     """When a certificate ends, in seconds since 1970."""
-    return _load_certificate(certificate_pem).not_valid_after_utc.timestamp()
+    return validity_of(certificate_pem)[1]
 
 
 def slot_host(domain: DomainId, slot: NodeId) -> str:

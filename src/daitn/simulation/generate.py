@@ -124,6 +124,6 @@ def _faults(rng: random.Random) -> FaultSpec:
         cut_s=rng.choice((1.0, 10.0)),
         mishaps_per_minute=rng.choice((0.0, 8.0, 30.0)),
         mishap_s=rng.choice((1.5, 6.0)),
-        clock_s=rng.choice((0.0, 5.0, 600.0)),
+        clock_s=rng.choice((0.0, 5.0, 7200.0)),
         stop_after_s=90.0,
     )

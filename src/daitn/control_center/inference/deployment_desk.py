@@ -38,7 +38,7 @@ from daitn.control_center.inference.staged import parts_of, record_deployment, r
 from daitn.control_center.turn import Turn
 from daitn.decision.hosting import HostAdmission, HostView, admit
 from daitn.decision.model_placement import PlacementFound
-from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.grant import GRANT_S, Grant, Holder
 from daitn.descriptors.serving import (
     ENGINES_FOR,
     ModelNeeds,
@@ -73,9 +73,6 @@ seconds, and what is under way there is answered."""
 
 ELSEWHERE_S: Final = 60.0
 """A replica in a region that its provider has ruled out answers no longer than this, whether others do or not."""
-
-GRANT_S: Final = 3600
-"""How long a host may fetch a package; it is ordered anew whenever anything changes."""
 
 
 class DeploymentDesk:

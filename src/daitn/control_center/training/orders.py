@@ -13,14 +13,11 @@ from daitn.base.units import NS_PER_S
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import VisitOrdered
-from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.grant import GRANT_S, Grant, Holder
 from daitn.descriptors.origin import Origin
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork, Work
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_tools import InputRef, PartnerRef, VisitOrder, Warrant
-
-GRANT_S: Final = 3600
-"""How long a grant is good for; a site whose clock is off by more than this cannot take part."""
 
 WALL_FACTOR: Final = 20.0
 """A visit may take this many times what was expected before its site ends it."""

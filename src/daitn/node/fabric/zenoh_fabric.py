@@ -8,6 +8,7 @@ told that a link came back, and closed in the right order.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -44,7 +45,7 @@ from daitn.node.fabric.session import Session
 from daitn.node.fabric.stream_book import StreamBook
 from daitn.node.fabric.telemetry import LatestValues
 from daitn.node.fabric.tls import Identity, TlsContexts
-from daitn.node.pki import expiry_of
+from daitn.node.pki import clock_fault, expiry_of
 
 CALLS: Final = 256
 """Calls in flight per node, each holding a thread while it waits; beyond it callers wait for one to end."""
@@ -55,6 +56,8 @@ NEWS: Final = 1024
 TRANSFERS: Final = 64
 """Blocking pieces of fetches at once: four fetches with the largest window through the router, or 64 direct ones."""
 
+_log = logging.getLogger(__name__)
+
 
 @asynccontextmanager
 async def open_fabric(config: FabricConfig) -> AsyncIterator[ZenohFabric]:
@@ -64,8 +67,13 @@ async def open_fabric(config: FabricConfig) -> AsyncIterator[ZenohFabric]:
     certificate has run out. At the end nothing is served, shown or running any more.
     """
     config.check()
-    if expiry_of(config.certificate.read_bytes()) <= time.time():
-        raise UnavailableError(f"the certificate of {config.node} has run out", todo="enrol with a new join token")
+    certificate, now_unix_s = config.certificate.read_bytes(), time.time()
+    said = clock_fault(certificate, now_unix_s)
+    if expiry_of(certificate) <= now_unix_s:
+        raise UnavailableError(
+            f"the certificate of {config.node} has run out: {said}",
+            todo="enrol with a new join token; or set the clock, where that is what is wrong",
+        )
     workers = Workers("fabric-call", CALLS)
     opened = await asyncio.gather(
         workers.run(lambda: Session(config)), workers.run(lambda: Session(config)), return_exceptions=True
@@ -74,6 +82,9 @@ async def open_fabric(config: FabricConfig) -> AsyncIterator[ZenohFabric]:
     fabric: ZenohFabric | None = None
     try:
         for fault in opened:
+            if isinstance(fault, UnavailableError) and said:
+                # The router's certificate is seldom younger than ours, so this end does not believe it either.
+                raise UnavailableError(f"{fault.what}: {said}", todo="set the clock of this machine") from fault
             if isinstance(fault, BaseException):
                 raise fault
         fabric = ZenohFabric(config, sessions[0], sessions[1], workers)
@@ -289,6 +300,7 @@ class ZenohFabric:
         self._enter(name)
         self._counters.link_losses += not up
         if self.connected != before:
+            _log.info("%s", "the router is linked again" if self.connected else "the link to the router is lost")
             for reader in self._link_readers:
                 reader.put(None, self.connected)
         if up and name == "control":
