@@ -85,7 +85,10 @@ def submit(
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Submit a job and show the network's verdict; exit code 3 if it is refused."""
+    """Submit a job and show the network's verdict; exit code 3 if it is refused.
+
+    The same command after one that was killed before its verdict goes on with the same job.
+    """
     with errors(json):
         from daitn.sdk.submission import Submission, from_options, submit_and_take
 
@@ -117,7 +120,8 @@ def submit(
             idempotency_key=key,
         )
         with _connect(token) as network:
-            done: Submission = submit_and_take(network, wanted, take=take)
+            pending = network.pending_keys()
+            done: Submission = submit_and_take(network, wanted, take=take, pending=pending)
             last = done.taken or done.status
             if watch and last.ended_unix_s is None:
                 last = _follow(network.job(last.job), quiet=json)
@@ -129,6 +133,7 @@ def submit(
                 where.print(render.submission(done.status, done.taken))
 
             answer(json, done, show)
+            pending.told()
             if last.phase.value == "refused":
                 raise typer.Exit(REFUSED)
 

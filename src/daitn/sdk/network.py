@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from daitn.artifacts.manifest import ChunkRef
     from daitn.artifacts.package import Package
+    from daitn.sdk.pending import PendingKeys
 
 TOKEN_VARIABLE: Final = "DAITN_TOKEN"
 TOKEN_FILE_BYTES: Final = 4096
@@ -63,6 +64,8 @@ class Uploaded(NamedTuple):
 
 
 Progress = Callable[[Uploaded], None]
+KeyOf = Callable[[Request], str]
+"""The idempotency key of a request."""
 
 
 def connect(token: str | Path | None = None, *, patience_s: float = 10.0) -> Network:
@@ -112,6 +115,12 @@ class Network:
         """The domain's name."""
         return self._transport.token.domain
 
+    def pending_keys(self, folder: Path | None = None) -> PendingKeys:
+        """Keys of submissions of this token's owner that nobody was told of yet, kept in `folder`."""
+        from daitn.sdk.pending import PendingKeys, default_folder
+
+        return PendingKeys(folder or default_folder(), str(self._transport.token))
+
     def __repr__(self) -> str:
         return f"Network({self.domain} at {self._transport.token.address})"
 
@@ -149,7 +158,7 @@ class Network:
         key: Ed25519PrivateKey | Path | None = None,
         accept_counter_offer: bool = False,
         progress: Progress | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: str | KeyOf | None = None,
         variants: Sequence[str | Path] = (),
         **others: Any,
     ) -> Job:
@@ -160,8 +169,8 @@ class Network:
         configuration folder if there is none). `others`: fields of `Request` such as `raw_records`, `trust_floor`,
         `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `privacy`, `seed`,
         `priority`. `variants`: directories of other packages for the same contract and key, tried where this model is
-        not believed to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job. InputError for
-        what cannot be right.
+        not believed to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job; a function
+        makes one of the request. InputError for what cannot be right.
         """
         from daitn.artifacts.package import read_package
 
@@ -190,7 +199,7 @@ class Network:
             accept_counter_offer=accept_counter_offer,
             **others,
         )
-        return self.submit(request, idempotency_key)
+        return self.submit(request, idempotency_key(request) if callable(idempotency_key) else idempotency_key)
 
     def submit(self, request: Request, idempotency_key: str | None = None) -> Job:
         """Submit a request whose package the domain holds."""

@@ -14,6 +14,7 @@ from daitn.sdk.requests import load_spec, parse_bytes
 
 if TYPE_CHECKING:
     from daitn.sdk.network import Network
+    from daitn.sdk.pending import PendingKeys
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,9 +99,19 @@ def changes_from_options(
     return changes
 
 
-def submit_and_take(network: Network, wanted: Mapping[str, Any], *, take: bool) -> Submission:
-    """Submit, wait for the verdict, and take the counter-offer of a refusal where `take` and there is one."""
-    job = network.train(**wanted)
+def submit_and_take(
+    network: Network, wanted: Mapping[str, Any], *, take: bool, pending: PendingKeys | None = None
+) -> Submission:
+    """Submit, wait for the verdict, and take the counter-offer of a refusal where `take` and there is one.
+
+    `pending`: whence a request without a key of its own has one, so that the same again after a kill is the same job,
+    unless that was cancelled or failed meanwhile.
+    """
+    kept = {} if pending is None else {"idempotency_key": pending.key_of}
+    job = network.train(**kept | dict(wanted))
+    if pending is not None and pending.found and job.status().phase in (Phase.CANCELLED, Phase.FAILED):
+        pending.told()
+        job = network.train(**kept | dict(wanted))
     status = job.assessed()
     if not (take and status.phase is Phase.REFUSED and status.verdict and status.verdict.counter_offer):
         return Submission(status=status)
