@@ -262,6 +262,8 @@ def medquad(
     deadline: Annotated[
         str, typer.Option(help="How long a department gives its job; the trial before it takes a twentieth of that.")
     ] = "1 h",
+    rounds: Annotated[int, typer.Option(help="Visits of each institute by each model at most.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 1,
     keep: Annotated[bool, typer.Option(help="Keep the network's own folders too.")] = False,
     json: Json = False,
 ) -> None:
@@ -274,7 +276,8 @@ def medquad(
             raise UnavailableError(f"the demonstration cannot start: {error}", todo="install daitn[demo]") from None
 
         seconds = parse_duration(deadline)
-        raise typer.Exit(run(data, out, base=base, records=records, deadline_s=seconds, keep=keep))
+        setting = {"base": base, "records": records, "deadline_s": seconds, "rounds": rounds, "seed": seed}
+        raise typer.Exit(run(data, out, keep=keep, **setting))
 
 
 def _ready(json: bool, said: dict[str, Any]) -> None:

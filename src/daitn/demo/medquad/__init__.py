@@ -9,38 +9,30 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from daitn.demo.room import make_room
 
 __all__ = ["run"]
 
 
-def run(
-    data: Path,
-    out: Path,
-    *,
-    base: Path | None = None,
-    records: int = 0,
-    deadline_s: float | None = None,
-    keep: bool = False,
-) -> int:
+def run(data: Path, out: Path, *, keep: bool = False, **setting: Any) -> int:
     """Perform, and write `out/report.json`, `out/report.html` and `out/models/…`; returns the exit code.
 
-    `data`: the folder of MedQuAD; `base`: a folder with an encoder as transformers saves it, None: a small encoder is
-    trained from nothing; `records`: pairs of each institute at most, 0: all; `deadline_s`: of a department's job, None:
-    an hour. 0: every admitted goal met, no process and no activation left.
+    `data`: the folder of MedQuAD; `setting`: see `play.Setting`; without its `base`, a folder with an encoder as
+    transformers saves it, a small encoder is trained from nothing. 0: every admitted goal met, no process and no
+    activation left.
     """
     from daitn.demo.board import Board
     from daitn.demo.medquad.closing import fulfilled, write_reports
-    from daitn.demo.medquad.play import DEADLINE_S, Play
+    from daitn.demo.medquad.play import Play, Setting
     from daitn.demo.medquad.sites import PLACES
 
     work = make_room(out)
     board = Board(PLACES)
     with tempfile.TemporaryDirectory(prefix="daitn-demo-") as temporary, board:
         folder = work if keep else Path(temporary)
-        play = Play(folder, board, base=base, records=records, deadline_s=deadline_s or DEADLINE_S)
-        recording = play.perform(data, out / "models")
+        recording = Play(folder, board, Setting(**setting)).perform(data, out / "models")
     for one in write_reports(recording, out):
         board.print(one)
     return 0 if fulfilled(recording) else 1

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -47,12 +47,11 @@ from daitn.sdk.jobs import Job
 from daitn.sdk.network import Network
 from daitn.sdk.packaging import package_module
 
-SEED: Final = 1
 DEADLINE_S: Final = 3600.0
 """Beyond what is needed: encoding, which takes long, is done before a job is submitted. The trial gets 180 s."""
 CHANCE_FLOOR: Final = 0.5
 """No department keeps nine institutes busy for a goal that is rather missed than met."""
-CYCLES: Final = 4
+ROUNDS: Final = 4
 """Visits of each institute at most. A measured run gains until the third or fourth round, and then learns by heart."""
 ON_A_BASE: Final = Hyperparameters(batch_size=96, batches_per_visit=20, learning_rate=3e-4, optimizer="adamw")
 """Measured on this data: larger batches have harder rivals; three times the rate learns the questions by heart."""
@@ -64,14 +63,21 @@ ENCODE_S: Final = 1800.0
 AT_ONCE: Final = 2
 
 
+class Setting(NamedTuple):
+    """What a performance may vary. `records`: pairs of each institute at most, 0: all; `rounds`: visits of each."""
+
+    base: Path | None = None
+    records: int = 0
+    deadline_s: float = DEADLINE_S
+    rounds: int = ROUNDS
+    seed: int = 1
+
+
 class Play:
     """One performance. Files of the network go below `folder`."""
 
-    def __init__(
-        self, folder: Path, board: Board, *, base: Path | None, records: int = 0, deadline_s: float = DEADLINE_S
-    ) -> None:
-        self._folder, self._board, self._base, self._records = folder, board, base, records
-        self._deadline_s = deadline_s
+    def __init__(self, folder: Path, board: Board, setting: Setting) -> None:
+        self._folder, self._board, self._base, self._setting = folder, board, setting.base, setting
         self._names: dict[str, str] = {}
         self._owners: dict[str, Network] = {}
         self._packing = threading.Lock()
@@ -80,7 +86,7 @@ class Play:
         """Everything from the files to the last process. `models`: where the trained packages go."""
         began, unix_s = time.monotonic(), time.time()
         contract, width = self._contract()
-        files = write_all(data, self._folder / "data", contract, self._records)
+        files = write_all(data, self._folder / "data", contract, self._setting.records)
         domain = LocalDomain(self._folder / "network", DOMAIN)
         try:
             domain.start()
@@ -171,18 +177,18 @@ class Play:
     def _submit(self, asks: Department, contract: DataContract, width: int) -> Job:
         package = self._folder / "packages" / asks.owner
         with self._packing:  # tracing keeps its state in globals of torch
-            model = make_adapter(width) if width else make_encoder(SEED)
+            model = make_adapter(width) if width else make_encoder(self._setting.seed)
             key = load_or_create_key(self._folder / "packages" / f"{asks.owner}.key")
             package_module(model, contract, package, key=key, name=asks.title)
         return self._owners[asks.owner].train(
             package,
             targets=asks.targets,
-            deadline=self._deadline_s,
+            deadline=self._setting.deadline_s,
             purpose=PURPOSE,
-            budget=Budget(visits=CYCLES * len(INSTITUTES)),
+            budget=Budget(visits=self._setting.rounds * len(INSTITUTES)),
             hyperparameters=ON_A_BASE if width else FROM_NOTHING,
             method="cyclic",
-            seed=SEED,
+            seed=self._setting.seed,
             name=asks.title,
             chance_floor=CHANCE_FLOOR,
             allow_probe=True,
