@@ -15,7 +15,8 @@ from benchmarks import freshness_world as fw
 from daitn.base.ids import DataSetId, NodeId
 from daitn.descriptors.plan import FactRange, Pair, Validity
 from daitn.descriptors.view import Candidate, TrainingView, ViewDelta
-from daitn.topology.adapter import ViewAdapter, apply_delta, delta_between
+from daitn.topology.adapter import ViewAdapter
+from daitn.topology.view_deltas import apply_delta, delta_between
 
 REQUESTS = 6
 """Holders: the first requesters of the world."""

@@ -60,6 +60,7 @@ from daitn.descriptors.terminals import (
     Role,
     VerificationDescriptor,
 )
+from daitn.descriptors.view import ViewFollowed
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -75,6 +76,7 @@ from daitn.descriptors.work import (
 from daitn.node.center_service import nodes_on_map
 from daitn.node.clock import NodeClock
 from daitn.node.deployment_service import DeploymentService
+from daitn.node.followed_views import when_told
 from daitn.node.http.api import create_app
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.server import OwnerServer
@@ -162,6 +164,7 @@ class MemoryService:
         self.map = MapService(self.center.knowledge.facts, MemoryJournal(), NodeClock(), lambda error: None)  # type: ignore[arg-type]
         self.models = DeploymentService(self.center, None, None, NodeClock())  # type: ignore[arg-type]
         self._changed: dict[JobId, asyncio.Condition] = {}
+        self._following: dict[JobId, list[asyncio.Event]] = {}
         self._measured = 0
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._handle(Started())
@@ -234,6 +237,8 @@ class MemoryService:
         condition = self._changed.setdefault(job, asyncio.Condition())
         async with condition:
             condition.notify_all()
+        for event in self._following.pop(job, []):
+            event.set()
 
     def _answer_held(self) -> None:
         if not self.hold and self.orders:
@@ -408,6 +413,16 @@ class MemoryService:
                 return
             async with condition:
                 await condition.wait_for(lambda seen=status: self.status(owner, job) != seen)  # type: ignore[misc]
+
+    async def followed(self, owner: OwnerId, job: JobId, since: int, wait_s: float) -> ViewFollowed:
+        self._state(owner, job)
+
+        def changed() -> asyncio.Event:
+            event = asyncio.Event()
+            self._following.setdefault(job, []).append(event)
+            return event
+
+        return await when_told(lambda: self.center.jobs[job].followed(since), changed, wait_s)
 
     def nodes(self) -> tuple[NodeOnMap, ...]:
         return nodes_on_map(self.center.knowledge, time.time_ns())

@@ -9,7 +9,8 @@ from tests.property.test_report_budget import HORIZON_S, WINDOW_S, Sites
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen
 from daitn.decision.validity import validity_of
-from daitn.topology.adapter import ViewAdapter, apply_delta
+from daitn.topology.adapter import ViewAdapter
+from daitn.topology.view_deltas import apply_delta
 
 
 @claim(

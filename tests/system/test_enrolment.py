@@ -23,6 +23,7 @@ from daitn.node.enrolment import NetworkSettings, enrol, parse_token, renew
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
 from daitn.node.fabric.loopback import LoopbackDomain
 from daitn.node.fabric.zenoh_fabric import open_fabric
+from daitn.node.neighbours import Neighbours
 from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason, SlotState, SqliteSlotBook
 
 T = TypeVar("T")
@@ -267,6 +268,36 @@ def test_certificate_is_kept_fresh_until_burned(tmp_path: Path, monkeypatch: pyt
             server.book.burn(NodeId("n0001"))
             await keeping
             assert [type(fault) for fault in faults] == [EnrolmentRefusedError]
+
+    run(test)
+
+
+def test_memberships_with_neighbours_are_renewed_and_the_fault_of_one_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with endpoint(tmp_path) as server:
+            neighbours = Neighbours(tmp_path / "neighbours")
+            for name in ("burned", "due", "unreadable", "young"):
+                await neighbours.join(name, server.make_token(CLINIC, ()))
+            server.book.burn(NodeId("n0001"))
+            (tmp_path / "neighbours" / "unreadable" / enrolment.CERT_FILE).unlink()
+            young = (tmp_path / "neighbours" / "young" / enrolment.CERT_FILE).read_bytes()
+            due = (tmp_path / "neighbours" / "due" / enrolment.CERT_FILE).read_bytes()
+            later_s = {young: time.time() + 3600}
+            monkeypatch.setattr(pki, "renewal_of", lambda certificate: later_s.get(certificate, 0.0))
+            monkeypatch.setattr("daitn.node.neighbours.LOOK_S", 0.01)
+            faults: list[DaitnError] = []
+
+            keeping = asyncio.ensure_future(neighbours.keep_renewed(faults.append))
+            while server.counters.of("enrolments", "renewed") < 2 or len(faults) < 4:
+                await asyncio.sleep(0.01)
+            keeping.cancel()
+
+            assert {type(fault) for fault in faults} == {EnrolmentRefusedError, UnavailableError}
+            assert any("unreadable" in fault.what for fault in faults)
+            assert (tmp_path / "neighbours" / "due" / enrolment.CERT_FILE).read_bytes() != due
+            assert (tmp_path / "neighbours" / "young" / enrolment.CERT_FILE).read_bytes() == young
 
     run(test)
 

@@ -45,7 +45,8 @@ from daitn.descriptors.policy import summarise
 from daitn.descriptors.request import Budget
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
-from daitn.topology.adapter import ViewAdapter, ViewUpdates
+from daitn.topology.adapter import ViewAdapter
+from daitn.topology.view_updates import ViewUpdates
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,

@@ -44,6 +44,7 @@ from daitn.topology.orchestrator import TUNE_TIMER, ReadingsAccepted
 from daitn.topology.query_adapter import QueryViewAdapter, apply_query_delta, query_delta
 from daitn.topology.query_views import demands_of, make_query_view
 from daitn.topology.thresholds import ThresholdsSought
+from daitn.topology.view_updates import ViewUpdates
 
 HOST = HostDescriptor(engines=(EngineKind.TORCH_GRAPH,), memory_bytes=1000)
 
@@ -286,6 +287,25 @@ def test_adapter_tells_of_demand_that_moved_far_and_of_none_that_moved_little():
 
     assert delta is not None
     assert [one.asked_per_s for one in delta.demands or ()] == [40.0]
+
+
+def test_by_periodic_triggers_everything_is_told_once_a_period():
+    hosts = Hosts()
+    hosts.add(1, queue_s=0.1)
+    hosts.add(2, queue_s=0.5)
+    began = hosts.view(model="sides")
+    adapter = QueryViewAdapter(ViewUpdates(by="periodic", period_s=2.0))
+    adapter.follow(began, standing_of(began, 1))
+    hosts.queue(1, 0.11)  # the choice stands
+
+    def at(seconds: float) -> QueryView:
+        made_at_ns = began.made_at_ns + round(seconds * 1e9)
+        return msgspec.structs.replace(hosts.view(model="sides"), made_at_ns=made_at_ns)
+
+    assert adapter.compare(at(1.9)) is None
+    assert adapter.compare(at(2.0)) is not None
+    hosts.queue(1, 0.9)
+    assert adapter.compare(at(3.9)) is None
 
 
 @st.composite

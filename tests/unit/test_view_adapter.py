@@ -27,8 +27,10 @@ from daitn.decision.routes.contract import Seen
 from daitn.decision.validity import validity_of
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView, ViewDelta
-from daitn.topology.adapter import ViewAdapter, ViewUpdates, apply_delta, delta_between, standings
+from daitn.topology.adapter import ViewAdapter, standings
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.view_deltas import apply_delta, delta_between
+from daitn.topology.view_updates import ViewUpdates
 from daitn.topology.views import Asker, make_training_view
 
 S = 1_000_000_000

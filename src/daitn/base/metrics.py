@@ -144,6 +144,7 @@ _CENTER: Final = (
         descriptions_after_leaving="nodes that left go on describing themselves: they were not stopped",
         progress_fenced="sites work on visits that were given up: links are slow or sites were stopped for long",
         results_fenced="results came of visits that were given up; they were not accepted and the work is lost",
+        views_told="what jobs are planned on moves while they run: their routes were planned on again",
         submissions_repeated="owners repeat submissions; each is one job all the same",
         models_refused="models cannot be served as their providers want; each was told all that failed",
         jobs_refused="jobs cannot be done under their conditions; each owner was told all that failed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -182,6 +183,29 @@ def watch(
         answer(json, last, lambda where: where.print(_view(last)))
         if last.phase.value == "refused":
             raise typer.Exit(REFUSED)
+
+
+@app.command()
+def view(
+    job: JobName,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on: tell when what is planned on moves.")] = False,
+    changes: Annotated[int, typer.Option(help="With --watch: end after so many changes; 0: with the job.", min=0)] = 0,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """What the network knows of the sites that a running job may go to next, as its route is planned on."""
+    with errors(json), _connect(token) as network:
+        from daitn.cli import render_view
+
+        following = network.job(job)
+        if not watch:
+            found = following.view()
+            answer(json, found, lambda where: render_view.show_view(where, found))
+            return
+        for number, (why, seen) in enumerate(following.follow_view()):
+            answer(json, {"why": why, "view": seen}, partial(render_view.show_step, why=why, view=seen))
+            if changes and number >= changes:
+                return
 
 
 @app.command()

@@ -405,6 +405,10 @@ class ControlCenter:
             machine = self.jobs.get(JobId(subject))
             if machine is not None:
                 self._advance(turn, machine)
+        elif kind == "view":
+            machine = self.jobs.get(JobId(subject))
+            if machine is not None and machine.look(turn):
+                self.counters.count("views_told")
         elif timer == ASK_TIMER:
             self._facts.ask(turn)
         elif timer in TIMERS:

@@ -10,7 +10,7 @@ import msgspec
 from daitn.base.ids import DomainId, NodeId
 from daitn.describe.damping import DampingConfig
 from daitn.descriptors.grant import Grant
-from daitn.topology.adapter import ViewUpdates
+from daitn.topology.view_updates import ViewUpdates
 
 
 class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -110,3 +110,28 @@ class ViewDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verifiers: tuple[Verifier, ...] | None = None
     aggregators: tuple[AggregatorSite, ...] | None = None
     """Each as a whole where it changed; else None."""
+
+
+class ViewStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of a view that is followed."""
+
+    number: int
+    """Grows with each step, also over a restart of the centre."""
+    why: str
+    """What moved, or that another choice was made."""
+    delta: ViewDelta
+
+
+class ViewFollowed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The view on which a running job's next stop is chosen, as far as its planner was told of it."""
+
+    number: int
+    """Of its last step; 0: no choice has been made on a view yet."""
+    view: TrainingView | None = None
+    """As a whole, for whoever has none or has missed too much."""
+    steps: tuple[ViewStep, ...] = ()
+    """What came since the number that was asked for."""
+    ranges: int = 0
+    """Facts whose ranges are known within which the choice stands; 0: it stands while the same candidates are there."""
+    over: bool = False
+    """Whether the job has ended: nothing comes any more."""

@@ -168,7 +168,8 @@ class CenterNode:
             self._clock.not_before(runner.written_ns)
             core.knowledge.adopt(await asyncio.to_thread(maps.load), self._clock.now_ns())
             neighbours = Neighbours(self.folder.neighbours)
-            questions = MapService(core.knowledge.facts, journal, self._clock, runner.fail, neighbours)
+            facts, views = core.knowledge.facts, config.views
+            questions = MapService(facts, journal, self._clock, runner.fail, neighbours, views)
             models = DeploymentService(core, runner, store, self._clock)
             service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions, models)
             _log.info("restored %d records", restored)

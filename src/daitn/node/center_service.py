@@ -43,10 +43,12 @@ from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.view import ViewFollowed
 from daitn.learning.numerics.compression import trained_numbers
 from daitn.learning.numerics.likeness import shapes_digest, unsound_tensor, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
+from daitn.node.followed_views import when_told
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.model_routes import Deployments
 from daitn.node.map_service import MapService
@@ -328,6 +330,14 @@ class CenterService:
                 return
             await changed.wait()
             await asyncio.sleep(WATCH_S)
+
+    async def followed(self, owner: OwnerId, job: JobId, since: int, wait_s: float) -> ViewFollowed:
+        """What the job's planner was told of its view after a step; see `node.followed_views`."""
+        return await when_told(
+            lambda: self._job(owner, job).followed(since),
+            lambda: self._changed.setdefault(job, asyncio.Event()),
+            wait_s,
+        )
 
     def changed(self, job: JobId) -> None:
         """Wake those who watch a job."""

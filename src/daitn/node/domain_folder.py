@@ -27,7 +27,7 @@ from daitn.base.units import GIB
 from daitn.describe.damping import DampingConfig
 from daitn.node.fabric.router import RouterConfig, encode_config
 from daitn.node.pki import Authority, create_authority, load_authority, make_request, write_private, write_public
-from daitn.topology.adapter import ViewUpdates
+from daitn.topology.view_updates import ViewUpdates
 
 CENTER_HOURS: Final = 24.0 * 30
 """The centre's certificate is renewed at each of its starts, from the authority beside it."""

@@ -37,6 +37,7 @@ from daitn.topology.questions.saved import (
     SavedQuestions,
     TellChange,
 )
+from daitn.topology.view_updates import ViewUpdates
 
 STREAM: Final = "questions"
 QUESTION_RECORDS: Final = (QuestionSaved, QuestionForgotten)
@@ -46,7 +47,8 @@ WAIT_MOST_S: Final = 20.0
 
 
 class MapService:
-    """See the module's docstring. `failed` is told of an error that must stop the node."""
+    """See the module's docstring. `failed` is told of an error that must stop the node; `updates`: how views that
+    others hold are kept up to date."""
 
     def __init__(
         self,
@@ -55,13 +57,14 @@ class MapService:
         clock: NodeClock,
         failed: Callable[[BaseException], None],
         neighbours: Neighbours | None = None,
+        updates: ViewUpdates | None = None,
     ) -> None:
         self._book = book
         self._neighbours = neighbours
         self._journal = journal
         self._clock = clock
         self._failed = failed
-        self.views = ViewFollowing(book, clock)
+        self.views = ViewFollowing(book, clock, updates)
         """Query views that others hold."""
         self._sql = MapSql(book)
         self._saved = SavedQuestions(book)

@@ -11,6 +11,7 @@ from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import JobStatus, LogEntry
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request
+from daitn.descriptors.view import ViewFollowed
 from daitn.node.http.bodies import NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.model_routes import Deployments
 from daitn.node.map_service import MapService
@@ -92,6 +93,11 @@ class OwnerService(Protocol):
 
     def watch(self, owner: OwnerId, job: JobId) -> AsyncIterator[JobStatus]:
         """The status now and after each change (latest wins, at most 20 a second), until the job has ended."""
+        ...
+
+    async def followed(self, owner: OwnerId, job: JobId, since: int, wait_s: float) -> ViewFollowed:
+        """The view that the job's stops are chosen on, as its planner was told of it after a step, once there is one or
+        the wait is over."""
         ...
 
     def nodes(self) -> tuple[NodeOnMap, ...]:

@@ -21,6 +21,7 @@ from daitn.node.clock import NodeClock
 from daitn.topology.fact_book import FactBook
 from daitn.topology.query_adapter import QueryViewAdapter
 from daitn.topology.query_views import make_query_view
+from daitn.topology.view_updates import ViewUpdates
 
 HOLDERS_MOST: Final = 256
 """Views followed at a time: each is made a few times a second while its holder waits, a millisecond for some hundred
@@ -37,9 +38,9 @@ WAIT_MOST_S: Final = 20.0
 
 
 class _Holder:
-    def __init__(self, request: QueryRequest, view: QueryView) -> None:
+    def __init__(self, request: QueryRequest, view: QueryView, updates: ViewUpdates) -> None:
         self.request = request
-        self.adapter = QueryViewAdapter()
+        self.adapter = QueryViewAdapter(updates)
         self.asked_ns = view.made_at_ns
         self.follow(view)
 
@@ -50,7 +51,8 @@ class _Holder:
 class ViewFollowing:
     """See the module's docstring."""
 
-    def __init__(self, book: FactBook, clock: NodeClock) -> None:
+    def __init__(self, book: FactBook, clock: NodeClock, updates: ViewUpdates | None = None) -> None:
+        self._updates = updates or ViewUpdates()
         self._book = book
         self._clock = clock
         self._holders: dict[str, _Holder] = {}
@@ -74,7 +76,7 @@ class ViewFollowing:
         if len(self._holders) >= HOLDERS_MOST:
             raise UnavailableError(f"{HOLDERS_MOST} views are followed already", todo="try again in a minute")
         name = secrets.token_hex(8)
-        self._holders[name] = _Holder(request, view)
+        self._holders[name] = _Holder(request, view, self._updates)
         return QueryHeld(name=name, view=view, standing=standing_of(view, request.chosen))
 
     async def next(self, name: str, wait_s: float) -> QueryViewDelta | None:

@@ -21,10 +21,12 @@ from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.descriptors.outcome import Advice, CounterOffer, Verdict
 from daitn.descriptors.request import Budget, Hyperparameters, Selection
+from daitn.descriptors.view import TrainingView, ViewFollowed
 from daitn.node.http.bodies import PAGE, Problem
 from daitn.oam import wording
 from daitn.sdk.requests import Duration, Targets, parse_duration, parse_targets
 from daitn.sdk.transport import Transport, quoted
+from daitn.topology.view_deltas import apply_delta
 
 if TYPE_CHECKING:
     from daitn.artifacts.manifest import Manifest
@@ -37,6 +39,10 @@ LOST_S: Final = 300.0
 
 BACK_S: Final = 2.0
 """Longest pause between two tries."""
+
+
+WAIT_S: Final = 10.0
+"""How long one call waits for what a planner is told next."""
 
 
 class JobRefusedError(PolicyError):
@@ -125,6 +131,30 @@ class Job:
             entries += page
             if len(page) < PAGE:
                 return tuple(entries)
+
+    def view(self) -> TrainingView | None:
+        """The view on which the job's next stop is chosen, as its planner has it; None before the first choice."""
+        return self._followed(0, 0.0).view
+
+    def follow_view(self) -> Iterator[tuple[str, TrainingView]]:
+        """The view, then each time that what is planned on has moved or another choice was made, with the reason; ends
+        with the job. The first comes when the first choice has been made."""
+        number, view = 0, None
+        while True:
+            told = self._followed(number, WAIT_S)
+            if told.view is not None:
+                view = told.view
+                yield "", view
+            for step in told.steps:
+                if view is not None:
+                    view = apply_delta(view, step.delta)
+                    yield step.why, view
+            number = told.number
+            if told.over:
+                return
+
+    def _followed(self, since: int, wait_s: float) -> ViewFollowed:
+        return self._transport.call("GET", self._path(f"/view?since={since}&wait_s={wait_s:g}"), ViewFollowed)
 
     def check_proofs(self) -> tuple[ProofCheck, ...]:
         """Whether each accepted visit was signed by the site that is said to have made it, by the keys on the map."""

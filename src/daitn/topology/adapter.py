@@ -5,9 +5,10 @@ layer evolves; or the orchestrator does it by periodic triggers. Both are here (
 
 A view is frozen; the adapter holds one and is shown what the map says now. Two uses:
 
-    for a holder elsewhere   `compare`: candidates as they are → the `ViewDelta` to send, or None while the decision's
-                             validity ranges hold (`descriptors.plan.Validity`). Comparing is all it does.
-    for a job at this centre `refresh`: standings of nodes → the same view with facts that moved put in, or None where
+    for whoever planned      `compare`: candidates as they are → the `ViewDelta` to send, or None while the decision's
+                             validity ranges hold (`descriptors.plan.Validity`). Comparing is all it does. By periodic
+                             triggers: what changed, whether it matters or not, once a period.
+    for the next choice      `refresh`: standings of nodes → the same view with facts that moved put in, or None where
                              it has to be made anew, because a node came, went, rests, or described itself anew.
 
 Comparing how a node stands takes a sixth of judging its data sets again, which is what making a view is: 2 against
@@ -19,7 +20,7 @@ Legend: S candidates, N nodes.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -28,21 +29,12 @@ from daitn.base.units import ns_to_seconds
 from daitn.descriptors.plan import FactRange, Validity
 from daitn.descriptors.view import Candidate, TrainingView, ViewDelta
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.view_deltas import PairKey, apply_delta, delta_between
+from daitn.topology.view_updates import ViewUpdates
 from daitn.topology.views import TRUST_LEAST, Asker, has_room
 
 AGE_MOST_S: Final = 5.0
 """A refreshed view is made anew after this long: what standings do not tell (links, estimates) is no older."""
-
-PairKey = tuple[DataSetId, NodeId]
-
-
-class ViewUpdates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the views of running jobs are kept up to date."""
-
-    by: Literal["adapter", "periodic"] = "adapter"
-    """`adapter`: whenever something that matters changed. `periodic`: the orchestrator makes them anew every period."""
-    period_s: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = 5.0
-    """At most half of what consent may be old."""
 
 
 class Standing(msgspec.Struct, frozen=True, array_like=True):
@@ -97,7 +89,7 @@ class ViewAdapter:
         self._standings: Mapping[NodeId, Standing] = {}
         self._basis: object = None
 
-    # --- for a holder elsewhere -------------------------------------------------------------------------------------
+    # --- for whoever planned ----------------------------------------------------------------------------------------
 
     def follow(self, view: TrainingView, validity: Validity | None) -> None:
         """From now on for this view, on which a decision with this validity was made; None: everything matters."""
@@ -109,26 +101,42 @@ class ViewAdapter:
     def compare(self, now: TrainingView) -> ViewDelta | None:
         """What the holder has to be told now that the map says this; None while its decision stands, or nothing
         changed. What is returned counts as told. O(S)."""
-        if self.view is None or self._stands(now):
+        if self.view is None or not self.moved(now):
             return None
         delta = delta_between(self.view, now)
         if delta is not None:
             self.view = apply_delta(self.view, delta)
         return delta
 
-    def _stands(self, now: TrainingView) -> bool:
+    def moved(self, now: TrainingView) -> str:
+        """Because of what the decision may be another on this view, in words; empty while it stands. O(S)."""
+        if self.view is None:
+            return ""
+        if self._updates.by == "periodic":
+            due = ns_to_seconds(now.made_at_ns - self.view.made_at_ns) >= self._updates.period_s
+            return f"{self._updates.period_s:g} s have passed" if due else ""
         if self._validity is None:
-            return False
-        pairs = sorted((one.dataset, one.compute_node, one.batch_s is not None) for one in now.candidates)
-        if pairs != [(one.dataset, one.compute_node, one.timed) for one in self._validity.pairs]:
-            return False
-        return all(self._within(one) for one in now.candidates)
+            return "nothing is known of what the decision stands on"
+        before = {(one.dataset, one.compute_node): one.timed for one in self._validity.pairs}
+        for one in now.candidates:
+            timed = before.pop((one.dataset, one.compute_node), None)
+            if timed is None:
+                return f"{one.dataset} at {one.compute_node} is a candidate now"
+            if timed != (one.batch_s is not None):
+                return f"a batch of {one.dataset} at {one.compute_node} has {'' if not timed else 'not '}been timed"
+            if (left := self._left(one)) != "":
+                return left
+        return "".join(f"{dataset} at {node} is no candidate any more" for dataset, node in list(before)[:1])
 
-    def _within(self, candidate: Candidate) -> bool:
-        ranges = self._ranges.get((candidate.dataset, candidate.compute_node), [])
-        return all(one.holds(getattr(candidate, one.fact)) for one in ranges)
+    def _left(self, candidate: Candidate) -> str:
+        """Which fact of a candidate has left its range."""
+        for one in self._ranges.get((candidate.dataset, candidate.compute_node), []):
+            if not one.holds(value := getattr(candidate, one.fact)):
+                where = f"{candidate.dataset} at {candidate.compute_node}"
+                return f"{one.fact} of {where} is {value:.3g}, not within {one.low:.3g} and {one.high:.3g}"
+        return ""
 
-    # --- for a job at this centre -----------------------------------------------------------------------------------
+    # --- for the next choice ----------------------------------------------------------------------------------------
 
     def made(self, view: TrainingView, found: Mapping[NodeId, Standing], basis: object) -> None:
         """A view was made of nodes that stood like this, and of `basis`: whatever else went into it."""
@@ -198,51 +206,3 @@ def _moved(candidate: Candidate, found: Mapping[NodeId, Standing], batch_s: Mapp
     if (trust, timed, compute.bytes_per_s) == (candidate.trust, candidate.batch_s, candidate.bytes_per_s):
         return candidate
     return msgspec.structs.replace(candidate, trust=trust, batch_s=timed, bytes_per_s=compute.bytes_per_s)
-
-
-# --- deltas -----------------------------------------------------------------------------------------------------------
-
-
-def delta_between(old: TrainingView, new: TrainingView) -> ViewDelta | None:
-    """What leads from one view to another; None where only version and age differ. O(S)."""
-    before = {pair_key(one): one for one in old.candidates}
-    after = {pair_key(one): one for one in new.candidates}
-    changed = tuple(one for key, one in after.items() if not _equal(before.get(key), one))
-    gone = tuple(key for key in before if key not in after)
-    delta = ViewDelta(
-        since=old.version,
-        version=new.version,
-        made_at_ns=new.made_at_ns,
-        candidates=changed,
-        gone=gone,
-        excluded=None if old.excluded == new.excluded else new.excluded,
-        verifiers=None if old.verifiers == new.verifiers else new.verifiers,
-        aggregators=None if old.aggregators == new.aggregators else new.aggregators,
-    )
-    told = (delta.excluded, delta.verifiers, delta.aggregators)
-    return delta if changed or gone or any(one is not None for one in told) else None
-
-
-def apply_delta(view: TrainingView, delta: ViewDelta) -> TrainingView:
-    """The view once a delta is applied: replaced in their places, new ones last. O(S)."""
-    changed = {pair_key(one): one for one in delta.candidates}
-    gone = set(delta.gone)
-    kept = [changed.pop(key, one) for one in view.candidates if (key := pair_key(one)) not in gone]
-    return TrainingView(
-        version=delta.version,
-        made_at_ns=delta.made_at_ns,
-        candidates=(*kept, *changed.values()),
-        excluded=view.excluded if delta.excluded is None else delta.excluded,
-        verifiers=view.verifiers if delta.verifiers is None else delta.verifiers,
-        aggregators=view.aggregators if delta.aggregators is None else delta.aggregators,
-    )
-
-
-def pair_key(candidate: Candidate) -> PairKey:
-    """Which candidate it is."""
-    return candidate.dataset, candidate.compute_node
-
-
-def _equal(old: Candidate | None, new: Candidate) -> bool:
-    """Whether nothing but its age changed: a fact that was confirmed is no news."""
-    return old is not None and (old == new or msgspec.structs.replace(old, age_s=new.age_s) == new)

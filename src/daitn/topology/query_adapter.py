@@ -3,7 +3,8 @@
 Paper II-B: the topology of queries is kept up to date as hosts, models and demand change. What is held is a `QueryView`
 and the choice of hosts made on it (`decision.query_route.standing`); what the map says now is compared with that, and a
 delta is made only where another choice would be, or where the holder has no choice that it would lose. Demand is told
-with the next delta, and by itself where a rate has moved by more than `DEMAND_FRAC`.
+with the next delta, and by itself where a rate has moved by more than `DEMAND_FRAC`. By configuration what changed is
+told once a period instead (`ViewUpdates`).
 
 For training views see `topology.adapter`. H hosts of a view.
 """
@@ -14,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.units import ns_to_seconds
 from daitn.descriptors.query_view import (
     HostCandidate,
     QueryDemand,
@@ -21,6 +23,7 @@ from daitn.descriptors.query_view import (
     QueryView,
     QueryViewDelta,
 )
+from daitn.topology.view_updates import ViewUpdates
 
 DEMAND_FRAC: Final = 0.5
 """How far a rate moves, as a share of what was told, before its holder hears of it by itself."""
@@ -29,22 +32,29 @@ DEMAND_FRAC: Final = 0.5
 class QueryViewAdapter:
     """See the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, updates: ViewUpdates | None = None) -> None:
+        self._updates = updates or ViewUpdates()
+        self._looked_ns = 0
         self.view: QueryView | None = None
         self._validity: QueryValidity | None = None
 
     def follow(self, view: QueryView, validity: QueryValidity | None) -> None:
         """From now on for this view, on which a choice with this validity was made; None: everything matters."""
-        self.view, self._validity = view, validity
+        self.view, self._validity, self._looked_ns = view, validity, view.made_at_ns
 
     def compare(self, now: QueryView) -> QueryViewDelta | None:
         """What the holder has to be told now that the map says this; None while its choice stands, or nothing changed.
         What is returned counts as told. O(H)."""
         if self.view is None:
             return None
-        stands = self._validity is not None and self._validity.holds(now)
-        if stands and not _demand_moved(self.view.demands, now.demands):
-            return None
+        if self._updates.by == "periodic":
+            if ns_to_seconds(now.made_at_ns - self._looked_ns) < self._updates.period_s:
+                return None
+            self._looked_ns = now.made_at_ns
+        else:
+            stands = self._validity is not None and self._validity.holds(now)
+            if stands and not _demand_moved(self.view.demands, now.demands):
+                return None
         delta = query_delta(self.view, now)
         if delta is not None:
             self.view = apply_query_delta(self.view, delta)

@@ -55,6 +55,7 @@ from daitn.descriptors.origin import Unfit
 from daitn.descriptors.plan import Validity
 from daitn.descriptors.request import Request
 from daitn.descriptors.trust import Evidence
+from daitn.descriptors.view import ViewFollowed
 from daitn.descriptors.work import (
     AggregateOutcome,
     EvaluateOutcome,
@@ -306,12 +307,26 @@ class JobMachine:
         """Within which ranges its last choice stands, where that is known; of a job that has ended nothing stands."""
         return None if self.state.ended else self._desk.validity
 
+    def look(self, turn: Turn) -> bool:
+        """Look at the map for whoever planned: whether there was something to tell."""
+        told = self._running.look(turn)
+        if told:
+            self.changed(turn)
+        return told
+
+    def followed(self, since: int) -> ViewFollowed:
+        """The view that its choices are made on, as its planner was told of it after a step."""
+        told = self._desk.followed.told(since)
+        return msgspec.structs.replace(told, over=True) if self.state.ended else told
+
     def computed(self, event: Computed) -> bool:
         """Something that this job wanted solved is. Whether the job goes on because of it."""
         match event.solution:
             case ValidityFound(validity=validity):
                 self._desk.validity = validity
+                self._desk.followed.valid(event.basis, validity)
             case RoutePlanned() as plan:
+                self._desk.followed.valid(event.basis, plan.validity)
                 self._running.routes.answered(plan)
                 return True
             case _ if event.key.startswith("route "):

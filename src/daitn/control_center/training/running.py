@@ -73,6 +73,8 @@ class Running:
         self._averages = Averages(desk)
         self._masked = MaskedRounds(desk, self._averages.work)
         self._stragglers = Stragglers(desk)
+        self._stop: Stop | None = None
+        """The newest that was ordered."""
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -138,6 +140,20 @@ class Running:
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
         if not state.waited_for():
             turn.wake_in(f"job {state.job}", WAIT_S)
+
+    def look(self, turn: Turn) -> bool:
+        """While visits are under way: whether what was planned on has moved so far that the planner is told, which then
+        plans on from the stop under way."""
+        state = self.state
+        if state.phase is not Phase.RUNNING or state.plan is None or not state.under_way():
+            return False
+        self._desk.follow(turn)
+        view = self._without_avoided(self._desk.spare_view(turn))
+        if self._desk.followed.look(view, turn.now_ns) is None:
+            return False
+        if self._stop is not None and view.candidates:
+            self._warm_next(turn, view, self._stop)
+        return True
 
     def _look_at_head(self, turn: Turn) -> None:
         """A site says that the model cannot be used: have it measured before anybody else is sent there."""
@@ -252,6 +268,9 @@ class Running:
         train = self._work(turn, view, model, stop)
         if train is not None:
             self._groups.order_stop(turn, view, stop, train)
+            self._desk.followed.chosen(view, f"{stop.dataset} was chosen: {stop.why}", turn.now_ns)
+            self._desk.follow(turn)
+            self._stop = stop
             if (plan := self.state.plan) is not None:
                 self._desk.seek_validity(turn, plan, view, self.routes.seen(turn, view), stop)
             self._warm_next(turn, view, stop)

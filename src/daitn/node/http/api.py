@@ -21,7 +21,7 @@ from daitn import __version__
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import BugError, DaitnError, InputError, PolicyError
-from daitn.base.ids import ArtifactId, JobId, NodeId
+from daitn.base.ids import ArtifactId, JobId, NodeId, OwnerId
 from daitn.base.metrics import Counters
 from daitn.base.names import check_name
 from daitn.control_center.node_records import ShownRecord
@@ -38,6 +38,7 @@ from daitn.node.http.model_routes import add_model_routes
 from daitn.node.http.problems import HttpError, answer_of, conflict, status_word, too_large, too_many, unknown
 from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
+from daitn.node.http.view_routes import add_view_routes
 from daitn.node.owner_service import OwnerService
 
 JSON_BYTES: Final = limits.MESSAGE_BYTES
@@ -73,6 +74,7 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
     _add_operator_routes(app, manual, service, tokens)
     add_map_routes(app, manual, service.map, lambda request: _caller(request, Scope.OPERATE), _read)
     add_model_routes(app, manual, service.models, lambda request: _caller(request, Scope.TRAIN), _read)
+    add_view_routes(app, manual, service.followed, lambda request, job: _owned(service, request, job))
     _add_error_handlers(app)
     plain: Callable[[], dict[str, Any]] = app.openapi
     document: dict[str, Any] = {}
@@ -370,6 +372,11 @@ def _known(service: OwnerService, caller: TokenHolder, job: str) -> JobStatus:
         return service.status(caller.owner, JobId(job))
     except InputError as error:
         raise unknown(error.what, error.todo or "`daitn train list` shows yours", job=job) from None
+
+
+def _owned(service: OwnerService, request: Request, job: str) -> tuple[OwnerId, JobId]:
+    caller = _caller(request, Scope.TRAIN)
+    return caller.owner, _known(service, caller, job).job
 
 
 def _refuse_ended(status: JobStatus, what: str) -> None:
