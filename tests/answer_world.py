@@ -43,6 +43,9 @@ class MemoryStream:
     async def send(self, message: bytes, *, on_sent: Callable[[], None] | None = None) -> None:
         await self._or_gone(self.other.arrived.put(bytes(message)))
 
+    async def ready(self) -> None:
+        """`send` waits by itself."""
+
     async def receive(self) -> bytes | None:
         found: bytes | None = await self._or_gone(self.arrived.get())
         return found
@@ -74,7 +77,7 @@ class MemoryFabric:
         self.ends: dict[NodeId, MemoryStream] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def open_stream(self, receiver: Any, tag: str, *, timeout_s: float) -> MemoryStream:
+    async def open_stream(self, receiver: Any, tag: str, *, timeout_s: float, light: bool = False) -> MemoryStream:
         if receiver.node not in self.hosts:
             raise UnavailableError(f"{receiver.node} is not there")
         ours, theirs = MemoryStream(receiver.node), MemoryStream(GATE)

@@ -100,10 +100,11 @@ from daitn.node.datasets import DataShelf
 from daitn.node.domain_folder import DomainConfig, DomainFolder
 from daitn.node.engines import server_calls, tensor_server, text_server
 from daitn.node.enrolment_server import EnrolmentConfig, EnrolmentServer
-from daitn.node.fabric import chunks, keys, streams_direct, streams_routed
+from daitn.node.fabric import chunks, keys, streams_direct, streams_light, streams_routed
 from daitn.node.fabric.bulk import ChunkBatch
 from daitn.node.fabric.link_ledger import decode_tcp_info
 from daitn.node.fabric.router import RouterConfig, encode_config, load_config
+from daitn.node.fabric.streams import StreamHello
 from daitn.node.http import api, bodies
 from daitn.node.http.owner_token import OwnerToken, parse_owner_token
 from daitn.node.journal import Journal
@@ -785,6 +786,7 @@ BATCH = packed(ChunkBatch(ArtifactId("a"), GrantId("g"), (ChunkId("c"),)))
 REFUSAL = packed(chunks.Refusal("peer", "what"))
 FRAME = packed(streams_routed.StreamFrame("s", 1, 2, b"body"))
 HELLO = packed(streams_direct.DirectHello("s", "tag", True))
+LIGHT_HELLO = packed(StreamHello("s", "tag"))
 JOIN_BODY = packed(enrolment.JoinToken(("127.0.0.1:1",), DOMAIN, bytes(32), bytes(24)))
 OWNER_BODY = packed(OwnerToken(address="127.0.0.1:1", domain=DOMAIN, fingerprint=bytes(32), secret=bytes(32)))
 RECORDS = packed(
@@ -899,6 +901,12 @@ CASES = [
     ),
     Case(
         "node.fabric.streams_direct.decode_hello", lambda data, _: streams_direct.decode_hello(data), [HELLO], "msgpack"
+    ),
+    Case(
+        "node.fabric.streams_light.decode_light_hello",
+        lambda data, _: streams_light.decode_light_hello(data),
+        [LIGHT_HELLO],
+        "msgpack",
     ),
     Case(
         "node.fabric.keys.sender_of_message", read_keys, [b"daitn/demo/cp/to/c0/from/n0001", b"daitn/demo/live/n0001"]

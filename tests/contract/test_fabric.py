@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pytest
 from blake3 import blake3
@@ -677,28 +677,40 @@ def test_holder_restarted_is_fetched_from_again(domain: LoopbackDomain, bulk_hos
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
+class Way(NamedTuple):
+    """How a stream goes."""
+
+    bulk_host: str | None
+    light: bool
+
+
+@pytest.fixture(params=["routed", "direct", "light routed", "light direct"])
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way("127.0.0.1" if "direct" in request.param else None, "light" in request.param)
+
+
 def streamed(
     domain: LoopbackDomain,
-    bulk_host: str | None,
+    way: Way,
     handler: Callable[[NodeId, str, Stream], Awaitable[None]],
     body: Callable[[Fabric, Holder], Awaitable[None]],
 ) -> None:
     async def test() -> None:
-        async with fabrics(domain.node(A), domain.node(B, bulk_host=bulk_host)) as (a, b):
+        async with fabrics(domain.node(A), domain.node(B, bulk_host=way.bulk_host)) as (a, b):
             await b.accept_streams(handler)
             await body(a, holder_of(b))
 
     run(test)
 
 
-def test_stream_carries_messages_both_ways_in_order(domain: LoopbackDomain, bulk_host: str | None) -> None:
+def test_stream_carries_messages_both_ways_in_order(domain: LoopbackDomain, way: Way) -> None:
     async def handler(peer: NodeId, tag: str, stream: Stream) -> None:
         await stream.send(f"{peer} {tag}".encode())
         while (message := await stream.receive()) is not None:
             await stream.send(message[::-1])
 
     async def body(a: Fabric, receiver: Holder) -> None:
-        stream = await a.open_stream(receiver, "job/1", timeout_s=5)
+        stream = await a.open_stream(receiver, "job/1", timeout_s=5, light=way.light)
         assert await stream.receive() == b"n0001 job/1"
         messages = [os.urandom(size) for size in (0, 1, 100, 70_000, 1_000_000) * 6]
 
@@ -713,18 +725,16 @@ def test_stream_carries_messages_both_ways_in_order(domain: LoopbackDomain, bulk
         assert await stream.receive() is None
         await sending
 
-    streamed(domain, bulk_host, handler, body)
+    streamed(domain, way, handler, body)
 
 
-def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(
-    domain: LoopbackDomain, bulk_host: str | None
-) -> None:
+def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(domain: LoopbackDomain, way: Way) -> None:
     async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:
             await stream.send(message)
 
     async def body(a: Fabric, receiver: Holder) -> None:
-        stream = await a.open_stream(receiver, "reused", timeout_s=5)
+        stream = await a.open_stream(receiver, "reused", timeout_s=5, light=way.light)
         memory, target = memoryview(bytearray(500_000)), memoryview(bytearray(600_000))
         for number in range(20):
             memory[:] = bytes([number]) * len(memory)
@@ -741,10 +751,10 @@ def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(
         await stream.finish()
         assert await stream.receive_into(target) is None
 
-    streamed(domain, bulk_host, handler, body)
+    streamed(domain, way, handler, body)
 
 
-def test_stream_sender_waits_for_a_reader_that_does_not_read(domain: LoopbackDomain, bulk_host: str | None) -> None:
+def test_stream_sender_waits_for_a_reader_that_does_not_read(domain: LoopbackDomain, way: Way) -> None:
     read = asyncio.Event()
 
     async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
@@ -755,26 +765,27 @@ def test_stream_sender_waits_for_a_reader_that_does_not_read(domain: LoopbackDom
         await stream.send(b"%d" % count)
 
     async def body(a: Fabric, receiver: Holder) -> None:
-        stream = await a.open_stream(receiver, "slow", timeout_s=5)
+        stream = await a.open_stream(receiver, "slow", timeout_s=5, light=way.light)
         sent = 0
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(0.4):
                 while True:
                     await stream.send(bytes(100_000))
                     sent += 1
-        assert 8 <= sent <= 32
+        assert (2 if way == Way(None, light=True) else 8) <= sent <= 32
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await stream.ready()
         read.set()
         await stream.finish()
         assert await stream.receive() == b"%d" % sent
         assert await stream.receive() is None
 
-    streamed(domain, bulk_host, handler, body)
+    streamed(domain, way, handler, body)
 
 
 @pytest.mark.parametrize("who", ["opener", "acceptor"])
-def test_stream_cancel_is_noticed_at_the_other_end_at_once(
-    domain: LoopbackDomain, bulk_host: str | None, who: str
-) -> None:
+def test_stream_cancel_is_noticed_at_the_other_end_at_once(domain: LoopbackDomain, way: Way, who: str) -> None:
     accepted: asyncio.Queue[Stream] = asyncio.Queue()
     noticed: asyncio.Queue[float] = asyncio.Queue()
     over = asyncio.Event()
@@ -793,7 +804,7 @@ def test_stream_cancel_is_noticed_at_the_other_end_at_once(
             await over.wait()
 
     async def body(a: Fabric, receiver: Holder) -> None:
-        stream = await a.open_stream(receiver, "cancelled", timeout_s=5)
+        stream = await a.open_stream(receiver, "cancelled", timeout_s=5, light=way.light)
         await stream.send(b"begin")
         far = await accepted.get()
         if who == "opener":
@@ -811,17 +822,17 @@ def test_stream_cancel_is_noticed_at_the_other_end_at_once(
         with pytest.raises(UnavailableError):
             await stream.send(b"late")
 
-    streamed(domain, bulk_host, handler, body)
+    streamed(domain, way, handler, body)
 
 
-def test_stream_with_a_node_that_closes_is_cut(domain: LoopbackDomain, bulk_host: str | None) -> None:
+def test_stream_with_a_node_that_closes_is_cut(domain: LoopbackDomain, way: Way) -> None:
     async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
         await stream.send(b"here")
         await asyncio.Event().wait()
 
     async def test() -> None:
         async with fabrics(domain.node(A)) as (a,):
-            async with fabrics(domain.node(B, bulk_host=bulk_host)) as (b,):
+            async with fabrics(domain.node(B, bulk_host=way.bulk_host)) as (b,):
                 await b.accept_streams(handler)
                 stream = await a.open_stream(holder_of(b), "cut", timeout_s=5)
                 assert await stream.receive() == b"here"
@@ -831,9 +842,9 @@ def test_stream_with_a_node_that_closes_is_cut(domain: LoopbackDomain, bulk_host
     run(test)
 
 
-def test_stream_to_a_node_that_accepts_none_is_refused(domain: LoopbackDomain, bulk_host: str | None) -> None:
+def test_stream_to_a_node_that_accepts_none_is_refused(domain: LoopbackDomain, way: Way) -> None:
     async def test() -> None:
-        async with fabrics(domain.node(A), domain.node(B, bulk_host=bulk_host)) as (a, b):
+        async with fabrics(domain.node(A), domain.node(B, bulk_host=way.bulk_host)) as (a, b):
             with pytest.raises(UnavailableError):
                 await a.open_stream(holder_of(b), "none", timeout_s=2)
 

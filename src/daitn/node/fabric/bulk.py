@@ -33,6 +33,8 @@ CHUNK: Final = 2
 MISSING: Final = 3
 REFUSED: Final = 4
 STREAM: Final = 5
+LIGHT: Final = 10
+"""A stream of small messages; 6 to 9 are frames of streams."""
 
 BATCH_CHUNKS: Final = 256
 """Chunks per request: 17 kB, so that two of them ahead never fill a socket buffer."""

@@ -15,7 +15,7 @@ from daitn.base.decoding import from_msgpack
 from daitn.base.errors import DaitnError, NotHeldError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ChunkId, NodeId
 from daitn.base.limits import MESSAGE_BYTES
-from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, STREAM, BufferPool, ChunkBatch
+from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, BufferPool, ChunkBatch
 from daitn.node.fabric.chunks import PackReader, Refusal, read_chunk
 from daitn.node.fabric.contract import ChunkProvider, FabricCounters
 from daitn.node.fabric.pacing import Pacer
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class BulkServer:
-    """Answers chunk batches of other nodes; one thread per connection. Streams are handed to `on_stream`."""
+    """Answers chunk batches of other nodes; one thread per connection. Streams are handed to `streams`."""
 
     def __init__(self, contexts: TlsContexts, counters: FabricCounters, host: str, port: int, pacer: Pacer) -> None:
         self._contexts = contexts
@@ -42,7 +42,8 @@ class BulkServer:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.provider: ChunkProvider | None = None
-        self.on_stream: Callable[[Link, bytes], None] | None = None
+        self.streams: dict[int, Callable[[Link, bytes], None]] = {}
+        """By the kind of their first frame, who attends to a stream until it ends."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listener = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -123,8 +124,8 @@ class BulkServer:
                     raise PeerError(f"certificate of {link.peer} has run out", todo="renew it and connect again")
                 if kind == FETCH:
                     self._send_batch(link, body, reader)
-                elif kind == STREAM and self.on_stream is not None:
-                    self.on_stream(link, body)
+                elif (attend := self.streams.get(kind)) is not None:
+                    attend(link, body)
                     return
                 else:
                     raise PeerError(f"{link.peer} sent a frame of unknown kind {kind}")

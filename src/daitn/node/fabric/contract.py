@@ -168,6 +168,10 @@ class Stream(Protocol):
         """
         ...
 
+    async def ready(self) -> None:
+        """Wait until `send` would not wait: for whoever sends what has gathered meanwhile. One sender."""
+        ...
+
     async def receive_into(self, target: memoryview) -> int | None:
         """As `receive`, into memory of the caller's; how many bytes. PeerError for a message larger than `target`."""
         ...
@@ -351,8 +355,11 @@ class Fabric(Protocol):
         """
         ...
 
-    async def open_stream(self, receiver: Holder, tag: str, *, timeout_s: float) -> Stream:
-        """A stream to `receiver`, direct if it can be. UnavailableError if it does not accept within `timeout_s`."""
+    async def open_stream(self, receiver: Holder, tag: str, *, timeout_s: float, light: bool = False) -> Stream:
+        """A stream to `receiver`, direct if it can be. UnavailableError if it does not accept within `timeout_s`.
+
+        `light`: for messages that are small and many; they cost less, large ones hold up the event loop.
+        """
         ...
 
     async def accept_streams(self, handler: StreamHandler, *, word: str = "") -> None:

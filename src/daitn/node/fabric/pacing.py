@@ -30,12 +30,19 @@ class Pacer:
 
     def wait(self, count: int, given_up: Callable[[], bool] = lambda: False) -> None:
         """Wait until `count` bytes may be moved, or the wait is given up."""
+        if (due_s := self.due_s(count)) <= 0:
+            return
+        turn_s = self._clock() + due_s
+        while (left_s := turn_s - self._clock()) > 0 and not given_up():
+            self._sleep(min(left_s, SLICE_S))
+
+    def due_s(self, count: int) -> float:
+        """In how many seconds `count` bytes may be moved, which are then moved; for whoever must not sleep."""
         rate = self.bytes_per_s
         if rate <= 0:
-            return
+            return 0.0
         with self._lock:
             now_s = self._clock()
             turn_s = max(now_s, self._free_s)
             self._free_s = turn_s + count / rate
-        while (left_s := turn_s - self._clock()) > 0 and not given_up():
-            self._sleep(min(left_s, SLICE_S))
+        return turn_s - now_s

@@ -7,7 +7,7 @@ from typing import Final
 
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.names import check_name
-from daitn.node.fabric.bulk import BulkClient
+from daitn.node.fabric.bulk import LIGHT, STREAM, BulkClient
 from daitn.node.fabric.bulk_server import BulkServer
 from daitn.node.fabric.contract import STREAM_CREDITS, FabricConfig, FabricCounters, Holder, StreamHandler
 from daitn.node.fabric.handoff import Workers
@@ -16,6 +16,7 @@ from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.session import Session
 from daitn.node.fabric.streams import TAG_CHARS, StreamEnd, StreamRegister
 from daitn.node.fabric.streams_direct import DirectStreams
+from daitn.node.fabric.streams_light import LightStreams
 from daitn.node.fabric.streams_routed import RoutedStreams
 
 THREADS: Final = 24 * (STREAM_CREDITS + 1)
@@ -40,9 +41,10 @@ class StreamBook:
         self._workers = Workers("fabric-stream", THREADS)
         self._register = StreamRegister(config.node, counters, ledger, pacer)
         self._direct = DirectStreams(client, self._workers, self._register)
+        self._light = LightStreams(client, self._workers, self._register)
         self._routed = RoutedStreams(config, session, self._workers, self._register, counters)
 
-    async def open(self, receiver: Holder, tag: str, timeout_s: float) -> StreamEnd:
+    async def open(self, receiver: Holder, tag: str, timeout_s: float, *, light: bool = False) -> StreamEnd:
         """A stream to `receiver`; the router is tried if a direct one cannot be had."""
         check_name("receiver", receiver.node)
         if len(tag) > TAG_CHARS:
@@ -51,10 +53,10 @@ class StreamBook:
             async with asyncio.timeout(timeout_s):
                 if self._direct.reachable(receiver):
                     try:
-                        return await self._direct.open(receiver, tag)
+                        return await (self._light if light else self._direct).open(receiver, tag)
                     except UnavailableError:
                         self._counters.direct_failed += 1
-                return await self._routed.open(receiver.node, tag, timeout_s)
+                return await self._routed.open(receiver.node, tag, timeout_s, light=light)
         except TimeoutError as fault:
             raise UnavailableError(
                 f"{receiver.node} did not accept a stream within {timeout_s:g} s", todo="try again later"
@@ -65,7 +67,7 @@ class StreamBook:
         if not self._register.accept_with(handler, word):
             return
         if self._server is not None:
-            self._server.on_stream = self._direct.attend
+            self._server.streams = {STREAM: self._direct.attend, LIGHT: self._light.attend}
         await self._routed.serve()
 
     async def close(self) -> None:

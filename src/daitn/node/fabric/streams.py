@@ -43,7 +43,7 @@ class StreamHello(msgspec.Struct, frozen=True, array_like=True):
 class StreamEnd(ABC):
     """One end of a stream, on the event loop; carriers add how messages move."""
 
-    def __init__(self, peer: NodeId, name: str) -> None:
+    def __init__(self, peer: NodeId, name: str, credits: int = STREAM_CREDITS) -> None:
         self._peer = peer
         self._name = name
         self._arrived: deque[tuple[int, Buffer]] = deque()
@@ -51,7 +51,7 @@ class StreamEnd(ABC):
         self._peer_finished = False
         self._finished = False
         self._fault: UnavailableError | None = None
-        self._credit = asyncio.Semaphore(STREAM_CREDITS)
+        self._credit = asyncio.Semaphore(credits)
 
     @property
     def peer(self) -> NodeId:
@@ -69,6 +69,12 @@ class StreamEnd(ABC):
             self._credit.release()  # for the next one who waits
             raise self._fault
         self._carry(message, on_sent)
+
+    async def ready(self) -> None:
+        """See `Stream.ready`."""
+        await self._credit.acquire()
+        self._credit.release()
+        self._check()
 
     async def receive(self) -> bytes | None:
         """See `Stream.receive`."""

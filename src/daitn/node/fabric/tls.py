@@ -30,6 +30,9 @@ HEADER: Final = struct.Struct(">BI")
 WHOLE_BYTES: Final = 64 * 1024
 """Frames up to here are put together before they are sent: the copy costs less than a record and a call of its own."""
 
+RECORD_BYTES: Final = 16 * 1024
+"""Most that one TLS record carries."""
+
 HANDSHAKE_S: Final = 2.0
 """Longest wait for a connection with handshake; a firewall that drops packets costs this once (see `bulk.SHUN_S`)."""
 
@@ -198,6 +201,30 @@ class Link:
                 raise ConnectionResetError("closed by the other side")
             done += count
         self.entry.received(size)
+
+    def unblock(self) -> int:
+        """Nothing of this link blocks from now on: it is used by `send_some` and `receive_some`, by one thread. The
+        descriptor to wait on."""
+        self._socket.setblocking(False)
+        return self._socket.fileno()
+
+    def send_some(self, data: bytes | memoryview) -> int:
+        """Send as much as the socket takes now; how many bytes that was. SSLWantWriteError: none."""
+        return self._socket.send(data)
+
+    def receive_some(self) -> bytes:
+        """What one record brings; empty if the peer closed. SSLWantReadError: there is none yet."""
+        return self._socket.recv(RECORD_BYTES)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that are decrypted already, of which the socket does not tell."""
+        return self._socket.pending()
+
+    def end_sending(self) -> None:
+        """Tell the peer that nothing more will come."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
 
     def interrupt(self) -> None:
         """Break whatever blocks on this link; from any thread."""

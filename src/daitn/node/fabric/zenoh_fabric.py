@@ -281,9 +281,9 @@ class ZenohFabric:
         """See `Fabric.fetch_chunks`."""
         await self._fetcher.fetch(holder, artifact, grant, chunks, sink, on_chunk)
 
-    async def open_stream(self, receiver: Holder, tag: str, *, timeout_s: float) -> Stream:
+    async def open_stream(self, receiver: Holder, tag: str, *, timeout_s: float, light: bool = False) -> Stream:
         """See `Fabric.open_stream`."""
-        return await self._streams.open(receiver, tag, timeout_s)
+        return await self._streams.open(receiver, tag, timeout_s, light=light)
 
     async def accept_streams(self, handler: StreamHandler, *, word: str = "") -> None:
         """See `Fabric.accept_streams`."""

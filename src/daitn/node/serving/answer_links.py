@@ -218,7 +218,7 @@ class AnswerLinks:
                 if link is not None:
                     await link.close()
                 receiver = FabricHolder(node=host.node, direct=tuple(host.direct))
-                stream = await self._fabric.open_stream(receiver, STREAM_WORD + " 1", timeout_s=OPEN_S)
+                stream = await self._fabric.open_stream(receiver, STREAM_WORD + " 1", timeout_s=OPEN_S, light=True)
                 link = self._links[host.node] = _Link(stream)
             return link
 

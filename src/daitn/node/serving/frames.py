@@ -59,6 +59,7 @@ class FrameWriter:
         """Send whatever comes; UnavailableError once the other end is gone."""
         while True:
             await self._some.wait()
+            await self._stream.ready()
             batch: list[bytes] = []
             size = 0
             while self._waiting and len(batch) < FRAMES and size + len(self._waiting[0]) <= FRAME_BYTES:
