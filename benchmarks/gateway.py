@@ -3,7 +3,7 @@
 Workload: a model of 2,000 weights at one host, a gateway, a router, a control centre, each a process of its own on
 loopback; one row of 30 numbers a query, JSON in and out; key, quota, admission, routing, explanations and counters on;
 mTLS between gateway, router and host. Once the host listens for gateways (`direct`), once it is reached through the
-router (`fabric`). The client asks from one connection, then from 32.
+router (`fabric`). A client that costs little (`lean_client`) asks from one connection, then from 32.
 
 Measure: queries a second, median and 99th percentile at each; at one connection also the median less what the model
 itself takes for one row, as its host measured it while warming up (`added_ms_p50`). `requests_per_core_s`: queries by
@@ -28,8 +28,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from benchmarks.lean_client import ask_leanly
 from benchmarks.report import Bounds, arguments, print_report
-from benchmarks.serving_world import Asked, ask_for, client, serving
+from benchmarks.serving_world import Asked, serving
 
 BOUNDS: Bounds = {
     "direct_requests_per_core_s": (">=", 5000.0),
@@ -80,12 +81,11 @@ def _processor_s(pid: int) -> float:
 
 
 async def _measure(url: str, key: str, seconds: float, pid: int) -> Measured:
-    async with client(key) as session:
-        await ask_for(session, url, 1.0, CONNECTIONS)
-        one = await ask_for(session, url, seconds, 1)
-        before_s = _processor_s(pid)
-        many = await ask_for(session, url, seconds, CONNECTIONS)
-        return Measured(one, many, _processor_s(pid) - before_s)
+    await ask_leanly(url, key, 1.0, CONNECTIONS)
+    one = await ask_leanly(url, key, seconds, 1)
+    before_s = _processor_s(pid)
+    many = await ask_leanly(url, key, seconds, CONNECTIONS)
+    return Measured(one, many, _processor_s(pid) - before_s)
 
 
 def _figures(name: str, measured: Measured, seconds: float) -> dict[str, float]:

@@ -230,9 +230,7 @@ class QueryRouteEngine:
             soonest_s = min(found.completion_s, found.soonest_s)
             what = f"the soonest host of {name} is predicted to answer in {soonest_s:.3f} s, {left_s:.3f} s are left"
             return Refused(QueryRefusal.LATE, what, soonest_s, f"deadline >= {found.soonest_s:.3f} s")
-        return self._reserve(model, kept, found, weighing, why, session)._replace(
-            price=kept.routes[weighing.names[found.place]].price_of(units)
-        )
+        return self._reserve(model, kept, found, weighing, why, session, units)
 
     def _rows(self, table: ReplicaTable, goal: QueryGoal, units_more: int) -> Floats:
         """What the choice reads, as this goal has it: the column of zones says who is in the one that is asked for, and
@@ -246,7 +244,14 @@ class QueryRouteEngine:
         return rows
 
     def _reserve(
-        self, model: ServedModel, kept: _Model, found: choosing.Choice, weighing: Weighing, why: str, session: str
+        self,
+        model: ServedModel,
+        kept: _Model,
+        found: choosing.Choice,
+        weighing: Weighing,
+        why: str,
+        session: str,
+        units: int,
     ) -> Choice:
         host, now_s = weighing.names[found.place], weighing.at_s
         purse = kept.purses[host]
@@ -264,7 +269,7 @@ class QueryRouteEngine:
         late_s = hedge_after_s(found)
         return Choice(
             model.model, model.artifact, kept.routes[host], found.completion_s, late_s, why, lease, wanted, query,
-            int(weighing.asked.size), weighing,
+            int(weighing.asked.size), weighing, kept.routes[host].price_of(units),
         )  # fmt: skip
 
     def _look(self, kept: _Model, now_s: float) -> None:
@@ -300,8 +305,7 @@ class QueryRouteEngine:
         kept.table.timed(host, path_s)
         self._reported(kept, host, choice, answer.load, now_ns / 1e9, path_s)
         if answer.engine_s > 0:
-            row = kept.table.rows[kept.table.place_of(host)]
-            expected_s = float((row[Column.BASE_S] + row[Column.UNIT_S] * choice.rows) * row[Column.PACE])
+            expected_s = kept.table.expected_s(host, float(choice.rows))
             kept.table.learnt(host, float(choice.rows), answer.engine_s)
             kept.shares[host] += SHARE_WEIGHT * (answer.batch_frac - kept.shares[host])
             expected_s = max(expected_s, JITTER_S)

@@ -297,6 +297,8 @@ NOT_KNOWN: Final[Floats] = np.empty(0)
 
 PLAIN_RULES: Final = ChoiceRules()
 _PLAIN_RULES: Final = np.array(PLAIN_RULES, np.float64)
+_HELD: Final = np.zeros(BARRIERS, np.int64)
+_OUT: Final = np.full(6, np.inf)
 
 
 def choose(
@@ -313,7 +315,7 @@ def choose(
     `correct_R`: how likely each replica's answer to this very query is right, where that is predicted; else the rows'
     measured share counts.
     """
-    held, out = np.zeros(BARRIERS, np.int64), np.full(6, np.inf)
+    held, out = _HELD.copy(), _OUT.copy()
     asked = np.array(query, np.float64)
     ways = _PLAIN_RULES if rules == PLAIN_RULES else np.array(rules, np.float64)
     place = int(_choose(rows, float(now_s), asked, ways, correct_R, random, held, out))

@@ -83,6 +83,24 @@ class Column(IntEnum):
 
 COLUMNS: Final = len(Column)
 
+# Plain numbers: numpy takes three times as long with a member of an enumeration.
+_PATH_S: Final = int(Column.PATH_S)
+_PATH_VAR: Final = int(Column.PATH_VAR)
+_SLOTS: Final = int(Column.SLOTS)
+_COUNT: Final = int(Column.COUNT)
+_WORK_S: Final = int(Column.WORK_S)
+_REPORTED_S: Final = int(Column.REPORTED_S)
+_OWN_COUNT: Final = int(Column.OWN_COUNT)
+_OWN_WORK_S: Final = int(Column.OWN_WORK_S)
+_BASE_S: Final = int(Column.BASE_S)
+_UNIT_S: Final = int(Column.UNIT_S)
+_NOISE: Final = int(Column.NOISE)
+_FAULTY: Final = int(Column.FAULTY)
+_LEASED: Final = int(Column.LEASED)
+_DRIFT_VAR: Final = int(Column.DRIFT_VAR)
+_SIZES: Final = int(Column.SIZES)
+_PACE: Final = int(Column.PACE)
+
 
 class ReplicaFacts(NamedTuple):
     """What is known of a replica before it answered anything."""
@@ -213,32 +231,32 @@ class ReplicaTable:
         if place is None or not (0 <= work_s < np.inf) or count < 0 or not (PACES[0] <= pace <= PACES[1]):
             return
         row = self._rows[place]
-        if at_s <= row[Column.REPORTED_S]:
+        if at_s <= row[_REPORTED_S]:
             return
-        age = at_s - row[Column.REPORTED_S]
+        age = at_s - row[_REPORTED_S]
         if np.isfinite(age) and age > 1e-3:
-            slots = row[Column.SLOTS]
-            reckoned = row[Column.WORK_S] + row[Column.OWN_WORK_S]
+            slots = row[_SLOTS]
+            reckoned = row[_WORK_S] + row[_OWN_WORK_S]
             seen = ((work_s - reckoned) / slots) ** 2 / age
-            row[Column.DRIFT_VAR] += LEARN_DRIFT * (seen - row[Column.DRIFT_VAR])
-        row[Column.COUNT], row[Column.WORK_S], row[Column.REPORTED_S] = count, work_s, at_s
-        row[Column.PACE] = pace
+            row[_DRIFT_VAR] += LEARN_DRIFT * (seen - row[_DRIFT_VAR])
+        row[_COUNT], row[_WORK_S], row[_REPORTED_S] = count, work_s, at_s
+        row[_PACE] = pace
         sent = self._sent[place]
-        half = row[Column.PATH_S] / 2
+        half = row[_PATH_S] / 2
         while sent and sent[0].at_s + half <= at_s:
             sent.popleft()
-        row[Column.OWN_COUNT] = len(sent)
-        row[Column.OWN_WORK_S] = sum(one.work_s for one in sent)
+        row[_OWN_COUNT] = len(sent)
+        row[_OWN_WORK_S] = sum(one.work_s for one in sent)
 
     def sent(self, place: int, work_s: float, at_s: float) -> int:
         """A query goes to a row, counted from this moment on; returns its number. One leased slot is taken."""
         row = self._rows[place]
         self._queries += 1
         self._sent[place].append(_Sent(self._queries, at_s, work_s))
-        row[Column.OWN_COUNT] += 1
-        row[Column.OWN_WORK_S] += work_s
-        if row[Column.LEASED] > 0:
-            row[Column.LEASED] -= 1
+        row[_OWN_COUNT] += 1
+        row[_OWN_WORK_S] += work_s
+        if row[_LEASED] > 0:
+            row[_LEASED] -= 1
         self._at[self._queries] = self._names[place]
         return self._queries
 
@@ -249,15 +267,19 @@ class ReplicaTable:
             return None
         place = self._places[name]
         row, sent = self._rows[place], self._sent[place]
-        unknown = next((one for one in sent if one.query == query), None)
+        unknown = None
+        for one in sent:
+            if one.query == query:
+                unknown = one
+                break
         if unknown is not None:
             sent.remove(unknown)
-            row[Column.OWN_COUNT] = len(sent)
-            row[Column.OWN_WORK_S] = sum(one.work_s for one in sent)
-        elif row[Column.COUNT] >= 1:
-            row[Column.WORK_S] *= 1 - 1 / row[Column.COUNT]
-            row[Column.COUNT] -= 1
-        row[Column.FAULTY] += 0.05 * (float(lost) - row[Column.FAULTY])
+            row[_OWN_COUNT] = len(sent)
+            row[_OWN_WORK_S] = sum(one.work_s for one in sent)
+        elif row[_COUNT] >= 1:
+            row[_WORK_S] *= 1 - 1 / row[_COUNT]
+            row[_COUNT] -= 1
+        row[_FAULTY] += 0.05 * (float(lost) - row[_FAULTY])
         return name
 
     def timed(self, name: str, path_s: float) -> None:
@@ -266,19 +288,22 @@ class ReplicaTable:
         if place is None or not 0 <= path_s < np.inf:
             return
         row = self._rows[place]
-        off = path_s - row[Column.PATH_S]
-        row[Column.PATH_S] += LEARN_PATH * off
-        row[Column.PATH_VAR] += LEARN_PATH * (off * off - row[Column.PATH_VAR])
+        off = path_s - row[_PATH_S]
+        row[_PATH_S] += LEARN_PATH * off
+        row[_PATH_VAR] += LEARN_PATH * (off * off - row[_PATH_VAR])
 
     def forgive(self, share: float) -> None:
         """Losses are long ago: this share of what is held against each replica is left."""
-        self.rows[:, Column.FAULTY] *= share
+        self.rows[:, _FAULTY] *= share
+
+    def expected_s(self, name: str, size: float) -> float:
+        """How long a query of this size takes in the engine there, at the pace last told."""
+        row = self._rows[self._places[name]]
+        return float((row[_BASE_S] + row[_UNIT_S] * size) * row[_PACE])
 
     def learnt(self, name: str, size: float, service_s: float) -> None:
         """A query of this size took this long in the engine, at the pace last told: better known from now on."""
         place = self._places.get(name)
         if place is not None:
             row = self._rows[place]
-            row[Column.SIZES] = learn(
-                row[Column.BASE_S : Column.NOISE + 1], row[Column.SIZES], size, service_s / row[Column.PACE]
-            )
+            row[_SIZES] = learn(row[_BASE_S : _NOISE + 1], row[_SIZES], size, service_s / row[_PACE])

@@ -44,7 +44,7 @@ from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
 from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.ways import WayBook, trace_header
-from daitn.serving.tensors import arrays_of, rows_of, tensors_of
+from daitn.serving.tensors import rows_of, tensors_of
 
 BODY_BYTES: Final = 32 * MIB
 """Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
@@ -308,7 +308,7 @@ class Door:
         session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
         if model.model not in self._engine.models:
             return await self._ask_combined(key, model, asked, session)
-        rows = rows_of(arrays_of(asked.inputs), model.inputs)
+        rows = rows_of(asked.arrays, model.inputs)
         found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session, key)
         self._ways.keep(key, found)
         told = {"x-daitn-query": found.query}
@@ -323,7 +323,7 @@ class Door:
 
     async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:
         """A pipeline: the queries that it became can be explained each by its name."""
-        found = await self._combining.ask(model.model, arrays_of(asked.inputs), asked.goal, session, key)
+        found = await self._combining.ask(model.model, asked.arrays, asked.goal, session, key)
         told = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
         for one in found.asked:
             self._ways.keep(key, one)

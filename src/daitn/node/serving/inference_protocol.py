@@ -9,7 +9,7 @@ for in binary. Names, shapes and types are checked here; whether they are what t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel, TensorSpec
-from daitn.serving.tensors import array_of, dtype_of
+from daitn.serving.tensors import Arrays, array_of, arrays_of, dtype_of
 
 HEADER: Final = "Inference-Header-Content-Length"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository")
@@ -64,11 +64,13 @@ class IndexRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Only models that answer now."""
 
 
-class Infer(msgspec.Struct, frozen=True, kw_only=True):
+class Infer(NamedTuple):
     """A request, read."""
 
     id: str
     inputs: tuple[NamedTensor, ...]
+    arrays: Arrays
+    """The same, by name."""
     goal: QueryGoal
     outputs: tuple[str, ...]
     """Wanted; empty: all."""
@@ -98,11 +100,11 @@ def decode_infer(body: bytes, header_length: str | None, headers: Mapping[str, s
     for one in asked.inputs:
         size = one.parameters.get("binary_data_size")
         if size is None:
-            tensors.append(_from_json(one))
+            tensors.append(_tensor(one, _from_json(one)))
             continue
         if type(size) is not int or size < 0 or place + size > len(raw):
             raise InputError(f"input {one.name[:80]!r} says {size!r} binary bytes, {len(raw) - place} are left")
-        tensors.append(_checked(one, bytes(raw[place : place + size])))
+        tensors.append(_tensor(one, bytes(raw[place : place + size])))
         place += size
     if place != len(raw):
         raise InputError(f"{len(raw) - place} bytes after the last binary input belong to none")
@@ -110,6 +112,7 @@ def decode_infer(body: bytes, header_length: str | None, headers: Mapping[str, s
     return Infer(
         id=asked.id,
         inputs=tuple(tensors),
+        arrays=arrays_of(tensors),
         goal=goal_of(asked.parameters, headers),
         outputs=tuple(one.name for one in asked.outputs),
         binary=tuple(one.name for one in asked.outputs if one.parameters.get("binary_data", binary_all) is True),
@@ -136,8 +139,13 @@ GOAL_WORDS: Final = {
 """What a request may ask beyond its answer: as a parameter of the request, or as a header. The parameter counts."""
 
 
+_NO_GOAL: Final = QueryGoal()
+
+
 def goal_of(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> QueryGoal:
     """The goal of a query; InputError naming the part that cannot be."""
+    if not parameters and not any(word in headers for word in GOAL_WORDS.values()):
+        return _NO_GOAL
     deadline_ms = _number("deadline_ms", parameters, headers)
     accuracy = _number("min_accuracy", parameters, headers)
     if deadline_ms is not None and not 0 < deadline_ms <= 3_600_000:
@@ -189,7 +197,7 @@ def _zone(parameters: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[st
     return names
 
 
-def _from_json(one: InputTensor) -> NamedTensor:
+def _from_json(one: InputTensor) -> bytes:
     dtype = dtype_of(one.datatype)
     if not isinstance(one.data, list):
         raise InputError(f"input {one.name[:80]!r} has no data: neither a list nor binary_data_size")
@@ -205,17 +213,14 @@ def _from_json(one: InputTensor) -> NamedTensor:
             bounds = np.iinfo(dtype)
             if array.min() < bounds.min or array.max() > bounds.max:
                 raise ValueError(f"it holds numbers outside {bounds.min} to {bounds.max}")
-        data = array.reshape(-1).astype(dtype).tobytes()
+        return array.reshape(-1).astype(dtype).tobytes()
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"the data of input {one.name[:80]!r} is not {one.datatype}: {str(error)[:120]}") from None
-    return _checked(one, data)
 
 
-def _checked(one: InputTensor, data: bytes) -> NamedTensor:
+def _tensor(one: InputTensor, data: bytes) -> NamedTensor:
     dtype_of(one.datatype)
-    tensor = NamedTensor(name=one.name, datatype=one.datatype, shape=one.shape, data=data)  # type: ignore[arg-type]
-    array_of(tensor)
-    return tensor
+    return NamedTensor(name=one.name, datatype=one.datatype, shape=one.shape, data=data)  # type: ignore[arg-type]
 
 
 def encode_answer(model: ServedModel, asked: Infer, outputs: Sequence[NamedTensor]) -> tuple[bytes, int | None]:

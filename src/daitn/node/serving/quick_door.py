@@ -48,7 +48,7 @@ class Plain(NamedTuple):
 
     model: str
     version: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
 
 
@@ -76,6 +76,9 @@ _IN_A_LINE: Final = dict.fromkeys((0, 10, 13), " ")
 """What would end a header, or begin another."""
 
 
+_NOTHING: Final[tuple[str, str, dict[str, str], int]] = ("", "", {}, 0)
+
+
 class QuickProtocol(asyncio.Protocol):
     """See the module's docstring. `ways`: what answers, and what takes over; `open_`: connections that are open."""
 
@@ -90,6 +93,8 @@ class QuickProtocol(asyncio.Protocol):
         self._writable.set()
         self._closing = self._dropping = False
         self._heard_s = 0.0
+        self._head, self._found = b"", _NOTHING
+        """The last head, and what was read in it: most clients send the same one with every query."""
         self._timer: asyncio.TimerHandle | None = None
         self._need = 0
         """Bytes that the request at the front of the buffer has in all; 0: not known yet."""
@@ -147,10 +152,12 @@ class QuickProtocol(asyncio.Protocol):
             if len(self._buffer) > HEAD_BYTES:
                 self._hand_over()
             return
-        found = _read_head(bytes(self._buffer[:end]))
+        head = bytes(self._buffer[:end])
+        found = self._found if head == self._head else _read_head(head)
         if found is None:
             self._hand_over()
             return
+        self._head, self._found = head, found
         model, version, headers, length = found
         if length > self._most:
             self._turn_away()
@@ -245,7 +252,8 @@ def _encoded(reply: Reply, *, last: bool) -> bytes:
         % (reply.status, _REASONS.get(reply.status, b""), reply.content_type.encode("ascii"), len(reply.body))
     ]
     for name, value in reply.headers.items():
-        head.append(f"{name}: {value.translate(_IN_A_LINE)}\r\n".encode("latin-1", "replace"))
+        line = value if value.isprintable() else value.translate(_IN_A_LINE)
+        head.append(f"{name}: {line}\r\n".encode("latin-1", "replace"))
     if last:
         head.append(b"Connection: close\r\n")
     head += [b"\r\n", reply.body]
