@@ -10,6 +10,9 @@ itself takes for one row, as its host measured it while warming up (`added_ms_p5
 the processor seconds that the gateway's process took for them, at 32 connections, which is what one core of its own
 would answer; a busy machine changes it little.
 
+Then 100 streamed answers at once, by pieces for each processor second of the gateway, beside a bare aiohttp proxy
+(`gateway_streams`): `streams_ratio`.
+
 Baseline, in the same run: a bare aiohttp server in a process of its own that reads the same body and answers as many
 bytes (`bare`), with the same measure. Load generator and servers share the machine's cores, so the ratios and the
 processor seconds say more than the rates.
@@ -19,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import statistics
 import tempfile
 from multiprocessing.connection import Connection
@@ -28,6 +30,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from benchmarks import gateway_streams
+from benchmarks.gateway_streams import processor_s
 from benchmarks.lean_client import ask_leanly
 from benchmarks.report import Bounds, arguments, print_report
 from benchmarks.serving_world import Asked, serving
@@ -37,6 +41,7 @@ BOUNDS: Bounds = {
     "direct_added_ms_p50": ("<=", 0.5),
     "fabric_requests_per_core_s": (">=", 2500.0),
     "fabric_added_ms_p50": ("<=", 1.5),
+    "streams_ratio": (">=", 0.7),
 }
 CONNECTIONS = 32
 SECONDS, SECONDS_QUICK = 15.0, 5.0
@@ -75,17 +80,12 @@ class Measured(NamedTuple):
     processor_s: float
 
 
-def _processor_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def _measure(url: str, key: str, seconds: float, pid: int) -> Measured:
     await ask_leanly(url, key, 1.0, CONNECTIONS)
     one = await ask_leanly(url, key, seconds, 1)
-    before_s = _processor_s(pid)
+    before_s = processor_s(pid)
     many = await ask_leanly(url, key, seconds, CONNECTIONS)
-    return Measured(one, many, _processor_s(pid) - before_s)
+    return Measured(one, many, processor_s(pid) - before_s)
 
 
 def _figures(name: str, measured: Measured, seconds: float) -> dict[str, float]:
@@ -131,6 +131,7 @@ def main() -> None:
         figures[f"{name}_model_row_ms"] = 1000 * row_s
     figures["direct_over_bare"] = figures["direct_requests_per_core_s"] / figures["bare_requests_per_core_s"]
     figures["fabric_over_bare"] = figures["fabric_requests_per_core_s"] / figures["bare_requests_per_core_s"]
+    figures |= gateway_streams.figures(seconds / 3)
     bare_figures = {key.removeprefix("bare_"): value for key, value in figures.items() if key.startswith("bare_")}
     own = {key: value for key, value in figures.items() if not key.startswith("bare_")}
     print_report("gateway", own, {"bare aiohttp": bare_figures}, [0], only_json=asked.json, bounds=BOUNDS)

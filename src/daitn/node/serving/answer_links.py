@@ -49,19 +49,28 @@ class Answer:
     def __init__(self, link: _Link, number: int) -> None:
         self._link, self._number = link, number
         self._arrived: deque[OfText] = deque()
-        self._some = asyncio.Event()
+        self._waits: asyncio.Future[None] | None = None
+        """Of whoever waits for the next one."""
         self._fault: DaitnError | None = None
         self._taken = 0
         self.over = False
         """Whether the host will send nothing more of it."""
 
-    async def next(self) -> OfText:
-        """What the host says next; UnavailableError where its stream is gone, PeerError where it broke the rules."""
+    async def next(self, patience_s: float) -> OfText:
+        """What the host says next; UnavailableError where its stream is gone, PeerError where it broke the rules,
+        TimeoutError where it says nothing for so long."""
         while not self._arrived:
             if self._fault is not None:
                 raise self._fault
-            self._some.clear()
-            await self._some.wait()
+            loop = asyncio.get_running_loop()
+            self._waits = loop.create_future()
+            timer = loop.call_later(patience_s, self._wake)  # a third of what `asyncio.timeout` costs for each piece
+            try:
+                await self._waits
+            finally:
+                timer.cancel()
+            if not self._arrived and self._fault is None:
+                raise TimeoutError
         frame = self._arrived.popleft()
         if isinstance(frame, TextPiece):
             self._taken += 1
@@ -81,13 +90,17 @@ class Answer:
             return False
         self._arrived.append(frame)
         self.over = not isinstance(frame, TextPiece)
-        self._some.set()
+        self._wake()
         return True
 
     def fail(self, fault: DaitnError) -> None:
         """The stream is gone."""
         self._fault, self.over = fault, True
-        self._some.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waits is not None and not self._waits.done():
+            self._waits.set_result(None)
 
 
 class _Whole:

@@ -180,7 +180,7 @@ class Telling:
             assert self._answer is not None
             assert self._choice is not None
             try:
-                frame = await asyncio.wait_for(self._answer.next(), self._patience_s())
+                frame = await self._answer.next(self._patience_s())
                 if isinstance(frame, TextPiece):
                     self._first_ns = self._first_ns or self._asking.clock_ns()
                     self._take(frame)
