@@ -3,7 +3,8 @@
 Workload: MedQuAD's nine institutes on the vectors of a frozen encoder, the demonstration's contract and recipe
 (`daitn.demo.medquad`), 12 passes' worth of steps; measured on all held-out questions after every visit or round
 (`benchmarks.medquad_world`, which also says what is product and what is not). Ours is what the network chooses by
-itself; peers are the cycle, federated averaging, and central training, which no hospital would allow.
+itself; peers are the cycle, federated averaging of all sites and of those that Oort selects, half a round, and central
+training, which no hospital would allow.
 
 Measure: steps of all sites together, and bytes between sites (or sites and aggregator), until a field first has half,
 and nine tenths, of what central training adds to it at its best (the median of its seeds, so the levels are the same
@@ -45,6 +46,7 @@ MEASURED: Final = (
     "benchmarks/medquad_world.py",
     "benchmarks/payloads.py",
     "src/daitn/decision/hyperparameters.py",
+    "src/daitn/decision/rounds/*.py",
     "src/daitn/decision/routes/*.py",
     "src/daitn/demo/medquad/models.py",
     "src/daitn/learning/methods/*.py",
@@ -58,7 +60,7 @@ MEASURED: Final = (
 )
 """Files on which the figures depend."""
 OURS: Final = FIRST_CHOICE
-PEERS: Final = ("cyclic", "fedavg", CENTRAL)
+PEERS: Final = ("cyclic", "fedavg", "fedavg-oort", CENTRAL)
 METHODS: Final = (OURS, *PEERS)
 SEEDS: Final = tuple(range(5))
 SHARES: Final = {"half": 0.5, "most": 0.9}

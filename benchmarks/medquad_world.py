@@ -4,7 +4,8 @@ One process: files are mapped by a data shelf and described with OpenDP's noise 
 are made by the map, rules, hyper-parameters, training, averaging and measuring are the product's; the network between
 sites is left out. Transfers are counted, not made, and their bytes are those of the tensors that travel: the adapter,
 and what the method takes along (momentum of the optimizer, averages). A visit to another site than the last one is a
-transfer, the first from the owner; a round of averaging is one to and one from every site that takes part. Central
+transfer, the first from the owner; a round of averaging is one to and one from every site that takes part, as a round
+rule of the product chooses them (Oort's from the losses that sites told, with no site slower than another). Central
 training has every record in one place and counts no bytes.
 
 All texts go through the frozen encoder once and are kept in a folder, as sites keep activations: an epoch through the
@@ -15,6 +16,7 @@ Legend: N records, D numbers of a vector, S sites.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -32,6 +34,8 @@ from daitn.artifacts.manifest import TravellingState
 from daitn.base.ids import ArtifactId, DataSetId, DomainId, NodeId, OperatorId, OwnerId
 from daitn.base.units import NS_PER_S
 from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.decision.rounds import ROUND_RULES
+from daitn.decision.rounds.contract import Rounds, SiteReport
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import Seen
 from daitn.demo.medquad.data import contract_of, core_foci, read_institute
@@ -47,10 +51,11 @@ from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import Measurement, Training
 from daitn.learning.base_files import base_digest, base_width
 from daitn.learning.methods import METHODS
+from daitn.learning.methods.federated import FederatedAveraging
 from daitn.learning.methods.sequential import Sequential
 from daitn.learning.numerics.aggregate import Update, average, merge_states, plan_average
 from daitn.learning.numerics.sources import MemorySlice, TableSource
-from daitn.learning.numerics.train import ModelState, Seeds, train
+from daitn.learning.numerics.train import ModelState, Seeds, TrainResult, train
 from daitn.learning.records import encode_records
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSlice, RecordSource, TaskNumerics, groups_of, take_rows
@@ -241,9 +246,9 @@ def run_method(world: World, method: str, seed: int) -> list[Moment]:
         if isinstance(kind, Sequential):
             advance = _sequential(world, kind.rule, view, model, training, seed, count)
         else:
-            if propose_server(kind.prefers, ON_A_BASE) is not None:
-                raise SystemExit(f"{method} steps at the aggregator, which this harness does not do")
-            advance = _federated(world, model, training, seed, count)
+            if not isinstance(kind, FederatedAveraging) or propose_server(kind.prefers, ON_A_BASE) is not None:
+                raise SystemExit(f"{method} is more than a mean of models, which is all that this harness does")
+            advance = _federated(world, kind.rounds, view, model, training, seed, count)
     checked = 0
     while count.updates < steps_most:
         next(advance)
@@ -268,8 +273,8 @@ def _weight_bytes(model: nn.Module) -> int:
 
 def _visit(
     world: World, model: nn.Module, source: RecordSource, training: Training, state: ModelState, seed: int
-) -> ModelState:
-    return train(model, world.task, source, training, state, seeds=Seeds(job=seed, visit=seed)).state
+) -> TrainResult:
+    return train(model, world.task, source, training, state, seeds=Seeds(job=seed, visit=seed))
 
 
 def _central(world: World, model: nn.Module, seed: int, count: _Count) -> Iterator[None]:
@@ -278,7 +283,7 @@ def _central(world: World, model: nn.Module, seed: int, count: _Count) -> Iterat
     training, _ = propose_training(view, ON_A_BASE, parallel=False)
     state = ModelState()
     while True:
-        state = _visit(world, model, world.pooled, training, state, seed)
+        state = _visit(world, model, world.pooled, training, state, seed).state
         count.updates += training.batches
         yield
 
@@ -294,7 +299,7 @@ def _sequential(
         if stop.dataset != seen.last:
             count.transfers += 1
             count.transfer_bytes += count.carried_bytes
-        state = _visit(world, model, world.sites[stop.dataset], training, state, seed)
+        state = _visit(world, model, world.sites[stop.dataset], training, state, seed).state
         slots = sum(slot.numel() * slot.element_size() for slot in state.slots.values())
         count.carried_bytes = _weight_bytes(model) + slots
         seen = Seen(visits=(*seen.visits, (stop.dataset, records)), seed=seed)
@@ -302,16 +307,29 @@ def _sequential(
         yield
 
 
-def _federated(world: World, model: nn.Module, training: Training, seed: int, count: _Count) -> Iterator[None]:
-    """Round after round: every site trains from one model, the mean by records is the next one."""
+def _federated(
+    world: World,
+    rule: str,
+    view: TrainingView,
+    model: nn.Module,
+    training: Training,
+    seed: int,
+    count: _Count,
+) -> Iterator[None]:
+    """Round after round: the sites that the rule takes train from one model, the mean by records is the next one."""
     layout = layout_of(model)
     payload, state = bytearray(layout.payload_bytes), TravellingState()
+    reports: list[SiteReport] = []
     store_weights(model, layout, payload)
-    while True:
+    for number in itertools.count():
         updates, states = [], []
-        for dataset, source in world.sites.items():
+        known = Rounds(reports=tuple(reports), round=number, seed=seed)
+        for stop in ROUND_RULES[rule].choose(view, known, len(world.sites)):
+            dataset, source = stop.dataset, world.sites[stop.dataset]
             load_weights(model, layout, payload)
-            states.append(_visit(world, model, source, training, ModelState(state), seed).travelling)
+            came = _visit(world, model, source, training, ModelState(state), seed)
+            states.append(came.state.travelling)
+            reports.append(_report(dataset, number, came))
             own = bytearray(layout.payload_bytes)
             store_weights(model, layout, own)
             updates.append(Update(dataset, float(len(source)), layout.entries, memoryview(own), states[-1]))
@@ -322,3 +340,10 @@ def _federated(world: World, model: nn.Module, training: Training, seed: int, co
         state = merge_states(states)
         load_weights(model, layout, payload)
         yield
+
+
+def _report(dataset: DataSetId, number: int, came: TrainResult) -> SiteReport:
+    """What a visit told, as the centre books it; all sites are equally fast."""
+    return SiteReport(
+        dataset=dataset, round=number, loss=came.loss_first, records=came.records, seconds=float(came.batches)
+    )
