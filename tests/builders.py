@@ -40,6 +40,7 @@ from daitn.descriptors.contract import (
     NumbersInput,
 )
 from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.itinerary import Itinerary
 from daitn.descriptors.job import Phase
 from daitn.descriptors.policy import Policy, summarise
 from daitn.descriptors.request import Request, parse_target
@@ -367,6 +368,11 @@ def issue(grant: Grant) -> str:
     return f"{grant.id}"
 
 
+def named(itinerary: Itinerary) -> str:
+    """The bench's token of a route."""
+    return f"{itinerary.job} {itinerary.version}"
+
+
 def all_effects(kind: type, effects: Sequence[Effect]) -> list[Any]:
     """Effects of one kind."""
     return [effect for effect in effects if isinstance(effect, kind)]
@@ -405,7 +411,7 @@ class Bench:
         def verify(key: str, report: bytes, signature: str) -> bool:
             return signature == _seal(key, report)
 
-        tools = CenterTools(issue=issue, verify=verify, member=member)
+        tools = CenterTools(issue=issue, sign_route=named, verify=verify, member=member)
         return ControlCenter(self.config, tools)
 
     def give(self, event: Event) -> list[Effect]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.builders import named
 
 from daitn.artifacts.codec import artifact_id, complete_manifest, decode_manifest, encode_manifest
 from daitn.artifacts.layout import TensorSpec, digest_of, plan_layout
@@ -159,7 +160,9 @@ class MemoryService:
         self.manifests: dict[ArtifactId, bytes] = {}
         self.expelled: list[tuple[NodeId, str]] = []
         self.members: dict[NodeId, Member] = {}
-        tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=_holds, member=self.members.get)
+        tools = CenterTools(
+            issue=lambda grant: f"grant {grant.id}", sign_route=named, verify=_holds, member=self.members.get
+        )
         self.center = ControlCenter(CenterConfig(domain=DomainId("clinic")), tools)
         self.map = MapService(self.center.knowledge.facts, MemoryJournal(), NodeClock(), lambda error: None)  # type: ignore[arg-type]
         self.models = DeploymentService(self.center, None, None, NodeClock())  # type: ignore[arg-type]

@@ -9,14 +9,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.builders import make_order
 
 from daitn.artifacts.codec import complete_manifest, decode_manifest, encode_manifest
 from daitn.artifacts.grants import Grant, check_grant, issue_grant
+from daitn.artifacts.itineraries import RouteTree, check_order, segment_of, sign_itinerary
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.tensor_file import parse_header, recognise
+from daitn.artifacts.tokens import write_token
 from daitn.base.errors import InputError, PeerError, PolicyError
 from daitn.base.ids import ArtifactId, DomainId, GrantId, JobId, NodeId
+from daitn.descriptors.itinerary import Itinerary, Passage
 
 SPECS = [
     TensorSpec(name="w", dtype="float32", shape=(3, 4)),
@@ -153,3 +157,41 @@ def test_grant_with_any_character_changed_is_refused(place: int, character: str)
     else:
         with pytest.raises((PeerError, PolicyError)):
             check(forged)
+
+
+ORDER = make_order()
+TREE = RouteTree([segment_of(ORDER, NodeId("n1"))])
+ROUTE = sign_itinerary(KEY, Itinerary(domain=DomainId("d"), job=ORDER.job, version=1, segments=1, root=TREE.root))
+
+
+def check_route(token: str) -> Itinerary:
+    """Through `itineraries._read`, and `tokens.read_token` with its `_to_bytes`."""
+    order = msgspec.structs.replace(ORDER, route=Passage(token=token, place=0))
+    return check_order(order, NodeId("n1"), DomainId("d"), KEY.public_key())
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=200), st.from_regex(r"[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{86}", fullmatch=True)))
+@example("." * 5000)
+@example("é.é")
+def test_route_of_random_text_is_refused(token: str) -> None:
+    with pytest.raises((PeerError, PolicyError)):
+        check_route(token)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(ROUTE) - 1), st.characters(codec="ascii"))
+def test_route_with_any_character_changed_is_refused(place: int, character: str) -> None:
+    forged = ROUTE[:place] + character + ROUTE[place + 1 :]
+    if forged == ROUTE:
+        assert check_route(forged).version == 1
+    else:
+        with pytest.raises((PeerError, PolicyError)):
+            check_route(forged)
+
+
+@settings(deadline=None)
+@given(st.one_of(st.binary(max_size=200), VALUES.map(msgspec.msgpack.encode)))
+def test_signed_bytes_that_are_no_route_are_the_peers_fault(body: bytes) -> None:
+    with pytest.raises((PeerError, PolicyError)):
+        check_route(write_token("daitn 1 itinerary", body, KEY))

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.builders import make_site
+from tests.builders import make_site, named
 
 from daitn.base.effects import (
     Append,
@@ -82,7 +82,9 @@ class Domain:
             roles = ("host", "gateway")
             return None if host is None else Member(name=host.name, operator=host.operator, roles=roles)
 
-        tools = CenterTools(issue=lambda grant: f"grant {grant.id}", verify=lambda *_: True, member=member)
+        tools = CenterTools(
+            issue=lambda grant: f"grant {grant.id}", sign_route=named, verify=lambda *_: True, member=member
+        )
         return ControlCenter(CenterConfig(domain=DomainId("d")), tools)
 
     def do(self, event: Event, after_s: float = 0.0) -> list[Effect]:

@@ -35,6 +35,7 @@ from daitn.control_center.training.records import (
     RecordsGiven,
     Replanned,
     RequestChanged,
+    RouteIssued,
     SampleGiven,
     SiteBarred,
     SitesSetAside,
@@ -46,6 +47,7 @@ from daitn.control_center.training.records import (
     VisitOrdered,
 )
 from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
+from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.job import LogEntry, Phase
 from daitn.descriptors.masked import (
     AgreeOutcome,
@@ -206,6 +208,9 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
         score=-0.04,
         measurements=(FIGURE,),
         why="better",
+    ),
+    RouteIssued: RouteIssued(
+        job=JOB, at_ns=5, version=1, visits=(VisitId("j1/1"),), ahead=(Segment(action=Action.VERIFY, node=UNIT),)
     ),
     GroupAgreed: GroupAgreed(job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), model=MODEL),
     GroupLost: GroupLost(

@@ -63,6 +63,7 @@ from daitn.wire.center_tools import (
     ResultFenced,
     VisitCancel,
     VisitFailed,
+    VisitOrder,
     VisitPrepare,
     VisitProgress,
     VisitRefused,
@@ -86,11 +87,17 @@ class Site:
                 aggregates=True,
             ),
             lambda report: f"signed {len(report)}",
+            self.check,
         )
+        self.route = 1
         self.keeper = self.make()
         self.now_ns = START_NS
         self.journal: list = []
         self.timers: dict[str, int] = {}
+
+    def check(self, order: VisitOrder) -> int:
+        """The route of any order is right, and of this version."""
+        return self.route
 
     def give(self, event: Event) -> list[Effect]:
         """Handle, keep records and timers, check."""

@@ -1,30 +1,26 @@
 """Grants as tokens: the control centre signs who may fetch what, and any holder checks it without asking back.
 
-Every transfer on the data plane happens under a grant (design, section 4). A token is `<grant>.<signature>`, both in
-URL-safe base64; the grant is canonical msgpack, the signature Ed25519 by the domain's control centre. Revocation is a
-set of ids that the holder is told; a grant lives for a day, so the set stays small.
+Every transfer on the data plane happens under a grant (design, section 4). A token (`artifacts.tokens`) is signed by
+the domain's control centre; the grant in it is canonical msgpack. Revocation is a set of ids that the holder is told;
+a grant lives for a day, so the set stays small.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Container
 from typing import Final
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from daitn.artifacts.signatures import public_hex, sign_in_domain, verify_in_domain
+from daitn.artifacts.signatures import public_hex
+from daitn.artifacts.tokens import TOKEN_CHARS, read_token, write_token
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import PeerError, PolicyError
 from daitn.base.ids import ArtifactId, DomainId, GrantId, NodeId, VisitId
 from daitn.descriptors.grant import Grant
 
-__all__ = ["Grant", "check_exchange_grant", "check_grant", "issue_grant"]
-
-TOKEN_CHARS: Final = 2048
-"""Longest token read; ours have about 450 characters."""
+__all__ = ["TOKEN_CHARS", "Grant", "check_exchange_grant", "check_grant", "issue_grant"]
 
 _DOMAIN: Final = "daitn 1 grant"
 _encoder = msgspec.msgpack.Encoder()
@@ -33,8 +29,7 @@ _decoder = msgspec.msgpack.Decoder(Grant)
 
 def issue_grant(key: Ed25519PrivateKey, grant: Grant) -> str:
     """The token for `grant`, signed by the control centre's `key`."""
-    body = _encoder.encode(grant)
-    return f"{_to_text(body)}.{_to_text(sign_in_domain(_DOMAIN, body, key))}"
+    return write_token(_DOMAIN, _encoder.encode(grant), key)
 
 
 def check_grant(
@@ -88,8 +83,8 @@ def check_exchange_grant(
 
 def _read(token: str, public_key: Ed25519PublicKey, requester: NodeId) -> Grant:
     """A token's grant, once its signature holds."""
-    body, signature = _split(token)
-    if not verify_in_domain(_DOMAIN, body, signature, public_key):
+    body = read_token(_DOMAIN, token, public_key)
+    if body is None:
         raise PolicyError(
             f"the grant shown by {requester} is not signed by the control centre's key {public_hex(public_key)[:16]}…",
             todo="ask the control centre of this domain for a grant",
@@ -124,27 +119,3 @@ def _refuse(grant: Grant, requester: NodeId, failed: list[str]) -> None:
             todo="ask the control centre for a new one",
             ids={"job": grant.job, "node": requester},
         )
-
-
-def _split(token: str) -> tuple[bytes, bytes]:
-    if len(token) > TOKEN_CHARS:
-        raise PeerError(f"a grant has {len(token)} characters, the limit is {TOKEN_CHARS}")
-    body, dot, signature = token.partition(".")
-    if not dot:
-        raise PeerError("a grant without signature")
-    return _to_bytes(body), _to_bytes(signature)
-
-
-def _to_text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _to_bytes(text: str) -> bytes:
-    """Strict: one text per byte string, so that a token cannot be altered and still pass."""
-    try:
-        data = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-    except (UnicodeEncodeError, binascii.Error):
-        raise PeerError("a grant that is not URL-safe base64") from None
-    if _to_text(data) != text:
-        raise PeerError("a grant that is not in canonical base64")
-    return data

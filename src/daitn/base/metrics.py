@@ -88,6 +88,13 @@ _TERMINAL: Final = (
         values=("policy", "role", "busy"),
     ),
     Metric(
+        name="routes_refused",
+        rise="orders are no segment of a route that the centre signed for this node: look at the router; `old` is none "
+        "to worry about, messages overtake one another",
+        label="why",
+        values=("unsigned", "not-in-it", "old"),
+    ),
+    Metric(
         name="models_unfit",
         rise="models arrive that cannot be used, made elsewhere: see the job's log for who made them",
         label="fault",

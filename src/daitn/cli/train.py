@@ -298,6 +298,21 @@ def log(
 
 
 @app.command()
+def route(job: JobName, token: Token = None, json: Json = False) -> None:
+    """The route of a job: every version that the control centre signed, the one that holds now last."""
+    with errors(json), _connect(token) as network:
+        entries = [entry for entry in network.job(job).log() if entry.kind == "route"]
+
+        def show_route(where: Any) -> None:
+            from daitn.cli import render
+
+            for entry in entries:
+                where.print(render.log_line(entry), soft_wrap=not where.is_terminal)
+
+        answer(json, entries, show_route)
+
+
+@app.command()
 def card(job: JobName, token: Token = None, json: Json = False) -> None:
     """What an ended job's model is: goal and figures, the visits and data it comes from, what it cost."""
     with errors(json), _connect(token) as network:

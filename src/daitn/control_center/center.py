@@ -331,6 +331,9 @@ class ControlCenter:
             case VisitFailed(reason=reason, blame=blame, partner=partner, lacking=lacking, unfit=unfit):
                 turn.send(sender, ResultFenced(visit=visit, fence=fence))
                 machine.lose(turn, visit, reason, blame, partner=partner, lacking=lacking, unfit=unfit)
+            case VisitRefused(newest_route=newest) if 0 < newest <= machine.state.route_version:
+                machine.repeat(turn, visit)
+                return
             case VisitRefused(faults=faults, reason=reason):
                 text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
                 machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")

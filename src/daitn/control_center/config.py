@@ -10,6 +10,7 @@ import msgspec
 from daitn.base.ids import DomainId, NodeId
 from daitn.describe.damping import DampingConfig
 from daitn.descriptors.grant import Grant
+from daitn.descriptors.itinerary import Itinerary
 from daitn.topology.view_updates import ViewUpdates
 
 
@@ -58,10 +59,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CenterTools(msgspec.Struct, frozen=True, kw_only=True):
-    """Pure functions with a secret in them, given from outside: `issue` signs a grant, `verify` checks a signature
-    (hex public key, bytes, hex signature)."""
+    """Pure functions with a secret in them, given from outside: `issue` signs a grant, `sign_route` a version of a
+    route, `verify` checks a signature (hex public key, bytes, hex signature)."""
 
     issue: Callable[[Grant], str]
+    sign_route: Callable[[Itinerary], str]
     verify: Callable[[str, bytes, str], bool]
     member: Callable[[NodeId], Member | None]
     """Who holds a slot now; None for one that was never given out, left or burned. Quick: from memory."""

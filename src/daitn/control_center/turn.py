@@ -22,6 +22,7 @@ class Turn:
         self._apply = apply
         self._records: list[Record] = []
         self._effects: list[Effect] = []
+        self._closing: list[Callable[[], None]] = []
 
     def record(self, record: Record) -> None:
         """Change the state by a fact, and keep it."""
@@ -53,6 +54,12 @@ class Turn:
         """Any other effect."""
         self._effects.append(effect)
 
+    def at_end(self, finish: Callable[[], None]) -> None:
+        """Once all else in this turn is decided: for what speaks of the whole turn. It may record and send."""
+        self._closing.append(finish)
+
     def effects(self) -> list[Effect]:
         """All that shall happen, the durable write first."""
+        while self._closing:
+            self._closing.pop(0)()
         return ([Append(records=tuple(self._records))] if self._records else []) + self._effects

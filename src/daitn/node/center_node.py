@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from daitn.artifacts.grants import issue_grant
+from daitn.artifacts.itineraries import sign_itinerary
 from daitn.artifacts.signatures import load_key, public_hex, verify_report
 from daitn.base import limits
 from daitn.base.effects import Effect, LinkBroken
@@ -124,7 +125,10 @@ class CenterNode:
         )
         book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
         tools = CenterTools(
-            issue=lambda grant: issue_grant(self._key, grant), verify=_holds, member=lambda node: _member(book, node)
+            issue=lambda grant: issue_grant(self._key, grant),
+            sign_route=lambda route: sign_itinerary(self._key, route),
+            verify=_holds,
+            member=lambda node: _member(book, node),
         )
         core = ControlCenter(center_config, tools)
         told = DomainCounters()

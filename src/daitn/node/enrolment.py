@@ -27,6 +27,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from daitn.artifacts.itineraries import route_check
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import CENTER, DomainId, NodeId, OperatorId
@@ -34,6 +35,7 @@ from daitn.base.names import check_name
 from daitn.node import pki
 from daitn.node.fabric.contract import FabricConfig
 from daitn.node.slot_book import EnrolmentRefusedError, RefusalReason
+from daitn.wire.center_tools import VisitOrder
 
 TOKEN_PREFIX: Final = "daitn1."
 SECRET_BYTES: Final = 24
@@ -142,6 +144,10 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...]
     enrolment: tuple[str, ...]
     network: NetworkSettings
+
+    def route_check(self) -> Callable[[VisitOrder], int]:
+        """What tells whether an order is a segment of a route that this domain's centre signed for this node."""
+        return route_check(self.slot, self.domain, self.network.center_key)
 
     def fabric_config(self, directory: Path, *, bulk_host: str | None = None, bulk_port: int = 0) -> FabricConfig:
         """The configuration to open the fabric with, for a membership kept in `directory`."""

@@ -248,15 +248,15 @@ class TerminalNode:
 
     def _core(self) -> TerminalCore:
         config = self.config
+        unit = VerificationUnit(self.membership.slot, config.evaluations_per_job)
         roles = Roles(
             data=DataNode(self._policies()) if Role.DATA in config.roles else None,
             computes=Role.COMPUTE in config.roles,
-            verification=VerificationUnit(self.membership.slot, config.evaluations_per_job)
-            if Role.VERIFICATION in config.roles
-            else None,
+            verification=unit if Role.VERIFICATION in config.roles else None,
             aggregates=Role.AGGREGATOR in config.roles,
         )
-        keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, lambda report: sign_report(report, self._signing))
+        sign, check = (lambda report: sign_report(report, self._signing)), self.membership.route_check()
+        keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, sign, check)
         manager = ServiceManager() if Role.TOOLS in config.roles else None
         host = ModelHost(host_descriptor(config.hosting, config.tariff)) if Role.HOST in config.roles else None
         gateway = Gateway() if Role.GATEWAY in config.roles else None

@@ -40,6 +40,7 @@ from daitn.control_center.training.records import (
     RecordsGiven,
     Replanned,
     RequestChanged,
+    RouteIssued,
     SampleGiven,
     SiteBarred,
     SitesSetAside,
@@ -68,6 +69,7 @@ from daitn.descriptors.work import (
 from daitn.oam import wording
 from daitn.oam.progress import dataset_of, finite
 from daitn.oam.proofs import Proof
+from daitn.oam.told_of_routes import say_route
 from daitn.oam.told_of_trust import say_compared, say_set_aside
 from daitn.wire.center_tools import VisitReport, encode_report
 
@@ -87,6 +89,7 @@ class EntryKind(StrEnum):
     VARIANT_TRIED = "variant-tried"
     PREFLIGHT = "preflight"
     ORDERED = "ordered"
+    ROUTE = "route"
     SHARED = "shared"
     TRAINED = "trained"
     AVERAGED = "averaged"
@@ -168,6 +171,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case VisitOrdered(visit=visit, node=node, work=work, why=why):
             text = f"visit {_number(visit)} ordered: {_say_work(work, names(node), names)}; why: {why}"
             return _Said(EntryKind.ORDERED, text, visit, node)
+        case RouteIssued():
+            return _Said(EntryKind.ROUTE, say_route(state, record, names))
         case VisitAccepted():
             return _say_accepted(state, record, names)
         case VisitLost():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from daitn.artifacts.itineraries import route_check
 from daitn.assembly.terminal import TerminalCore
-from daitn.base.ids import DataSetId, NodeId, OperatorId, VisitId
+from daitn.base.ids import DataSetId, DomainId, NodeId, OperatorId, VisitId
 from daitn.descriptors.contract import CategoryColumn, NumberColumn
 from daitn.descriptors.policy import summarise
 from daitn.descriptors.terminals import (
@@ -34,7 +35,13 @@ class SimulatedSite(TerminalCore):
     """See the module's docstring. `working`: visits whose simulated work is under way in this life."""
 
     def __init__(
-        self, node: NodeId, spec: NodeSpec, scenario: Scenario, sign: Callable[[bytes], str], public_key: str
+        self,
+        node: NodeId,
+        spec: NodeSpec,
+        scenario: Scenario,
+        sign: Callable[[bytes], str],
+        public_key: str,
+        center_key: str,
     ) -> None:
         self.node = node
         self.spec = spec
@@ -48,7 +55,8 @@ class SimulatedSite(TerminalCore):
             aggregates=Role.AGGREGATOR in spec.roles,
         )
         config = KeeperConfig(slots=spec.slots, progress_s=scenario.patience_s / 4)
-        super().__init__(VisitKeeper(config, roles, sign), Reporter(), node)
+        check = route_check(node, DomainId(scenario.domain), center_key)
+        super().__init__(VisitKeeper(config, roles, sign, check), Reporter(), node)
 
     def descriptor(self) -> NodeDescriptor:
         """What this node says it is."""

@@ -16,6 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from daitn.artifacts.grants import issue_grant
+from daitn.artifacts.itineraries import sign_itinerary
 from daitn.artifacts.signatures import public_hex, sign_report, verify_report
 from daitn.base.effects import (
     Append,
@@ -97,8 +98,7 @@ class World:
         self.learner = Learner()
         self.now_ns = EPOCH_NS
         self.watcher = Watcher()
-        self.events = 0
-        self.crashes = 0
+        self.events = self.crashes = 0
         self.trace: list[str] = []
         self._check = check
         self.mishaps = Mishaps(self)
@@ -115,7 +115,8 @@ class World:
         self._groups = SimulatedGroups(self, self._key.public_key())
         self._moving = SimulatedMoving(self)
         config = CenterConfig(domain=DomainId(scenario.domain), patience_s=scenario.patience_s, running_jobs=2)
-        tools = CenterTools(issue=lambda grant: issue_grant(self._key, grant), verify=self._verify, member=self._member)
+        issue, sign_route = partial(issue_grant, self._key), partial(sign_itinerary, self._key)
+        tools = CenterTools(issue=issue, sign_route=sign_route, verify=self._verify, member=self._member)
         self.processes: dict[NodeId, Process] = {
             CENTER: Process(CENTER, CENTER_NAME, lambda: ControlCenter(config, tools))
         }
@@ -123,8 +124,8 @@ class World:
         for number, spec in enumerate(scenario.nodes, start=1):
             node = NodeId(f"n{number:04d}")
             self.artifacts[node] = set()
-
-            make_site = partial(SimulatedSite, node, spec, scenario, self._sign, public_hex(self._site_key))
+            keys = (public_hex(self._site_key), public_hex(self.center_key))
+            make_site = partial(SimulatedSite, node, spec, scenario, self._sign, *keys)
             self.processes[node] = Process(node, spec.name, make_site)
         for process in self.processes.values():
             self.at(self.now_ns, partial(self._boot, process))

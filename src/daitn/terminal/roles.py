@@ -15,7 +15,7 @@ from daitn.base.units import NS_PER_S
 from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.policy import Policy, PolicyFault, Use, check_use
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork
-from daitn.wire.center_tools import VisitOrder, Warrant
+from daitn.wire.center_tools import VisitOrder, VisitPrepare, Warrant
 
 UseKind = Literal["train", "records", "sample", "split"]
 """See `descriptors.policy.Use`."""
@@ -164,6 +164,12 @@ class Roles:
                 if not self.aggregates:
                     faults.append(_fault("role", "aggregator", self._names()))
         return tuple(faults)
+
+    def allow(self, prepare: VisitPrepare) -> bool:
+        """Whether what is prepared would be allowed here."""
+        if prepare.dataset is not None and self.data is not None and prepare.dataset in self.data.policies:
+            return not self.data.judge_use(prepare.dataset, prepare.warrant, "train")
+        return not (prepare.verify and self.verification is None)
 
     def _judge_hiding(self) -> tuple[PolicyFault, ...]:
         """Masks are made where models are trained."""

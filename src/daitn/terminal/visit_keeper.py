@@ -5,6 +5,7 @@ Paper II-A, terminal layer; design: leases on the site's own clock, results repe
     order ──judge──▶ fetching ──▶ waiting ──▶ working ──▶ done ──acknowledged──▶ closed
                         └────────────┴─────────┴── lease lapsed, cancelled, fenced ──▶ closed
 
+An order is taken only as a segment of the signed route that it comes with (`route_guard`).
 A visit is taken durably before anything is fetched, so that after a crash the site can say at once that the work was
 lost instead of letting the centre wait for the lease. A result is durable before it is reported, and kept until the
 centre says that it has it (`ResultAccepted`) or does not want it (`ResultFenced`). Nothing here trusts the centre's
@@ -47,8 +48,9 @@ from daitn.descriptors.work import (
     Outcome,
     TrainOutcome,
 )
-from daitn.terminal.roles import Roles, held_data, refused_by
-from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken
+from daitn.terminal.roles import Roles, refused_by
+from daitn.terminal.route_guard import CheckOrder, RouteGuard
+from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken, taken_by
 from daitn.terminal.work import (
     AbandonVisit,
     BeginWork,
@@ -140,13 +142,15 @@ class _Visit:
 
 
 class VisitKeeper:
-    """See the module's docstring. `sign` makes the Ed25519 signature (hex) of a report's bytes."""
+    """See the module's docstring. `sign` makes the Ed25519 signature (hex) of a report's bytes; `check`: an order's
+    route."""
 
-    def __init__(self, config: KeeperConfig, roles: Roles, sign: Callable[[bytes], str]) -> None:
+    def __init__(self, config: KeeperConfig, roles: Roles, sign: Callable[[bytes], str], check: CheckOrder) -> None:
         self.config = config
         self.roles = roles
         self.counters = Counters()
         self._sign = sign
+        self._guard = RouteGuard(check, self.counters)
         self._open: OrderedDict[VisitId, _Visit] = OrderedDict()
         self._closed: OrderedDict[VisitId, None] = OrderedDict()
 
@@ -192,8 +196,9 @@ class VisitKeeper:
     def apply(self, record: Record) -> None:
         """One fact: see the records above."""
         match record:
-            case VisitTaken(visit=name, job=job, fence=fence):
+            case VisitTaken(visit=name, job=job, fence=fence, route=version):
                 self._note_use(record)
+                self._guard.note(job, version)
                 self._open.setdefault(name, _Visit(job, fence, None))
             case VisitEnded(visit=name, owed=owed):
                 visit = self._open[name]
@@ -252,20 +257,20 @@ class VisitKeeper:
         if order.visit in self._closed:
             self._count("orders_after_close")
             reason = "this visit was closed here earlier (its lease lapsed, or it was cancelled)"
-            return [
-                Send(
-                    receiver=CENTER,
-                    message=VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="unavailable"),
-                )
-            ]
+            failed = VisitFailed(visit=order.visit, fence=order.fence, reason=reason, blame="unavailable")
+            return [Send(receiver=CENTER, message=failed)]
+        version = self._guard.judge(order)
+        if isinstance(version, VisitRefused):
+            return [Send(receiver=CENTER, message=version)]
         faults = self.roles.judge(order, now_ns)
         if faults or len(self._open) >= OPEN_VISITS:
             self._count("visits_refused", refused_by(faults))
             reason = "" if faults else f"{OPEN_VISITS} visits are open here"
             refusal = VisitRefused(visit=order.visit, fence=order.fence, faults=faults, reason=reason)
             return [Send(receiver=CENTER, message=refusal)]
-        taken = VisitTaken(visit=order.visit, job=order.job, fence=order.fence, dataset=held_data(order), at_ns=now_ns)
+        taken = taken_by(order, version, now_ns)
         self._note_use(taken)
+        self._guard.note(order.job, version)
         visit = _Visit(order.job, order.fence, order)
         self._open[order.visit] = visit
         return [
@@ -278,12 +283,7 @@ class VisitKeeper:
 
     def _prepare(self, prepare: VisitPrepare) -> list[Effect]:
         """Only for what would be allowed: a child warmed on data is a use of it."""
-        if prepare.dataset is not None and self.roles.data is not None and prepare.dataset in self.roles.data.policies:
-            if self.roles.data.judge_use(prepare.dataset, prepare.warrant, "train"):
-                return self._count("prepares_refused")
-        elif prepare.verify and self.roles.verification is None:
-            return self._count("prepares_refused")
-        return [WarmChild(prepare=prepare)]
+        return [WarmChild(prepare=prepare)] if self.roles.allow(prepare) else self._count("prepares_refused")
 
     def _acknowledged(self, name: VisitId, fence: int, now_ns: int) -> list[Effect]:
         visit = self._open.get(name)

@@ -15,6 +15,7 @@ from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.descriptors.grant import Holder, Lacking
+from daitn.descriptors.itinerary import Passage
 from daitn.descriptors.origin import Origin, Unfit
 from daitn.descriptors.policy import PolicyFault
 from daitn.descriptors.privacy import EpsilonBound
@@ -76,6 +77,8 @@ class VisitOrder(Message, frozen=True, kw_only=True, tag="visit_order"):
     warrant: Warrant
     partners: Annotated[tuple[PartnerRef, ...], msgspec.Meta(max_length=limits.GROUP_MEMBERS)] = ()
     """The other members of the work's group, in the order of their ranks."""
+    route: Passage | None = None
+    """The signed route that this order is a segment of. A terminal takes no order without one."""
 
 
 class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
@@ -95,12 +98,16 @@ class VisitPrepare(Message, frozen=True, kw_only=True, tag="visit_prepare"):
 
 
 class VisitRefused(Message, frozen=True, kw_only=True, tag="visit_refused"):
-    """Terminal → control centre: the order will not be carried out, for these reasons. Final for this visit."""
+    """Terminal → control centre: the order will not be carried out, for these reasons. Final for this visit, but where
+    the order came by an older version of the job's route than the terminal has seen: then one that still stands is
+    sent again, by the newest."""
 
     visit: VisitId
     fence: Fence
     faults: tuple[PolicyFault, ...] = ()
     reason: Text = ""
+    newest_route: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Where the order's route was an old one: the newest version that this terminal has seen; else 0."""
 
 
 class VisitPhase(StrEnum):

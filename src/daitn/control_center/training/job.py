@@ -278,6 +278,10 @@ class JobMachine:
             turn.timer(f"visit {visit}", min(later_ns, opened.gives_up_at()))
         return False
 
+    def repeat(self, turn: Turn, visit: VisitId) -> None:
+        """A visit's order came late, by a route that its site knows to be an old one: send it by the newest."""
+        self._desk.speak(turn, self.state.open[visit])
+
     def ask_again(self, turn: Turn, node: NodeId) -> None:
         """A node is back: repeat the orders it has. Not for ever: one that comes and goes and never speaks of a visit
         would otherwise hold it."""

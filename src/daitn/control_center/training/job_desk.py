@@ -17,6 +17,7 @@ from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.commands import JobChanged
 from daitn.control_center.training.followed_view import FollowedView
+from daitn.control_center.training.itineraries import Itineraries
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.lesson_book import LessonBook
 from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
@@ -103,6 +104,7 @@ class JobDesk:
         self.config = config
         self.knowledge = knowledge
         self.orders = orders
+        self.itinerary = Itineraries(state, orders)
         self._orchestrator = orchestrator
         self._adapter = ViewAdapter(config.views)
         self.followed = FollowedView(config.views)
@@ -351,7 +353,7 @@ class JobDesk:
         opened.spoken_ns = turn.now_ns
         opened.lease_s = self.knowledge.patience_with(opened.ordered.node, self.config.lease_s)
         ordered = opened.ordered
-        turn.send(ordered.node, self.orders.order(self.state, ordered, turn.now_ns))
+        self.itinerary.send(turn, opened)
         turn.timer(f"visit {ordered.visit}", next_check_ns(opened))
 
     def enter(self, turn: Turn, phase: Phase, why: str) -> None:

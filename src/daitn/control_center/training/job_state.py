@@ -47,6 +47,7 @@ from daitn.control_center.training.records import (
     RecordsGiven,
     Replanned,
     RequestChanged,
+    RouteIssued,
     SampleGiven,
     SiteBarred,
     SitesSetAside,
@@ -111,6 +112,8 @@ class JobState:
         self.open: dict[VisitId, OpenVisit] = {}
         self.accepted: set[VisitId] = set()
         self.fence = 0
+        self.route: RouteIssued | None = None
+        """The newest version of the route."""
         self.head: ArtifactId = submitted.request.package
         self.kept: ArtifactId = submitted.request.package
         self.kept_measurements: tuple[Measurement, ...] = ()
@@ -203,6 +206,8 @@ class JobState:
                 self.tried[variant.package] = variant
             case VisitOrdered():
                 self._ordered(record)
+            case RouteIssued():
+                self.route = record
             case VisitAccepted():
                 self._accepted(record)
             case VisitLost():
@@ -263,6 +268,11 @@ class JobState:
                     self.open.clear()
             case _:
                 raise BugError(f"job {self.job}: no rule for {type(record).__name__}")
+
+    @property
+    def route_version(self) -> int:
+        """Number of the newest version of the route; 0: there is none."""
+        return self.route.version if self.route is not None else 0
 
     def standing(self) -> Standing:
         """Where the run stands."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from daitn.artifacts.itineraries import RouteTree
 from daitn.base import limits
-from daitn.base.ids import CENTER, ArtifactId, GrantId, NodeId
+from daitn.base.ids import CENTER, ArtifactId, GrantId, JobId, NodeId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import VisitOrdered
 from daitn.descriptors.grant import GRANT_S, Grant, Holder
+from daitn.descriptors.itinerary import Itinerary, Passage
 from daitn.descriptors.origin import Origin
 from daitn.descriptors.work import AggregateWork, EvaluateWork, ShareWork, TrainWork, Work
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -90,8 +92,8 @@ class OrderDesk:
             epsilon=state.request.epsilon,
         )
 
-    def order(self, state: JobState, ordered: VisitOrdered, now_ns: int) -> VisitOrder:
-        """The message for a visit."""
+    def order(self, state: JobState, ordered: VisitOrdered, now_ns: int, route: Passage) -> VisitOrder:
+        """The message for a visit, which is a segment of a signed route."""
         inputs: list[InputRef] = []
         node = ordered.node
         match ordered.work:
@@ -122,6 +124,13 @@ class OrderDesk:
             inputs=tuple(inputs),
             warrant=self.warrant(state),
             partners=partners,
+            route=route,
+        )
+
+    def sign_route(self, job: JobId, version: int, tree: RouteTree) -> str:
+        """The token of a version of a job's route."""
+        return self._tools.sign_route(
+            Itinerary(domain=self._config.domain, job=job, version=version, segments=len(tree.segments), root=tree.root)
         )
 
     def _partners(self, state: JobState, ordered: VisitOrdered, now_ns: int) -> tuple[PartnerRef, ...]:

@@ -13,6 +13,7 @@ from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.decision.experience import PastRun, Situation
 from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
+from daitn.descriptors.itinerary import Segment
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
 from daitn.descriptors.outcome import TriedVariant, Verdict
@@ -103,6 +104,17 @@ class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
     why: str
     tariff: Tariff | None = None
     """The node's as it stood, for training visits: what its work is charged by."""
+
+
+class RouteIssued(JobRecord, frozen=True, kw_only=True, tag="route_issued"):
+    """A version of the job's route was signed: the visits that were under way then, the new ones among them, and what
+    was to follow."""
+
+    version: int
+    visits: tuple[VisitId, ...]
+    ahead: tuple[Segment, ...] = ()
+    root: bytes = b""
+    """What was signed: of the hash tree over all of these."""
 
 
 class VisitAccepted(JobRecord, frozen=True, kw_only=True, tag="visit_accepted"):
@@ -336,5 +348,6 @@ JOB_RECORDS = (
     Replanned,
     SiteBarred,
     RequestChanged,
+    RouteIssued,
     JobPhased,
 )

@@ -6,6 +6,7 @@ Paper II-A and III, MTRCE: the route is decided visit by visit on a view made an
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -35,6 +36,7 @@ from daitn.decision.noising import private_steps
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import datasets
 from daitn.decision.stalling import stalled
+from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import TrainingView
@@ -45,7 +47,7 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, AggregateShares, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import Aggregate, AggregateShares, Run, Step, Train, TrainGroup, Verify
 from daitn.learning.methods.sequential import Sequential
 from daitn.wire.center_tools import VisitPrepare
 
@@ -75,6 +77,8 @@ class Running:
         self._stragglers = Stragglers(desk)
         self._stop: Stop | None = None
         """The newest that was ordered."""
+        self._after: Stop | None = None
+        """The stop that is likely to follow the one that this turn orders."""
 
     def start(self, turn: Turn) -> None:
         """The job's turn has come."""
@@ -138,6 +142,8 @@ class Running:
                     self._averages.order_shares(turn, view(), updates)
                 case Verify():
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
+        if steps:
+            self._look_ahead(turn, view, steps)
         if not state.waited_for():
             turn.wake_in(f"job {state.job}", WAIT_S)
 
@@ -154,6 +160,23 @@ class Running:
         if self._stop is not None and view.candidates:
             self._warm_next(turn, view, self._stop)
         return True
+
+    def _look_ahead(self, turn: Turn, view: Callable[[], TrainingView], steps: tuple[Step, ...]) -> None:
+        """What is expected after these steps, for the route that is signed with their orders."""
+        state, after = self.state, self._after
+        self._after = None
+        assert state.plan is not None
+        trains = any(isinstance(step, Train | TrainGroup) for step in steps)
+        ahead: list[Segment] = []
+        if trains and state.aggregates:
+            where = self._desk.aggregator(turn, view(), tuple(state.holders.get(state.head, ())))
+            ahead += [Segment(action=Action.AGGREGATE, node=where)] if where is not None else []
+        due = state.rounds_since_verified + 1 >= state.plan.verify_every
+        if due and state.plan.verifier is not None and not any(isinstance(step, Verify) for step in steps):
+            ahead.append(Segment(action=Action.VERIFY, node=state.plan.verifier))
+        if after is not None:
+            ahead.append(Segment(action=Action.TRAIN, node=after.compute_node, dataset=after.dataset))
+        self._desk.itinerary.ahead = tuple(ahead)
 
     def _look_at_head(self, turn: Turn) -> None:
         """A site says that the model cannot be used: have it measured before anybody else is sent there."""
@@ -323,7 +346,7 @@ class Running:
         if not isinstance(method, Sequential) or method.split:
             return
         records = state.plan.training.batches * state.plan.training.batch_size
-        after = self.routes.ordered(turn, RULES[method.rule], view, stop, records)
+        after = self._after = self.routes.ordered(turn, RULES[method.rule], view, stop, records)
         if after is None or after.compute_node == stop.compute_node:
             return
         package = self._desk.orders.input_ref(
