@@ -80,7 +80,7 @@ RETRIES_AT_ONCE: Final = 3
 that refuses at once would otherwise use up all tries within a second."""
 
 TRIES_MOST: Final = 50
-"""Lost visits in a row, with no accepted one between, after which a job has failed."""
+"""Lost visits in a row, or rounds, with no accepted one between, after which a job has failed."""
 
 
 class JobDesk:
