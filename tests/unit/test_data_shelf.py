@@ -98,6 +98,19 @@ def add(shelf: DataShelf, path: Path, name: str = "ages", policy: Policy | None 
     return shelf.add(name, path, CONTRACT, policy or Policy(), MAP)
 
 
+def test_shelf_that_has_read_its_index_sees_what_another_process_changes(shelf: DataShelf, tmp_path: Path) -> None:
+    add(shelf, source(tmp_path))
+    assert [entry.name for entry in shelf.list()] == ["ages"]
+    other = DataShelf(tmp_path / "shelf", b"s" * 32)
+
+    add(other, source(tmp_path), "more", Policy(owners=("ada",)))
+    assert [entry.name for entry in shelf.list()] == ["ages", "more"]
+    add(other, source(tmp_path), "more", Policy(owners=("eve",)))
+    assert shelf.entry("more").policy.owners == ("eve",)
+    other.remove("ages")
+    assert [entry.name for entry in shelf.list()] == ["more"]
+
+
 def test_added_data_set_is_there_for_another_process(shelf: DataShelf, tmp_path: Path) -> None:
     report = add(shelf, source(tmp_path))
     again = DataShelf(tmp_path / "shelf", b"s" * 32)

@@ -86,6 +86,9 @@ class DataShelf:
         self._folder, self._secret, self._clock, self._activations = folder, site_secret, clock, activations
         (folder / "tables").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._releases = ReleaseBook(folder, clock, noise)
+        self._read: tuple[tuple[int, int, int], dict[str, ShelfEntry]] | None = None
+        """The index as it was last read, and which file that was: a visit asks for its data set several times, and
+        decoding takes as long as the shelf is full."""
 
     def add(self, name: str, path: Path, contract: DataContract, policy: Policy, column_map: ColumnMap) -> FitReport:
         """Map the data at `path` and put it on the shelf, replacing an earlier one of that name.
@@ -227,14 +230,20 @@ class DataShelf:
 
     def _entries(self) -> dict[str, ShelfEntry]:
         try:
-            index = msgspec.json.decode((self._folder / "index.json").read_bytes(), type=_Index)
+            about = self.index_file.stat()
+            stamp = (about.st_ino, about.st_size, about.st_mtime_ns)
+            if self._read is not None and self._read[0] == stamp:
+                return dict(self._read[1])
+            index = msgspec.json.decode(self.index_file.read_bytes(), type=_Index)
         except FileNotFoundError:
             return {}
         except UNDECODABLE as error:
             raise InputError(
                 f"the index of the data shelf is damaged: {error}", todo=f"see {self._folder / 'index.json'}"
             ) from None
-        return {entry.name: entry for entry in index.entries}
+        entries = {entry.name: entry for entry in index.entries}
+        self._read = (stamp, entries)
+        return dict(entries)
 
     def _write_index(self, entries: dict[str, ShelfEntry]) -> None:
         index = _Index(entries=tuple(entry for _, entry in sorted(entries.items())))
