@@ -127,9 +127,9 @@ class JobState:
         self.rounds = self.rounds_since_verified = 0
         self.visits = self.verifications = self.lost = 0
         self.rolled_back = self.rolled_back_in_row = 0
-        self.lost_in_row = self.lost_ordered_ns = 0
-        """Lost visits since the last accepted one, those that were ordered together counted once; and when the last of
-        them was ordered."""
+        self.lost_in_row = self.lost_fence = 0
+        """Lost visits since the last accepted one, those that were under way together counted once; and the newest
+        fence when one was counted last."""
         self.lost_ns = 0
         """When the last visit was lost to a site that could not, as against one that would not."""
         self.last_loss = ""

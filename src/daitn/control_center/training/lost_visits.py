@@ -22,10 +22,11 @@ def note_lost(state: JobState, record: VisitLost) -> None:
     state.lost += 1
     if not state.is_beside(ordered):
         grouped = isinstance(ordered.work, TrainWork) and ordered.work.group is not None
-        # What was ordered together is lost once: a cut that takes a round of a hundred is one try that failed. A round
-        # of a group is counted by itself.
-        state.lost_in_row += not grouped and ordered.at_ns != state.lost_ordered_ns
-        state.lost_ordered_ns = ordered.at_ns
+        # What was under way when a loss was counted is lost with it: a cut that takes a round of a hundred is one try
+        # that failed. A round of a group is counted by itself.
+        if not grouped and ordered.fence > state.lost_fence:
+            state.lost_in_row += 1
+            state.lost_fence = state.fence
         state.last_loss = record.why
         if record.blame != "policy":
             state.lost_ns = record.at_ns
