@@ -77,6 +77,24 @@ def test_snapshot_and_what_came_since_give_the_map_again(tmp_path):
     assert replayed.records == 0
 
 
+def test_snapshot_of_a_map_with_short_reports_in_it_is_read_again(tmp_path):
+    """A report that told what moved alone makes columns of its own, which a snapshot keeps too."""
+    kept = Kept(tmp_path)
+    kept.store.begin_generation()
+    kept.store.append(ROSTER)
+    kept.store.append(reports(1, 0.25))
+    intake = kept.store.load()
+    part, _ = intake.book[Kind.TERMINAL].ensure("load").parts()
+    part[0] = 1
+    kept.snapshot(intake)
+
+    again = Kept(tmp_path)
+    table = again.store.load().book[Kind.TERMINAL]
+
+    assert table.ensure("load").parts()[0][0] == 1
+    assert not again.counts
+
+
 def test_image_is_torn_by_what_comes_or_leaves_and_by_nothing_else():
     intake = FactIntake(KnowledgeMap().facts)
     apply_entry(intake, ROSTER)

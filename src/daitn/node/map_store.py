@@ -46,7 +46,7 @@ ENTRY_BYTES: Final = 64 * 1024 * 1024
 HEAD_BYTES: Final = 4 * 1024 * 1024 * 1024
 ALIGN: Final = 64
 DIGEST_BYTES: Final = 32
-DTYPES: Final = frozenset({"|u1", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"})
+DTYPES: Final = frozenset({"|u1", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8"})
 """What arrays of a snapshot are made of."""
 
 _log = logging.getLogger(__name__)
