@@ -28,12 +28,12 @@ import time
 from pathlib import Path
 from typing import Final
 
+from benchmarks.faults.cells import CASES
 from benchmarks.faults.evidence import keep_evidence
 from benchmarks.faults.keeping import RESULTS, TABLE, Kept, key_of
-from benchmarks.faults.matrix import CASES, Case, Row, run_cases
+from benchmarks.faults.matrix import Cell, Row, run_cases
 from benchmarks.faults.world import World, open_world
 from benchmarks.report import print_report
-from daitn.sdk.jobs import Job
 
 EVIDENCE: Final = Path(tempfile.gettempdir()) / "daitn-faults-missed"
 QUICK: Final = ("site, training, kill", "router, kill", "link of the site, cut both ways")
@@ -41,7 +41,7 @@ QUICK_S: Final = 40.0
 """No further case is begun after that."""
 
 
-def chosen_cases(only: str, *, quick: bool) -> tuple[Case, ...]:
+def chosen_cases(only: str, *, quick: bool) -> tuple[Cell, ...]:
     """The cases to play."""
     if quick:
         return tuple(case for case in CASES if case.name in QUICK)
@@ -65,14 +65,14 @@ def main() -> int:
     cases = chosen_cases(chosen.only, quick=chosen.quick)
     cases = tuple(kept.wanting(cases, chosen.repeats)) if chosen.write else cases * chosen.repeats
 
-    def told(row: Row, job: Job) -> None:
+    def told(row: Row) -> None:
         rows.append(row)
         if chosen.write:
             kept.add(row)
             kept.save(CASES)
         if not row.ok:
             logs = world.domain.folder / "logs"
-            said = keep_evidence(chosen.evidence, row.name, logs, world.log(job), row.fault_unix_s)
+            said = keep_evidence(chosen.evidence, row.name, logs, world.log(world.jobs[-1]), row.fault_unix_s)
             print(f"{row.name}: kept in {said}", file=sys.stderr, flush=True)
         if not chosen.json:
             state = "ok" if row.ok else "MISSED"

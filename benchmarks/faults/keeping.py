@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.faults.matrix import Case, Row
+from benchmarks.faults.matrix import Cell, Row
 from benchmarks.report import make_document
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "faults.json"
 TABLE: Final = ROOT / "docs" / "faults.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def source_hash() -> str:
@@ -41,12 +40,12 @@ class Kept:
         cells = found.get("cells", {}) if found.get("source") == self._source else {}
         self._cells: dict[str, dict[str, Any]] = cells
 
-    def runs(self, case: Case) -> list[dict[str, Any]]:
+    def runs(self, case: Cell) -> list[dict[str, Any]]:
         """The runs of a cell so far."""
         found: list[dict[str, Any]] = self._cells.get(case.name, {}).get("runs", [])
         return found
 
-    def wanting(self, cases: Sequence[Case], repeats: int) -> list[Case]:
+    def wanting(self, cases: Sequence[Cell], repeats: int) -> list[Cell]:
         """The cells that have fewer runs, each as often as it wants, the first runs of all before the second."""
         return [case for number in range(repeats) for case in cases if len(self.runs(case)) <= number]
 
@@ -64,7 +63,7 @@ class Kept:
         }
         cell.setdefault("runs", []).append(run)
 
-    def save(self, cases: Sequence[Case]) -> None:
+    def save(self, cases: Sequence[Cell]) -> None:
         """Write figures and runs, in the matrix's order."""
         cells = {case.name: self._cells[case.name] for case in cases if case.name in self._cells}
         figures: dict[str, float] = {}
@@ -81,11 +80,36 @@ class Kept:
         document = make_document("faults", figures, {}, []) | {"source": self._source, "cells": cells}
         self._path.write_text(json.dumps(document, indent=1) + "\n")
 
-    def write_table(self, cases: Sequence[Case]) -> None:
-        """Put the table into the docs."""
-        before, _, rest = TABLE.read_text().partition(BEGIN)
-        lines = table([self._cells[case.name] for case in cases if case.name in self._cells])
-        TABLE.write_text(f"{before}{BEGIN}\n\n{lines}\n\n{END}{rest.partition(END)[2]}")
+    def write_table(self, cases: Sequence[Cell]) -> None:
+        """Put the table, and how much was played, into the docs."""
+        cells = [self._cells[case.name] for case in cases if case.name in self._cells]
+        text = put(TABLE.read_text(), "table", table(cells))
+        TABLE.write_text(put(text, "counts", counts(cells, len(cases))))
+
+
+def put(text: str, name: str, content: str) -> str:
+    """The text with what stands between the marks of this name replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.partition(end)[2]}"
+
+
+def counts(cells: Sequence[dict[str, Any]], wanted: int) -> str:
+    """How much was played, on how busy a machine, and what missed its bound: one paragraph for docs."""
+    runs = [run for cell in cells for run in cell["runs"]]
+    times = sorted({len(cell["runs"]) for cell in cells})
+    loads = [run["load"] for run in runs]
+    missed = ["{point}, {kind}".format_map(cell) for cell in cells if not all(run["ok"] for run in cell["runs"])]
+    often = f"{times[0]} times" if len(times) == 1 else f"{times[0]} to {times[-1]} times"
+    quoted = ", ".join(f'"{name}"' for name in missed)
+    named = f" (in {quoted})" if missed else ""
+    beyond = sum(not run["ok"] for run in runs)
+    lines = [
+        f"{len(runs)} plays of one state of the source: {len(cells)} of {wanted} cells, each {often}, on a machine of",
+        f"{os.cpu_count()} cores at a load of {min(loads):g} to {max(loads):g}, that of the plays themselves included.",
+        f"Beyond their bounds: {beyond or 'none'}{named}.",
+    ]
+    return "\n".join(lines)
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:

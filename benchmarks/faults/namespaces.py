@@ -103,10 +103,11 @@ class Namespaces:
 class Link(LinkProxy):
     """A node's link: slow by its proxy, cut in the kernel where there are namespaces, else by the proxy too."""
 
-    def __init__(self, name: str, target: str, namespaces: Namespaces | None) -> None:
+    def __init__(self, name: str, target: str, namespaces: Namespaces | None, host: str = "127.0.0.1") -> None:
+        """`host`: where it listens, for a process that has no namespace of its own."""
         self._name = name
         self._namespaces = namespaces
-        super().__init__(target, namespaces.host if namespaces is not None else "127.0.0.1")
+        super().__init__(target, namespaces.host if namespaces is not None else host)
 
     @property
     def cut_by(self) -> str:

@@ -14,29 +14,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.faults.sites import BATCHES
+from benchmarks.faults.points import Point, at_accepted, at_training
 from benchmarks.faults.waiting import wait_for
 from benchmarks.faults.world import PATIENCE_S, Fault, World
-from daitn.node.processes import CENTER, DAITN
+from daitn.node.processes import CENTER, DAITN, ROUTER
 from daitn.sdk.jobs import Job
 
-SLOW_BYTES_PER_S: Final = 2_500_000.0
-LONG_BATCHES: Final = 6000
-"""Batches of a visit that takes five seconds, more than twice the lease."""
+LONG_S: Final = 10.0
+"""A stop or cut after which links are given up at both ends: a fabric's lease is 3 s."""
 
-PART_BYTES: Final = 1_000_000
-"""A quarter of what changes in the big model: when so much has passed, its transfer is under way for one and a half
-seconds more."""
+LINK_LOST: Final = "the link to the router is lost"
+GRANT_ENDED: Final = "it ended at"
+"""What a requester hears of a holder whose clock is beyond the end of a grant."""
 
 Play = Callable[[World, Job], Iterator[Fault]]
 """Yields the fault when it has been brought about; goes on to heal it once the next step was accepted."""
-
-
-Point = Callable[[World, Job], str]
-"""Waits until a job is at some point; the visit that is there, if it is one visit's."""
-
-
-# --- plays ------------------------------------------------------------------------------------------------------------
 
 
 def kill_and_restart(name: str, at: Point) -> Play:
@@ -92,6 +84,47 @@ def stop_for_a_lease(name: str, at: Point) -> Play:
     return run
 
 
+def stop_for_long(name: str, at: Point) -> Play:
+    """Stop a process that nothing goes on without until its links are given up; it is counted from when it goes on."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        at(world, job)
+        tails = world.tails(*(() if name == ROUTER else (name,)))
+        world.stop(name)
+        try:
+            time.sleep(LONG_S)
+        finally:
+            now = time.time()
+            world.go_on(name)
+        for tail in tails.values():
+            tail.wait(LINK_LOST)
+        yield Fault(now)
+
+    return run
+
+
+def cut_for(name: str, seconds: float, at: Point, *, from_mending: bool = False) -> Play:
+    """Cut the link of a process that nothing goes on without, both ways; it is mended after a while, and counted from
+    then or from the cut."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        at(world, job)
+        link = world.links[name]
+        tail = world.tails(name)[name]
+        now = time.time()
+        link.cut("up", "down")
+        try:
+            time.sleep(seconds)
+            if from_mending:
+                tail.wait(LINK_LOST)
+        finally:
+            mended = time.time()
+            link.mend()
+        yield Fault(mended if from_mending else now, by=link.cut_by)
+
+    return run
+
+
 def doer_killed(kind: str, at: Callable[[str], Point], *, restarts: bool) -> Play:
     """Kill who makes a job's steps of a kind, at a point of it. Where nobody starts it again, another one's step counts
     and it comes back only after that."""
@@ -127,6 +160,23 @@ def doer_stopped(kind: str, at: Callable[[str], Point]) -> Play:
     return run
 
 
+def doer_cut(kind: str, at: Callable[[str], Point]) -> Play:
+    """Cut the link, both ways, of who makes a job's steps of a kind; it is mended once another one has taken over."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        name = _doer(world, job, kind)
+        try:
+            at(name)(world, job)
+            visit = world.open_visit(job, name)
+            now = time.time()
+            world.links[name].cut("up", "down")
+            yield Fault(now, visit, by=world.links[name].cut_by, elsewhere=world.slot(name), name=name)
+        finally:
+            world.links[name].mend()
+
+    return run
+
+
 def _doer(world: World, job: Job, kind: str) -> str:
     name = world.doer(job, kind)
     if kind == "measured":
@@ -152,10 +202,10 @@ def cut(name: str, at: Point, *ways: Any) -> Play:
     """Cut a node's link; it is mended once another node has gone on with the job."""
 
     def run(world: World, job: Job) -> Iterator[Fault]:
-        visit = at(world, job)
-        now = time.time()
-        world.links[name].cut(*ways)
         try:
+            visit = at(world, job)
+            now = time.time()
+            world.links[name].cut(*ways)
             yield Fault(now, visit, by=world.links[name].cut_by, elsewhere=world.slot(name))
         finally:
             world.links[name].mend()
@@ -195,6 +245,31 @@ def clock_moves(name: str, seconds: float) -> Play:
             try:
                 yield fault
                 at_accepted("north")(world, job)
+            finally:
+                world.set_clock(name, 0.0)
+
+    return run
+
+
+def clock_wrong_at_start(name: str, seconds: float) -> Play:
+    """A process is killed, and the one that starts in its place has a clock that is off: its links are made, and the
+    grants that it is shown are judged, by that clock. Both sites go on, and no transfer is refused."""
+
+    def run(world: World, job: Job) -> Iterator[Fault]:
+        with world.movable_clock(name):
+            at_training("north")(world, job)
+            tails = world.tails()
+            known = len(world.log(job)) if name == CENTER else None
+            fault = world.kill(name)
+            moved = world.set_clock(name, seconds)
+            world.restart(name)
+            try:
+                yield fault._replace(by=moved.by, known=known)
+                world.ready(name)
+                at_accepted("north")(world, job)
+                at_accepted("south")(world, job)
+                refused = [line for tail in tails.values() for line in tail.lines() if GRANT_ENDED in line]
+                assert not refused, f"a transfer was refused: {refused[0]}"
             finally:
                 world.set_clock(name, 0.0)
 
@@ -287,68 +362,3 @@ def disk_of_center_full(world: World, job: Job) -> Iterator[Fault]:
     world.restart(CENTER)
     yield Fault(now, by="a small file system")
     world.ready(CENTER)
-
-
-# --- points -----------------------------------------------------------------------------------------------------------
-
-
-def at_training(node: str) -> Point:
-    """A visit at a node has made its first step."""
-    return lambda world, _: world.at_training(node)
-
-
-def at_long_training(node: str) -> Point:
-    """A visit that takes longer than a lease has made its first step at a node; those after it are short again."""
-
-    def point(world: World, job: Job) -> str:
-        wanted = f" {LONG_BATCHES} batches of "
-        world.set_batches(job, LONG_BATCHES)
-        try:
-            while True:
-                visit = world.at_training(node)
-                order = next(e for e in world.log(job) if e.visit == visit and e.kind == "ordered")
-                if wanted in order.text:
-                    return visit
-        finally:
-            world.set_batches(job, BATCHES["small"])
-
-    return point
-
-
-def at_measuring(node: str) -> Point:
-    """A measurement at a node has made its first step; it takes most of a second."""
-    return at_training(node)
-
-
-def at_accepted(node: str) -> Point:
-    """A visit at a node has been accepted: it holds the newest model, and for a moment alone."""
-    return lambda world, job: world.at_accepted(job, node)
-
-
-def at_transfer(node: str, way: str) -> Point:
-    """A quarter of what changes in the big model has come to (`down`) or left (`up`) a node, on a slow link."""
-
-    def point(world: World, _: Job) -> str:
-        world.at_training("south" if way == "down" else "north")
-        world.links[node].rate_bytes_per_s = SLOW_BYTES_PER_S
-        try:
-            world.at_bytes(node, way, PART_BYTES)
-        finally:
-            world.links[node].rate_bytes_per_s = 0.0
-        return ""
-
-    return point
-
-
-def at_node_fetching(node: str) -> Point:
-    """A quarter of what changes in the big model has come to a node that fetches only now and then."""
-
-    def point(world: World, _: Job) -> str:
-        world.links[node].rate_bytes_per_s = SLOW_BYTES_PER_S
-        try:
-            world.at_bytes(node, "down", PART_BYTES)
-        finally:
-            world.links[node].rate_bytes_per_s = 0.0
-        return ""
-
-    return point

@@ -68,10 +68,10 @@ def write_site(folder: Path, seed: int, records: int = 400) -> DataFiles:
     return DataFiles("sides", folder / "data.csv", folder / "contract.json", folder / "policy.toml")
 
 
-def make_model(width: int) -> Any:
+def make_model(width: int, seed: int = 0) -> Any:
     """The owner's own module."""
     import torch
     from torch import nn
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 4))

@@ -20,14 +20,19 @@ class LogTail:
         self._path = path
         self._seen = path.stat().st_size if path.exists() else 0
 
+    def lines(self) -> list[str]:
+        """The complete ones."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._seen)
+            return file.read().decode("utf-8", "replace").split("\n")[:-1]
+
     def wait(self, text: str, timeout_s: float = POINT_S) -> str:
         """The first complete line with `text`."""
 
         def found() -> str:
-            with self._path.open("rb") as file:
-                file.seek(self._seen)
-                lines = file.read().decode("utf-8", "replace").split("\n")[:-1]
-            return next((line for line in lines if text in line), "")
+            return next((line for line in self.lines() if text in line), "")
 
         return wait_for(found, f"{text!r} in {self._path.name}", timeout_s, look_s=0.005)
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,7 +22,7 @@ import daitn
 from benchmarks.faults.clocks import Clocks
 from benchmarks.faults.namespaces import Link, open_namespaces
 from benchmarks.faults.sites import BATCHES, CONTRACT, RATE, SITES, SPECS, WIDTH, make_model, write_site
-from benchmarks.faults.told import ACCEPTED, Told, faults_of_log
+from benchmarks.faults.told import Told
 from benchmarks.faults.waiting import LogTail, wait_for
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.errors import DaitnError, UnavailableError
@@ -34,23 +32,16 @@ from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.enrolment import MEMBERSHIP_FILE, load_membership
 from daitn.node.http.owner_token import parse_owner_token
-from daitn.node.journal import Journal
 from daitn.node.processes import CENTER, LocalDomain
 from daitn.node.supervisor import descendants
-from daitn.oam.outbox import OUTBOX_RECORDS
 from daitn.sdk.jobs import Job
 from daitn.sdk.transport import Transport, quoted
-from daitn.terminal.visit_records import KEEPER_RECORDS, VisitClosed
-from daitn.wire.oam_records import VisitOver
 
 PATIENCE_S: Final = 2.0
 """The domain's patience, which is the lease."""
 
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
-
-
-LEASE: Final = re.compile(r"its lease of ([0-9.]+) s has run out")
 
 
 class Fault(NamedTuple):
@@ -65,13 +56,9 @@ class Fault(NamedTuple):
     """The node whose steps do not count, where another's does that takes over from it."""
     name: str = ""
     """The process that it hit, where a play finds out which."""
-
-
-class Recovery(NamedTuple):
-    """From a fault to the next accepted step."""
-
-    seconds: float
-    entry: LogEntry
+    known: int | None = None
+    """How many entries the log had before, where the centre's own clock is what is wrong: what counts is when a later
+    one is seen."""
 
 
 class World:
@@ -83,7 +70,8 @@ class World:
         self._clocks = clocks
         self.token = domain.owner_token("ada")
         self._network = Transport(parse_owner_token(self.token))
-        self._jobs = 0
+        self.jobs: list[Job] = []
+        """All jobs that were watched, the newest last."""
         self.no_disk = no_disk
         """Why no disk can be filled here; empty where that of north and of the centre can."""
         self._hit_at: dict[str, int] = {}
@@ -95,7 +83,6 @@ class World:
 
     def submit(self, size: str, **knobs: Any) -> Job:
         """A job that cannot reach its goal, so that it lasts; the owner watches it from now on."""
-        self._jobs += 1
         batches = BATCHES[size]
         asked: dict[str, Any] = {
             "contract": decode_contract(json.dumps(CONTRACT).encode()),
@@ -104,17 +91,21 @@ class World:
             "until_deadline": True,
             "deadline": 3600,
             "purpose": "research",
-            "name": f"{size}-{self._jobs}",
+            "name": f"{size}-{len(self.jobs) + 1}",
             "method": "cyclic",
             "budget": Budget(visits=5000),
             "hyperparameters": Hyperparameters(batch_size=8, batches_per_visit=batches, learning_rate=RATE[size]),
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
         job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
-        self._told[job.id] = Told(job.id)
+        self._follow(job)
         job.assessed()
-        threading.Thread(target=self._watch, args=(job,), daemon=True, name="owner").start()
         return job
+
+    def _follow(self, job: Job) -> None:
+        self.jobs.append(job)
+        self._told[job.id] = Told(job.id)
+        threading.Thread(target=self._watch, args=(job,), daemon=True, name="owner").start()
 
     def _watch(self, job: Job) -> None:
         """An owner who looks on at what the centre serves, unfiltered, and comes back when it is lost."""
@@ -132,6 +123,10 @@ class World:
                 time.sleep(0.1)
             except DaitnError:  # the domain has ended
                 return
+
+    def told(self, job: Job) -> Told:
+        """What was told of a job until now."""
+        return self._told[job.id]
 
     def log(self, job: Job) -> tuple[LogEntry, ...]:
         """The job's log as it was told until now; only what is new is asked for. Empty while the centre does not
@@ -177,6 +172,20 @@ class World:
         passed = self.links[node].passed
         before = passed[way]  # type: ignore[index]
         wait_for(lambda: passed[way] - before >= count, f"{count} bytes {way} at {node}")  # type: ignore[index]
+
+    def at_part(self, node: str, way: str, count: int, rate_bytes_per_s: float, *, stays_slow: bool) -> None:
+        """Make a node's link slow and wait until so much more has passed it one way; it stays slow or is fast again."""
+        link = self.links[node]
+        link.rate_bytes_per_s = rate_bytes_per_s
+        try:
+            self.at_bytes(node, way, count)
+        finally:
+            if not stays_slow:
+                link.rate_bytes_per_s = 0.0
+
+    def tails(self, *names: str) -> dict[str, LogTail]:
+        """What these processes log from now on; all nodes and the centre where none is named."""
+        return {name: LogTail(self._log_file(name)) for name in names or (CENTER, *(spec.name for spec in SPECS))}
 
     def slot(self, node: str) -> str:
         """A node's slot."""
@@ -292,89 +301,20 @@ class World:
                     size //= 2
         return filler.unlink
 
-    # --- afterwards -------------------------------------------------------------------------------------------------
 
-    def recovered(self, job: Job, fault: Fault, kinds: Sequence[str] = ACCEPTED, timeout_s: float = 60.0) -> Recovery:
-        """Wait for the first step of these kinds accepted after a fault."""
+def _prepare(file: Path, links: dict[str, Link]) -> str:
+    """The domain's settings before its first start; returns the router's address.
 
-        def counts(entry: LogEntry) -> bool:
-            here = entry.node == fault.at if fault.at else entry.node != fault.elsewhere
-            return here and entry.kind in kinds and entry.unix_s > fault.unix_s
-
-        def accepted() -> LogEntry | None:
-            return next((entry for entry in self.log(job) if counts(entry)), None)
-
-        entry = wait_for(accepted, "a step accepted after the fault", timeout_s)
-        assert entry is not None
-        return Recovery(entry.unix_s - fault.unix_s, entry)
-
-    def longest_lease_s(self, job: Job, fault: Fault) -> float:
-        """The longest lease that ran out after a fault; 0: none did."""
-        lost = [entry.text for entry in self.log(job) if entry.kind == "lost" and entry.unix_s > fault.unix_s]
-        return max((float(found[1]) for text in lost if (found := LEASE.search(text))), default=0.0)
-
-    def fenced(self, job: Job, node: str, visit: str) -> str:
-        """How a node closed a visit it lost, once it has; AssertionError where the job has accepted it."""
-
-        def closed() -> str:
-            return next((record.why for record in self._closed(node) if record.visit == visit), "")
-
-        why = wait_for(closed, f"visit {visit} closed at {node}")
-        assert visit not in {entry.visit for entry in job.log() if entry.kind in ACCEPTED}, f"{visit} was accepted"
-        assert why != "acknowledged", f"{visit} was acknowledged"
-        return why
-
-    def check(self, job: Job) -> None:
-        """What must hold after any fault: of what was told before it nothing is gone or changed, no status went back,
-        the log has no gap, and each step in it was accepted once, with the fence of its order, and not after it was
-        given up."""
-        told = self._told[job.id]
-        before = self.status(job)
-        entries = told.reread(job.log)
-        after = self.status(job)
-        faults = told.take_faults() + faults_of_log(entries)
-        assert not faults, faults[0]
-        trained = sum(entry.kind == "trained" for entry in entries)
-        assert before is not None, "the centre does not answer"
-        assert after is not None, "the centre does not answer"
-        assert before["visits"] <= trained <= after["visits"], "status and log do not tell the same steps"
-
-    def end(self, job: Job) -> None:
-        """Cancel, and see that the end arrives."""
-        job.cancel()
-        assert job.wait(20).phase in FINAL_PHASES
-        self.check(job)
-        for node in (spec.name for spec in SPECS):
-            wait_for(lambda node=node: self._all_told(node), f"the ends of all visits at {node}")  # type: ignore[misc]
-
-    def _all_told(self, node: str) -> bool:
-        """Whether the centre was told, once each and in order, how every visit at a node ended there."""
-        slot = self.slot(node)
-        try:
-            records = daitn.connect(self.domain.operator_token()).records()
-        except UnavailableError:
-            return False
-        told = [one.entry.visit for one in records if one.node == slot and isinstance(one.entry, VisitOver)]
-        closed = [record.visit for record in self._closed(node)]
-        assert len(told) == len(set(told)), f"an end of a visit at {node} was kept twice"
-        return told == closed
-
-    def _closed(self, node: str) -> list[VisitClosed]:
-        """The ends of visits in a node's journal."""
-        with contextlib.suppress(DaitnError, sqlite3.Error):
-            journal = Journal(self.domain.node_folder(node) / "journal.sqlite", (*KEEPER_RECORDS, *OUTBOX_RECORDS))
-            try:
-                return [record for record in journal.read("terminal") if isinstance(record, VisitClosed)]
-            finally:
-                journal.close()
-        return []
-
-
-def _never_damp(path: Path) -> None:
-    """A node that falls a dozen times within minutes would be asked after others for up to an hour; here all faults are
-    played at one node."""
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"damping": {"suppress": 1000.0, "half_life_s": 60.0}}))
+    A node that falls a dozen times within minutes would be asked after others for up to an hour; here all faults are
+    played at one node. The centre reaches the router through a link of its own.
+    """
+    config = json.loads(file.read_text())
+    router = f"{config['host']}:{config['router_port']}"
+    links[CENTER] = link = Link(CENTER, router, None, config["host"])
+    port = int(link.address.rpartition(":")[2])
+    damping = {"suppress": 1000.0, "half_life_s": 60.0}
+    file.write_text(json.dumps(config | {"damping": damping, "router_port": port}))
+    return router
 
 
 @contextmanager
@@ -394,7 +334,7 @@ def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Worl
             domain.prefixes |= {name: namespaces.prefix(name) for name in names}
             knobs += ["--host", namespaces.host]
         domain.run("init", str(domain.home), *knobs)
-        _never_damp(domain.home / "domain.json")
+        router = _prepare(domain.home / "domain.json", links)
         domain.start()
         data = {name: [write_site(folder / name, seed)] for seed, name in enumerate(SITES)}
         domain.join_all(SPECS, data)
@@ -403,7 +343,6 @@ def open_world(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[Worl
                 domain.processes.end(name)
                 file = domain.node_folder(name) / "tls" / MEMBERSHIP_FILE
                 said = json.loads(file.read_bytes())
-                router = said["network"]["routers"][0]
                 links[name] = Link(name, router, None if isinstance(namespaces, str) else namespaces)
                 said["network"]["routers"] = [links[name].address]
                 file.write_text(json.dumps(said))

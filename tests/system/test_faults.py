@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.faults.matrix import CASES, Case, play
+from benchmarks.faults.afterwards import end
+from benchmarks.faults.cells import CASES
 from benchmarks.faults.matrix import KNOBS as JOBS
+from benchmarks.faults.matrix import Cell, play
 from benchmarks.faults.world import World, open_world
 
 from daitn.sdk.jobs import Job
@@ -33,7 +35,6 @@ HERE = {
     "centre, stop",
     "router, stop",
     "owner's client, kill",
-    "owner's client, stop",
     "link of the site, cut both ways",
     "link of the site, cut towards the router",
     "link of the site, cut from the router",
@@ -63,16 +64,16 @@ def jobs(world: World) -> Iterator[dict[str, Job]]:
     running: dict[str, Job] = {}
     yield running
     for job in running.values():
-        world.end(job)
+        end(world, job)
 
 
 @pytest.mark.parametrize("case", PICKED, ids=lambda case: case.name)
 def test_job_goes_on_after_a_fault_and_nothing_is_lost_doubled_or_unfenced(
-    world: World, jobs: dict[str, Job], case: Case
+    world: World, jobs: dict[str, Job], case: Cell
 ) -> None:
     if case.job not in jobs:
         for kind in list(jobs):
-            world.end(jobs.pop(kind))
+            end(world, jobs.pop(kind))
         size, knobs = JOBS[case.job]
         jobs[case.job] = world.submit(size, **knobs)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from benchmarks.faults.afterwards import closed_at
 from tests.system.small_domain import contract, make_blind_model, make_model, small_domain, wait_until
 
 import daitn
@@ -158,9 +159,9 @@ def test_kill_of_any_part_loses_no_accepted_visit(domain: LocalDomain, victim: s
 
 
 def test_stopped_site_is_gone_round_and_fenced_when_it_comes_back(domain: LocalDomain) -> None:
-    job = long_run(domain, "stopped")
+    job = long_run(domain, "stopped", visits=20)
     wait_until(lambda: job.status().visits >= 3, "three accepted visits")
-    domain.kill("north", signal.SIGSTOP)
+    visit = _stop_in_a_visit(domain, job, "north")
     try:
         before = job.status().visits
         wait_until(lambda: job.status().visits > before + 1, "visits at the other site")
@@ -169,6 +170,32 @@ def test_stopped_site_is_gone_round_and_fenced_when_it_comes_back(domain: LocalD
     status = job.wait()
     assert status.phase is Phase.EXHAUSTED, status.reason
     check_log(job)
+    assert [entry.kind for entry in job.log() if entry.visit == visit] == ["ordered", "lost"]
+    assert closed_at(domain, "north", visit) in ("lapsed", "fenced")
+
+
+def _stop_in_a_visit(domain: LocalDomain, job: Any, node: str) -> str:
+    """Stop a site while it trains; the visit, once the job has given it up. One whose result was on its way before is
+    none: the site goes on and is stopped in its next."""
+    while True:
+        wait_until(lambda: bool(_training_at(job, node)), f"a visit at {node}")
+        visit = _training_at(job, node)
+        domain.kill(node, signal.SIGSTOP)
+        if visit and _end_of(job, visit) == "lost":
+            return visit
+        domain.kill(node, signal.SIGCONT)
+
+
+def _training_at(job: Any, node: str) -> str:
+    return next((one.visit for one in job.status().now if one.node_name == node and one.kind == "train"), "")
+
+
+def _end_of(job: Any, visit: str) -> str:
+    def ends() -> list[str]:
+        return [entry.kind for entry in job.log() if entry.visit == visit and entry.kind != "ordered"]
+
+    wait_until(lambda: bool(ends()), f"the end of {visit}")
+    return ends()[0]
 
 
 def test_owner_pauses_resumes_and_cancels(domain: LocalDomain) -> None:

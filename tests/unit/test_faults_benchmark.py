@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from benchmarks.faults import namespaces
+from benchmarks.faults.cells import CASES
 from benchmarks.faults.evidence import keep_evidence
-from benchmarks.faults.keeping import Kept, table
-from benchmarks.faults.matrix import CASES, Row
+from benchmarks.faults.keeping import Kept, counts, put, table
+from benchmarks.faults.matrix import Row
 from benchmarks.faults.told import COUNTS, Told, faults_of_log
 
 from daitn.base.ids import ArtifactId, NodeId, VisitId
@@ -67,6 +68,26 @@ def test_figures_are_median_and_worst_and_a_miss_is_counted_and_told(results: Pa
     told = "next step: trained (2 of 3); or **missed**: next step: trained (1 of 3)"
     assert first == f"| site, training | kill | signal | 3 | 2.00 | 9.00 | 5 | {told} |"
     assert second.endswith("| 1 | – | – | 5 | **missed**: it did not come |")
+
+
+def test_counts_tell_how_much_was_played_and_what_was_missed(results: Path) -> None:
+    kept = Kept(results)
+    kept.add(row())
+    kept.add(row(seconds=9.0, ok=False))
+    kept.add(row(SECOND))
+    kept.save(CASES)
+    cells = list(json.loads(results.read_text())["cells"].values())
+
+    said = " ".join(counts(cells, len(CASES)).split())
+
+    assert said.startswith(f"3 plays of one state of the source: 2 of {len(CASES)} cells, each 1 to 2 times, on a")
+    assert said.endswith(f'Beyond their bounds: 1 (in "{FIRST.name}").')
+
+
+def test_marks_in_the_docs_are_filled_and_what_stands_around_them_stays() -> None:
+    text = "before <!-- counts: begin -->old<!-- counts: end --> after"
+
+    assert put(text, "counts", "new") == "before <!-- counts: begin -->\n\nnew\n\n<!-- counts: end --> after"
 
 
 def entry(unix_s: float, kind: str, visit: str = "", node: str = "n0001") -> LogEntry:

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 def aggregate(store: ChunkStore, counters: Counters, order: VisitOrder, work: AggregateWork) -> AggregateOutcome:
     """The mean of the updates that can be averaged; those that cannot are named, and cost nobody else the round."""
     began = time.monotonic()
+    _log.info("visit %s first step at %d", order.visit, time.time_ns())
     stack = ExitStack()
     try:
         manifests = [store.manifest(update.model) for update in work.updates]

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 LOST_S: Final = 300.0
 """How long a watcher tries to come back to a domain that does not answer: a control centre restarts in seconds."""
 
+RESULT_S: Final = 60.0
+"""How long a result that is being fetched waits for a domain that does not answer: it had answered a moment before, and
+on a busy machine a control centre needs twenty seconds to be back."""
+
 BACK_S: Final = 2.0
 """Longest pause between two tries."""
 
@@ -271,7 +275,14 @@ class Job:
         return decode_manifest(data)
 
     def _chunk(self, chunk: str) -> bytes:
-        return self._transport.call_bytes("GET", self._path(f"/chunks/{quoted(chunk)}"))
+        give_up = time.monotonic() + RESULT_S
+        while True:
+            try:
+                return self._transport.call_bytes("GET", self._path(f"/chunks/{quoted(chunk)}"))
+            except UnavailableError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
 
     def _stream(self) -> Iterator[JobStatus]:
         for name, data in self._transport.events(self._path("/events")):
