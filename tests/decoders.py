@@ -76,6 +76,7 @@ from daitn.describe.ledger import EpsilonSpent
 from daitn.describe.table import MappedTable
 from daitn.descriptors.compression import parse_compression
 from daitn.descriptors.contract import decode_contract
+from daitn.descriptors.destinations import parse_destination, parse_networks
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
@@ -122,11 +123,12 @@ from daitn.oam.collection import FILE, read_counters
 from daitn.oam.progress import job_status
 from daitn.oam.proofs import Proof
 from daitn.scenario.files import load_scenario, policy_toml
-from daitn.sdk import jobs, map_questions, query_ways, requests, transport
+from daitn.sdk import gateway_calls, jobs, map_questions, query_ways, requests, transport
 from daitn.sdk import network as sdk_network
 from daitn.sdk.proofs import check_proofs
 from daitn.serving.sealing import seal_query
 from daitn.serving.tensors import array_of
+from daitn.serving.webhook_signing import verify_webhook
 from daitn.tools.sensing import Sensed
 from daitn.topology.fact_book import FactBook
 from daitn.topology.image_making import make_image
@@ -303,6 +305,8 @@ MEMBERSHIP = enrolment.Membership(
     network=enrolment.NetworkSettings(routers=("127.0.0.1:1",)),
 )
 JOIN_TOKEN = enrolment.JoinToken(("127.0.0.1:1",), DOMAIN, bytes(32), bytes(24)).encode()
+SIGNER = signatures.public_hex(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+
 OWNER_TOKEN = str(OwnerToken(address="127.0.0.1:1", domain=DOMAIN, fingerprint=bytes(32), secret=bytes(32)))
 
 
@@ -1014,6 +1018,31 @@ CASES = [
         "sdk.query_ways.decode_way",
         lambda data, _: query_ways.decode_way(data),
         [b'{"query":"a-1","took_ms":1.0,"outcome":"answered","steps":[]}'],
+    ),
+    Case("sdk.gateway_calls.decode_said", lambda data, _: gateway_calls.decode_said(data), [b'{"query":"a"}'], "json"),
+    Case(
+        "descriptors.destinations.parse_destination",
+        lambda data, _: parse_destination(as_text(data)),
+        [b"https://example.org:8443/hook?x=1", b"http://[::1]:80/"],
+        "text",
+    ),
+    Case(
+        "descriptors.destinations.parse_networks",
+        lambda data, _: parse_networks(as_text(data).split(",")),
+        [b"10.1.0.0/16,fd00::/8"],
+        "text",
+    ),
+    Case(
+        "serving.webhook_signing.verify_webhook",
+        lambda data, _: verify_webhook("q", as_text(data[:12]), as_text(data), data, SIGNER, 1e9),
+        [b"v1a," + base64.b64encode(bytes(64))],
+        "text",
+    ),
+    Case(
+        "serving.webhook_signing.verify_webhook (key)",
+        lambda data, _: verify_webhook("q", "1000000000", "v1a,AAAA", data, as_text(data), 1e9),
+        [SIGNER.encode()],
+        "text",
     ),
     Case(
         "wire.secret_queries.decode_secret_query",

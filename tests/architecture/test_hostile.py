@@ -140,6 +140,7 @@ NO_BYTES_OF_OTHERS = {
     "node.sandbox.work.Worker._map_records": "tensors of the node's own store, checked by `records_from_tensors`",
     "node.slot_book.SqliteSlotBook.redeem": "rows of the own database",
     "node.slot_book._slot": "rows of the own database",
+    "node.serving.later_store._read": "rows of the own database",
     "node.store.files.read_all": "bytes, not values",
     "node.store.receipt.Receipt._note": "digests of the own manifest",
     "node.store.tensors.TensorMap.array": "tensors of an artifact that was verified when it came",

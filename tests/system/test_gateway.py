@@ -23,6 +23,7 @@ from daitn.base.errors import InputError, UnavailableError
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
+from daitn.sdk.later_queries import ask_later, fetch_later, forget_later
 from daitn.sdk.query_ways import fetch_way
 from daitn.sdk.secret_queries import ask_secretly
 
@@ -112,6 +113,16 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
             assert (status, found["x-daitn-reason"]) == (422, "quality")
 
             _ask_what_nobody_keeps(domain, address, key, output, model)
+            query = ask_later(address, key, "sides", {"x": rows}, again="once")
+            assert ask_later(address, key, "sides", {"x": rows}, again="once") == query
+            wait_until(lambda: fetch_later(address, key, query) is not None, "it is answered, later", 10)
+            came = fetch_later(address, key, query)
+            assert came is not None
+            np.testing.assert_allclose(came[output], wanted, rtol=1e-4, atol=1e-5)
+            with pytest.raises(InputError, match="does not list it"):
+                ask_later(address, key, "sides", {"x": rows}, answer_to=f"{address}/v2/repository/index")
+            forget_later(address, key, query)
+
             staged = _deploy_in_stages(network, package, address, key, output, model)
             _kill_hosts_while_asking(domain, network, lambda: post(address, where, key, body))
 

@@ -40,9 +40,9 @@ class World:
         model = msgspec.structs.replace(make_model(make_route("one")), inputs=(spec,))
         self.engine.follow([model], time.monotonic_ns())
         self.door = Door(self.engine, Asking(self.engine, carried(self.call), self.counters), self.counters)
-        self.door.take_keys(
-            [ApiKey(digest=digest_of_secret(TOKEN.secret), owner=OwnerId("app"), expires_unix_s=time.time() + 60)]
-        )
+        digest = digest_of_secret(TOKEN.secret)
+        self.keys = [ApiKey(digest=digest, owner=OwnerId("app"), expires_unix_s=time.time() + 60)]
+        self.door.take_keys(self.keys)
         self.go = asyncio.Event()
         self.go.set()
         self.asked = self.stopped = 0

@@ -68,6 +68,8 @@ _TERMINAL: Final = (
         readings_refused="what measures on this node reads what is no fact, out of order, or of too many things",
         alarms_dropped="alarms are raised faster than the centre takes them: see the node's log",
         queries_answered="queries were answered by this gateway; work, no fault",
+        later_taken="queries that nobody waits for were taken by this gateway; work, no fault",
+        later_tried_again="queries that nobody waits for are tried again: hosts are lacking, busy or lost",
         queries_retried="queries were asked of another host, because one did not answer or was busy: look at hosts",
         queries_waited="queries waited for their turn at this gateway: hosts are busy, more of them are wanted",
         queries_hedged="queries were late and were sent to a second host too: look at hosts that are slow or hang",
@@ -121,6 +123,19 @@ _TERMINAL: Final = (
         rise="queries leave this gateway without an answer: `late`, `busy`: more hosts are wanted; `lost`: look there",
         label="why",
         values=("unknown-model", "input", "quality", "region", "zone", "price", "no-host", "late", "busy", "lost"),
+    ),
+    Metric(
+        name="later_refused",
+        rise="queries that nobody would wait for are not taken: `destination` clients name addresses that may not be "
+        "posted to, `full` they do not fetch what is kept, `again` they use one Idempotency-Key for two queries",
+        label="why",
+        values=("destination", "full", "again"),
+    ),
+    Metric(
+        name="later_posted",
+        rise="answers are posted to webhooks; `again`: receivers do not take them, `given-up`: they never did",
+        label="how",
+        values=("done", "again", "given-up"),
     ),
     Metric(
         name="host_keys_not_proven",

@@ -153,6 +153,10 @@ def join(
         Path | None,
         typer.Option(help="TOML file of combined models (docs/serving.md), with the role gateway."),
     ] = None,
+    answers_to: Annotated[
+        list[str] | None,
+        typer.Option(help="Network of the site that answers may be posted to (10.1.0.0/16), with the role gateway."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Join a domain and work until told to stop; outbound connections only, unless --direct is given."""
@@ -201,6 +205,14 @@ def join(
             trees, switches = load_pipelines(pipelines)
             gateway = knobs.get("gateway", GatewayConfig())
             knobs["gateway"] = replace(gateway, pipelines=trees, switches=switches)
+        if answers_to:
+            from msgspec.structs import replace
+
+            from daitn.descriptors.destinations import parse_networks
+            from daitn.node.node_config import GatewayConfig
+
+            parse_networks(answers_to)
+            knobs["gateway"] = replace(knobs.get("gateway", GatewayConfig()), answers_to=tuple(answers_to))
         run_join(folder, token, name, wanted, lambda said: _ready(json, said), **knobs)
 
 

@@ -8,6 +8,7 @@ data/              the data shelf
 store/             artifacts
 bases/             frozen encoders that the operator put here
 activations/       what they made of the data, as its policy allows
+answers/           of a gateway: queries that nobody waits for, and the key that posted answers are signed with
 journal.sqlite     visits taken and owed
 """
 
@@ -29,6 +30,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
+from daitn.descriptors.destinations import NETWORKS
 from daitn.descriptors.offers import OFFERS, Offer
 from daitn.descriptors.pipelines import PIPELINES, Pipeline, TextSwitch
 from daitn.descriptors.serving import EngineKind, HostPolicy
@@ -65,6 +67,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Combined models that may be asked here."""
     switches: Annotated[tuple[TextSwitch, ...], msgspec.Meta(max_length=PIPELINES)] = ()
     """Pairs of models of texts that may be asked as one."""
+    answers_to: Annotated[tuple[str, ...], msgspec.Meta(max_length=NETWORKS)] = ()
+    """Networks of the site that answers may be posted to, beside the world outside: `10.1.0.0/16`."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +109,7 @@ class NodeFolder:
         self.store = folder / "store"
         self.bases = folder / "bases"
         self.activations = folder / "activations"
+        self.answers = folder / "answers"
         self.journal = folder / "journal.sqlite"
 
     def make(self) -> None:

@@ -147,8 +147,8 @@ class TerminalNode:
         sandbox = Sandbox(Limits(memory_bytes=config.memory_bytes))
         children = ChildPool(sandbox, store, threads=config.threads, keep=2 * config.slots + 2)
         core = self._core()
-        tls = self.folder.tls
-        serving = self.serving = open_serving(config, fabric, store, moving, tls, lambda event: runner.post(event))
+        self.serving = open_serving(config, fabric, store, moving, self.folder, lambda event: runner.post(event))
+        serving = self.serving
         cache = ActivationCache(self.folder.activations, self._shelf, self._bases, config.activation_bytes)
         activations = SiteActivations(cache, sandbox, config.threads)
         masks = SiteMasks(self.membership.slot, self._signing)

@@ -30,6 +30,8 @@ class QueryRefusal(StrEnum):
     BUSY = "busy"
     LOST = "lost"
     """Work was begun and lost, on every host that was tried in time."""
+    DESTINATION = "destination"
+    """The answer could not go where it should."""
 
 
 class Refused(NamedTuple):

@@ -40,8 +40,10 @@ from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
-from daitn.node.serving.openai_door import STATUS, OpenAiDoor, error_response
+from daitn.node.serving.later_door import LaterDoor, LaterMaking
+from daitn.node.serving.openai_door import OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
+from daitn.node.serving.replies import refusal, response_of
 from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import rows_of, tensors_of
@@ -79,8 +81,11 @@ class Door:
         openai: OpenAiDoor | None = None,
         pipelines: Sequence[Pipeline] = (),
         secret: SecretDoor | None = None,
+        later: LaterMaking | None = None,
     ) -> None:
         self._secret = secret
+        self._later = None if later is None else LaterDoor(self, later)
+        self._told_keys = asyncio.Event()
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
         self._combining = Combining(pipelines, engine, asking, counters)
         self._keys: dict[str, ApiKey] = {}
@@ -99,6 +104,7 @@ class Door:
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
         """These keys open the door from now on."""
         self._keys = {key.digest: key for key in keys}
+        self._told_keys.set()
 
     async def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         """Listen; UnavailableError where the port cannot be had."""
@@ -116,6 +122,8 @@ class Door:
             get("/v2/models/{model}/keys", self._keys_of)
             post("/v2/models/{model}/secret", self._ask_secret)
         get("/v2/queries/{query}", self._explain)
+        if self._later is not None:
+            await self._later.open(app)
         post("/v2/repository/index", self._index)
         post("/v2/repository/models/{model}/load", self._load)
         post("/v2/repository/models/{model}/unload", self._unload)
@@ -145,6 +153,8 @@ class Door:
         """Close; what is under way is given two seconds."""
         if self._listener is not None:
             self._listener.close()
+        if self._later is not None:
+            await self._later.close()
         if under_way := [task for one in list(self._quick) if (task := one.close()) is not None]:
             await asyncio.wait(under_way, timeout=STOP_S)
             for task in under_way:
@@ -258,13 +268,13 @@ class Door:
 
     def _model(self, request: web.Request) -> ServedModel | web.Response:
         found = self._find(request.match_info["model"], request.match_info.get("version", ""))
-        return _response(found) if isinstance(found, Reply) else found
+        return response_of(found) if isinstance(found, Reply) else found
 
     def _find(self, name: str, version: str) -> ServedModel | Reply:
         """A model or pipeline by its name, or what is said where there is none."""
         model = self._engine.models.get(ModelName(name)) or self._combining.described(name)
         if model is None:
-            return _refusal(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
+            return refusal(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
         if version not in ("", protocol.VERSION):
             self._counters.count("door_refused", "input")
             what = f"model {name} has version {protocol.VERSION}, not {version[:40]!r}"
@@ -278,7 +288,7 @@ class Door:
         model = self._model(request)
         if isinstance(model, web.Response):
             return model
-        return _response(await self._ask(request["key"], model, request.headers, await request.read()))
+        return response_of(await self._ask(request["key"], model, request.headers, await request.read()))
 
     async def _plain(self, asked: Plain) -> Reply:
         """A query that came by the quick way. Whatever is wrong is answered, as at the general one."""
@@ -315,7 +325,7 @@ class Door:
         if headers.get("x-daitn-trace"):
             told["x-daitn-trace"] = trace_header(found)
         if isinstance(found.outcome, Refused):
-            return _refusal(found.outcome, told)
+            return refusal(found.outcome, told)
         told["x-daitn-host"] = found.host
         if found.price is not None:
             told["x-daitn-price"] = f"{found.price:.9f}"
@@ -330,7 +340,7 @@ class Door:
         if found.notices:
             told["x-daitn-notice"] = "; ".join(found.notices)[:NOTICE_CHARS]
         if isinstance(found.outcome, Refused):
-            return _refusal(found.outcome, told)
+            return refusal(found.outcome, told)
         told["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
         return _answered(*protocol.encode_answer(model, asked, tensors_of(found.outcome)), told)
 
@@ -338,12 +348,41 @@ class Door:
         """Keys of hosts, for a secret query."""
         assert self._secret is not None
         said = await self._secret.keys(request.match_info["model"], request.headers)
-        return _response(_refusal(said) if isinstance(said, Refused) else said)
+        return response_of(refusal(said) if isinstance(said, Refused) else said)
 
     async def _ask_secret(self, request: web.Request) -> web.Response:
         assert self._secret is not None
         said = await self._secret.ask(request.match_info["model"], request, request["key"], self._ways)
-        return _response(_refusal(said) if isinstance(said, Refused) else said)
+        return response_of(refusal(said) if isinstance(said, Refused) else said)
+
+    # --- queries that nobody waits for: see `later_door` --------------------------------------------------------------
+
+    def owner_of(self, key: str) -> str:
+        """Whose key it is, by its digest; empty where it opens nothing, or not any more."""
+        held = self._keys.get(key)
+        return "" if held is None or held.expires_unix_s <= time.time() else str(held.owner)
+
+    async def keys_told(self) -> None:
+        """Until it is known which keys open the door."""
+        await self._told_keys.wait()
+
+    def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """What would be said to a query before any host hears of it; InputError, or None where nothing is wrong."""
+        model = self._find(name, version)
+        if isinstance(model, Reply):
+            return model
+        asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
+        if model.model in self._engine.models:
+            rows_of(asked.arrays, model.inputs)
+        return None
+
+    async def answer(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """A query that was let in before."""
+        model = self._find(name, version)
+        try:
+            return model if isinstance(model, Reply) else await self._ask(key, model, headers, body)
+        except InputError as error:
+            return Reply(400, _error_body(error.render()), {})
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""
@@ -351,19 +390,6 @@ class Door:
         if way is None:
             return _error(404, "no such query of this key is remembered here: the last ones are, each at its gateway")
         return _json(way)
-
-
-def _refusal(refused: Refused, headers: dict[str, str] | None = None) -> Reply:
-    told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
-    if refused.retry_after_s > 0:
-        told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
-    if refused.offer:
-        told["x-daitn-offer"] = refused.offer
-    return Reply(STATUS[refused.reason], _error_body(refused.what), told)
-
-
-def _response(reply: Reply) -> web.Response:
-    return web.Response(body=reply.body, status=reply.status, headers=reply.headers, content_type=reply.content_type)
 
 
 def _answered(body: bytes, cut: int | None, told: dict[str, str]) -> Reply:

@@ -1,4 +1,5 @@
-"""A gateway's hands: the door, the route engine behind it, and queries to hosts over the fabric."""
+"""A gateway's hands: the door, the route engine behind it, queries to hosts over the fabric, and what is kept of those
+that nobody waits for."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from daitn.base.effects import Effect, Event
 from daitn.base.errors import InputError
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine, warm_up
+from daitn.descriptors.destinations import parse_networks
 from daitn.node.fabric.contract import Fabric
 from daitn.node.node_config import GatewayConfig
 from daitn.node.serving.answer_links import AnswerLinks
@@ -21,18 +23,23 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
 from daitn.node.serving.host_keys import authority_of
+from daitn.node.serving.later import Answerer, LaterQueries
+from daitn.node.serving.later_store import LaterStore
 from daitn.node.serving.openai_door import OpenAiDoor
 from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
+from daitn.node.serving.webhooks import Webhooks
 from daitn.terminal.gateway import TakeKeys, TakeRoutes
 
 
 class GatewayHands:
     """See the module's docstring. InputError where the door would be open to others without TLS."""
 
-    def __init__(self, config: GatewayConfig, fabric: Fabric, tls: Path, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, config: GatewayConfig, fabric: Fabric, tls: Path, kept: Path, post: Callable[[Event], None]
+    ) -> None:
         self.counters = Counters()
         self.address = ""
         self._config = config
@@ -49,7 +56,12 @@ class GatewayHands:
         )
         asking = Asking(self._engine, self._links.query, self.counters, self._counts)
         secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters)
-        self.door = Door(self._engine, asking, self.counters, texts, config.pipelines, secret)
+
+        def later(answer: Answerer) -> LaterQueries:
+            webhooks = Webhooks(kept / "signing.key", parse_networks(config.answers_to))
+            return LaterQueries(LaterStore(kept / "later.sqlite"), webhooks, answer, self.counters)
+
+        self.door = Door(self._engine, asking, self.counters, texts, config.pipelines, secret, later)
 
     async def start(self) -> None:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""

@@ -39,6 +39,7 @@ STATUS = {
     QueryRefusal.LATE: 503,
     QueryRefusal.BUSY: 429,
     QueryRefusal.LOST: 503,
+    QueryRefusal.DESTINATION: 422,
 }
 """Of a refusal, at both doors."""
 

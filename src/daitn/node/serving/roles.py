@@ -7,7 +7,6 @@ a hundred megabytes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from daitn.base.effects import Effect, Event
@@ -15,7 +14,7 @@ from daitn.base.metrics import Counters
 from daitn.descriptors.terminals import Role
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
-from daitn.node.node_config import NodeConfig
+from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.serving.hosting import open_hosting
 from daitn.node.store import ChunkStore
 
@@ -41,14 +40,19 @@ class ServingHands(Protocol):
 
 
 def open_serving(
-    config: NodeConfig, fabric: Fabric, store: ChunkStore, moving: Moving, tls: Path, post: Callable[[Event], None]
+    config: NodeConfig,
+    fabric: Fabric,
+    store: ChunkStore,
+    moving: Moving,
+    folder: NodeFolder,
+    post: Callable[[Event], None],
 ) -> tuple[ServingHands, ...]:
-    """Those of a host and of a gateway, where the node has the role. `tls`: where its certificates lie."""
+    """Those of a host and of a gateway, where the node has the role. `folder`: where it lives."""
     hands: list[ServingHands] = []
     if Role.HOST in config.roles:
-        hands.append(open_hosting(config, fabric, store, moving, tls, post))
+        hands.append(open_hosting(config, fabric, store, moving, folder.tls, post))
     if Role.GATEWAY in config.roles:
         from daitn.node.serving.gateway import GatewayHands
 
-        hands.append(GatewayHands(config.gateway, fabric, tls, post))
+        hands.append(GatewayHands(config.gateway, fabric, folder.tls, folder.answers, post))
     return tuple(hands)

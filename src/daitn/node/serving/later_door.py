@@ -1,0 +1,94 @@
+"""The gateway's door for queries that nobody waits for: paths and keys around `later.LaterQueries`.
+
+POST   /v2/models/{model}/later   a query as for `infer` → 202 and its name
+GET    /v2/later/{query}          202 while it is under way, else what `infer` would have said
+DELETE /v2/later/{query}          stop it, or forget its answer
+GET    /v2/later/key              the key that answers are signed with when they are posted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from daitn.control_center.inference.query_admission import Refused
+from daitn.node.serving.later import Came, LaterQueries
+from daitn.node.serving.later_store import Later
+from daitn.node.serving.quick_door import Reply
+from daitn.node.serving.replies import refusal, response_of
+
+LaterMaking = Callable[[Callable[[Later], Awaitable[Reply]]], LaterQueries]
+"""Makes the queries that nobody waits for, which are answered by what it is given."""
+
+
+class Asked(Protocol):
+    """What answers queries: the gateway's door."""
+
+    def owner_of(self, key: str) -> str:
+        """Whose key it is; empty: nobody's."""
+        ...
+
+    async def keys_told(self) -> None:
+        """Until keys are known."""
+        ...
+
+    def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """What is wrong with a query before any host hears of it."""
+        ...
+
+    async def answer(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """A query's answer now."""
+        ...
+
+
+class LaterDoor:
+    """See the module's docstring."""
+
+    def __init__(self, door: Asked, make: LaterMaking) -> None:
+        self._door = door
+        self._later = make(self._ask)
+
+    async def open(self, app: web.Application) -> None:
+        """Put the routes under `app`, and go on with what was taken before."""
+        app.router.add_post("/v2/models/{model}/later", self._take)
+        app.router.add_post("/v2/models/{model}/versions/{version}/later", self._take)
+        app.router.add_get("/v2/later/key", self._key)
+        app.router.add_get("/v2/later/{query}", self._fetch)
+        app.router.add_delete("/v2/later/{query}", self._forget)
+        await self._later.start()
+
+    async def close(self) -> None:
+        """What is not done stays on disk."""
+        await self._later.stop()
+
+    async def _take(self, request: web.Request) -> web.Response:
+        name, version = request.match_info["model"], request.match_info.get("version", "")
+        headers = {word.lower(): value for word, value in request.headers.items()}
+        body = await request.read()
+        wrong = self._door.check(name, version, headers, body)
+        if wrong is not None:
+            return response_of(wrong)
+        key = request["key"]
+        said = await self._later.take(Came(self._door.owner_of(key), key, name, version, headers, body))
+        return response_of(refusal(said) if isinstance(said, Refused) else said)
+
+    async def _fetch(self, request: web.Request) -> web.Response:
+        return response_of(await self._later.fetch(self._door.owner_of(request["key"]), request.match_info["query"]))
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        return response_of(await self._later.forget(self._door.owner_of(request["key"]), request.match_info["query"]))
+
+    async def _key(self, _: web.Request) -> web.Response:
+        said = {"algorithm": "ed25519", "key": self._later.key}
+        return response_of(Reply(200, msgspec.json.encode(said), {}))
+
+    async def _ask(self, one: Later) -> Reply:
+        """What a query is answered now, if its key still opens the door."""
+        await self._door.keys_told()
+        if self._door.owner_of(one.key) != one.owner:
+            what = "the key that asked opens nothing here any more"
+            return Reply(401, msgspec.json.encode({"error": what}), {})
+        return await self._door.answer(one.key, one.model, one.version, one.headers, one.asked)
