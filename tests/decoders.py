@@ -116,6 +116,7 @@ from daitn.node.sandbox import protocol, text_protocol
 from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.channel import ChildChannel
 from daitn.node.serving import inference_protocol, openai_protocol, quick_door, switching
+from daitn.node.serving.outcome_book import decode_feedback
 from daitn.node.site_files import load_column_map, load_contract, load_offers, load_pipelines, load_policy
 from daitn.node.slot_book import SqliteSlotBook
 from daitn.node.store.index import PackedChunk, PackIndex, read_index
@@ -1018,6 +1019,12 @@ CASES = [
         "sdk.query_ways.decode_way",
         lambda data, _: query_ways.decode_way(data),
         [b'{"query":"a-1","took_ms":1.0,"outcome":"answered","steps":[]}'],
+    ),
+    Case(
+        "node.serving.outcome_book.decode_feedback",
+        lambda data, _: decode_feedback(data),
+        [b'{"right":[0,2],"field":"north"}'],
+        "json",
     ),
     Case("sdk.gateway_calls.decode_said", lambda data, _: gateway_calls.decode_said(data), [b'{"query":"a"}'], "json"),
     Case(

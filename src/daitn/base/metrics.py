@@ -70,6 +70,8 @@ _TERMINAL: Final = (
         queries_answered="queries were answered by this gateway; work, no fault",
         later_taken="queries that nobody waits for were taken by this gateway; work, no fault",
         later_tried_again="queries that nobody waits for are tried again: hosts are lacking, busy or lost",
+        newer_versions_passed="a new version of a model did not answer, and the old one was asked: see its provider",
+        feedback_taken="clients judged answers; work, no fault",
         queries_retried="queries were asked of another host, because one did not answer or was busy: look at hosts",
         queries_waited="queries waited for their turn at this gateway: hosts are busy, more of them are wanted",
         queries_hedged="queries were late and were sent to a second host too: look at hosts that are slow or hang",
@@ -145,7 +147,7 @@ _TERMINAL: Final = (
         name="door_refused",
         rise="requests are refused at the gateway's door, before any host hears of them",
         label="why",
-        values=("key", "rate", "input", "too-large", "path", "unload"),
+        values=("key", "rate", "input", "too-large", "path", "unload", "feedback"),
     ),
     Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
     Metric(

@@ -13,6 +13,7 @@ from daitn.descriptors.stages import STAGES_MOST
 
 if TYPE_CHECKING:
     from daitn.descriptors.serving import ModelStatus
+    from daitn.descriptors.versions import CanaryWanted
     from daitn.sdk.network import Network
 
 SPLITS: Final[dict[str, bool | None]] = {"": None, "fit": True, "never": False}
@@ -31,13 +32,19 @@ def deploy(
             "no host has the memory for the whole."
         ),
     ] = "",
+    canary: Annotated[
+        float, typer.Option(help="Share of the model's queries that try this version beside the one that is served.")
+    ] = 0.0,
+    canary_hours: Annotated[
+        float, typer.Option(help="How long it is tried; what cannot be told by then is decided for the old version.")
+    ] = 24.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait until it answers; 0: do not.")] = 120.0,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Give a trained model to the network; it is admitted and placed on hosts, or refused with every reason."""
     with errors(json), _connect(token) as network:
-        status = network.models.deploy(package, name, goal, split=_split(split))
+        status = network.models.deploy(package, name, goal, split=_split(split), canary=_canary(canary, canary_hours))
         if status.phase.value != "refused" and wait > 0:
             status = network.models.wait(name, wait)
         answer(json, status, lambda where: _show(where, (status,)))
@@ -71,10 +78,35 @@ def _split(text: str) -> int | bool | None:
     return int(text)
 
 
+def _canary(share: float, hours: float) -> CanaryWanted | None:
+    from daitn.descriptors.versions import CanaryWanted
+
+    if share == 0:
+        return None
+    if not 0 < share <= 0.5:
+        raise InputError(f"--canary {share:g} is no share of queries", todo="give more than 0 and at most 0.5")
+    if not 0 < hours <= 720:
+        raise InputError(f"--canary-hours {hours:g}", todo="give more than 0 and at most 720")
+    return CanaryWanted(share=share, hours=hours)
+
+
+def _doing(one: ModelStatus) -> str:
+    """How a model does: queries, what was judged, its new version."""
+    lines = [f"{one.live.answered} answered, {one.live.lost} lost"] if one.live.answered or one.live.lost else []
+    for field in one.live.fields:
+        name = f"accuracy@{field.field}" if field.field else "accuracy"
+        was = "" if field.measured is None else f", {field.measured:.1%} measured"
+        lines.append(f"{name} {field.accuracy:.1%} ({field.low:.1%} – {field.high:.1%}){was}" + " FELL" * field.fell)
+    if (canary := one.canary) is not None:
+        judged = f"{canary.right:.0f} of {canary.rows:.0f} right, old {canary.old_right:.0f} of {canary.old_rows:.0f}"
+        lines.append(f"new version {canary.artifact[:8]} with {canary.share:.0%}: {judged}")
+    return "\n".join([*lines, *one.versions[-1:]])
+
+
 def _show(where: Any, found: tuple[ModelStatus, ...]) -> None:
     from rich.table import Table
 
-    table = Table("model", "phase", "goal", "replicas", "one row", "reasons")
+    table = Table("model", "phase", "goal", "replicas", "one row", "live", "reasons")
     for one in found:
         replicas = [
             f"{each.name} {each.phase}"
@@ -90,6 +122,7 @@ def _show(where: Any, found: tuple[ModelStatus, ...]) -> None:
             str(one.goal),
             "\n".join(replicas),
             "\n".join(times),
+            _doing(one),
             "\n".join(one.reasons[-3:]),
         )
     where.print(table if found else "no models are served for you: daitn deploy PACKAGE --name NAME")

@@ -19,10 +19,12 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.live import LiveShown
 from daitn.descriptors.request import Target, parse_target
 from daitn.descriptors.stages import Stage
 from daitn.descriptors.tariff import SECONDS_PER_HOUR, Price, Tariff
 from daitn.descriptors.texts import TextTask
+from daitn.descriptors.versions import Canary, CanaryShown
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
@@ -324,6 +326,10 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """What verification units measured of it, by `metric[label]@field`."""
     stage: Stage | None = None
     """Which stage of a model it is; None: a whole one."""
+    canary: Canary | None = None
+    """Of which model it is a new version; None: of none."""
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
+    """By which its scores are divided where it counts how sure an answer is, as judged answers have it."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
 
 
@@ -399,6 +405,12 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaShown, ...] = ()
     stages: int = 0
     """How many the model is served in; 0: whole."""
+    live: LiveShown = LiveShown()
+    """How it does while it is asked."""
+    canary: CanaryShown | None = None
+    """A new version that is tried beside it."""
+    versions: tuple[str, ...] = ()
+    """What became of new versions that were tried, the newest last."""
     replacements: int = 0
     """Replicas that were placed anew because a host was lost or failed."""
     deployed_unix_s: float = 0.0

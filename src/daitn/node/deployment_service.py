@@ -21,11 +21,17 @@ from daitn.base.metrics import Counters
 from daitn.base.names import check_name
 from daitn.base.units import NS_PER_S
 from daitn.control_center.center import ControlCenter
-from daitn.control_center.inference.commands import DeployAsked, DeployStagesAsked, StagePlanned, UndeployAsked
+from daitn.control_center.inference.commands import (
+    CanaryAsked,
+    DeployAsked,
+    DeployStagesAsked,
+    StagePlanned,
+    UndeployAsked,
+)
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.stage_planning import plan_stages
-from daitn.control_center.inference.staged import parts_of, whole_of
+from daitn.control_center.inference.staged import canary_of, parts_of, whole_of
 from daitn.decision.hosting import HostCondition
 from daitn.descriptors.serving import (
     ModelNeeds,
@@ -38,6 +44,7 @@ from daitn.descriptors.serving import (
     check_goal,
 )
 from daitn.descriptors.stages import SplitAsked, check_profile
+from daitn.descriptors.versions import Canary, CanaryShown, CanaryWanted
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.store import ChunkStore
@@ -66,10 +73,13 @@ class DeploymentService:
         artifact: ArtifactId,
         goal: ServingGoal,
         split: SplitAsked | None = None,
+        canary: CanaryWanted | None = None,
     ) -> ModelStatus:
         """Take a package on under a name, or refuse it with every reason. The same name again is another package or
-        goal for it. With `split` it is served in stages. InputError for what cannot be right, PolicyError for a name
-        that is somebody else's."""
+        goal for it. With `split` it is served in stages, with `canary` tried beside the version that is served.
+        InputError for what cannot be right, PolicyError for a name that is somebody else's."""
+        if canary is not None and split is not None:
+            raise InputError("a new version is tried whole, not in stages", todo="deploy it without a canary")
         name = ModelName(check_name("model", model))
         check_goal(goal)
         if not self._store.holds(artifact):
@@ -78,8 +88,11 @@ class DeploymentService:
         pair = self._graph(artifact)
         needs, measured = needs_of(self._store.manifest(artifact), pair), self.measured(artifact)
         planned: tuple[StagePlanned, ...] = ()
+        beside = name
+        if canary is not None:
+            beside, goal = self._beside(owner, name, goal, needs)
         if split is None:
-            failed = self._desk.judge(needs, goal, owner, measured, name).failed()
+            failed = self._desk.judge(needs, goal, owner, measured, beside).failed()
         else:
             failed, planned = self._staged(owner, name, needs, goal, split, measured, pair)
         if failed:
@@ -100,6 +113,19 @@ class DeploymentService:
             self._runner.post(
                 DeployStagesAsked(
                     model=name, owner=owner, artifact=artifact, goal=goal, stages=planned, quality=quality
+                )
+            )
+        elif canary is not None:
+            self._runner.post(
+                CanaryAsked(
+                    model=name,
+                    owner=owner,
+                    artifact=artifact,
+                    goal=goal,
+                    needs=needs,
+                    share=canary.share,
+                    hours=canary.hours,
+                    quality=quality,
                 )
             )
         else:
@@ -131,7 +157,9 @@ class DeploymentService:
     def models(self, owner: OwnerId) -> tuple[ModelStatus, ...]:
         """The owner's models, by name."""
         models = self._desk.models
-        names = sorted({whole_of(name, one) for name, one in models.items() if one.owner == owner})
+        names = sorted(
+            {whole_of(name, one) for name, one in models.items() if one.owner == owner and one.canary is None}
+        )
         return tuple(self._status(name, parts_of(models, name)) for name in names)
 
     def measured(self, artifact: ArtifactId) -> dict[str, float]:
@@ -150,6 +178,24 @@ class DeploymentService:
             )
         return decode_graph_pair(self._store.part(artifact, "graph"))
 
+    def _beside(
+        self, owner: OwnerId, name: ModelName, goal: ServingGoal, needs: ModelNeeds
+    ) -> tuple[ModelName, ServingGoal]:
+        """Under which name a new version of a model is placed, and its goal: the model's own, where none is given."""
+        models = self._desk.models
+        served = models.get(name)
+        if served is None or served.owner != owner:
+            raise InputError(f"there is no model {name!r} of {owner} to try a version beside", todo="deploy it first")
+        if served.needs.inputs != needs.inputs:
+            raise InputError(
+                f"the version that is served takes {_inputs(served.needs)}, the new one {_inputs(needs)}",
+                todo="deploy it by another name",
+            )
+        beside = ModelName(check_name("model", Canary(model=name, share=1.0).name))
+        if beside in models and models[beside].canary is None:
+            raise PolicyError(f"{beside} is a model of {models[beside].owner}", todo="rename one of them")
+        return beside, served.goal if goal == ServingGoal() else goal
+
     def _check_name(self, owner: OwnerId, name: ModelName, count: int) -> None:
         """PolicyError where a name is somebody else's, or is a stage's, or there would be too many models."""
         models = self._desk.models
@@ -158,6 +204,8 @@ class DeploymentService:
             raise PolicyError(f"model {name} is {theirs[0]}'s", todo="choose another name")
         if name in models and (stage := models[name].needs.stage) is not None:
             raise PolicyError(f"{name} is stage {stage.number} of model {stage.model}", todo="choose another name")
+        if name in models and (canary := models[name].canary) is not None:
+            raise PolicyError(f"{name} is a new version of model {canary.model}", todo="choose another name")
         others = len(models) - len(parts_of(models, name))
         if others + count > limits.MODELS_SERVED:
             raise PolicyError(f"{limits.MODELS_SERVED} models and stages are served, the limit", todo="undeploy one")
@@ -216,8 +264,35 @@ class DeploymentService:
             reasons=tuple(reasons),
             replicas=tuple(one for each in shown.values() for one in each),
             stages=0 if first.needs.stage is None else first.needs.stage.of,
+            live=self._desk.live.shown(first.artifact, first.quality, first.temperature),
+            canary=self._canary(name),
+            versions=tuple(
+                f"{one.artifact[:16]} {'took over' if one.took_over else 'was taken back'}: {one.why}"
+                for one in first.versions
+            ),
             replacements=sum(deployed.replacements for deployed in parts.values()),
             deployed_unix_s=first.deployed_ns / NS_PER_S,
+        )
+
+    def _canary(self, name: ModelName) -> CanaryShown | None:
+        """The new version that is tried beside a model."""
+        beside = canary_of(self._desk.models, name)
+        if beside is None:
+            return None
+        deployed = self._desk.models[beside]
+        assert deployed.canary is not None
+        replicas = [self._replica(beside, deployed, node) for node in deployed.placed]
+        old, new = self._desk.versions.seen(beside)
+        return CanaryShown(
+            artifact=deployed.artifact,
+            share=deployed.canary.share,
+            serving=sum(one.reachable and one.phase == ReplicaPhase.SERVING for one in replicas),
+            rows=new.rows,
+            right=new.right,
+            old_rows=old.rows,
+            old_right=old.right,
+            answered=new.answered,
+            lost=new.lost,
         )
 
     def _replica(self, name: ModelName, deployed: Deployed, node: NodeId) -> ReplicaShown:
@@ -240,3 +315,7 @@ def _phase(deployed: Deployed, replicas: tuple[ReplicaShown, ...]) -> ModelPhase
         idle = deployed.goal.replicas_least == 0 and not deployed.staying
         return ModelPhase.IDLE if idle else ModelPhase.PLACING
     return ModelPhase.SERVING if serving >= deployed.goal.replicas_least else ModelPhase.SHORT
+
+
+def _inputs(needs: ModelNeeds) -> str:
+    return ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in needs.inputs)

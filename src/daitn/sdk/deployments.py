@@ -13,6 +13,7 @@ from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.serving import ModelPhase, ModelStatus, ServingGoal, parse_goal
 from daitn.descriptors.stages import GraphProfile, SplitAsked
+from daitn.descriptors.versions import CanaryWanted
 from daitn.node.http.bodies import DeployBody
 from daitn.sdk.transport import Transport, quoted
 
@@ -27,12 +28,20 @@ class Deployments:
         self._transport, self._upload = transport, upload
 
     def deploy(
-        self, package: str | Path, name: str, goal: str | ServingGoal = "", *, split: int | bool | None = None
+        self,
+        package: str | Path,
+        name: str,
+        goal: str | ServingGoal = "",
+        *,
+        split: int | bool | None = None,
+        canary: CanaryWanted | None = None,
     ) -> ModelStatus:
         """Give a package (its folder, or the id of one the domain holds) to the network under a name.
 
         `split`: in stages, each at a host of its own: a number of them, or True for as few as fit. None: in stages only
-        where no host has the memory for the whole, which needs the package's folder; False: never. The status says
+        where no host has the memory for the whole, which needs the package's folder; False: never. `canary`: beside the
+        version that is served under that name, with a share of its queries, until it takes over or is taken back. The
+        status says
         `refused` with every reason, or how far its placement is, and in how many stages. InputError for what cannot be
         right.
         """
@@ -43,12 +52,12 @@ class Deployments:
         if held and wanted:
             raise InputError("where to cut is found from the package itself", todo="give its folder, not its id")
         artifact = ArtifactId(str(package)) if held else self._upload(Path(package))
-        body = DeployBody(model=name, package=artifact, goal=goal)
+        body = DeployBody(model=name, package=artifact, goal=goal, canary=canary)
         if wanted:
             asked = SplitAsked(profile=_profile(Path(package)), stages=0 if split is True else int(split or 0))
             return self._deploy(msgspec.structs.replace(body, split=asked))
         status = self._deploy(body)
-        if split is False or held or not _lacks_memory(status):
+        if split is False or held or canary is not None or not _lacks_memory(status):
             return status
         try:
             profile = _profile(Path(package))

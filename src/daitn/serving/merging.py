@@ -21,6 +21,9 @@ ODDS_MOST: Final = 0.999
 
 SUM_TOLERANCE: Final = 1e-3
 
+SHARE_LEAST: Final = 1e-30
+"""Of which a logarithm is taken where a share is none."""
+
 
 def odds_weights(accuracies: Sequence[float | None]) -> Floats:
     """(B,) weights that sum to one, by the odds of being right; of which nothing was measured, as the least of the
@@ -58,17 +61,25 @@ def join_votes(answers: Sequence[NDArray[Any]], weights: Floats) -> NDArray[np.f
     return found
 
 
-def sureness(answer: NDArray[Any]) -> Floats:
-    """(R,) how sure each row is: its largest share; softmax first where rows do not sum to one. InputError for an
-    output that has not entries for each row."""
+def sureness(answer: NDArray[Any], temperature: float = 1.0) -> Floats:
+    """(R,) how sure each row is: its largest share; softmax first where rows do not sum to one. `temperature`: that
+    scores are divided by before. InputError for an output that has not entries for each row."""
+    shares = shares_of(answer)
+    if temperature != 1.0:
+        shares = shares_of(np.log(np.maximum(shares, SHARE_LEAST)) / temperature)
+    sure: Floats = shares.max(axis=1)
+    return sure
+
+
+def shares_of(answer: NDArray[Any]) -> Floats:
+    """(R, C) shares of each row: as they are where rows sum to one, else by softmax. InputError as `sureness`."""
     if answer.ndim != 2 or answer.shape[1] < 2 or answer.dtype.kind not in "f":
         raise InputError(f"how sure an answer is, is told by shares of each row; it has the shape {list(answer.shape)}")
-    values = answer.astype(np.float64)
+    values: Floats = answer.astype(np.float64)
     if (values < 0).any() or (np.abs(values.sum(axis=1) - 1) > SUM_TOLERANCE).any():
         values = np.exp(values - values.max(axis=1, keepdims=True))
         values /= values.sum(axis=1, keepdims=True)
-    sure: Floats = values.max(axis=1)
-    return sure
+    return values
 
 
 def _check_shapes(answers: Sequence[NDArray[Any]]) -> None:

@@ -14,8 +14,9 @@ from daitn.base.effects import Delivered, Effect, Event, Record, Send, SetTimer,
 from daitn.base.ids import CENTER
 from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
+from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.serving import ApiKey, ServedModel
-from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
+from daitn.wire.center_serving import DemandTold, KeysGiven, OutcomesTold, QueriesOf, RoutesGiven, RoutesHeld
 
 TIMER: Final = "gateway tell"
 TELL_S: Final = 2.0
@@ -31,6 +32,13 @@ class QueriesCounted(Event, frozen=True, kw_only=True):
 
     seconds: float
     counts: tuple[QueriesOf, ...] = ()
+
+
+class OutcomesCounted(Event, frozen=True, kw_only=True):
+    """What became of this gateway's queries since its process began."""
+
+    since: int
+    outcomes: tuple[ModelOutcomes, ...]
 
 
 class TakeRoutes(Effect, frozen=True, kw_only=True):
@@ -77,6 +85,8 @@ class Gateway:
                 if self._zeros_left < 0:
                     return []
                 return [Send(receiver=CENTER, message=DemandTold(seconds=max(seconds, 1e-3), counts=counts))]
+            case OutcomesCounted(since=since, outcomes=outcomes):
+                return [Send(receiver=CENTER, message=OutcomesTold(since=since, outcomes=outcomes))]
             case Started() | TimerFired(name="gateway tell"):
                 return [self._tell(), SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(TELL_S))]
             case _:

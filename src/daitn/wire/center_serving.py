@@ -15,6 +15,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.offers import OFFERS
 from daitn.descriptors.serving import ApiKey, ModelNeeds, Replica, ServedModel
 from daitn.wire.center_tools import InputRef
@@ -90,6 +91,15 @@ class DemandTold(Message, frozen=True, kw_only=True, tag="demand_told"):
 
     seconds: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
     counts: Annotated[tuple[QueriesOf, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+
+
+class OutcomesTold(Message, frozen=True, kw_only=True, tag="outcomes_told"):
+    """Gateway → control centre: what became of queries since my process began (`since`), by model. Totals, so the next
+    makes good what was lost. Said every two seconds where anything was counted; answered by nothing."""
+
+    since: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    """Tells one process of a gateway from the next."""
+    outcomes: Annotated[tuple[ModelOutcomes, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
 
 
 class RoutesHeld(Message, frozen=True, kw_only=True, tag="routes_held"):

@@ -14,7 +14,15 @@ from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
-from daitn.wire.center_serving import DemandTold, KeysGiven, ModelsServed, RoutesGiven, RoutesHeld, ServeModels
+from daitn.wire.center_serving import (
+    DemandTold,
+    KeysGiven,
+    ModelsServed,
+    OutcomesTold,
+    RoutesGiven,
+    RoutesHeld,
+    ServeModels,
+)
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
@@ -77,6 +85,7 @@ AnyMessage = (
     | KeysGiven
     | RoutesHeld
     | DemandTold
+    | OutcomesTold
     | JobsHeld
     | JobsEnded
     | Describe

@@ -61,5 +61,7 @@ def served_model(name: ModelName, model: Deployed, knowledge: KnowledgeMap, obse
         outputs=outputs,
         quality=model.quality,
         stage=model.needs.stage,
+        canary=model.canary,
+        temperature=model.temperature,
         routes=tuple(routes),
     )

@@ -40,6 +40,20 @@ class DeployStagesAsked(Event, frozen=True, kw_only=True):
     quality: dict[str, float] = msgspec.field(default_factory=dict)
 
 
+class CanaryAsked(Event, frozen=True, kw_only=True):
+    """Try this package as a new version of the model, with a share of its queries; it was judged admissible a moment
+    ago, beside the version that is served."""
+
+    model: ModelName
+    owner: OwnerId
+    artifact: ArtifactId
+    goal: ServingGoal
+    needs: ModelNeeds
+    share: float
+    hours: float
+    quality: dict[str, float] = msgspec.field(default_factory=dict)
+
+
 class UndeployAsked(Event, frozen=True, kw_only=True):
     """Serve it no longer."""
 

@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from daitn.base.ids import NodeId
-from daitn.control_center.inference.records import ModelDeployed, ReplicaLeaving, ReplicaPlaced, ReplicaTaken
+from daitn.base.errors import BugError
+from daitn.base.ids import ModelName, NodeId
+from daitn.control_center.inference.records import (
+    CanaryEnded,
+    DeploymentRecord,
+    ModelCalibrated,
+    ModelDeployed,
+    ModelWithdrawn,
+    ReplicaLeaving,
+    ReplicaPlaced,
+    ReplicaTaken,
+)
 from daitn.descriptors.serving import Replica, ReplicaPhase
 
 TAKEN_KEPT: Final = 32
 """Replicas taken away that are remembered for people, newest last."""
+
+VERSIONS_KEPT: Final = 8
+"""New versions whose end is remembered for people."""
 
 
 class Deployed:
@@ -22,6 +35,11 @@ class Deployed:
         self.goal = record.goal
         self.needs = record.needs
         self.quality = record.quality
+        self.canary = record.canary
+        self.temperature = 1.0
+        """By which scores are divided where it counts how sure an answer is."""
+        self.versions: deque[CanaryEnded] = deque(maxlen=VERSIONS_KEPT)
+        """What became of new versions that were tried."""
         self.deployed_ns = record.at_ns
         self.placed = dict(placed)
         self.leaving: dict[NodeId, int] = {}
@@ -68,3 +86,31 @@ class Deployed:
             if replica.measured.row_s > target.most_s:
                 return f"{target}: one row takes {replica.measured.row_s * 1000:.1f} ms in the engine, measured alone"
         return ""
+
+
+def apply_record(models: dict[ModelName, Deployed], record: DeploymentRecord) -> None:
+    """One fact of the models that are deployed."""
+    match record:
+        case ModelDeployed(model=model):
+            before = models.get(model)
+            same = before is not None and before.artifact == record.artifact
+            models[model] = Deployed(record, before.placed if before is not None and same else {})
+            if before is not None:
+                models[model].versions.extend(before.versions)
+                models[model].temperature = before.temperature if same else 1.0
+        case ReplicaPlaced(model=model):
+            models[model].place(record)
+        case ReplicaLeaving(model=model):
+            models[model].leave(record)
+        case ReplicaTaken(model=model):
+            models[model].take(record)
+        case ModelWithdrawn(model=model):
+            models.pop(model, None)
+        case CanaryEnded(model=model) if model in models:
+            models[model].versions.append(record)
+        case ModelCalibrated(model=model) if model in models:
+            models[model].temperature = record.temperature
+        case CanaryEnded() | ModelCalibrated():
+            pass
+        case _:
+            raise BugError(f"nobody has a rule for {type(record).__name__} of deployed models")

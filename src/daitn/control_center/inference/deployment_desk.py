@@ -21,20 +21,15 @@ from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.answering import routed, said_of, served_model
-from daitn.control_center.inference.commands import DeployAsked, DeployStagesAsked, UndeployAsked
+from daitn.control_center.inference.commands import CanaryAsked, DeployAsked, DeployStagesAsked, UndeployAsked
 from daitn.control_center.inference.demand_book import DemandBook
-from daitn.control_center.inference.deployed import Deployed
+from daitn.control_center.inference.deployed import Deployed, apply_record
+from daitn.control_center.inference.live_book import LiveBook
 from daitn.control_center.inference.offered import OfferedModels
 from daitn.control_center.inference.placing import KEY, Placing
-from daitn.control_center.inference.records import (
-    DeploymentRecord,
-    ModelDeployed,
-    ModelWithdrawn,
-    ReplicaLeaving,
-    ReplicaPlaced,
-    ReplicaTaken,
-)
+from daitn.control_center.inference.records import DeploymentRecord, ReplicaLeaving, ReplicaTaken
 from daitn.control_center.inference.staged import parts_of, record_deployment, record_withdrawal
+from daitn.control_center.inference.versions import Versions
 from daitn.control_center.turn import Turn
 from daitn.decision.hosting import HostAdmission, HostView, admit
 from daitn.decision.model_placement import PlacementFound
@@ -50,7 +45,7 @@ from daitn.descriptors.serving import (
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.node_facts import NodeFacts
-from daitn.wire.center_serving import DemandTold, ModelsServed, ServeModels, ServeOrder
+from daitn.wire.center_serving import DemandTold, ModelsServed, OutcomesTold, ServeModels, ServeOrder
 from daitn.wire.center_tools import InputRef
 
 TIMER: Final = "hosting"
@@ -94,6 +89,8 @@ class DeploymentDesk:
         self._ordered: dict[NodeId, tuple[dict[ModelName, ArtifactId], tuple[NodeId, ...]]] = {}
         self.demand = DemandBook()
         self.placing = Placing(knowledge, self.demand)
+        self.live = LiveBook()
+        self.versions = Versions(self.models, self.live, self._answers)
         self._started_ns = 0
         self._looked = 0
 
@@ -102,9 +99,15 @@ class DeploymentDesk:
     def minds(self, event: Event) -> bool:
         """Whether an event is for this desk alone."""
         match event:
-            case DeployAsked() | DeployStagesAsked() | UndeployAsked() | TimerFired(name="hosting" | "placing"):
+            case (
+                DeployAsked()
+                | DeployStagesAsked()
+                | CanaryAsked()
+                | UndeployAsked()
+                | TimerFired(name="hosting" | "placing")
+            ):
                 return True
-            case Delivered(message=ModelsServed() | DemandTold()):
+            case Delivered(message=ModelsServed() | DemandTold() | OutcomesTold()):
                 return True
             case Computed(key=key):
                 return key.startswith(KEY)
@@ -116,12 +119,14 @@ class DeploymentDesk:
         match event:
             case DeployAsked() | DeployStagesAsked():
                 self._deploy(turn, event)
+            case CanaryAsked():
+                self._changed(turn, self.versions.begin(turn, event))
             case UndeployAsked(model=model):
-                for name in record_withdrawal(turn, self.models, model):
-                    self.placing.forget(name)
-                self._settle(turn)
+                self._changed(turn, record_withdrawal(turn, self.models, model))
             case Delivered(sender=sender, message=ModelsServed() as told):
                 self._served(turn, sender, told)
+            case Delivered(sender=sender, message=OutcomesTold() as told):
+                self._outcomes(sender, told)
             case Delivered(sender=sender, message=DemandTold() as told):
                 self._asked(turn, sender, told)
             case Computed(solution=PlacementFound() as plan) if plan.model in self.models:
@@ -159,21 +164,7 @@ class DeploymentDesk:
 
     def apply(self, record: DeploymentRecord) -> None:
         """One fact."""
-        match record:
-            case ModelDeployed(model=model):
-                before = self.models.get(model)
-                same = before is not None and before.artifact == record.artifact
-                self.models[model] = Deployed(record, before.placed if before is not None and same else {})
-            case ReplicaPlaced(model=model):
-                self.models[model].place(record)
-            case ReplicaLeaving(model=model):
-                self.models[model].leave(record)
-            case ReplicaTaken(model=model):
-                self.models[model].take(record)
-            case ModelWithdrawn(model=model):
-                self.models.pop(model, None)
-            case _:
-                raise BugError(f"the deployment desk has no rule for {type(record).__name__}")
+        apply_record(self.models, record)
 
     def check_invariants(self) -> None:
         """BugError if a model has more replicas than its provider wants, or the domain more than it may."""
@@ -194,11 +185,19 @@ class DeploymentDesk:
 
     def _deploy(self, turn: Turn, asked: DeployAsked | DeployStagesAsked) -> None:
         first = not self.models
-        for name in record_deployment(turn, self.models, asked):
-            self.placing.forget(name)
+        self._changed(turn, record_deployment(turn, self.models, asked))
         if first:
             turn.wake_in(LOOK_TIMER, LOOK_S)
+
+    def _changed(self, turn: Turn, names: Collection[ModelName]) -> None:
+        for name in names:
+            self.placing.forget(name)
         self._settle(turn)
+
+    def _answers(self, name: ModelName) -> bool:
+        """Whether as many hosts answer for a model as its goal wants at least, one in any case."""
+        model = self.models[name]
+        return len(routed(name, model, self._knowledge, self._observed)) >= max(1, model.goal.replicas_least)
 
     # --- what gateways say -------------------------------------------------------------------------------------------
 
@@ -213,6 +212,13 @@ class DeploymentDesk:
             if model is not None and not model.staying:
                 self._place(turn, one.model, model)
 
+    def _outcomes(self, sender: NodeId, told: OutcomesTold) -> None:
+        facts = self._knowledge.node(sender)
+        if facts is None or Role.GATEWAY not in facts.descriptor.roles:
+            self._counters.count("messages_for_another_role")
+            return
+        self.live.take(sender, told, {model.artifact: None for model in self.models.values()})
+
     def _look(self, turn: Turn) -> None:
         """Demand has moved: some models are looked at, and the map is told."""
         if not self.models:
@@ -222,6 +228,10 @@ class DeploymentDesk:
             name = names[(self._looked + place) % len(names)]
             self._place(turn, name, self.models[name])
         self._looked += LOOKS
+        self.live.forget({model.artifact for model in self.models.values()})
+        self.versions.calibrate(turn)
+        for name in self.versions.look(turn):
+            self.placing.forget(name)
         self._knowledge.demanded(self.demand.demands(turn.now_ns), turn.now_ns)
         self._settle(turn)
         turn.wake_in(LOOK_TIMER, LOOK_S)

@@ -7,6 +7,7 @@ import msgspec
 from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.serving import ModelNeeds, ServingGoal
+from daitn.descriptors.versions import Canary
 
 
 class DeploymentRecord(Record, frozen=True, kw_only=True):
@@ -24,6 +25,8 @@ class ModelDeployed(DeploymentRecord, frozen=True, kw_only=True, tag="model_depl
     goal: ServingGoal
     needs: ModelNeeds
     quality: dict[str, float] = msgspec.field(default_factory=dict)
+    canary: Canary | None = None
+    """Of which model it is a new version; None: it is no such one."""
 
 
 class ReplicaPlaced(DeploymentRecord, frozen=True, kw_only=True, tag="replica_placed"):
@@ -54,4 +57,27 @@ class ModelWithdrawn(DeploymentRecord, frozen=True, kw_only=True, tag="model_wit
     why: str
 
 
-DEPLOYMENT_RECORDS = (ModelDeployed, ReplicaPlaced, ReplicaLeaving, ReplicaTaken, ModelWithdrawn)
+class CanaryEnded(DeploymentRecord, frozen=True, kw_only=True, tag="canary_ended"):
+    """A new version of the model took over, or was taken back."""
+
+    artifact: ArtifactId
+    took_over: bool
+    why: str
+
+
+class ModelCalibrated(DeploymentRecord, frozen=True, kw_only=True, tag="model_calibrated"):
+    """How sure the model says it is, is read with this temperature from now on, as judged answers have it."""
+
+    artifact: ArtifactId
+    temperature: float
+
+
+DEPLOYMENT_RECORDS = (
+    ModelDeployed,
+    ReplicaPlaced,
+    ReplicaLeaving,
+    ReplicaTaken,
+    ModelWithdrawn,
+    CanaryEnded,
+    ModelCalibrated,
+)

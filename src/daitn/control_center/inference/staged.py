@@ -26,16 +26,21 @@ def whole_of(name: ModelName, model: Deployed) -> ModelName:
     return name if model.needs.stage is None else model.needs.stage.model
 
 
+def canary_of(models: Models, name: str) -> ModelName | None:
+    """The new version that is tried beside a model, by its own name."""
+    return next((one for one, model in models.items() if model.canary is not None and model.canary.model == name), None)
+
+
 def parts_of(models: Models, name: str) -> dict[ModelName, Deployed]:
     """What is deployed for a model: itself, or its stages in their order; nothing where there is none."""
-    found = {one: model for one, model in models.items() if whole_of(one, model) == name}
+    found = {one: model for one, model in models.items() if whole_of(one, model) == name and model.canary is None}
     return dict(sorted(found.items(), key=lambda item: 0 if (stage := item[1].needs.stage) is None else stage.number))
 
 
 def record_deployment(turn: Turn, models: Models, asked: DeployAsked | DeployStagesAsked) -> set[ModelName]:
     """Record what a provider wants, and that what was there under the name is withdrawn. The names that are new, or
     withdrawn, or are another package now."""
-    before = parts_of(models, asked.model)
+    before = set(parts_of(models, asked.model)) | {one for one in (canary_of(models, asked.model),) if one is not None}
     wanted: dict[ModelName, tuple[ModelNeeds, StagePlanned | None]]
     if isinstance(asked, DeployAsked):
         wanted = {asked.model: (asked.needs, None)}
@@ -66,7 +71,7 @@ def record_deployment(turn: Turn, models: Models, asked: DeployAsked | DeploySta
 
 def record_withdrawal(turn: Turn, models: Models, name: ModelName) -> set[ModelName]:
     """Record that a provider takes a model back, with all its stages; the names that were served."""
-    parts = set(parts_of(models, name))
+    parts = set(parts_of(models, name)) | {one for one in (canary_of(models, name),) if one is not None}
     for part in parts:
         turn.record(ModelWithdrawn(model=part, at_ns=turn.now_ns, why="its provider took it back"))
     return parts

@@ -21,6 +21,7 @@ from daitn.descriptors.serving import ServingGoal
 from daitn.descriptors.stages import SplitAsked
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
+from daitn.descriptors.versions import CanaryWanted
 from daitn.wire.oam import Counted
 
 CHUNKS_ASKED: Final = 8192
@@ -70,6 +71,8 @@ class DeployBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     package: Digest
     goal: ServingGoal = ServingGoal()
     split: SplitAsked | None = None
+    canary: CanaryWanted | None = None
+    """Tried beside the version that is served, with a share of its queries."""
 
 
 class PackageStored(msgspec.Struct, frozen=True, kw_only=True):

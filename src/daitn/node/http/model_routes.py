@@ -12,6 +12,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, OwnerId
 from daitn.descriptors.serving import ModelPhase, ModelStatus, ServingGoal
 from daitn.descriptors.stages import SplitAsked
+from daitn.descriptors.versions import CanaryWanted
 from daitn.node.http.bodies import DeployBody
 from daitn.node.http.manual import Manual
 from daitn.node.http.problems import unknown
@@ -22,7 +23,13 @@ class Deployments(Protocol):
     """What stands behind these routes; see `node.deployment_service.DeploymentService`."""
 
     def deploy(
-        self, owner: OwnerId, model: str, artifact: ArtifactId, goal: ServingGoal, split: SplitAsked | None
+        self,
+        owner: OwnerId,
+        model: str,
+        artifact: ArtifactId,
+        goal: ServingGoal,
+        split: SplitAsked | None,
+        canary: CanaryWanted | None,
     ) -> ModelStatus:
         """Take a package on, or refuse it with every reason."""
         ...
@@ -61,7 +68,9 @@ def add_model_routes(
     async def deploy(request: Request) -> Response:
         caller = provider(request)
         asked: DeployBody = await read(request, DeployBody)
-        status = service.deploy(caller.owner, asked.model, ArtifactId(asked.package), asked.goal, asked.split)
+        status = service.deploy(
+            caller.owner, asked.model, ArtifactId(asked.package), asked.goal, asked.split, asked.canary
+        )
         return _json(status, 200 if status.phase is ModelPhase.REFUSED else 201)
 
     @app.get("/v1/models", summary="Your models, by name")

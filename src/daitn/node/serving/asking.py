@@ -9,10 +9,14 @@ Second copies are paid for by a budget (`decision.query_route.hedging`). Nothing
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
+
+import msgspec
 
 from daitn.base import limits
 from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
@@ -21,8 +25,9 @@ from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.grant import Holder
-from daitn.descriptors.serving import NamedTensor, QueryGoal
+from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
 from daitn.node.serving.counting import QueryCounts
+from daitn.node.serving.outcome_book import OutcomeBook
 from daitn.node.serving.turns import Turns
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 from daitn.wire.secret_queries import SealedPart, SecretQuery
@@ -66,6 +71,8 @@ class Asked(NamedTuple):
     outcome: QueryAnswer | Refused
     steps: tuple[Step, ...]
     took_s: float
+    model: ModelName = ModelName("")
+    """What was asked: a new version of it has a name of its own."""
 
     @property
     def host(self) -> str:
@@ -116,6 +123,8 @@ class Asking:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
         self._counts = counts or QueryCounts(lambda _: None)
         self._turns = Turns(engine.engines)
+        self._versions: dict[ModelName, ServedModel] = {}
+        self._random = random.Random()
         self._prefix, self._queries = secrets.token_hex(4), 0
 
     async def ask(
@@ -129,7 +138,58 @@ class Asking:
         secret: SecretQuery | None = None,
     ) -> Asked:
         """The answer to a query, or why there is none. `key`: who asks; queries of one key wait behind each other;
-        `secret`: in place of inputs, encrypted for the only hosts that are asked."""
+        `secret`: in place of inputs, encrypted for the only hosts that are asked.
+
+        Where a new version of the model is tried, a share of the queries asks that first; what it does not answer in
+        half of the time is asked of the model as if nothing had been."""
+        newer = None if secret is not None else self._newer(model, session)
+        if newer is not None:
+            began_ns = self._clock_ns()
+            allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
+            tried = msgspec.structs.replace(goal, deadline_s=allowed_s / 2)
+            asked = await self._ask(newer, inputs, rows, tried, session, key, patient=False)
+            if isinstance(asked.outcome, QueryAnswer):
+                return asked
+            self._counters.count("newer_versions_passed")
+            left_s = allowed_s - (self._clock_ns() - began_ns) / 1e9
+            goal = msgspec.structs.replace(goal, deadline_s=max(left_s, 1e-3))
+        return await self._ask(model, inputs, rows, goal, session, key, secret)
+
+    @property
+    def outcomes(self) -> OutcomeBook:
+        """What queries came to."""
+        return self._counts.outcomes
+
+    def follow(self, models: Sequence[ServedModel]) -> None:
+        """These are served now: new versions of models are asked by their share from now on."""
+        self._versions = {one.canary.model: one for one in models if one.canary is not None and one.routes}
+        self._counts.outcomes.follow(models)
+
+    def _newer(self, model: str, session: str) -> str | None:
+        """The new version that a query shall ask first. Queries of a session all ask the same."""
+        version = self._versions.get(ModelName(model))
+        if version is None or version.canary is None:
+            return None
+        if session:
+            digest = hashlib.blake2b(session.encode(), digest_size=8).digest()
+            drawn = int.from_bytes(digest, "big") / 2.0**64
+        else:
+            drawn = self._random.random()
+        return version.model if drawn < version.canary.share else None
+
+    async def _ask(
+        self,
+        model: str,
+        inputs: tuple[NamedTensor, ...],
+        rows: int,
+        goal: QueryGoal,
+        session: str = "",
+        key: str = "",
+        secret: SecretQuery | None = None,
+        *,
+        patient: bool = True,
+    ) -> Asked:
+        """One version of a model. Without `patient` no host that is lacking is waited for."""
         self._queries += 1
         allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
         number = f"{self._prefix}-{self._queries:x}"
@@ -140,7 +200,7 @@ class Asking:
             return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
         name = ModelName(model)
         if name not in self._engine.models:
-            return await self._over_hosts(query, name)
+            return await self._over_hosts(query, name, patient=patient)
         self._counts.asked(name, size)
         if not self._turns.now(name):
             self._counters.count("queries_waited")
@@ -149,18 +209,22 @@ class Asking:
                 return self._end(query, refused)
         asked: Asked | None = None
         try:
-            asked = await self._over_hosts(query, name)
+            asked = await self._over_hosts(query, name, patient=patient)
         finally:
             self._turns.done(name, 0.0 if asked is None else asked.took_s)
+        served = self._engine.models.get(name)
+        answered = isinstance(asked.outcome, QueryAnswer)
+        if served is not None and (answered or _was_lost(asked.outcome)):
+            self._counts.outcomes.ended(served, answered=answered)
         return asked
 
-    async def _over_hosts(self, query: Query, name: ModelName) -> Asked:
+    async def _over_hosts(self, query: Query, name: ModelName, *, patient: bool) -> Asked:
         """As many hosts as it takes, in the time that is left."""
         said: Refused | None = None
         while True:
             choice = self._choose(query)
             if isinstance(choice, Refused):
-                if choice.reason is QueryRefusal.NO_HOST and self._left_s(query) > WAIT_S:
+                if choice.reason is QueryRefusal.NO_HOST and patient and self._left_s(query) > WAIT_S:
                     self._counts.missing(name)
                     await asyncio.sleep(WAIT_S)
                     continue
@@ -263,7 +327,12 @@ class Asking:
             self._counters.count("queries_not_answered", outcome.reason.value)
         else:
             self._counters.count("queries_answered")
-        return Asked(query.number, outcome, tuple(query.steps), (self._clock_ns() - query.began_ns) / 1e9)
+        took_s = (self._clock_ns() - query.began_ns) / 1e9
+        return Asked(query.number, outcome, tuple(query.steps), took_s, ModelName(query.model))
+
+
+def _was_lost(outcome: QueryAnswer | Refused) -> bool:
+    return isinstance(outcome, Refused) and outcome.reason is QueryRefusal.LOST
 
 
 def _part_of(secret: SecretQuery, host: NodeId) -> SealedPart:

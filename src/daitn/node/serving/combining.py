@@ -239,7 +239,7 @@ class Combining:
             outputs = await self._do(one, {name: array[left] for name, array in values.items()}, way)
             if step.output not in outputs:
                 raise InputError(f"{_named(one)} has no output {step.output!r} that says how sure it is")
-            sure = sureness(outputs[step.output])
+            sure = sureness(outputs[step.output], self._temperature(one))
             if len(sure) != len(left):
                 raise InputError(f"{_named(one)} has {len(sure)} rows for {len(left)}")
             each = cut_rows(outputs, [1] * len(left))
@@ -252,6 +252,10 @@ class Combining:
         return join_rows([{name: found[row][name] for name in sorted(names)} for row in sorted(found)])
 
     # --- what is known of a step ------------------------------------------------------------------------------------
+
+    def _temperature(self, step: Step) -> float:
+        model = self._engine.models.get(step.model) if isinstance(step, ModelStep) else None
+        return 1.0 if model is None else model.temperature
 
     def _accuracy(self, step: Step, goal: QueryGoal) -> float | None:
         model = self._engine.models.get(step.model) if isinstance(step, ModelStep) else None

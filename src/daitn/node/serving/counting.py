@@ -13,7 +13,9 @@ from typing import Final
 from daitn.base import limits
 from daitn.base.effects import Event
 from daitn.base.ids import ModelName
-from daitn.terminal.gateway import QueriesCounted
+from daitn.descriptors.live import ModelOutcomes
+from daitn.node.serving.outcome_book import OutcomeBook
+from daitn.terminal.gateway import OutcomesCounted, QueriesCounted
 from daitn.wire.center_serving import QueriesOf
 
 COUNT_S: Final = 2.0
@@ -28,6 +30,9 @@ class QueryCounts:
 
     def __init__(self, post: Callable[[Event], None]) -> None:
         self._post = post
+        self.outcomes = OutcomeBook()
+        self._since = time.time_ns()
+        self._told_outcomes: tuple[ModelOutcomes, ...] = ()
         self._counts: dict[ModelName, list[float]] = {}
         self._since_s = time.monotonic()
         self._told_missing: dict[ModelName, float] = {}
@@ -62,6 +67,10 @@ class QueryCounts:
         seconds, self._since_s = now_s - self._since_s, now_s
         self._counts = {}
         self._post(QueriesCounted(seconds=seconds, counts=counts))
+        outcomes = self.outcomes.told()
+        if outcomes or self._told_outcomes:
+            self._told_outcomes = outcomes
+            self._post(OutcomesCounted(since=self._since, outcomes=outcomes))
 
     async def tell_often(self) -> None:
         """Tell every `COUNT_S`, until cancelled."""

@@ -40,6 +40,8 @@ from daitn.node.http.tokens import digest_of_secret
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
+from daitn.node.serving.feedback_door import HEADER as FEEDBACK
+from daitn.node.serving.feedback_door import FeedbackDoor
 from daitn.node.serving.later_door import LaterDoor, LaterMaking
 from daitn.node.serving.openai_door import OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
@@ -87,6 +89,7 @@ class Door:
         self._later = None if later is None else LaterDoor(self, later)
         self._told_keys = asyncio.Event()
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
+        self._feedback = FeedbackDoor(asking.outcomes, engine, counters)
         self._combining = Combining(pipelines, engine, asking, counters)
         self._keys: dict[str, ApiKey] = {}
         self._digests: dict[str, str] = {}
@@ -100,6 +103,7 @@ class Door:
     def follow(self, models: Sequence[ServedModel]) -> None:
         """These models are served now."""
         self._combining.follow(models)
+        self._asking.follow(models)
 
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
         """These keys open the door from now on."""
@@ -122,6 +126,7 @@ class Door:
             get("/v2/models/{model}/keys", self._keys_of)
             post("/v2/models/{model}/secret", self._ask_secret)
         get("/v2/queries/{query}", self._explain)
+        self._feedback.add_routes(app)
         if self._later is not None:
             await self._later.open(app)
         post("/v2/repository/index", self._index)
@@ -247,7 +252,7 @@ class Door:
                 "reason": "" if model.routes else "no host answers for it now",
             }
             for model in (*self._engine.models.values(), *self._combining.all())
-            if model.stage is None and (model.routes or not only_ready)
+            if model.stage is None and model.canary is None and (model.routes or not only_ready)
         ]
         return _json(found)
 
@@ -329,6 +334,10 @@ class Door:
         told["x-daitn-host"] = found.host
         if found.price is not None:
             told["x-daitn-price"] = f"{found.price:.9f}"
+        if found.model != model.model:
+            told["x-daitn-version"] = "next"
+        if headers.get(FEEDBACK):
+            told |= self._feedback.remember(found, key, found.outcome.outputs)
         return _answered(*protocol.encode_answer(model, asked, found.outcome.outputs), told)
 
     async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:
