@@ -6,6 +6,7 @@ The attackers here speak to the router with raw sessions, because the fabric its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -25,8 +26,10 @@ from daitn.node.fabric import keys, telemetry, tls
 from daitn.node.fabric.access import AccessPlan, make_access_control
 from daitn.node.fabric.contract import ChunkPlace, ChunkWant, Fabric, FabricConfig, Holder, Plane, Stream
 from daitn.node.fabric.loopback import LoopbackDomain
+from daitn.node.fabric.router import telling_name
 from daitn.node.fabric.session import session_settings
 from daitn.node.fabric.zenoh_fabric import open_fabric
+from daitn.wire.oam import decode_counted
 
 T = TypeVar("T")
 ALICE, BOB, EVE = NodeId("n0001"), NodeId("n0002"), NodeId("n0003")
@@ -118,6 +121,43 @@ def test_certificate_that_ran_out_is_not_let_in(domain: LoopbackDomain) -> None:
 def test_nobody_without_certificate_is_let_in(domain: LoopbackDomain) -> None:
     with pytest.raises(zenoh.ZError):
         raw_session(domain.node(ALICE), enable_mtls=False, connect_certificate=None, connect_private_key=None)
+
+
+def test_router_counts_the_links_that_it_refuses_by_reason(domain: LoopbackDomain, tmp_path: Path) -> None:
+    """Wrong, run out, none shown, and who speaks no TLS; told to whoever collects counters."""
+    stranger = pki.create_authority(tmp_path / "other", domain.domain)
+    csr, key = pki.make_request(ALICE)
+    pki.write_private(tmp_path / "s.key", key)
+    pki.write_public(tmp_path / "s.crt", stranger.issue_node(csr, ALICE))
+    expired = domain.node(BOB, hours=1e-9)
+    tried = [(tmp_path / "s.crt", tmp_path / "s.key"), (expired.certificate, expired.key), None]
+
+    def knock(shown: tuple[Path, Path] | None) -> None:
+        context = ssl.create_default_context(cafile=str(domain.authority_file))
+        if shown is not None:
+            context.load_cert_chain(*shown)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", domain.router.port), 5) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1") as link,
+        ):
+            link.recv(1)
+
+    async def test() -> None:
+        async with open_fabric(domain.node(CENTER)) as center:
+            values = center.subscribe_latest()
+            for shown in tried:
+                await asyncio.to_thread(knock, shown)
+            with socket.create_connection(("127.0.0.1", domain.router.port)) as raw:
+                raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            async for sender, topic, payload in values:
+                counted = {one.value for one in decode_counted(payload).counts if one.name == "links_refused"}
+                assert (sender, topic) == (telling_name("127.0.0.1", domain.router.port), "counters")
+                if counted == {"wrong", "expired", "none", "other"}:
+                    break
+            await values.aclose()  # type: ignore[attr-defined]
+
+    run(test)
 
 
 def test_router_of_another_authority_is_not_trusted(domain: LoopbackDomain, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import asyncio
 import http.client
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +187,14 @@ def test_member_that_speaks_out_of_its_role_is_counted_and_everyone_goes_on(
             await eve.call(north, order, timeout_s=5)
             await eve.publish_latest("counters", b"\x91" * 1000)
             await asyncio.to_thread(wait_counted, operator, "messages_undecodable", 2)
+        config = member.fabric_config(tmp_path / "eve")
+        host, _, port = config.routers[0].rpartition(":")
+        knock = ssl.create_default_context(cafile=str(config.authority))
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as raw:
+            knock.wrap_socket(raw, server_hostname=host).recv(1)  # without a certificate
 
     asyncio.run(speak())
+    wait_counted(operator, "links_refused[none]", 1, "router")
     wait_counted(operator, "messages_for_another_role", 1)
     wait_counted(operator, "messages_not_from_center", 1, "north")
     wait_counted(operator, "messages_undecodable", 1, "north")

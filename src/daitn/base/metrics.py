@@ -278,6 +278,15 @@ _FABRIC: Final = _plain(
     fabric_link_losses="the link to the router broke: network, router, or a certificate that ran out",
 )
 
+_ROUTER: Final = (
+    Metric(
+        name="links_refused",
+        rise="links to the router fail in TLS: the certificate is wrong, ran out or is missing; `other`: it was no TLS",
+        label="why",
+        values=("wrong", "expired", "none", "other"),
+    ),
+)
+
 _STORE: Final = _plain(
     store_evicted="artifacts were dropped to make room",
     store_evicted_partial="half-received artifacts were dropped to make room",
@@ -297,7 +306,7 @@ _TOOLS: Final = _plain(
 )
 
 METRICS: Final[Mapping[str, Metric]] = {
-    metric.name: metric for metric in (*_MESSAGES, *_TERMINAL, *_CENTER, *_OWNERS, *_FABRIC, *_STORE, *_TOOLS)
+    metric.name: metric for metric in (*_MESSAGES, *_TERMINAL, *_CENTER, *_OWNERS, *_FABRIC, *_ROUTER, *_STORE, *_TOOLS)
 }
 """All there are, by name."""
 

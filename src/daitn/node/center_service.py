@@ -48,6 +48,7 @@ from daitn.learning.numerics.compression import trained_numbers
 from daitn.learning.numerics.likeness import shapes_digest, unsound_tensor, weights_digest
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
+from daitn.node.fabric.access import ROUTER_NAME
 from daitn.node.followed_views import when_told
 from daitn.node.http.bodies import FactOnMap, NodeOnMap, ProcessCounters, ToolsShown
 from daitn.node.http.model_routes import Deployments
@@ -359,11 +360,16 @@ class CenterService:
         return nodes_on_map(self._core.knowledge, self._clock.now_ns())
 
     def counters_of_all(self) -> tuple[ProcessCounters, ...]:
-        """What the centre and every node counted."""
+        """What the centre, every node and every router counted."""
         knowledge = self._core.knowledge
         names = {facts.descriptor.node: facts.descriptor.name for facts in knowledge.nodes()}
         return tuple(
-            ProcessCounters(node=node, name=names.get(node, ""), counted=counted) for node, counted in self._told()
+            ProcessCounters(
+                node=node,
+                name=names.get(node, ROUTER_NAME if node.startswith(f"{ROUTER_NAME}-") else ""),
+                counted=counted,
+            )
+            for node, counted in self._told()
         )
 
     def links(self) -> tuple[LinkShown, ...]:

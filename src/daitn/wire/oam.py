@@ -24,7 +24,10 @@ COUNTED_BYTES: Final = 64 * 1024
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, tag="counted"):
-    """Node → overseer: all counters that are not zero, of the process that began at `since_unix_s`. Nobody answers."""
+    """Node or router → overseer: all counters that are not zero, of the process that began at `since_unix_s`.
+
+    Nobody answers.
+    """
 
     since_unix_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     counts: Annotated[tuple[Count, ...], msgspec.Meta(max_length=SERIES_MOST)]

@@ -4,6 +4,9 @@ It keeps no state: killed and started again on the same port, nodes rejoin withi
 access control of the whole domain (`access`). 16 receive threads keep one slow receiver from stalling the rest, and a
 receiver that does not drain is cut after 200 ms instead of 5 s. The stock `zenohd` takes the same configuration.
 
+Links that it refuses in TLS it counts (`refused_links`) and tells the control centre, as a node does, under a name of
+its own that no slot can have.
+
     python -m daitn.node.fabric.router --config router.json
 
 prints one line `ready <port>` when it serves, and ends with status 0 on SIGTERM or SIGINT.
@@ -13,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -27,7 +32,11 @@ import msgspec
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import DaitnError, InputError, UnavailableError
 from daitn.base.ids import CENTER, DomainId, NodeId
-from daitn.node.fabric.access import SLOTS_DEFAULT, AccessPlan, make_access_control
+from daitn.base.metrics import shown
+from daitn.node.fabric import keys
+from daitn.node.fabric.access import ROUTER_NAME, SLOTS_DEFAULT, AccessPlan, make_access_control
+from daitn.node.fabric.refused_links import LEVELS, RefusedLinks
+from daitn.wire.oam import TOPIC, Counted, encode_counted
 
 RUNTIME: Final = "(rx: (worker_threads: 16))"
 """Receive threads of the transport; the default of two lets two slow receivers stall every flow."""
@@ -44,6 +53,9 @@ SESSIONS_PER_SLOT: Final = 2
 
 SESSIONS_SPARE: Final = 64
 """Room for reconnecting nodes whose old session has not run out yet."""
+
+TELL_S: Final = 5.0
+"""How often what was counted is told again, since telemetry may be dropped, and how often the log speaks of it."""
 
 
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +110,6 @@ def run_router(config: RouterConfig, on_ready: Callable[[int], None] | None = No
     os.environ.setdefault("ZENOH_RUNTIME", RUNTIME)
     import zenoh  # reads ZENOH_RUNTIME when it is first used, so not before it is set
 
-    zenoh.init_log_from_env_or("error")
     stop = threading.Event()
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
@@ -108,22 +119,52 @@ def run_router(config: RouterConfig, on_ready: Callable[[int], None] | None = No
         signal.signal(number, ask_to_stop)
     port = config.port or _free_port(config.host)
     text = msgspec.json.encode(router_settings(config, port)).decode()
-    try:
-        session = zenoh.open(zenoh.Config.from_json5(text))
-    except zenoh.ZError as fault:
-        raise UnavailableError(
-            f"router cannot listen on {config.host}:{port}: {_first_line(fault)}", todo="free the port or name another"
-        ) from fault
-    with session:
-        if config.ready_file is not None:
-            config.ready_file.write_text(f"{port}\n", encoding="ascii")
-        if on_ready is not None:
-            on_ready(port)
-        else:
-            print(f"ready {port}", flush=True)
-        # A signal handler runs only between byte codes of the main thread, so the wait must return now and then.
-        while not stop.wait(0.5):
-            pass
+    refused = RefusedLinks()
+    with refused.listening():
+        zenoh.init_log_from_env_or(LEVELS)
+        try:
+            session = zenoh.open(zenoh.Config.from_json5(text))
+        except zenoh.ZError as fault:
+            raise UnavailableError(
+                f"router cannot listen on {config.host}:{port}: {_first_line(fault)}",
+                todo="free the port or name another",
+            ) from fault
+        with session:
+            if config.ready_file is not None:
+                config.ready_file.write_text(f"{port}\n", encoding="ascii")
+            if on_ready is not None:
+                on_ready(port)
+            else:
+                print(f"ready {port}", flush=True)
+            telling = _Telling(refused, keys.telemetry(config.domain, telling_name(config.host, port), TOPIC), session)
+            # A signal handler runs only between byte codes of the main thread, so the wait must return now and then.
+            while not stop.wait(0.5):
+                telling.tell()
+
+
+class _Telling:
+    """What was counted, for the centre as telemetry and for people in the log."""
+
+    def __init__(self, refused: RefusedLinks, key: str, session: Any) -> None:
+        self._refused, self._key, self._session = refused, key, session
+        self._since_unix_s = time.time()
+        self._told = self._said = refused.counters.snapshot()
+        self._told_s = self._said_s = time.monotonic()
+
+    def tell(self) -> None:
+        """Tell what has grown; without that, what was told before, every `TELL_S`."""
+        counts, now_s = self._refused.counters.snapshot(), time.monotonic()
+        if counts and (counts != self._told or now_s - self._told_s >= TELL_S):
+            self._told, self._told_s = counts, now_s
+            self._session.put(self._key, encode_counted(Counted(since_unix_s=self._since_unix_s, counts=counts)))
+        if counts != self._said and now_s - self._said_s >= TELL_S:
+            self._said, self._said_s = counts, now_s
+            print(", ".join(f"{name}: {count}" for name, count in shown(counts).items()), file=sys.stderr, flush=True)
+
+
+def telling_name(host: str, port: int) -> str:
+    """Under which name a router tells what it counts: its own among linked ones, and none that a slot can have."""
+    return f"{ROUTER_NAME}-{re.sub('[^a-z0-9]+', '-', host.lower()).strip('-')}-{port}"
 
 
 def router_settings(config: RouterConfig, port: int) -> dict[str, Any]:
