@@ -1,11 +1,14 @@
 """Models that are large for their sites, on real processes: what did not change is not sent, a site without room is
-gone round, and what was kept for a job goes when that has ended, whatever messages were lost."""
+gone round, all who hold a model serve it, a bit that flips in a store is found, and what was kept for a job goes when
+that has ended, whatever messages were lost."""
 
 from __future__ import annotations
 
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +16,10 @@ from tests.system.small_domain import contract, wait_until, write_site
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
+from daitn.base.ids import DataSetId
+from daitn.base.metrics import shown
 from daitn.descriptors.job import FINAL_PHASES, Phase
-from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.request import Budget, Hyperparameters, Selection
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.node.store.listing import StoreListing, list_store
@@ -28,6 +33,7 @@ BASE_FLOATS = 10_000_000
 
 QUOTA_BYTES = 200_000_000
 TINY_BYTES = 20_000_000
+SENT = re.compile(r"sen(?:t|ding) chunk ([0-9a-f]{64}) to (n\d{4})")
 FETCHED = re.compile(r"fetched ([0-9a-f]{16}): (\d+) bytes in")
 
 
@@ -66,7 +72,7 @@ def adapted_model() -> Any:
     return Adapted()
 
 
-def submit(domain: LocalDomain, name: str, visits: int) -> Any:
+def submit(domain: LocalDomain, name: str, visits: int, *sites: str) -> Any:
     return daitn.connect(domain.owner_token("ada")).train(
         adapted_model(),
         contract=contract(),
@@ -77,10 +83,16 @@ def submit(domain: LocalDomain, name: str, visits: int) -> Any:
         purpose="research",
         name=name,
         method="cyclic",
+        data=among(*sites),
         budget=Budget(visits=visits),
         hyperparameters=Hyperparameters(batch_size=8, batches_per_visit=20, learning_rate=1e-3),
         key=load_or_create_key(domain.folder / "ada.key"),
     )
+
+
+def among(*sites: str) -> Selection:
+    """These sites' data; without any all that there are."""
+    return Selection(include=tuple(DataSetId(f"{site}/sides") for site in sites))
 
 
 def fetches(domain: LocalDomain, name: str) -> list[int]:
@@ -108,6 +120,8 @@ def test_frozen_base_is_sent_to_a_site_once_and_a_site_without_room_is_gone_roun
         assert first > 4 * BASE_FLOATS
         assert others, "the model came back"
         assert max(others) < 10_000, "only the head, its optimizer's state and the manifest changed"
+    served = [min(len(sent_to(domain, name, site)) for name in ("center", "unit")) for site in ("north", "south")]
+    assert max(served) >= 5, "whoever was first got the package from centre and unit, each a part"
     assert fetches(domain, "tiny") == []
     assert status.verdict is not None
     (left_out,) = [one for one in status.verdict.excluded if one.dataset.startswith("tiny/")]
@@ -133,3 +147,56 @@ def test_what_was_kept_for_a_job_goes_though_its_site_was_away_when_it_ended(dom
 
     domain.restart("north")
     wait_until(lambda: job.id not in kept_for(domain, "north"), "letting go")
+
+
+def counted(domain: LocalDomain, name: str) -> dict[str, int]:
+    """What a node counted, as the centre knows it."""
+    with daitn.connect(domain.operator_token()) as operator:
+        return next((shown(one.counted.counts) for one in operator.counters() if one.name == name), {})
+
+
+def node_of(domain: LocalDomain, name: str) -> str:
+    with daitn.connect(domain.operator_token()) as operator:
+        (node,) = [one.descriptor.node for one in operator.nodes() if one.descriptor.name == name]
+    return str(node)
+
+
+def sent_to(domain: LocalDomain, name: str, receiver: str) -> set[str]:
+    """Chunks that a node gave another, from its log."""
+    node = node_of(domain, receiver)
+    log = (domain.folder / "logs" / f"{name}.log").read_text(errors="replace")
+    return {match[1] for match in SENT.finditer(log) if match[2] == node}
+
+
+def flip_a_bit(domain: LocalDomain, name: str, job: Any) -> int:
+    """Change one bit of the frozen base in every model of a job that a node holds; in how many."""
+    changed = 0
+    for pack in stored(domain, name).packs:
+        path = domain.node_folder(name) / "store" / "packs" / f"{pack.artifact}.pack"
+        if pack.kind == "graph" and {job.id, f"~{job.id}"} & set(pack.pins):
+            with suppress(FileNotFoundError), path.open("r+b") as file:  # the job may just have let it go
+                file.seek(BASE_FLOATS)
+                (byte,) = file.read(1)
+                file.seek(BASE_FLOATS)
+                file.write(bytes([byte ^ 64]))
+                changed += 1
+    return changed
+
+
+def test_bit_that_flips_in_a_store_is_found_there_and_no_model_goes_on_from_it(
+    domain: LocalDomain, tmp_path: Path
+) -> None:
+    job = submit(domain, "flipped", 6, "north", "south")
+    wait_until(lambda: job.status().visits >= 2, "two visits")
+    job.pause()
+    wait_until(lambda: not job.status().now, "the visit under way to end")
+    assert flip_a_bit(domain, "north", job) >= 1
+    job.resume()
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    assert status.visits == 6
+    wait_until(lambda: counted(domain, "north").get("store_corrupt", 0) >= 1, "north counts what it found")
+    trained = dict(job.result(tmp_path / "model").model().named_parameters())
+    (base,) = [one for name, one in trained.items() if name.endswith("base")]
+    assert bool((base.detach() == adapted_model().base.detach()).all()), "the base is as the owner gave it"
