@@ -111,6 +111,23 @@ def make_blind_model() -> Any:
     return Blind()
 
 
+def make_exploding_model() -> Any:
+    """One whose outputs are beyond all numbers after a long step."""
+    import torch
+    from torch import nn
+
+    class Exploding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.exp(self.out(x))
+
+    torch.manual_seed(0)
+    return Exploding()
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Look every few milliseconds until something outside this process holds; AssertionError naming it otherwise."""
     deadline = time.monotonic() + timeout_s

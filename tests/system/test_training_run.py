@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from benchmarks.faults.afterwards import closed_at
-from tests.system.small_domain import contract, make_blind_model, make_model, small_domain, wait_until
+from tests.system.small_domain import (
+    contract,
+    make_blind_model,
+    make_exploding_model,
+    make_model,
+    small_domain,
+    wait_until,
+)
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.metrics import shown
 from daitn.descriptors.job import JobStatus, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.trust import Evidence, TrustChange
 from daitn.node.processes import LocalDomain
 from daitn.oam.collection import read_counters
 from daitn.sdk.packaging import package_module
@@ -64,6 +73,12 @@ def check_log(job: Any) -> None:
     assert len(trained) == len(set(trained))
 
 
+def trust(operator: daitn.Network, name: str) -> tuple[float, tuple[TrustChange, ...]]:
+    """A node's score, and its latest changes."""
+    (found,) = [one for one in operator.nodes() if one.descriptor.name == name]
+    return found.trust, found.trust_changes
+
+
 def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path: Path) -> None:
     job = submit(domain, "delivered")
     status = job.wait()
@@ -82,6 +97,15 @@ def test_goal_is_reached_and_the_model_comes_back(domain: LocalDomain, tmp_path:
         logits = next(iter(model(x=torch.tensor([[2.0, 2.0], [-2.0, -2.0]])).values()))
     assert logits.argmax(1).tolist() == [1, 0]
     check_log(job)
+    with daitn.connect(domain.operator_token()) as operator:
+        for site in {step.dataset.partition("/")[0] for step in card.lineage}:
+            score, changes = trust(operator, site)
+            assert score != 0.8, "that of a site of which nothing is known"
+            kept = [one for one in changes if one.kind is Evidence.KEPT and f"of job {job.id} accepted" in one.why]
+            helped = [one for one in changes if one.kind is Evidence.HELPED]
+            assert kept, changes
+            assert helped, changes
+            assert all(one.after > one.before for one in (*kept, *helped))
 
 
 def test_goal_that_no_trial_could_tell_of_is_probed_at_a_site_and_then_admitted(domain: LocalDomain) -> None:
@@ -149,7 +173,17 @@ def test_kill_of_any_part_loses_no_accepted_visit(domain: LocalDomain, victim: s
 
     wait_until(lambda: visits() >= 3, "three accepted visits")
     before = visits()
+    killed_unix_s = time.time()
     domain.kill(victim, signal.SIGKILL)
+    if victim == "north":
+        with daitn.connect(domain.operator_token()) as operator:
+            wait_until(
+                lambda: any(
+                    one.kind is Evidence.VANISHED and one.at_unix_s >= killed_unix_s - 1 and one.after < one.before
+                    for one in trust(operator, victim)[1]
+                ),
+                "the loss of its presence is held against it",
+            )
     domain.restart(victim)
     wait_until(lambda: visits() > before, "a visit after the kill")
     status = job.wait()
@@ -264,6 +298,23 @@ def test_data_file_that_changes_under_training_fails_its_visits_and_nothing_else
 
         wait_until(lambda: told().get("data_sets_changed", 0) >= 1, "the centre hears what north counted")
         assert shown(read_counters(domain.node_folder("north")).counts)["data_sets_changed"] >= 1
+        assert {"north", "south"} <= {one.descriptor.name for one in operator.nodes() if one.reachable}
+
+
+def test_loss_that_is_no_number_ends_its_visits_with_the_batch_and_nothing_else(domain: LocalDomain) -> None:
+    steps = Hyperparameters(batch_size=8, batches_per_visit=20, learning_rate=1000.0, optimizer="sgd")
+    job = submit(
+        domain, "explodes", model=make_exploding_model(), chance_floor=0.0, method="cyclic", hyperparameters=steps
+    )
+    wait_until(lambda: any("is not finite at batch" in entry.text for entry in job.log()), "a visit that fails")
+    job.cancel()
+    with daitn.connect(domain.operator_token()) as operator:
+
+        def counted(name: str) -> int:
+            told = next((shown(one.counted.counts) for one in operator.counters() if one.name == name), {})
+            return told.get("runs_failed[not-finite]", 0)
+
+        wait_until(lambda: counted("north") + counted("south") >= 1, "the centre hears what a site counted")
         assert {"north", "south"} <= {one.descriptor.name for one in operator.nodes() if one.reachable}
 
 
