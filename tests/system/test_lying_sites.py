@@ -17,6 +17,7 @@ import daitn
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.metrics import shown
 from daitn.descriptors.job import Phase
+from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import Hyperparameters, Selection
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
@@ -57,21 +58,26 @@ def run_with(domain: LocalDomain, lie: str) -> Any:
     domain.prefixes[name] = (sys.executable, str(Path(__file__).with_name("lying_site.py")), lie)
     site = NodeSpec(name=name, operator=name, roles=SITE)
     domain.join(site, [write_site(domain.folder.parent / name, 1)])
-    network = daitn.connect(domain.owner_token("ada"))
-    job = network.train(
+    job = submit(domain, name)
+    job.wait()
+    return job
+
+
+def submit(domain: LocalDomain, other: str, **asked: Any) -> Any:
+    """A job of the honest site and another one."""
+    asked = {"data": Selection(include=("north/sides", f"{other}/sides"))} | asked
+    return daitn.connect(domain.owner_token("ada")).train(
         make_model(),
         contract=contract(),
         targets=["accuracy >= 0.93"],
         deadline=120,
         purpose="research",
-        name=lie,
+        name=other,
         method="cyclic",
-        data=Selection(include=("north/sides", f"{name}/sides")),
         hyperparameters=Hyperparameters(batch_size=16, batches_per_visit=4, learning_rate=0.05),
         key=load_or_create_key(domain.folder / "ada.key"),
+        **asked,
     )
-    job.wait()
-    return job
 
 
 FADED = 1e-4
@@ -115,6 +121,21 @@ def test_model_that_no_site_can_use_is_found_and_its_maker_alone_blamed(
     assert trust(operator, "north")[0] >= honest - FADED
     wait_until(lambda: counted(operator, f"makers_refuted[{fault}]") == before + 1, "the centre counts it", 20)
     wait_until(lambda: counted(operator, f"models_unfit[{fault}]", "unit") >= 1, "the unit counts it", 20)
+    if lie == "nan":
+        check_left_out(domain, f"liar-{lie}", f"trust {score:.2f}, the request asks for 0.60")
+
+
+def check_left_out(domain: LocalDomain, site: str, words: str) -> None:
+    """The next job that asks for trust gets no route through a site, for no other reason."""
+    job = submit(domain, site, data=Selection(), trust_floor=0.6)
+    verdict = job.assessed().verdict
+    status = job.wait()
+    assert verdict is not None
+    (left_out,) = [one for one in verdict.excluded if one.dataset == f"{site}/sides"]
+    assert left_out.code is ReasonCode.TRUST
+    assert words in left_out.why
+    assert status.phase is Phase.DELIVERED, status.reason
+    assert {step.dataset for step in job.card().lineage} == {"north/sides"}
 
 
 @pytest.mark.parametrize(
