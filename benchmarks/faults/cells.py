@@ -9,7 +9,15 @@ import signal
 from collections.abc import Sequence
 from typing import Any, Final
 
-from benchmarks.faults.matrix import DOER, Case, Cell
+from benchmarks.faults.ends import (
+    center_dies_at_goal,
+    center_dies_delivering,
+    center_dies_handing_out,
+    owner_dies_fetching,
+    owner_dies_submitting,
+    owner_dies_uploading,
+)
+from benchmarks.faults.matrix import DOER, Case, Cell, Whole
 from benchmarks.faults.plays import (
     LONG_S,
     Play,
@@ -207,4 +215,17 @@ _AVERAGE: Final[Sequence[Cell]] = (
     ),
 )
 
-CASES: Final[tuple[Cell, ...]] = (*_SMALL, *_BIG, *_AVERAGE)
+END_BOUND_S: Final = 10.0
+"""From a kill to the verdict on a submission that is given again, or to the model: most of it is the start of Python,
+the assessment and the transfer."""
+
+_ENDS: Final[Sequence[Cell]] = (
+    Whole("centre, last measurement", "kill", KILL_BOUND_S, center_dies_at_goal),
+    Whole("centre, fetching the best model", "kill", KILL_BOUND_S, center_dies_delivering),
+    Whole("centre, handing out the result", "kill", END_BOUND_S, center_dies_handing_out),
+    Whole("owner's client, fetching the result", "kill", END_BOUND_S, owner_dies_fetching),
+    Whole("owner's client, uploading", "kill", END_BOUND_S, owner_dies_uploading),
+    Whole("owner's client, submitting", "kill", END_BOUND_S, owner_dies_submitting),
+)
+
+CASES: Final[tuple[Cell, ...]] = (*_SMALL, *_BIG, *_AVERAGE, *_ENDS)

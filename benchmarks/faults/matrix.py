@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from benchmarks.faults.afterwards import check, end, fenced, longest_lease_s, recovered
+from benchmarks.faults.ends import Ending
 from benchmarks.faults.plays import Play, disk_full, disk_of_center_full
 from benchmarks.faults.told import ACCEPTED
 from benchmarks.faults.waiting import wait_for
@@ -104,7 +105,35 @@ def play(case: Case, world: World, job: Job) -> Row:
     return Row(case.point, case.kind, seconds, bound_s, outcome, ok, by, moment)
 
 
-Cell = Case
+class Whole(NamedTuple):
+    """One cell of the matrix that has a job of its own, since the job ends or is yet to be submitted."""
+
+    point: str
+    kind: str
+    bound_s: float
+    run: Ending
+    job: str = "its own"
+
+    @property
+    def name(self) -> str:
+        """`point, kind`."""
+        return f"{self.point}, {self.kind}"
+
+
+Cell = Case | Whole
+
+
+def play_whole(cell: Whole, world: World) -> Row:
+    """Run one such cell to its end."""
+    began = time.time()
+    try:
+        ended = cell.run(world)
+    except (AssertionError, DaitnError) as error:
+        said = error.what if isinstance(error, DaitnError) else str(error)
+        return Row(cell.point, cell.kind, float("nan"), cell.bound_s, said[:200], False, "signal", began)
+    ok = ended.seconds <= cell.bound_s
+    fault = ended.fault
+    return Row(cell.point, cell.kind, ended.seconds, cell.bound_s, ended.outcome, ok, fault.by, fault.unix_s)
 
 
 def run_cases(
@@ -126,6 +155,9 @@ def run_cases(
         for case in alike:
             if time.monotonic() > until:
                 break
+            if isinstance(case, Whole):
+                add(play_whole(case, world))
+                continue
             if job is None:
                 size, knobs = KNOBS[kind]
                 job = world.submit(size, **knobs)

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 import daitn
 from benchmarks.faults.clocks import Clocks
 from benchmarks.faults.namespaces import Link, open_namespaces
@@ -39,6 +41,9 @@ from daitn.sdk.transport import Transport, quoted
 
 PATIENCE_S: Final = 2.0
 """The domain's patience, which is the lease."""
+
+OWNER: Final = "owner"
+"""The name of the link between owners' programs and the centre's door."""
 
 DISK_BYTES: Final = 300_000_000
 """North's disk: room for 30 big models."""
@@ -69,7 +74,10 @@ class World:
         self.links = links
         self._clocks = clocks
         self.token = domain.owner_token("ada")
-        self._network = Transport(parse_owner_token(self.token))
+        given = parse_owner_token(self.token)
+        self._network = Transport(given)
+        self.token_by_link = str(msgspec.structs.replace(given, address=links[OWNER].address))
+        """The owner's token whose address is that of the link `OWNER`."""
         self.jobs: list[Job] = []
         """All jobs that were watched, the newest last."""
         self.no_disk = no_disk
@@ -100,6 +108,12 @@ class World:
         job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
         self._follow(job)
         job.assessed()
+        return job
+
+    def adopt(self, job_id: str) -> Job:
+        """A job that an owner's program submitted; watched from now on as well."""
+        job: Job = daitn.connect(self.token).job(job_id)
+        self._follow(job)
         return job
 
     def _follow(self, job: Job) -> None:
@@ -306,11 +320,12 @@ def _prepare(file: Path, links: dict[str, Link]) -> str:
     """The domain's settings before its first start; returns the router's address.
 
     A node that falls a dozen times within minutes would be asked after others for up to an hour; here all faults are
-    played at one node. The centre reaches the router through a link of its own.
+    played at one node. The centre reaches the router through a link of its own, and owners' programs the centre's door.
     """
     config = json.loads(file.read_text())
     router = f"{config['host']}:{config['router_port']}"
     links[CENTER] = link = Link(CENTER, router, None, config["host"])
+    links[OWNER] = Link(OWNER, f"{config['host']}:{config['api_port']}", None, config["host"])
     port = int(link.address.rpartition(":")[2])
     damping = {"suppress": 1000.0, "half_life_s": 60.0}
     file.write_text(json.dumps(config | {"damping": damping, "router_port": port}))
