@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from daitn.base.ids import NodeId
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
-from daitn.node.map_store import read_snapshot, write_snapshot
+from daitn.node.map_store import MapStore, read_snapshot, write_snapshot
 from daitn.topology import image_making
 from daitn.topology.fact_book import FactBook
 from daitn.topology.image_making import ImageMaking, make_image
@@ -103,6 +103,24 @@ class Churn(RuleBasedStateMachine):
             path = Path(folder) / "snapshot.map"
             write_snapshot(path, *make_image(self.intake, NOW))
             self.intake = load_image(*read_snapshot(path), str(path))
+            self.making = None  # it was of the map as it was
+
+    @rule(node=NODES, share=st.floats(0, 0.999))
+    def newest_snapshot_is_cut_off(self, node: NodeId, share: float) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            damaged: list[str] = []
+            store = MapStore(Path(folder), damaged.append)
+            store.write_snapshot(store.begin_generation(), *make_image(self.intake, NOW))
+            self.report(node, 0, old=False)
+            store.append(self.entries[-1])
+            store.write_snapshot(store.begin_generation(), *make_image(self.intake, NOW))
+            store.close()
+            newest = max(Path(folder).glob("snapshot-*.map"))
+            newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
+            again = MapStore(Path(folder), damaged.append)
+            self.intake = again.load()
+            assert damaged == ["map_snapshots_damaged"]
+            assert newest.name in again.damages[0]
             self.making = None  # it was of the map as it was
 
     @rule()

@@ -22,7 +22,7 @@ from daitn.base.effects import (
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, NodeId
 from daitn.base.units import NS_PER_S
-from daitn.control_center.fact_desk import ASK_TIMER, ReportsArrived
+from daitn.control_center.fact_desk import ASK_TIMER, MapDamaged, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
@@ -264,6 +264,26 @@ def test_roster_of_one_node_is_bounded(first):
     assert link.center.knowledge.facts[Kind.TERMINAL].row_of("s1/t0") is None
     assert link.center.counters.of("facts_refused", "flood") == 1
     assert link.center.knowledge.trust_book.changes(NODE) == ()
+
+
+def test_report_of_a_newer_version_is_refused_and_its_version_named():
+    link = Link()
+    link.to_terminal(measured())
+    link.to_center(ReportsArrived(senders=[NODE] * 2, payloads=[bytes([9]) + link.sent[0][1:], link.sent[0]]))
+
+    assert link.center.counters.of("facts_refused", "newer-version") == 1
+    assert link.center.counters.of("facts_refused", "replayed") == 1, "what came with it is looked at"
+    said = [one.entry.text for one in link.center.records.shown() if "newer-version" in one.entry.text]
+    assert len(said) == 1
+    assert "version 9, at most 2 is believed" in said[0]
+
+
+def test_map_that_was_damaged_on_the_disk_is_named_in_an_alarm():
+    link = Link()
+    link.to_center(MapDamaged(what="snapshot-0000000007.map has 3 bytes: it was cut off; the one before it is used"))
+
+    (alarm,) = [one.entry for one in link.center.records.shown()]
+    assert (alarm.name, "snapshot-0000000007.map" in alarm.text) == ("map damaged", True)
 
 
 def test_flood_that_was_cut_unread_is_counted_and_its_sender_named():

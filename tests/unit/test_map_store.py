@@ -185,6 +185,8 @@ def test_snapshot_that_was_cut_off_is_named_and_the_one_before_is_used(tmp_path,
     assert load_of(again.store.load()) == 0.75
     assert again.counts == {"map_snapshots_damaged": 1}
     assert newest.name in caplog.text
+    (said,) = again.store.damages
+    assert newest.name in said
 
 
 @pytest.mark.parametrize("place", [3, 60, -5, -40])

@@ -193,7 +193,10 @@ _CENTER: Final = (
         name="facts_refused",
         rise="reports of facts are refused: which node and why is in its alarm (`daitn alarms`)",
         label="why",
-        values=("unknown", "forged", "flood", "not-a-number", "negative", "out-of-range", "replayed", "undecodable"),
+        values=(
+            *("unknown", "forged", "flood", "not-a-number", "negative", "out-of-range", "replayed", "undecodable"),
+            "newer-version",
+        ),
     ),
     Metric(
         name="facts_marked",

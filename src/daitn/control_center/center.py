@@ -27,7 +27,7 @@ from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
 from daitn.control_center.enrolled import forgery_of
-from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, ReportsArrived
+from daitn.control_center.fact_desk import ASK_TIMER, FactDesk, MapDamaged, ReportsArrived
 from daitn.control_center.inference.desks import InferenceDesks
 from daitn.control_center.inference.records import DeploymentRecord
 from daitn.control_center.node_records import NodeRecorded, NodeRecords
@@ -153,6 +153,8 @@ class ControlCenter:
                 turn.send(node, Left())
             case ReportsArrived():
                 self.orchestration.arrived(turn, event)
+            case MapDamaged():
+                self._facts.damaged(turn, event)
             case PeerAppeared(node=node):
                 self._presence.appeared(turn, node)
                 self.orchestration.appeared(turn, node)

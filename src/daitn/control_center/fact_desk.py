@@ -49,6 +49,12 @@ class ReportsArrived(Event, frozen=True, kw_only=True):
     """Messages that were beyond their sender's share and were not read, by sender."""
 
 
+class MapDamaged(Event, frozen=True, kw_only=True):
+    """What was kept of the map was damaged when it was loaded; `what`: which file, how, and what was used instead."""
+
+    what: str
+
+
 class FactDesk:
     """See the module's docstring."""
 
@@ -93,6 +99,10 @@ class FactDesk:
             self._alarm(turn, fault, example, seen.counts[fault])
         self.ask(turn)
         return seen
+
+    def damaged(self, turn: Turn, event: MapDamaged) -> None:
+        """Let the operator know; what was lost is told again by those whose facts it was."""
+        self.alarms.sound(turn, "map damaged", event.what)
 
     def ask(self, turn: Turn) -> None:
         """Ask those whose facts are not all here, and look again while there are any."""

@@ -24,7 +24,7 @@ from daitn.base.errors import BugError, DaitnError
 from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
-from daitn.control_center.fact_desk import ReportsArrived
+from daitn.control_center.fact_desk import MapDamaged, ReportsArrived
 from daitn.control_center.inference.commands import KeysListed
 from daitn.control_center.inference.records import DEPLOYMENT_RECORDS
 from daitn.control_center.node_records import NodeRecorded
@@ -179,6 +179,8 @@ class CenterNode:
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()
+            for what in maps.damages:
+                runner.post(MapDamaged(what=what))
             questions.start()
             links.start(Access())
             runner.spawn(_sync_often(moving))

@@ -75,6 +75,8 @@ class MapStore:
         self._count = count
         self._generation = max(self._generations("snapshot", "map") + self._generations("entries", "log"), default=0)
         self._journal: BinaryIO | None = None
+        self.damages: list[str] = []
+        """What was found damaged when the map was loaded, in words: at most two snapshots and their journals."""
         self.journal_bytes = 0
         """What the journal has grown to since the last snapshot."""
 
@@ -89,7 +91,7 @@ class MapStore:
                 break
             except DamagedMapError as damage:
                 self._count("map_snapshots_damaged")
-                _log.warning("%s; the one before it is used, and what came since", damage)
+                self._say(f"{damage}; the one before it is used, and what came since")
         for generation in sorted(self._generations("entries", "log")):
             if generation >= begin:
                 for entry in self._read_journal(self._path("entries", generation, "log")):
@@ -157,7 +159,11 @@ class MapStore:
             yield from read_entries(path)
         except DamagedMapError as damage:
             self._count("map_journals_damaged")
-            _log.warning("%s; what came after it is asked for again", damage)
+            self._say(f"{damage}; what came after it is asked for again")
+
+    def _say(self, text: str) -> None:
+        self.damages.append(text)
+        _log.warning("%s", text)
 
 
 def write_snapshot(path: Path, head: ImageHead, arrays: Arrays) -> None:

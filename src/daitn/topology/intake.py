@@ -223,6 +223,21 @@ class FactIntake:
         blob = b"".join(payloads)
         headers: NDArray[Any] = np.ndarray((len(payloads),), HEADER, blob, 0, (length,))
         counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        newer = headers["version"] > PART_VERSION
+        if newer.any():
+            at = np.flatnonzero(newer)
+            told = Example(
+                source=int(source[at[0]]),
+                row=-1,
+                group="",
+                fact="version",
+                value=float(headers["version"][at[0]]),
+                most=PART_VERSION,
+            )
+            intake.add(Fault.NEWER_VERSION, len(at), told)
+            rest_at = np.flatnonzero(~newer)
+            known = [payloads[i] for i in rest_at]
+            return self._take_length(source[rest_at], known, length, now_ns, intake) if known else []
         in_part = headers["version"] == PART_VERSION
         if in_part.any():
             at = np.flatnonzero(in_part)

@@ -32,6 +32,8 @@ class Fault(IntEnum):
     """Taken; its moment lies in the future, or further back than any delay: a moment in the future counts as now."""
     CLAIM_BOUNDED = 10
     """Taken; it claims more than was measured, and counts as the most that is believed."""
+    NEWER_VERSION = 11
+    """A message in a form that a newer version of the software writes: the domain's centre is updated first."""
 
     @property
     def label(self) -> str:
