@@ -59,7 +59,7 @@ from daitn.topology.orchestrator import (
 from daitn.topology.tuning import TunerConfig
 from daitn.wire.codec import encode
 from daitn.wire.packed_facts import HEADER, encode_records, record_dtype, records_most
-from daitn.wire.topology_tools import ReportingTuned, TuneReporting
+from daitn.wire.topology_tools import Heartbeat, ReportingTuned, TuneReporting
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "freshness.json"
@@ -84,7 +84,7 @@ CAPACITY_S: Final = 600.0
 """Of the split baseline: capacities, which change seldom, are told this often."""
 LEVELS: Final = 9
 KINDS: Final[dict[str, tuple[float, ...]]] = {
-    "tuned": (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+    "tuned": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     "periodic": (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0, 1800.0),
     "periodic-split": (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0),
     "view-adapter": (0.0,),
@@ -94,6 +94,11 @@ KINDS: Final[dict[str, tuple[float, ...]]] = {
 GROUPS: Final = ("load", "capacity")
 NUMBER_BYTES: Final = 4
 """Numbers of tunings are seconds of Unix time in real domains; here time begins at nothing, and they are shorter."""
+BEAT: Final = Heartbeat(sequence=1, incarnation=1, told=1)
+BEAT_NS: Final = NS_PER_S
+"""Between two heartbeats, by the product's default patience."""
+TAKEN_BYTES: Final = len(encode(msgspec.structs.replace(BEAT, tuned=1))) - len(encode(BEAT)) + NUMBER_BYTES
+"""What acknowledging a tuning adds to a heartbeat; the rest of it is alike for all."""
 WEIGH_S: Final = 10.0
 """Ranges of decisions are told to the orchestrator this often: of every fifth decision."""
 
@@ -251,9 +256,13 @@ class Domain:
                 if merged is not None and self.rules[site].tune(merged, now_ns):
                     self.tunings[site] = merged
                     self._wake(site, now_ns)
+                    self._count(TAKEN_BYTES, now_ns)
+                    said_ns = now_ns - now_ns % BEAT_NS + BEAT_NS
+                else:
+                    self._count(len(encode(ReportingTuned(number=self.tunings[site].number))) + NUMBER_BYTES, now_ns)
+                    said_ns = now_ns
                 answer = ReportingTuned(number=self.tunings[site].number)
-                self._count(len(encode(answer)) + NUMBER_BYTES, now_ns)
-                self._at(now_ns + self._delay_ns(site), "answer", (site, answer))
+                self._at(said_ns + self._delay_ns(site), "answer", (site, answer))
             case "answer":
                 site, answer = subject
                 came = Delivered(sender=NodeId(f"s{site}"), message=answer)
@@ -270,7 +279,7 @@ class Domain:
                     self._effects(self.orchestrator.handle(computed(effect), now_ns), now_ns)
                 case Send(receiver=receiver, message=TuneReporting() as message):
                     site = int(receiver[1:])
-                    self._count(len(encode(message)) + 2 * NUMBER_BYTES, now_ns)
+                    self._count(len(encode(message)) + NUMBER_BYTES, now_ns)
                     self._at(now_ns + self._delay_ns(site), "tuned", (site, message))
                 case _:
                     pass

@@ -569,6 +569,18 @@ def test_site_is_tuned_after_its_first_report_and_its_answer_is_taken():
     assert len([one for _, one in made.sent if isinstance(one, TuneReporting)]) == 2
 
 
+def test_heartbeat_acknowledges_the_tuning_that_its_node_has_taken():
+    made = Bench(make_site(1))
+    tell_price(made, NodeId("n0001"), 5.0)
+    made.wait(2)
+
+    (message,) = [message for _, message in made.sent if isinstance(message, TuneReporting)]
+    made.say(NodeId("n0001"), Heartbeat(sequence=1, tuned=message.number))
+    assert len([one for _, one in made.sent if isinstance(one, TuneReporting)]) == 1
+    made.say(NodeId("n0001"), Heartbeat(sequence=1, tuned=message.number - 1))
+    assert len([one for _, one in made.sent if isinstance(one, TuneReporting)]) == 2, "another one: it is told all"
+
+
 def test_plan_of_a_job_comes_with_ranges_that_reports_are_weighed_by_until_it_ends():
     made = Bench(make_site(1), make_site(2), make_unit())
     made.submit()

@@ -26,7 +26,7 @@ from daitn.control_center.fact_desk import ASK_TIMER, MapDamaged, ReportsArrived
 from daitn.control_center.node_records import NodeRecorded
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
-from daitn.descriptors.reporting import EVERY, GroupTuning, step_of
+from daitn.descriptors.reporting import EVERY, GroupTuning, rate_step_below, step_of
 from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingDropped
 from daitn.topology.orchestrator import TUNE_TIMER
 from daitn.wire.topology_tools import (
@@ -304,7 +304,8 @@ LOAD_NUMBER = group_named("load").number
 def tune(number: int, since: int = 0, move: float = 0.25, **changes) -> TuneReporting:
     """Loads are told when they move by more than `move`, or after an hour."""
     groups = (GroupTuning(EVERY, LOAD_NUMBER, step_of(4096.0), {0: step_of(move)}, True),)
-    values = {"number": number, "since": since, "bytes_per_s": 1e4, "burst_bytes": 4096, "groups": groups}
+    back = number - since if since else 0
+    values = {"number": number, "back": back, "rate_step": rate_step_below(1e4), "burst_step": 96, "groups": groups}
     return TuneReporting(**(values | changes))
 
 
@@ -317,7 +318,8 @@ def test_tuning_is_taken_and_acknowledged():
     link = Link()
     link.to_terminal(measured(0.5))
 
-    assert hear(link, tune(100)) == [ReportingTuned(number=100)]
+    assert hear(link, tune(100)) == []
+    assert [link.reporter.beat()[2] for _ in range(2)] == [100, 0], "by one heartbeat"
     told = len(link.sent)
     link.to_terminal(measured(0.7))
     link.pass_s(30)
@@ -378,7 +380,7 @@ def test_reading_out_of_order_is_refused_and_counted():
 def test_everything_asked_for_is_told_within_the_bytes_and_the_map_hears_of_its_end():
     link = Link()
     link.to_terminal(measured(0.5))
-    hear(link, tune(100, bytes_per_s=10.0, burst_bytes=64))
+    hear(link, tune(100, rate_step=rate_step_below(10.0), burst_step=48))
     link.pass_s(1)
     asked = Delivered(sender=CENTER, message=FactsAsked(incarnation=link.reporter.incarnation))
 

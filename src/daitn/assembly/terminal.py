@@ -40,7 +40,7 @@ class TerminalCore:
         self.keeper = keeper
         self.reporter = reporter
         self.facts = FactReporter()
-        self.reporter.told = lambda: (self.facts.incarnation, self.facts.sequence)
+        self.reporter.told = self.facts.beat
         self.outbox = RecordOutbox()
         self.agent = ToolsAgent(node)
         self.manager = manager

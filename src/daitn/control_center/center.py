@@ -217,7 +217,7 @@ class ControlCenter:
                 if self.knowledge.has_left(sender):
                     turn.send(sender, Left())
                 elif self.knowledge.heard(sender, sequence, turn.now_ns):
-                    self.orchestration.spoke(turn, sender, beat=True)
+                    self.orchestration.beat(turn, sender, message)
                     self._facts.beat(turn, sender, message)
                 else:
                     facts = self.knowledge.node(sender)

@@ -43,6 +43,7 @@ from daitn.topology.orchestrator import (
 from daitn.topology.query_views import make_query_view
 from daitn.topology.tuning import TunerConfig
 from daitn.wire.packed_facts import HEADER
+from daitn.wire.topology_tools import Heartbeat, ReportingTuned
 
 TIMERS: Final = (LOOK_TIMER, TUNE_TIMER)
 
@@ -94,6 +95,12 @@ class Orchestration:
         self._knowledge.spoke(node, turn.now_ns)
         if self._knowledge.node(node) is not None:
             self._tell(turn, NodeSignalled(node=node, beat=beat))
+
+    def beat(self, turn: Turn, node: NodeId, message: Heartbeat) -> None:
+        """A node's heartbeat came, and with it perhaps which tuning it has taken."""
+        self.spoke(turn, node, beat=True)
+        if message.tuned:
+            self.tuned(turn, Delivered(sender=node, message=ReportingTuned(number=message.tuned)))
 
     def appeared(self, turn: Turn, node: NodeId) -> None:
         """The fabric sees a node: from now on its silence counts."""

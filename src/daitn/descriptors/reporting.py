@@ -42,6 +42,29 @@ def step_of(amount: float) -> int:
     return ANY_MOVE if amount < 2.0**-99 else min(200, round(STEPS_PER_OCTAVE * math.log2(amount)))
 
 
+RATE_STEPS_PER_OCTAVE: Final = 8
+"""Shares of bytes travel as steps of this many to a factor of two, rounded down: a site gets 4 % less in the mean."""
+
+RATE_STEP_LEAST: Final = -80
+RATE_STEP_MOST: Final = 239
+"""From a thousandth of a byte a second to 10⁹."""
+
+BURST_STEP_LEAST: Final = 48
+BURST_STEP_MOST: Final = 160
+"""From 64 bytes to a MiB."""
+
+
+def rate_of(step: int) -> float:
+    """Bytes, or bytes per second, that a step of a share means."""
+    return float(2.0 ** (step / RATE_STEPS_PER_OCTAVE))
+
+
+def rate_step_below(rate: float) -> int:
+    """The largest step that means no more than a rate above 0; within what may travel."""
+    step = math.floor(RATE_STEPS_PER_OCTAVE * math.log2(rate) + 1e-9)
+    return min(RATE_STEP_MOST, max(RATE_STEP_LEAST, step))
+
+
 Place = Annotated[int, msgspec.Meta(ge=0, lt=FACTS_OF_A_GROUP)]
 Step = Annotated[int, msgspec.Meta(ge=ANY_MOVE, le=200)]
 

@@ -5,7 +5,8 @@ map has it), then each report names them in four bytes. Reports may be lost; the
 is told again. Sequences begin with the process (`incarnation`), so nothing of this is kept on disk.
 
 When a group of facts is told, and within how many bytes, is the rule of `describe.reporting`, tuned by the map's
-orchestrator (`TuneReporting`; each is acknowledged). Groups that are due together travel together, by group.
+orchestrator (`TuneReporting`; each is acknowledged by the next heartbeat). Groups that are due together travel
+together, by group.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ class FactReporter:
         self._announced: dict[Kind, int] = {}
         """Numbers below this are known to the map."""
         self._facts: dict[tuple[Kind, str, str], _Kept] = {}
+        self._taken = 0
+        """The tuning that the next heartbeat acknowledges; 0: none."""
         self._wakes_ns: int | None = None
         """When it looks at what is due; None: not before something is measured."""
 
@@ -116,6 +119,12 @@ class FactReporter:
     def tuning(self) -> Tuning:
         """The tuning in force."""
         return self._rule.tuning
+
+    def beat(self) -> tuple[int, int, int]:
+        """For a heartbeat that is said now: incarnation, number of the last message of facts, and the tuning that it
+        acknowledges (0: none). One acknowledgement that is lost costs a tuning that tells all."""
+        taken, self._taken = self._taken, 0
+        return self.incarnation, self.sequence, taken
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -198,6 +207,8 @@ class FactReporter:
         if tuning is not None:
             self._rule.tune(tuning, now_ns)
             self.counters.count("reports_tuned")
+            self._taken = tuning.number
+            return self._wake(now_ns)
         return [Send(receiver=CENTER, message=ReportingTuned(number=self._rule.tuning.number))]
 
     def _again(self, incarnation: int, now_ns: int) -> list[Effect]:

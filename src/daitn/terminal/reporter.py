@@ -68,8 +68,9 @@ class Reporter:
         self.known = False
         self.heartbeat_s = 1.0
         self.leaving: Leaving | None = None
-        self.told: Callable[[], tuple[int, int]] = lambda: (0, 0)
-        """Incarnation and number of the last message of facts that this node sent."""
+        self.told: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
+        """Incarnation and number of the last message of facts that this node sent, and the tuning of reports that the
+        heartbeat acknowledges; asked once for each that is said."""
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
@@ -122,8 +123,8 @@ class Reporter:
             return []
         if self.known:
             again: Effect = SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(self.heartbeat_s))
-            incarnation, told = self.told()
-            beat = Heartbeat(sequence=self.sequence, incarnation=incarnation, told=told)
+            incarnation, told, tuned = self.told()
+            beat = Heartbeat(sequence=self.sequence, incarnation=incarnation, told=told, tuned=tuned)
             return [Send(receiver=CENTER, message=beat), again]
         describe = Describe(sequence=self.sequence, generated_unix_s=now_ns / NS_PER_S, descriptor=self.descriptor)
         again = SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(REPEAT_S))

@@ -28,10 +28,13 @@ from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.describe.reporting import GroupShape
 from daitn.descriptors.plan import FactRange
 from daitn.descriptors.reporting import (
+    BURST_STEP_MOST,
     EVERY,
     TUNINGS_OF_A_SITE,
     GroupTuning,
     Reading,
+    rate_of,
+    rate_step_below,
 )
 from daitn.topology.thresholds import SiteKnown, ThresholdsFound, ThresholdsSought
 from daitn.topology.watched import WatchedFact, WatchedGroup, WatchedSite, moves_in_force
@@ -45,8 +48,9 @@ take less than the law believes."""
 BURST_FRAC: Final = 0.1
 """Of a site's share over a window: what it may save up. The rest is its rate."""
 
-BURST_LEAST: Final = 160
-"""Bytes without which not even one report fits."""
+BURST_LEAST_STEP: Final = 59
+BURST_LEAST: Final = rate_of(BURST_LEAST_STEP)
+"""166 bytes, without which not even one report fits."""
 
 AIM_FRAC: Final = 0.7
 """Share of what sites may take that the correction aims at: the rest is for what nobody foresaw."""
@@ -314,10 +318,15 @@ class ReportTuner:
 
 def _message(groups: tuple[GroupTuning, ...], share: float, window_s: float, since: int, number: int) -> TuneReporting:
     """A share as rate and burst: over a window they add up to it."""
-    burst = max(BURST_LEAST, int(min(1 << 20, BURST_FRAC * share * window_s)))
-    rate = max(share * 1e-3, share - burst / window_s)
+    burst_step = rate_step_below(max(1.0, BURST_FRAC * share * window_s))
+    burst_step = min(BURST_STEP_MOST, max(BURST_LEAST_STEP, burst_step))
+    rate = max(share * 1e-3, share - rate_of(burst_step) / window_s)
     return TuneReporting(
-        number=number, since=since, bytes_per_s=min(1e9, rate), burst_bytes=burst, groups=groups[:TUNINGS_OF_A_SITE]
+        number=number,
+        back=number - since if since else 0,
+        rate_step=rate_step_below(rate),
+        burst_step=burst_step,
+        groups=groups[:TUNINGS_OF_A_SITE],
     )
 
 
