@@ -117,6 +117,7 @@ NO_BYTES_OF_OTHERS = {
     "learning.masking.round_keys.mask_private": "a number of the field, of which each is a key",
     "node.exchanges._read_out": "nothing is made of what comes",
     "node.http.tokens._read_scopes": "words, each looked up in a closed list",
+    "node.http.tokens._terms_of": "a book that only its own process writes",
     "sdk.predict._read_outputs": "tensors of a model that was run here",
     "simulation.world.World.__init__": "keys made here",
     "describe.family.features._signs": "a digest made here",

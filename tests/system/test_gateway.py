@@ -20,6 +20,7 @@ from tests.system.test_serving import write_package
 
 import daitn
 from daitn.base.errors import InputError, UnavailableError
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
@@ -64,6 +65,7 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
         with daitn.connect(domain.operator_token()) as operator:
             key = operator.make_owner_token("app", ("ask",))
             other = operator.make_owner_token("ada", ("train",))
+            small = operator.make_owner_token("small", ("ask",), terms=KeyTerms(queries_per_minute=2))
         with daitn.connect(other) as network:
             network.models.deploy(package, "sides", "p95 <= 1 s, = 2 replicas")
             network.models.wait("sides", 60)
@@ -99,6 +101,9 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
                 fetch_way(address, key, "another")
 
             # what must not be answered, each with its reason
+            assert [post(address, where, small, body)[0] for _ in range(2)] == [200, 200]
+            status, found, told = post(address, where, small, body)
+            assert (status, "2 queries a minute" in told["error"], int(found["Retry-After"]) > 20) == (429, True, True)
             assert post(address, where, other, body)[0] == 401
             status, _, told = post(address, "/v2/models/side/infer", key, body)
             assert (status, "'sides'" in told["error"] or "sides" in told["error"]) == (404, True)

@@ -239,6 +239,21 @@ def test_map_and_tokens(shell: Shell, door: Door) -> None:
     assert shell.json("token", "join", "x", "--role", "datum")[0] == 2
 
 
+def test_keys_have_terms_that_operators_give_show_and_change(shell: Shell, door: Door) -> None:
+    code, made = shell.json("key", "create", "app", "--model", "sides", "--weight", "2", "--queries-per-minute", "60")
+    assert code == 0, made
+    (key,) = [one for one in shell.json("key", "list")[1] if one["owner"] == "app"]
+    assert key["terms"] == {"models": ["sides"], "weight": 2.0, "queries_per_minute": 60}
+    assert shell.json("key", "set", key["id"], "--priority", "low", "--tokens-per-day", "1000")[0] == 0
+    (key,) = [one for one in shell.json("key", "list")[1] if one["owner"] == "app"]
+    assert key["terms"] == {"priority": "low", "tokens_per_day": 1000, "weight": 1.0}
+    assert "1000" in shell("key", "list")[1]
+    assert shell.json("key", "set", key["id"], "--priority", "urgent")[0] == 2
+    assert shell.json("key", "create", "other", "--weight", "0")[0] == 2
+    assert shell.json("key", "set", "0123456789ab")[0] == 2
+    assert shell.json("key", "revoke", key["id"])[0] == 0
+
+
 def test_links_and_tools_are_shown_as_nodes_told_them(shell: Shell, door: Door) -> None:
     center, now_ns = door.service.center, time.time_ns()
     node = center.knowledge.nodes()[0].descriptor.node
@@ -369,7 +384,16 @@ def test_predict_file(shell: Shell, tmp_path: Path) -> None:
 
 def test_every_command_has_json_and_a_sentence_of_help() -> None:
     runner = CliRunner()
-    groups = {"": app, "train": None, "data": None, "base": None, "token": None, "tools": None, "demo": None}
+    groups = {
+        "": app,
+        "train": None,
+        "data": None,
+        "base": None,
+        "token": None,
+        "key": None,
+        "tools": None,
+        "demo": None,
+    }
     for group in groups:
         listed = runner.invoke(app, [*filter(None, [group]), "--help"]).output
         names = [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from tests.answer_world import MODEL, AnswerWorld, Spelling, simulated
 
-from daitn.base.ids import DomainId, OwnerId
+from daitn.base.ids import DomainId, ModelName, OwnerId
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import OwnerToken
 from daitn.node.http.tokens import digest_of_secret
@@ -24,14 +25,14 @@ openai = pytest.importorskip("openai")
 
 
 @asynccontextmanager
-async def door(world: AnswerWorld) -> AsyncIterator[Any]:
+async def door(world: AnswerWorld, terms: KeyTerms = KeyTerms()) -> AsyncIterator[Any]:  # noqa: B008  # a value
     """A client of the gateway; `base` and `key` for those who speak HTTP themselves."""
 
     texts = OpenAiDoor(world.engine, world.asking, WayBook())
     opened = Door(world.engine, Asking(world.engine, world.links.query, world.counters), world.counters, texts)
     secret = b"s" * 32
     token = OwnerToken(address="127.0.0.1:1", domain=DomainId("demo"), fingerprint=b"f" * 32, secret=secret)
-    key = ApiKey(digest=digest_of_secret(secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000)
+    key = ApiKey(digest=digest_of_secret(secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000, terms=terms)
     opened.take_keys([key])
     await opened.start("127.0.0.1", 0)
     client = openai.AsyncOpenAI(base_url=opened.address + "/v1", api_key=str(token), max_retries=0, timeout=20)
@@ -190,6 +191,26 @@ def test_what_cannot_be_is_refused_by_name_with_the_standard_body(asked: dict[st
         assert caught.value.body["type"] == "invalid_request_error"
 
     run(check, simulated())
+
+
+def test_key_asks_its_models_only_and_no_more_tokens_than_its_quota() -> None:
+    async def all_of_it() -> None:
+        terms = KeyTerms(models=(MODEL,), tokens_per_minute=10)
+        async with asyncio.timeout(30), AnswerWorld() as world:
+            world.add("host", simulated(words_most=100_000))
+            world.add("another", simulated(), model=ModelName("other"))
+            async with door(world, terms) as client:
+                assert [model.id for model in (await client.models.list()).data] == [MODEL]
+                with pytest.raises(openai.PermissionDeniedError, match="may not ask 'other'"):
+                    await client.chat.completions.create(model="other", messages=SAY)
+                told = await client.chat.completions.create(model=MODEL, messages=SAY, max_tokens=12)
+                assert told.usage.total_tokens > 10
+                with pytest.raises(openai.RateLimitError, match="10 tokens a minute") as spent:
+                    await client.chat.completions.create(model=MODEL, messages=SAY, max_tokens=12)
+                assert int(spent.value.response.headers["retry-after"]) >= 12
+                assert world.counters.shown()["door_refused[quota]"] == 1
+
+    asyncio.run(all_of_it())
 
 
 def test_refusals_have_the_standard_body_and_say_when_to_come_back() -> None:

@@ -66,8 +66,8 @@ MODELS_SERVED: Final = 128
 REPLICAS_SERVED: Final = 512
 """Replicas of all models of a domain together: 0.3 kB each in that message."""
 
-GATEWAY_KEYS: Final = 2000
-"""Keys that gateways know of: 0.2 kB each in the message that tells them. A domain with more callers gives each
+GATEWAY_KEYS: Final = 1500
+"""Keys that gateways know of: 0.2 to 0.6 kB each in the message that tells them. A domain with more callers gives each
 organisation one key."""
 
 SPECS_BYTES: Final = 2048

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import base, counters, data, explain, map, models, nodes, predict, token, tools, train
+from daitn.cli import base, counters, data, explain, key, map, models, nodes, predict, token, tools, train
 from daitn.cli.alarms import show_alarms
 from daitn.cli.output import EXIT_CODES, fail
 
@@ -27,6 +27,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(base.app, name="base")
 app.add_typer(token.app, name="token")
+app.add_typer(key.app, name="key")
 app.add_typer(map.app, name="map")
 for command in (models.deploy, models.models, models.undeploy):
     app.command()(command)

@@ -267,6 +267,33 @@ def tokens_table(tokens: Sequence[TokenNamed]) -> Table:
     return table
 
 
+def keys_table(keys: Sequence[TokenNamed]) -> Table:
+    """Keys that may ask models, with what each may ask; "-": no bound of its own."""
+    table = Table()
+    for heading in (
+        "id",
+        "owner",
+        "models",
+        "priority",
+        "weight",
+        "queries/min",
+        "tokens/min",
+        "tokens/day",
+        "revoked",
+    ):
+        table.add_column(heading)
+    for one in keys:
+        terms = one.terms
+        quotas = (terms.queries_per_minute, terms.tokens_per_minute, terms.tokens_per_day)
+        shown = ("-" if quota is None else str(quota) for quota in quotas)
+        revoked = "" if one.revoked_unix_s is None else _day(one.revoked_unix_s)
+        models = ", ".join(terms.models) or "all"
+        table.add_row(
+            one.id, escape(one.owner), escape(models), terms.priority.value, f"{terms.weight:g}", *shown, revoked
+        )
+    return table
+
+
 def predictions_table(predictions: Sequence[Prediction], found: Summary) -> RenderableType:
     """The first predictions, and all of them counted."""
     table = Table()

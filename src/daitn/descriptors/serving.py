@@ -19,6 +19,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.live import LiveShown
 from daitn.descriptors.request import Target, parse_target
 from daitn.descriptors.stages import Stage
@@ -375,6 +376,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     owner: OwnerId
     expires_unix_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    terms: KeyTerms = KeyTerms()
 
 
 class ReplicaShown(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ from daitn.base.ids import ArtifactId
 from daitn.control_center.node_records import ShownRecord
 from daitn.descriptors.contract import DataContract, Task
 from daitn.descriptors.job import JobStatus
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Budget, Hyperparameters, Request, Selection
 from daitn.descriptors.terminals import Role
@@ -266,9 +267,19 @@ class Network:
             asked["roles"] = list(roles)
         return self._transport.call("POST", "/v1/tokens/join", bodies.TokenMade, asked).token
 
-    def make_owner_token(self, owner: str, scopes: Sequence[str] = ("train",), *, valid_s: float | None = None) -> str:
-        """For operators: a token for a model owner (`train`) or another operator (`operate`)."""
+    def make_owner_token(
+        self,
+        owner: str,
+        scopes: Sequence[str] = ("train",),
+        *,
+        valid_s: float | None = None,
+        terms: KeyTerms | None = None,
+    ) -> str:
+        """For operators: a token for a model owner (`train`), whoever asks models (`ask`, on such terms) or another
+        operator (`operate`)."""
         asked: dict[str, Any] = {"owner": owner, "scopes": list(scopes)}
+        if terms is not None:
+            asked["terms"] = terms
         if valid_s is not None:
             asked["valid_s"] = valid_s
         return self._transport.call("POST", "/v1/tokens/owner", bodies.TokenMade, asked).token
@@ -280,6 +291,10 @@ class Network:
     def revoke_owner_token(self, token_id: str) -> bodies.TokenNamed:
         """For operators: end an owner's token by its id."""
         return self._transport.call("DELETE", f"/v1/tokens/owner/{quoted(token_id)}", bodies.TokenNamed)
+
+    def set_key_terms(self, token_id: str, terms: KeyTerms) -> bodies.TokenNamed:
+        """For operators: what a key may ask of models from now on, in place of all that it might."""
+        return self._transport.call("PUT", f"/v1/tokens/owner/{quoted(token_id)}/terms", bodies.TokenNamed, terms)
 
     def expel(self, node: str, reason: str = "") -> None:
         """For operators: burn a node's slot and take it off the map."""

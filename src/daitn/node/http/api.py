@@ -37,6 +37,7 @@ from daitn.node.http.map_routes import add_map_routes
 from daitn.node.http.model_routes import add_model_routes
 from daitn.node.http.problems import HttpError, answer_of, conflict, status_word, too_large, too_many, unknown
 from daitn.node.http.rates import ANONYMOUS_BURST, ANONYMOUS_PER_S, REQUESTS_BURST, REQUESTS_PER_S, RateBook
+from daitn.node.http.token_routes import add_token_routes
 from daitn.node.http.tokens import Scope, TokenBook, TokenHolder
 from daitn.node.http.view_routes import add_view_routes
 from daitn.node.owner_service import OwnerService
@@ -71,7 +72,8 @@ def create_app(service: OwnerService, tokens: TokenBook) -> OwnerApp:
     _add_package_routes(app, manual, service)
     _add_job_routes(app, manual, service)
     _add_following_routes(app, manual, service)
-    _add_operator_routes(app, manual, service, tokens)
+    _add_operator_routes(app, manual, service)
+    add_token_routes(app, manual, tokens, lambda request: _caller(request, Scope.OPERATE), _read)
     add_map_routes(app, manual, service.map, lambda request: _caller(request, Scope.OPERATE), _read)
     add_model_routes(app, manual, service.models, lambda request: _caller(request, Scope.TRAIN), _read)
     add_view_routes(app, manual, service.followed, lambda request, job: _owned(service, request, job))
@@ -264,11 +266,8 @@ def _add_following_routes(app: OwnerApp, manual: Manual, service: OwnerService) 
         return Response(data, media_type="application/octet-stream")
 
 
-def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, tokens: TokenBook) -> None:
+def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService) -> None:
     manual.note("post", "/v1/tokens/join", takes=bodies.JoinTokenAsked, gives=bodies.TokenMade)
-    manual.note("post", "/v1/tokens/owner", takes=bodies.OwnerTokenAsked, gives=bodies.TokenMade)
-    manual.note("get", "/v1/tokens/owner", gives=tuple[bodies.TokenNamed, ...])
-    manual.note("delete", "/v1/tokens/owner/{token}", gives=bodies.TokenNamed)
     manual.note("post", "/v1/nodes/{node}/expel", takes=bodies.ExpelAsked)
     manual.note("get", "/v1/counters", gives=tuple[bodies.ProcessCounters, ...])
 
@@ -304,22 +303,6 @@ def _add_operator_routes(app: OwnerApp, manual: Manual, service: OwnerService, t
         roles = [role.value for role in asked.roles]
         token = await service.make_join_token(asked.operator, roles, asked.valid_s)
         return _json(bodies.TokenMade(token=token), 201)
-
-    @app.post("/v1/tokens/owner", summary="A token for a model owner or operator", status_code=201)
-    async def owner_token(request: Request) -> Response:
-        _caller(request, Scope.OPERATE)
-        asked = await _read(request, bodies.OwnerTokenAsked)
-        return _json(bodies.TokenMade(token=tokens.create(asked.owner, asked.scopes, valid_s=asked.valid_s)), 201)
-
-    @app.get("/v1/tokens/owner", summary="All owners' tokens, without their secrets")
-    async def owner_tokens(request: Request) -> Response:
-        _caller(request, Scope.OPERATE)
-        return _json([_named(holder) for holder in tokens.holders()])
-
-    @app.delete("/v1/tokens/owner/{token}", summary="Revoke an owner's token, by its id")
-    async def revoke(request: Request, token: str) -> Response:
-        _caller(request, Scope.OPERATE)
-        return _json(_named(tokens.revoke(token)))
 
     @app.post("/v1/nodes/{node}/expel", summary="Burn a node's slot and take it off the map", status_code=204)
     async def expel(request: Request, node: str) -> Response:
@@ -406,17 +389,6 @@ def _merge(old: Any, patch: Any) -> Any:
         else:
             merged[name] = _merge(merged.get(name), value)
     return merged
-
-
-def _named(holder: TokenHolder) -> bodies.TokenNamed:
-    return bodies.TokenNamed(
-        id=holder.id,
-        owner=holder.owner,
-        scopes=tuple(sorted(holder.scopes)),
-        created_unix_s=holder.created_unix_s,
-        expires_unix_s=holder.expires_unix_s,
-        revoked_unix_s=holder.revoked_unix_s,
-    )
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

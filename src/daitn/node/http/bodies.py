@@ -15,6 +15,7 @@ from daitn.base import limits
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Name
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
 from daitn.descriptors.serving import ServingGoal
@@ -160,6 +161,8 @@ class OwnerTokenAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     owner: Name
     scopes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("train",)
     valid_s: Annotated[float, msgspec.Meta(gt=0, le=10 * 366 * 86_400)] = 366 * 86_400.0
+    terms: KeyTerms | None = None
+    """What it may ask of models, where it has the scope `ask`."""
 
 
 class TokenMade(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +180,8 @@ class TokenNamed(msgspec.Struct, frozen=True, kw_only=True):
     created_unix_s: float
     expires_unix_s: float
     revoked_unix_s: float | None
+    terms: KeyTerms = KeyTerms()
+    """What it may ask of models."""
 
 
 class ExpelAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,12 +20,16 @@ import msgspec
 from blake3 import blake3
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Engine,
     Float,
+    LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -37,6 +41,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from daitn.base.errors import InputError, UnavailableError
 from daitn.base.ids import DomainId, OwnerId
 from daitn.base.names import check_name
+from daitn.descriptors.key_terms import KeyTerms, check_terms
 from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import SECRET_BYTES, OwnerToken, parse_owner_token
 from daitn.node.pki import fingerprint_of
@@ -64,6 +69,15 @@ _tokens = Table(
     Column("expires_unix_s", Float, nullable=False),
     Column("revoked_unix_s", Float, nullable=True),
 )
+
+
+_terms = Table(
+    "key_terms",
+    _metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("terms", LargeBinary, nullable=False),
+)
+"""Of keys that have any: a table of its own, so that a book made before there were terms goes on."""
 
 
 class Scope(StrEnum):
@@ -94,6 +108,8 @@ class TokenHolder(msgspec.Struct, frozen=True, kw_only=True):
     created_unix_s: float
     expires_unix_s: float
     revoked_unix_s: float | None = None
+    terms: KeyTerms = KeyTerms()
+    """What it may ask of models."""
 
 
 class TokenBook:
@@ -122,10 +138,15 @@ class TokenBook:
         with _database_errors():
             _metadata.create_all(self._engine)
 
-    def create(self, owner: str, scopes: Sequence[Scope | str], *, valid_s: float = VALID_S_MAX) -> str:
-        """A new token for `owner`; it is shown once and kept nowhere. InputError for an unknown scope or name."""
+    def create(
+        self, owner: str, scopes: Sequence[Scope | str], *, valid_s: float = VALID_S_MAX, terms: KeyTerms | None = None
+    ) -> str:
+        """A new token for `owner`; it is shown once and kept nowhere. `terms`: what it may ask of models. InputError
+        for an unknown scope or name, or terms that cannot be."""
         check_name("owner", owner)
         wanted = _read_scopes(scopes)
+        if terms is not None:
+            _check_terms(terms, wanted)
         if not 0 < valid_s <= VALID_S_MAX:
             raise InputError(f"a token valid for {valid_s:g} s is not possible", todo=f"give 1 to {VALID_S_MAX:.0f} s")
         secret, now = secrets.token_bytes(SECRET_BYTES), self._clock()
@@ -141,6 +162,8 @@ class TokenBook:
             if (connection.scalar(select(func.count()).select_from(_tokens)) or 0) >= TOKENS:
                 raise InputError(f"the token book holds {TOKENS} tokens, its limit", todo="start a new book")
             connection.execute(insert(_tokens).values(row))
+            if terms is not None:
+                connection.execute(insert(_terms).values(digest=row["digest"], terms=msgspec.json.encode(terms)))
         return str(OwnerToken(address=self.address, domain=self.domain, fingerprint=self._fingerprint, secret=secret))
 
     def name_of(self, token: str) -> str:
@@ -160,9 +183,7 @@ class TokenBook:
         if parsed.domain != self.domain:
             return TokenFault.OTHER_DOMAIN
         with _database_errors(), self._engine.connect() as connection:
-            found = connection.execute(
-                select(_tokens).where(_tokens.c.digest == digest_of_secret(parsed.secret))
-            ).first()
+            found = connection.execute(_with_terms().where(_tokens.c.digest == digest_of_secret(parsed.secret))).first()
         if found is None:
             return TokenFault.UNKNOWN
         holder = _holder(found)
@@ -170,20 +191,27 @@ class TokenBook:
             return TokenFault.REVOKED
         return TokenFault.EXPIRED if holder.expires_unix_s <= self._clock() else holder
 
+    def set_terms(self, token_or_id: str, terms: KeyTerms) -> TokenHolder:
+        """Give a key other terms, in place of all that it had. InputError if there is none that may ask models, or for
+        terms that cannot be."""
+        chosen, digest = _chosen(token_or_id)
+        with _database_errors(), self._engine.begin() as connection:
+            found = connection.execute(select(_tokens).where(chosen, _tokens.c.revoked_unix_s.is_(None))).first()
+            if found is None:
+                raise InputError(f"there is no key {digest[:ID_CHARS]} that is good", todo="`daitn key list` shows ids")
+            _check_terms(terms, {Scope(scope) for scope in found.scopes.split()})
+            connection.execute(delete(_terms).where(_terms.c.digest == found.digest))
+            connection.execute(insert(_terms).values(digest=found.digest, terms=msgspec.json.encode(terms)))
+            return _holder(connection.execute(_with_terms().where(_tokens.c.digest == found.digest)).one())
+
     def revoke(self, token_or_id: str) -> TokenHolder:
         """End a token, given whole or by its id; ending it again is no error. InputError if there is none."""
-        try:
-            digest = digest_of_secret(parse_owner_token(token_or_id).secret)
-        except InputError:
-            digest = token_or_id.strip().lower()
-        if len(digest) < ID_CHARS or not digest.isalnum():
-            raise InputError(f"{token_or_id[:20]!r} is neither a token nor its id", todo="`daitn token list` shows ids")
-        chosen = _tokens.c.digest.startswith(digest, autoescape=True)
+        chosen, digest = _chosen(token_or_id)
         with _database_errors(), self._engine.begin() as connection:
             connection.execute(
                 update(_tokens).where(chosen, _tokens.c.revoked_unix_s.is_(None)).values(revoked_unix_s=self._clock())
             )
-            found = connection.execute(select(_tokens).where(chosen)).first()
+            found = connection.execute(_with_terms().where(chosen)).first()
         if found is None:
             raise InputError(f"there is no token {digest[:ID_CHARS]}", todo="`daitn token list` shows ids")
         return _holder(found)
@@ -191,18 +219,23 @@ class TokenBook:
     def holders(self) -> tuple[TokenHolder, ...]:
         """All tokens ever made, newest first."""
         with _database_errors(), self._engine.connect() as connection:
-            rows = connection.execute(select(_tokens).order_by(_tokens.c.created_unix_s.desc())).all()
+            rows = connection.execute(_with_terms().order_by(_tokens.c.created_unix_s.desc())).all()
         return tuple(_holder(row) for row in rows)
 
     def keys(self, scope: Scope, most: int) -> tuple[ApiKey, ...]:
         """Digests of the tokens with a scope that are good now, the newest `most` of them."""
         live = (_tokens.c.revoked_unix_s.is_(None), _tokens.c.expires_unix_s > self._clock())
         wanted = _tokens.c.scopes.contains(scope.value, autoescape=True)
-        chosen = select(_tokens).where(wanted, *live).order_by(_tokens.c.created_unix_s.desc()).limit(most)
+        chosen = _with_terms().where(wanted, *live).order_by(_tokens.c.created_unix_s.desc()).limit(most)
         with _database_errors(), self._engine.connect() as connection:
             rows = connection.execute(chosen).all()
         return tuple(
-            ApiKey(digest=row.digest, owner=OwnerId(row.owner), expires_unix_s=row.expires_unix_s)
+            ApiKey(
+                digest=row.digest,
+                owner=OwnerId(row.owner),
+                expires_unix_s=row.expires_unix_s,
+                terms=_terms_of(row),
+            )
             for row in rows
             if scope.value in row.scopes.split()
         )
@@ -227,6 +260,31 @@ def _read_scopes(scopes: Sequence[Scope | str]) -> set[Scope]:
     return {Scope(scope) for scope in scopes}
 
 
+def _check_terms(terms: KeyTerms, scopes: Collection[Scope]) -> None:
+    if Scope.ASK not in scopes and terms != KeyTerms():
+        raise InputError("terms of asking models are given for a token that may not ask", todo="give it the scope ask")
+    check_terms(terms)
+
+
+def _chosen(token_or_id: str) -> tuple[ColumnElement[bool], str]:
+    """Which row a token or its id means, and the digest or its beginning."""
+    try:
+        digest = digest_of_secret(parse_owner_token(token_or_id).secret)
+    except InputError:
+        digest = token_or_id.strip().lower()
+    if len(digest) < ID_CHARS or not digest.isalnum():
+        raise InputError(f"{token_or_id[:20]!r} is neither a token nor its id", todo="`daitn token list` shows ids")
+    return _tokens.c.digest.startswith(digest, autoescape=True), digest
+
+
+def _with_terms() -> Select[Any]:
+    return select(_tokens, _terms.c.terms).join(_terms, _terms.c.digest == _tokens.c.digest, isouter=True)
+
+
+def _terms_of(row: Any) -> KeyTerms:
+    return KeyTerms() if row.terms is None else msgspec.json.decode(row.terms, type=KeyTerms)
+
+
 def _holder(row: Any) -> TokenHolder:
     return TokenHolder(
         id=row.digest[:ID_CHARS],
@@ -235,6 +293,7 @@ def _holder(row: Any) -> TokenHolder:
         created_unix_s=row.created_unix_s,
         expires_unix_s=row.expires_unix_s,
         revoked_unix_s=row.revoked_unix_s,
+        terms=_terms_of(row),
     )
 
 

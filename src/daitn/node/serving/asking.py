@@ -28,7 +28,7 @@ from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.outcome_book import OutcomeBook
-from daitn.node.serving.turns import Turns
+from daitn.node.serving.turns import Standing, Turns, alike
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
 from daitn.wire.secret_queries import SealedPart, SecretQuery
 
@@ -119,10 +119,11 @@ class Asking:
         counters: Counters,
         counts: QueryCounts | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        standing: Standing = alike,
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
         self._counts = counts or QueryCounts(lambda _: None)
-        self._turns = Turns(engine.engines)
+        self._turns = Turns(engine.engines, standing)
         self._versions: dict[ModelName, ServedModel] = {}
         self._random = random.Random()
         self._prefix, self._queries = secrets.token_hex(4), 0

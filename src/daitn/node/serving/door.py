@@ -16,7 +16,6 @@ import asyncio
 import logging
 import math
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -33,15 +32,13 @@ from daitn.control_center.inference.query_admission import Refused, unknown_mode
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.pipelines import Pipeline
 from daitn.descriptors.serving import ApiKey, ServedModel
-from daitn.node.http.owner_token import parse_owner_token
-from daitn.node.http.problems import HttpError, too_many
-from daitn.node.http.rates import RateBook
-from daitn.node.http.tokens import digest_of_secret
+from daitn.node.http.problems import HttpError
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
 from daitn.node.serving.feedback_door import HEADER as FEEDBACK
 from daitn.node.serving.feedback_door import FeedbackDoor
+from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.later_door import LaterDoor, LaterMaking
 from daitn.node.serving.openai_door import OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
@@ -53,16 +50,9 @@ from daitn.serving.tensors import rows_of, tensors_of
 BODY_BYTES: Final = 32 * MIB
 """Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
 
-QUERIES_PER_S: Final = 10_000.0
-QUERIES_BURST: Final = 20_000.0
-"""Of one key: beyond it, others would wait for it."""
-
 QUERIES_TOLD: Final = 16
 NOTICE_CHARS: Final = 1000
 """Of a combined answer's queries and notices, as many are told in headers."""
-
-KEYS_REMEMBERED: Final = 4096
-"""Tokens whose digest is remembered, so that one is computed once and not per query."""
 
 STOP_S: Final = 2.0
 """How long what is under way is given when the door closes."""
@@ -86,14 +76,11 @@ class Door:
         later: LaterMaking | None = None,
     ) -> None:
         self._secret = secret
+        self.keys = KeyBook(counters) if openai is None else openai.keys
         self._later = None if later is None else LaterDoor(self, later)
-        self._told_keys = asyncio.Event()
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
         self._feedback = FeedbackDoor(asking.outcomes, engine, counters)
         self._combining = Combining(pipelines, engine, asking, counters)
-        self._keys: dict[str, ApiKey] = {}
-        self._digests: dict[str, str] = {}
-        self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
         self._ways = WayBook() if openai is None else openai.ways
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
@@ -107,8 +94,7 @@ class Door:
 
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
         """These keys open the door from now on."""
-        self._keys = {key.digest: key for key in keys}
-        self._told_keys.set()
+        self.keys.take_keys(keys)
 
     async def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         """Listen; UnavailableError where the port cannot be had."""
@@ -174,7 +160,7 @@ class Door:
         try:
             if not request.path.startswith("/v2/health/"):
                 given = request.headers
-                request["key"] = self._admit(given.get("authorization", ""), given.get("x-api-key", ""))
+                request["key"] = self.keys.admit(given.get("authorization", ""), given.get("x-api-key", ""))
             return await handler(request)
         except InputError as error:
             self._counters.count("door_refused", "input")
@@ -188,29 +174,6 @@ class Door:
                 raise
             self._counters.count("door_refused", "path")
             return _error_at(request, error.status, f"{request.method} {request.path[:100]}: {error.reason}")
-
-    def _admit(self, authorization: str, api_key: str) -> str:
-        """The digest of the key that opened the door."""
-        kind, _, token = authorization.partition(" ")
-        token = token.strip() if kind.lower() == "bearer" else api_key
-        digest = self._digests.get(token)
-        if digest is None and token:
-            try:
-                digest = digest_of_secret(parse_owner_token(token).secret)
-            except InputError:
-                digest = ""
-            if len(self._digests) >= KEYS_REMEMBERED:
-                self._digests.clear()
-            self._digests[token] = digest
-        key = self._keys.get(digest or "")
-        if key is None or key.expires_unix_s <= time.time():
-            self._counters.count("door_refused", "key")
-            what = "no key was given" if not token else "this key opens nothing here, or not any more"
-            raise HttpError(401, "policy", what, todo="send a domain's key as bearer token or X-API-Key")
-        if (wait_s := self._rates.take(key.digest, time.monotonic())) > 0:
-            self._counters.count("door_refused", "rate")
-            raise too_many(f"more than {QUERIES_PER_S:g} queries a second with one key", wait_s)
-        return key.digest
 
     def _refuse(self, why: str, status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
         self._counters.count("door_refused", why)
@@ -253,6 +216,7 @@ class Door:
             }
             for model in (*self._engine.models.values(), *self._combining.all())
             if model.stage is None and model.canary is None and (model.routes or not only_ready)
+            if self.keys.may_ask(request["key"], model.model)
         ]
         return _json(found)
 
@@ -299,7 +263,7 @@ class Door:
         """A query that came by the quick way. Whatever is wrong is answered, as at the general one."""
         try:
             headers = asked.headers
-            key = self._admit(headers.get("authorization", ""), headers.get("x-api-key", ""))
+            key = self.keys.admit(headers.get("authorization", ""), headers.get("x-api-key", ""))
             model = self._find(asked.model, asked.version)
             return model if isinstance(model, Reply) else await self._ask(key, model, headers, asked.body)
         except InputError as error:
@@ -320,6 +284,7 @@ class Door:
 
     async def _ask(self, key: str, model: ServedModel, headers: Mapping[str, str], body: bytes) -> Reply:
         asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
+        self.keys.begin(key, model.model)
         session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
         if model.model not in self._engine.models:
             return await self._ask_combined(key, model, asked, session)
@@ -361,6 +326,7 @@ class Door:
 
     async def _ask_secret(self, request: web.Request) -> web.Response:
         assert self._secret is not None
+        self.keys.begin(request["key"], request.match_info["model"])
         said = await self._secret.ask(request.match_info["model"], request, request["key"], self._ways)
         return response_of(refusal(said) if isinstance(said, Refused) else said)
 
@@ -368,12 +334,11 @@ class Door:
 
     def owner_of(self, key: str) -> str:
         """Whose key it is, by its digest; empty where it opens nothing, or not any more."""
-        held = self._keys.get(key)
-        return "" if held is None or held.expires_unix_s <= time.time() else str(held.owner)
+        return self.keys.owner_of(key)
 
     async def keys_told(self) -> None:
         """Until it is known which keys open the door."""
-        await self._told_keys.wait()
+        await self.keys.told.wait()
 
     def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """What would be said to a query before any host hears of it; InputError, or None where nothing is wrong."""
@@ -392,6 +357,8 @@ class Door:
             return model if isinstance(model, Reply) else await self._ask(key, model, headers, body)
         except InputError as error:
             return Reply(400, _error_body(error.render()), {})
+        except HttpError as error:
+            return Reply(error.status, _error_body(error.what), _told(error))
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""

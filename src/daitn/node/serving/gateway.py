@@ -23,6 +23,7 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
 from daitn.node.serving.host_keys import authority_of
+from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.later import Answerer, LaterQueries
 from daitn.node.serving.later_store import LaterStore
 from daitn.node.serving.openai_door import OpenAiDoor
@@ -49,12 +50,13 @@ class GatewayHands:
         self._counts = QueryCounts(post)
         self._telling: asyncio.Task[None] | None = None
 
+        self._keys = KeyBook(self.counters)
         self._links = AnswerLinks(fabric)
         self._switching = Switching(config.switches)
         texts = OpenAiDoor(
-            self._engine, TextAsking(self._engine, self._links, self.counters), WayBook(), self._switching
+            self._engine, TextAsking(self._engine, self._links, self.counters), WayBook(), self._switching, self._keys
         )
-        asking = Asking(self._engine, self._links.query, self.counters, self._counts)
+        asking = Asking(self._engine, self._links.query, self.counters, self._counts, standing=self._keys.standing)
         secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters)
 
         def later(answer: Answerer) -> LaterQueries:

@@ -24,6 +24,7 @@ from daitn.descriptors.serving import QueryGoal
 from daitn.descriptors.texts import TextAsk
 from daitn.node.serving import openai_protocol as protocol
 from daitn.node.serving.inference_protocol import GOAL_WORDS, goal_of
+from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import Telling, TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
@@ -48,9 +49,15 @@ class OpenAiDoor:
     """See the module's docstring; its paths begin with `/v1/`."""
 
     def __init__(
-        self, engine: QueryRouteEngine, asking: TextAsking, ways: WayBook, switching: Switching | None = None
+        self,
+        engine: QueryRouteEngine,
+        asking: TextAsking,
+        ways: WayBook,
+        switching: Switching | None = None,
+        keys: KeyBook | None = None,
     ) -> None:
         self._engine, self._asking, self.ways = engine, asking, ways
+        self.keys = KeyBook(asking.counters) if keys is None else keys
         self._switching = Switching(()) if switching is None else switching
 
     def add_routes(self, app: web.Application) -> None:
@@ -61,9 +68,10 @@ class OpenAiDoor:
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/embeddings", self._embed)
 
-    async def _models(self, _: web.Request) -> web.Response:
-        models = [protocol.model_of(model) for model in self._engine.models.values()]
-        models += [protocol.switch_of(switch) for switch in self._switching.switches.values()]
+    async def _models(self, request: web.Request) -> web.Response:
+        may = [model for model in self._engine.models.values() if self._may_ask(request, model.model)]
+        switches = [one for name, one in self._switching.switches.items() if self._may_ask(request, name)]
+        models = [*map(protocol.model_of, may), *map(protocol.switch_of, switches)]
         return _json({"object": "list", "data": models})
 
     async def _model(self, request: web.Request) -> web.Response:
@@ -75,30 +83,33 @@ class OpenAiDoor:
             return refused_response(unknown_model(name, self._engine.models))
         return _json(protocol.model_of(model))
 
+    def _may_ask(self, request: web.Request, model: str) -> bool:
+        return self.keys.may_ask(request["key"], model)
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked, generation = protocol.decode_chat(await request.read())
-        telling = await self._ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        telling = await self._ask(request, asked.model, generation, _goal(asked.daitn, request.headers))
         return await self._tell(request, telling, asked, chat=True)
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         asked, generation = protocol.decode_completion(await request.read())
-        telling = await self._ask(asked.model, generation, _goal(asked.daitn, request.headers))
+        telling = await self._ask(request, asked.model, generation, _goal(asked.daitn, request.headers))
         return await self._tell(request, telling, asked, chat=False)
 
     async def _embed(self, request: web.Request) -> web.Response:
         asked, batch = protocol.decode_embedding(await request.read())
-        telling = await self._ask(asked.model, batch, _goal(asked.daitn, request.headers))
+        telling = await self._ask(request, asked.model, batch, _goal(asked.daitn, request.headers))
         try:
             await telling.next()
             if telling.batch is None:
                 return refused_response(_why(telling), _headers(request, telling))
             return _json(protocol.embeddings_of(asked, telling.batch), _headers(request, telling))
         finally:
-            telling.stop()
-            self.ways.keep(request["key"], telling.asked)
+            self._end(request, telling)
 
-    async def _ask(self, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+    async def _ask(self, request: web.Request, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
         """Ask the model, or of a switch the one that suffices, and the other where that one cannot answer."""
+        self.keys.begin(request["key"], name)
         began_s = time.monotonic()
         first, *others = await self._switching.models_for(name, asked)
         telling = await self._asking.ask(first, asked, goal)
@@ -111,6 +122,11 @@ class OpenAiDoor:
             telling.stop()
             telling = await self._asking.ask(other, asked, goal)
         return telling
+
+    def _end(self, request: web.Request, telling: Telling) -> None:
+        telling.stop()
+        self.ways.keep(request["key"], telling.asked)
+        self.keys.spent(request["key"], telling.tokens)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
@@ -139,8 +155,7 @@ class OpenAiDoor:
                 return refused_response(_why(telling), headers)
             return _json(shape.whole("".join(parts), telling.ended), headers)
         finally:
-            telling.stop()
-            self.ways.keep(request["key"], telling.asked)
+            self._end(request, telling)
 
     async def _stream(
         self, request: web.Request, telling: Telling, shape: protocol.Shape, *, usage: bool

@@ -66,9 +66,9 @@ class Ways(NamedTuple):
 
 
 _REASONS: Final = {
-    200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 404: b"Not Found", 413: b"Content Too Large",
-    422: b"Unprocessable Content", 429: b"Too Many Requests", 500: b"Internal Server Error",
-    503: b"Service Unavailable",
+    200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found",
+    413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
+    500: b"Internal Server Error", 503: b"Service Unavailable",
 }  # fmt: skip
 
 

@@ -121,6 +121,13 @@ class Telling:
         return self._asked.tokens_most if isinstance(self._asked, Generation) else len(self._asked.texts)
 
     @property
+    def tokens(self) -> int:
+        """Of prompt and answer as the engine counted them; of an answer that broke off, those that were told."""
+        if self.ended is not None:
+            return self.ended.prompt_tokens + self.ended.tokens
+        return len(self._tokens) if self.batch is None else self.batch.prompt_tokens
+
+    @property
     def simulated(self) -> bool:
         """Whether what answers computes nothing."""
         return self._choice is not None and self._choice.route.measured.engine is EngineKind.SIMULATED

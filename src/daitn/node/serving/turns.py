@@ -1,8 +1,8 @@
 """Turns at a gateway: as many queries of a model are at its hosts as they can work on; others wait, keys in fair turns.
 
 Queries that wait here cost a host nothing and can still go to whichever is soonest when their turn comes; in a host's
-queue they would wait by arrival, and one key could fill it. What cannot wait is refused at once, with when to come
-back; what waits past its deadline was sent to nobody.
+queue they would wait by arrival, and one key could fill it. Whose turn it is follows priorities and weights of keys.
+What cannot wait is refused at once, with when to come back; what waits past its deadline was sent to nobody.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ LEAST: Final = 64
 """Queries that are under way at a time in any case: hosts may batch more than they say."""
 
 
+Standing = Callable[[str], tuple[float, int]]
+"""Weight and rank of a key (`FairQueue.push`)."""
+
+
+def alike(_: str) -> tuple[float, int]:
+    """All keys stand alike."""
+    return 1.0, 0
+
+
 class Turns:
     """See the module's docstring. `engines`: how many engines answer for a model now."""
 
-    def __init__(self, engines: Callable[[ModelName], int]) -> None:
+    def __init__(self, engines: Callable[[ModelName], int], standing: Standing | None = None) -> None:
         self._engines = engines
+        self._standing = standing or alike
         self._under_way: dict[ModelName, int] = {}
         self._waiting: dict[ModelName, FairQueue[asyncio.Future[None]]] = {}
         self._took_s = 0.01
@@ -45,7 +55,7 @@ class Turns:
         """Wait for a turn; ended by `done`, where it is not refused."""
         queue = self._waiting.setdefault(model, FairQueue())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        number = queue.push(key, turn)
+        number = queue.push(key, turn, *self._standing(key))
         if number is None:
             mine = queue.waiting(key)
             wait_s = max(0.1, (len(queue) + 1) * self._took_s / self._most(model))
