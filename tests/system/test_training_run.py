@@ -121,6 +121,19 @@ def test_goal_that_no_trial_could_tell_of_is_probed_at_a_site_and_then_admitted(
     check_log(job)
 
 
+def test_hyper_parameters_are_searched_at_the_unit_before_the_run(domain: LocalDomain) -> None:
+    job = submit(domain, "searched", tuning={"trials": 3, "seconds": 5})
+    status = job.wait()
+    entries = list(job.log())
+
+    assert status.phase is Phase.DELIVERED, status.reason
+    kinds = [entry.kind for entry in entries]
+    assert 1 <= kinds.count("tuning-tried") <= 4
+    assert kinds.index("tuning-tried") < kinds.index("tuning-done") < kinds.index("trained")
+    assert "2 hyper-parameters compared over 1 pass: " in entries[kinds.index("tuning-tried")].text
+    check_log(job)
+
+
 def test_refused_goal_names_the_variant_that_reaches_it_and_taking_the_advice_trains_it(
     domain: LocalDomain, tmp_path: Path
 ) -> None:

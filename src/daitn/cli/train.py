@@ -62,6 +62,10 @@ def submit(
         bool | None,
         typer.Option("--allow-probe", help="One site may train for a moment where the verdict is not sure."),
     ] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(metavar="TRIALS", help="Search hyper-parameters first, by so many short runs at the unit (12)."),
+    ] = None,
     variant: Annotated[
         list[Path] | None,
         typer.Option(help="Package of another model, tried if this one will not reach the goal; repeat for more."),
@@ -113,6 +117,7 @@ def submit(
             seed=seed,
             chance_floor=chance_floor,
             allow_probe=allow_probe,
+            tuning=None if tune is None else {"trials": tune},
             variants=variant,
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,

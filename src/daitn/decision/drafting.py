@@ -58,6 +58,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     training, training_choice = propose_training(
         view,
         request.hyperparameters,
+        searched=preflight.searched if preflight is not None else None,
         parallel=method.aggregates,
         steady=method.steady,
         prefers=method.prefers,

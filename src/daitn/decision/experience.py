@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from daitn.base.effects import Problem, Solution
 from daitn.decision.gaussian_process import GaussianProcess, Settings
+from daitn.descriptors.trials import Training
 
 RUNS_LEAST: Final = 4
 """Runs with a metric below which nothing is learnt of it."""
@@ -35,6 +36,10 @@ RUNS_HALF: Final = 2.0
 """Runs at which experience weighs as much as the trial."""
 RUNS_MOST: Final = 128
 """Newest runs that are learnt from: fitted in a fifth of a second for each metric, beside the turn."""
+WORKED_AMONG: Final = 8
+"""Nearest runs among which hyper-parameters are looked for that worked."""
+WORKED_MOST: Final = 2
+"""Of these, how many: the rest of what is tried is to be new."""
 POINTS_MOST: Final = 6
 """Points of one run's curve, evenly spread over the logarithm of rounds."""
 ERROR_LEAST: Final = 0.01
@@ -105,6 +110,8 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True):
 
     situation: Situation
     reached: tuple[Reached, ...]
+    training: Training | None = None
+    """Hyper-parameters that it was planned with."""
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +183,30 @@ class Lessons:
         x_MD = np.array([features(situation, outlook, min(seen, one)) for one in rounds])
         mean_M, deviation_M = lesson.process.predict(x_MD, situation.contract)
         return [Expected(mean=float(m), deviation=float(d)) for m, d in zip(mean_M, deviation_M, strict=True)]
+
+
+def worked(runs: Sequence[PastRun], situation: Situation) -> tuple[Training, ...]:
+    """Hyper-parameters that did best in runs like one to come: of the nearest, those that left the least error. Runs on
+    the same contract are nearer than any other. O(runs)."""
+
+    def apart(run: PastRun) -> tuple[bool, float]:
+        other = run.situation
+        sizes = ((other.payload_bytes, situation.payload_bytes), (other.records, situation.records))
+        far = sum(abs(math.log(max(1.0, one) / max(1.0, two))) for one, two in sizes)
+        return other.contract != situation.contract, far + abs(other.skew - situation.skew)
+
+    def left(run: PastRun) -> float:
+        shares = [
+            _log_share(found.untrained, one.errors[-1])
+            for one in run.reached
+            if one.errors and (found := run.situation.outlook(one.name)) is not None
+        ]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    alike = [one for one in runs if one.training is not None and one.situation.parallel == situation.parallel]
+    nearest = sorted(alike, key=apart)[:WORKED_AMONG]
+    best = [run.training for run in sorted(nearest, key=left) if run.training is not None]
+    return tuple(dict.fromkeys(best))[:WORKED_MOST]
 
 
 class LessonsFound(Solution, frozen=True, kw_only=True):

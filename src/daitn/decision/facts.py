@@ -7,7 +7,7 @@ import msgspec
 from daitn.descriptors.compression import Compression
 from daitn.descriptors.contract import DataContract
 from daitn.descriptors.splitting import CutCost
-from daitn.descriptors.work import CurvePoint, Measurement, TaughtBy
+from daitn.descriptors.work import CurvePoint, Measurement, TaughtBy, Training
 
 
 class PackageFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,16 @@ class ProbePoint(msgspec.Struct, frozen=True, kw_only=True):
     measurements: tuple[Measurement, ...]
 
 
+class Searched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search for hyper-parameters came to."""
+
+    chosen: Training | None = None
+    """None: those of the rules, for the reason given."""
+    why: str
+    rejected: tuple[str, ...] = ()
+    """Others that were tried, the best first, with what they came to."""
+
+
 class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """What a verification unit found before any visit; `fault` says why the model does not even load."""
 
@@ -69,5 +79,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a probe was made or could not be: there is no further one."""
     cuts: tuple[CutCost, ...] | None = None
     """Where the model could be cut for split learning; empty: nowhere; None: it was not looked for."""
+    searched: Searched | None = None
+    """What a search for hyper-parameters came to; None: there was none."""
     taught: tuple[TaughtBy, ...] = ()
     """What each data set's sample teaches of every field; empty where that was not tried."""

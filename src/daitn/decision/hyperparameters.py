@@ -1,4 +1,6 @@
-"""Hyper-parameters (HPO, first form): rules from the field, applied to the view; the owner may pin any.
+"""Hyper-parameters (HPO): rules from the field, applied to the view, or what a search found; the owner may pin any.
+
+The search is `decision.tuning`; what is adjusted while a job runs is at the end of this page and in `decision.pacing`.
 
 Sequential training wants a rate 10–30 times below parallel training and frequent small visits rather than rare long
 ones (Li & Lyu, NeurIPS 2023). So: batches of at most 32 records and about one epoch of a typical site per visit for
@@ -19,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from daitn.decision.facts import Searched
 from daitn.decision.label_mix import label_skew
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.request import Hyperparameters
@@ -38,6 +41,9 @@ SEQUENTIAL_RATE: Final = 0.02
 PARALLEL_RATE: Final = 0.1
 """SGD with momentum on normalised inputs: five times the sequential one, since averaging shrinks each step. At 0.2 the
 average of the same five sites fell to chance in some rounds."""
+ADAPTIVE: Final = ("adam", "adamw")
+ADAPTIVE_SHARE: Final = 20.0
+"""Optimizers that divide by the gradient's size take a rate so many times smaller."""
 SEQUENTIAL_EPOCHS: Final = 1.0
 PARALLEL_EPOCHS: Final = 2.0
 
@@ -75,27 +81,41 @@ def propose_training(
     steady: bool = False,
     prefers: Preferences = USUAL,
     private: bool = False,
+    searched: Searched | None = None,
 ) -> tuple[Training, Choice]:
     """Hyper-parameters for each visit, and why. Works on an empty view too (then from the rules alone).
 
     `steady`: the method averages its weights and corrects for labels (`Method.steady`). `private`: each record's
-    gradient stands for itself, so nothing is corrected by the labels of the others.
+    gradient stands for itself, so nothing is corrected by the labels of the others. `searched`: what a search found,
+    which takes the place of the rules for whatever the owner left open.
     """
+    found = searched.chosen if searched is not None else None
     sizes = [candidate.records for candidate in view.candidates]
     typical = median(sizes) if sizes else float(BATCH_MOST)
-    batch_size = pinned.batch_size or int(
-        min(BATCH_MOST, max(BATCH_LEAST, 2 ** round(math.log2(max(1.0, typical) / 8))))
+    batch_size = (
+        pinned.batch_size
+        or (found.batch_size if found is not None else 0)
+        or int(min(BATCH_MOST, max(BATCH_LEAST, 2 ** round(math.log2(max(1.0, typical) / 8)))))
     )
     epochs = prefers.epochs or (PARALLEL_EPOCHS if parallel else SEQUENTIAL_EPOCHS)
-    batches = pinned.batches_per_visit or int(
-        min(prefers.batches_most or VISIT_BATCHES_MOST, max(VISIT_BATCHES_LEAST, round(epochs * typical / batch_size)))
+    batches = (
+        pinned.batches_per_visit
+        or (found.batches if found is not None else 0)
+        or int(
+            min(
+                prefers.batches_most or VISIT_BATCHES_MOST,
+                max(VISIT_BATCHES_LEAST, round(epochs * typical / batch_size)),
+            )
+        )
     )
-    optimizer = pinned.optimizer or prefers.optimizer
+    optimizer = pinned.optimizer or (found.optimizer if found is not None else prefers.optimizer)
     rate = pinned.learning_rate
+    if rate is None and found is not None and found.optimizer == optimizer:
+        rate = found.learning_rate
     if rate is None:
         rate = PARALLEL_RATE if parallel else SEQUENTIAL_RATE
-        if optimizer in ("adam", "adamw"):
-            rate /= 20
+        if optimizer in ADAPTIVE:
+            rate /= ADAPTIVE_SHARE
     average_steps, average_lead, label_correction = pinned.average_steps, pinned.average_lead, pinned.label_correction
     if average_steps is None:
         average_steps = AVERAGE_VISITS * batches if steady else 0
@@ -142,7 +162,10 @@ def propose_training(
         chosen += f", answers of before kept up by {training.distillation:g}"
     if training.control_variates:
         chosen += ", gradients corrected for how each site differs from all"
-    return training, Choice(what="hyper-parameters", chosen=chosen, why=why)
+    if searched is not None:
+        why = f"{searched.why}; by the rules: {why}"
+    rejected = searched.rejected if searched is not None else ()
+    return training, Choice(what="hyper-parameters", chosen=chosen, why=why, rejected=rejected)
 
 
 def propose_server(prefers: Preferences, pinned: Hyperparameters) -> ServerStep | None:
@@ -154,7 +177,12 @@ def propose_server(prefers: Preferences, pinned: Hyperparameters) -> ServerStep 
 
 def correction(view: TrainingView, batches: int) -> float:
     """How far the loss makes up for a site's labels: more in longer visits, nothing where sites are alike."""
-    return min(CORRECTION_MOST, 1 - math.exp(-batches / FORGETTING_STEPS)) * min(1.0, label_skew(view) / APART)
+    return forgotten_share(batches) * min(1.0, label_skew(view) / APART)
+
+
+def forgotten_share(batches: int) -> float:
+    """How much of what was learnt elsewhere gives way in a visit, as far as that is corrected for."""
+    return min(CORRECTION_MOST, 1 - math.exp(-batches / FORGETTING_STEPS))
 
 
 def after_rollback(plan: Plan, pinned: Hyperparameters) -> tuple[Plan, str]:

@@ -26,6 +26,7 @@ from daitn.descriptors.contract import (
     Task,
 )
 from daitn.descriptors.privacy import Privacy
+from daitn.descriptors.trials import TRIES_MOST
 
 _TARGET = re.compile(
     r"\s*(?P<metric>[a-z][a-z0-9_]*)(?:\[(?P<label>[^\]]+)\])?(?:@(?P<field>[^\s<>=]+))?"
@@ -136,6 +137,16 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Of the step that follows the mean of a round, where the method has one."""
 
 
+class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hyper-parameters that the owner leaves open are searched before the run, at the verification unit
+    (`decision.tuning`)."""
+
+    trials: Annotated[int, msgspec.Meta(ge=2, le=TRIES_MOST)] = 12
+    """How many are tried; the few that do best are tried for longer."""
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    """All tries together take so long at most."""
+
+
 class SecureAggregation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Updates are hidden by masks that cancel in their sum: the aggregator learns the sum and no update."""
 
@@ -175,6 +186,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: str = ""
     """Empty: the network chooses."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    tuning: Tuning | None = None
+    """None: hyper-parameters are set by rules, and adjusted while the job runs."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     secure_aggregation: SecureAggregation | None = None
     """None: updates are handed to the aggregator as they are."""
@@ -206,6 +219,8 @@ def _not_private(request: Request, contract: DataContract) -> list[str]:
         faults.append("privacy: records that stream to a compute site are not private (raw_records: 'stay')")
     if request.allow_probe:
         faults.append("privacy: a probe before the verdict is not accounted for (allow_probe: leave it out)")
+    if request.tuning is not None:
+        faults.append("privacy: short runs without noise say nothing of runs with it (tuning: leave it out)")
     if request.hyperparameters.label_correction:
         faults.append("privacy: a gradient may not know the labels of other records (label_correction: leave it out)")
     if isinstance(contract.task, Retrieval):

@@ -27,45 +27,17 @@ from daitn.descriptors.masked import (
 )
 from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.splitting import CUTS_MOST, CutCost, Split
+from daitn.descriptors.trials import TRIES_MOST, TriedOut
+from daitn.descriptors.trials import CurvePoint as CurvePoint
+from daitn.descriptors.trials import Measurement as Measurement
+from daitn.descriptors.trials import TaughtBy as TaughtBy
+from daitn.descriptors.trials import Training as Training
+from daitn.descriptors.trials import Trying as Trying
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 """Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
 BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
-
-
-class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """Hyper-parameters of one visit, all decided."""
-
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-    batches: BatchCount
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)]
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "momentum"
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
-    gradient_clip: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Largest norm of the gradient of a step; 0: not clipped."""
-    carry_optimizer: bool = True
-    """Whether optimizer slots (momentum) travel with the model."""
-    average_steps: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
-    """The model handed on is the running average of its weights over about this many steps, and the newest weights
-    travel among the slots; 0: the newest weights are handed on. Needs `carry_optimizer`."""
-    average_lead: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    """How far the newest weights go on ahead of their average: by up to this share of what it moves; 0: not at all. See
-    `learning.numerics.averaging`."""
-    label_correction: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    """Classification: how far the loss makes up for a batch's mix of labels; 0: not at all. See
-    `learning.tasks.classification`."""
-    proximal: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    """FedProx: weight of the squared distance to the model as it arrived."""
-    elastic: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
-    """How strongly weights that mattered for earlier visits are held; 0: not at all. Needs `carry_optimizer`. See
-    `learning.numerics.continual`."""
-    distillation: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
-    """How strongly answers are held to those of the model as it arrived; 0: not at all."""
-    control_variates: bool = False
-    """SCAFFOLD: each gradient is corrected by what all sites' gradients were like against this one's. See
-    `learning.numerics.control_variates`."""
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +164,8 @@ class EvaluateWork(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """Seconds the trial may take; it makes itself as short as that."""
     private: bool = False
     """Preflight: also see whether records have gradients of their own, which private training clips."""
+    tries: Trying | None = None
+    """Hyper-parameters to be compared by short runs on the test set; None: none."""
     cuts: bool = False
     """Preflight: also look where the model could be cut for split learning, and what each cut would cost."""
 
@@ -317,16 +291,6 @@ def inputs_of(work: Work) -> tuple[ArtifactId, ...]:
             return ()
 
 
-class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure with its interval; `records` is how many records it was measured on."""
-
-    name: Name
-    value: float
-    low: float
-    high: float
-    records: Amount
-
-
 class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     """What a training visit reports; losses are means over the first and last tenth of its batches. Of private training
     nothing is told that bears no noise: no losses, and one record."""
@@ -355,28 +319,6 @@ class TrainOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
     fetched_bytes: Amount = 0
 
 
-class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """How good a model was after learning from so many records of a test set, on the others of it."""
-
-    records: Amount
-    measurements: Annotated[tuple[Measurement, ...], msgspec.Meta(max_length=256)]
-    steps: Amount = 0
-    """Training steps it took, the same for all points but the untrained one."""
-
-
-class TaughtBy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a short training on one data set's sample alone added at the unit, field by field."""
-
-    dataset: DataSetId
-    steps: Amount
-    records: Amount
-    """Of its sample."""
-    gains: Annotated[
-        dict[Name, Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]], msgspec.Meta(max_length=limits.FIELDS)
-    ]
-    """Field → by how much its figure rose; fields without records that could be measured are left out."""
-
-
 class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate"):
     """What a verification unit measured. `overfits`: whether one batch could be learnt (preflight only)."""
 
@@ -397,6 +339,8 @@ class EvaluateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     """Preflight: where the model could be cut, where that was asked for; empty where it cannot be."""
     taught: Annotated[tuple[TaughtBy, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
     """Preflight: what each data set's sample teaches of every field; empty where that was not tried."""
+    tried: Annotated[tuple[TriedOut, ...], msgspec.Meta(max_length=TRIES_MOST)] = ()
+    """What came of `EvaluateWork.tries`, each that was tried; what there was no time for is left out."""
 
 
 class AggregateOutcome(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
@@ -428,8 +372,9 @@ Outcome = TrainOutcome | EvaluateOutcome | AggregateOutcome | ShareOutcome | Agr
 def answers(work: Work, outcome: Outcome) -> bool:
     """Whether an outcome is of the kind that the work has, and speaks of the same model."""
     match work, outcome:
-        case EvaluateWork(model=asked), EvaluateOutcome(model=measured):
-            return asked == measured
+        case EvaluateWork(model=asked, tries=tries), EvaluateOutcome(model=measured, tried=tried):
+            most = 0 if tries is None else len(tries.trainings)
+            return asked == measured and len({one.place for one in tried} & set(range(most))) == len(tried)
         case AggregateWork(updates=updates), AggregateOutcome(left_out=left_out):
             return set(left_out) < {update.model for update in updates}
         case TrainWork(training=training), TrainOutcome(control=control):

@@ -404,6 +404,7 @@ class VisitWorker:
             curve=numbers.curve,
             cuts=numbers.cuts,
             taught=numbers.taught,
+            tried=numbers.tried,
         )
 
     def _progressed(self, order: VisitOrder) -> Callable[[Progressed], None]:

@@ -198,5 +198,10 @@ def rerun_of(state: JobState) -> Request:
     exclude = tuple(one for one in data.exclude if one not in data.include)
     selection: Selection = msgspec.structs.replace(data, exclude=exclude)
     return msgspec.structs.replace(
-        request, method=admitted.plan.method, hyperparameters=pinned, data=selection, accept_counter_offer=False
+        request,
+        method=admitted.plan.method,
+        hyperparameters=pinned,
+        data=selection,
+        accept_counter_offer=False,
+        tuning=None,
     )

@@ -45,6 +45,8 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    TuningDone,
+    TuningTried,
     UnitsCompared,
     VariantTried,
     VisitAccepted,
@@ -87,6 +89,8 @@ class EntryKind(StrEnum):
     NEEDS_PROBE = "needs-probe"
     PROBED = "probed"
     VARIANT_TRIED = "variant-tried"
+    TUNING_TRIED = "tuning-tried"
+    TUNING_DONE = "tuning-done"
     PREFLIGHT = "preflight"
     ORDERED = "ordered"
     ROUTE = "route"
@@ -166,6 +170,10 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             return _Said(EntryKind.PROBED, wording.probe(point, why), measurements=point.measurements if point else ())
         case VariantTried(variant=variant):
             return _Said(EntryKind.VARIANT_TRIED, f"another model: {wording.tried_variant(variant)}")
+        case TuningTried(stage=stage):
+            return _Said(EntryKind.TUNING_TRIED, wording.stage(stage))
+        case TuningDone(searched=searched):
+            return _Said(EntryKind.TUNING_DONE, wording.searched(searched))
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):

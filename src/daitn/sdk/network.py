@@ -168,10 +168,10 @@ class Network:
         `model`: an `nn.Module` with its `contract` (value, or path of its JSON), or the directory of a package. `task`
         replaces the contract's own, or may stand for the contract. `key` signs the package (made in the owner's
         configuration folder if there is none). `others`: fields of `Request` such as `raw_records`, `trust_floor`,
-        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `privacy`, `seed`,
-        `priority`. `variants`: directories of other packages for the same contract and key, tried where this model is
-        not believed to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job; a function
-        makes one of the request. InputError for what cannot be right.
+        `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `privacy`, `tuning`,
+        `seed`, `priority`. `variants`: directories of other packages for the same contract and key, tried where this
+        model is not believed to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job; a
+        function makes one of the request. InputError for what cannot be right.
         """
         from daitn.artifacts.package import read_package
 

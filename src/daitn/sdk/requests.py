@@ -26,6 +26,7 @@ from daitn.descriptors.request import (
     SecureAggregation,
     Selection,
     Target,
+    Tuning,
     parse_target,
 )
 
@@ -131,6 +132,7 @@ def make_request(
     secure_aggregation: SecureAggregation | Mapping[str, Any] | bool | None = None,
     compression: Compression | Mapping[str, Any] | str | None = None,
     privacy: Privacy | Mapping[str, Any] | str | None = None,
+    tuning: Tuning | Mapping[str, Any] | bool | None = None,
     **others: Any,
 ) -> Request:
     """A request from what people write; `others` are fields of `Request` as they are. InputError listing the faults."""
@@ -145,6 +147,7 @@ def make_request(
         "budget": _struct(budget, Budget),
         "hyperparameters": _struct(hyperparameters, Hyperparameters),
         "secure_aggregation": SecureAggregation() if secure_aggregation is True else secure_aggregation or None,
+        "tuning": Tuning() if tuning is True else tuning or None,
         "compression": parse_compression(compression) if isinstance(compression, str) else compression,
         "privacy": parse_privacy(privacy) if isinstance(privacy, str) else privacy,
         **{key: value for key, value in others.items() if value is not None},

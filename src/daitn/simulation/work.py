@@ -10,6 +10,7 @@ from daitn.base.errors import BugError
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.masked import AgreeWork, SealWork, UnmaskWork
 from daitn.descriptors.splitting import CutCost
+from daitn.descriptors.trials import TriedOut
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -90,6 +91,7 @@ class SimulatedWork:
                     batch_seconds=0.01,
                     cuts=CUTS if order.work.cuts else (),
                     curve=self._curve(model, held_out, order.work),
+                    tried=self._tried(model, held_out, order.work),
                 )
             case AgreeWork() | SealWork() | UnmaskWork() as work:
                 return self._masks.answer(node, order.job, work)
@@ -128,6 +130,18 @@ class SimulatedWork:
             figures = self._learner.measure(tried, held_out, work.trial_measurements)
             points.append(CurvePoint(records=records, steps=TRIAL_STEPS if learnt else 0, measurements=figures))
         return tuple(points)
+
+    def _tried(self, model: ArtifactId, held_out: Mapping[str, int], work: EvaluateWork) -> tuple[TriedOut, ...]:
+        """What short runs come to: the learner's law knows of records only, so more of them are better."""
+        found: list[TriedOut] = []
+        for place, training in enumerate(work.tries.trainings if work.tries is not None else ()):
+            assert work.tries is not None
+            visits = work.tries.visits(training)
+            records = visits * training.batches * training.batch_size
+            tried = self._learner.train(model, DataSetId("tried"), held_out, records)
+            figures = self._learner.measure(tried, held_out, work.tries.names)
+            found.append(TriedOut(place=place, measurements=figures, visits=visits, seconds=0.01))
+        return tuple(found)
 
     def group_outcome(
         self, node: NodeId, order: VisitOrder, group: Group, seconds: float, *, differs: bool

@@ -21,6 +21,7 @@ from daitn.control_center.training.records import (
     PreflightDone,
     PromiseMade,
 )
+from daitn.control_center.training.tuning import Tuning
 from daitn.control_center.turn import Turn
 from daitn.decision.facts import Preflight
 from daitn.decision.feasibility import Judged, Known
@@ -42,6 +43,7 @@ class Assessing:
         self._ending = ending
         self._probing = Probing(desk)
         self._advising = Advising(desk)
+        self.tuning = Tuning(desk)
 
     def assess(self, turn: Turn) -> None:
         """Judge the request, or have done what it takes to judge it."""
@@ -62,6 +64,10 @@ class Assessing:
             return
         if verdict.outcome == "needs-probe" and state.preflight is not None:
             if not self._probing.go_on(turn, verdict, judged):
+                self.assess(turn)
+            return
+        if verdict.outcome == "admitted" and self.tuning.wanted():
+            if not self.tuning.go_on(turn, judged, known):
                 self.assess(turn)
             return
         if verdict.outcome == "refused" or state.preflight is not None:

@@ -47,6 +47,7 @@ from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.planned_routes import RoutePlanned
+from daitn.decision.tuning import CandidatesFound
 from daitn.decision.validity import ValidityFound
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
@@ -177,6 +178,8 @@ class JobMachine:
                 self._assessing.preflighted(turn, ordered.node, ordered.work, outcome)
             case "advise" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
                 self._assessing.advised(turn, ordered.node, ordered.work, outcome)
+            case "tune" if isinstance(outcome, EvaluateOutcome) and isinstance(ordered.work, EvaluateWork):
+                self._assessing.tuning.tried(turn, ordered.work, outcome)
             case "probe":
                 if isinstance(outcome, EvaluateOutcome):
                     self._assessing.probed(turn, outcome)
@@ -335,6 +338,12 @@ class JobMachine:
                 return True
             case _ if event.key.startswith("route "):
                 self._running.routes.answered(None)
+            case CandidatesFound(trainings=trainings):
+                self._assessing.tuning.answered(event.basis, trainings)
+                return True
+            case _ if event.key.startswith("tune "):
+                self._assessing.tuning.answered(event.basis, None, event.fault)
+                return True
             case _:
                 pass
         return False
@@ -367,6 +376,7 @@ class JobMachine:
                     steady=method.steady,
                     prefers=method.prefers,
                     private=request.privacy is not None,
+                    searched=state.preflight.searched if state.preflight is not None else None,
                 )
                 server = propose_server(method.prefers, pinned)
                 kept = tuple(one for one in plan.choices if one.what != choice.what)

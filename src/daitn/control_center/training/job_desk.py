@@ -47,6 +47,7 @@ from daitn.descriptors.work import (
     SampleRef,
     ShareWork,
     Training,
+    Trying,
     Work,
 )
 from daitn.learning.methods import usual_method
@@ -263,10 +264,11 @@ class JobDesk:
         preflight: bool = False,
         trial: Training | None = None,
         cuts: bool = False,
+        tries: Trying | None = None,
     ) -> EvaluateWork:
         """Everything the targets speak of, and the task's first metric per field, so that forgetting shows. `trial`:
         the hyper-parameters with which a preflight tries how the model learns; `cuts`: whether it looks where the model
-        could be cut."""
+        could be cut; `tries`: hyper-parameters to be compared."""
         state = self.state
         contract = state.package.contract
         primary = next(iter(METRICS[type(contract.task)]))
@@ -282,6 +284,7 @@ class JobDesk:
             trial=trial,
             trial_measurements=targets if trial is not None else (),
             trial_s=trial_seconds(state.request.deadline_s),
+            tries=tries,
             private=preflight and state.request.privacy is not None,
             cuts=cuts,
         )

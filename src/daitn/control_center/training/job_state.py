@@ -52,6 +52,8 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    TuningDone,
+    TuningTried,
     UnitsCompared,
     VariantTried,
     VisitAccepted,
@@ -67,6 +69,7 @@ from daitn.decision.experience import Situation
 from daitn.decision.facts import Preflight
 from daitn.decision.keeping import score
 from daitn.decision.stalling import Standing, noise
+from daitn.decision.tuning import Stage
 from daitn.descriptors.job import FINAL_PHASES, Phase
 from daitn.descriptors.outcome import TriedVariant, Verdict
 from daitn.descriptors.plan import Plan
@@ -109,6 +112,8 @@ class JobState:
         self.variants = submitted.variants
         self.tried: dict[ArtifactId, TriedVariant] = {}
         """Of the variants, what was found of them, in the order of the search."""
+        self.stages: list[Stage] = []
+        """What was tried of hyper-parameters before the verdict."""
         self.open: dict[VisitId, OpenVisit] = {}
         self.accepted: set[VisitId] = set()
         self.fence = 0
@@ -205,6 +210,10 @@ class JobState:
                 self.preflight = msgspec.structs.replace(found, probe=point, probed=True)
             case VariantTried(variant=variant):
                 self.tried[variant.package] = variant
+            case TuningTried(stage=stage):
+                self.stages.append(stage)
+            case TuningDone(searched=searched):
+                self.preflight = msgspec.structs.replace(self.preflight or Preflight(), searched=searched)
             case VisitOrdered():
                 self._ordered(record)
             case RouteIssued():

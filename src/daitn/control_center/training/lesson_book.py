@@ -10,14 +10,25 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import msgspec
+
 from daitn.base.effects import Computed
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import ExperienceGained
 from daitn.control_center.turn import Turn
 from daitn.decision.attainability import error_of
-from daitn.decision.experience import RUNS_MOST, Lessons, LessonsFound, LessonsSought, PastRun, Reached
+from daitn.decision.experience import (
+    RUNS_MOST,
+    Lessons,
+    LessonsFound,
+    LessonsSought,
+    PastRun,
+    Reached,
+    Situation,
+    worked,
+)
 from daitn.descriptors.request import parse_target
-from daitn.descriptors.work import Measurement
+from daitn.descriptors.trials import Measurement, Training
 
 LESSONS: Final = "lessons"
 """Key of the problem that is handed out."""
@@ -42,6 +53,10 @@ class LessonBook:
         self._runs.append(record.run)
         del self._runs[:-RUNS_MOST]
         self._known += 1
+
+    def worked(self, situation: Situation) -> tuple[Training, ...]:
+        """Hyper-parameters that worked in runs like this one."""
+        return worked(self._runs, situation)
 
     def ended(self, turn: Turn, state: JobState) -> None:
         """A run is about to end: keep what it teaches, if anything."""
@@ -69,7 +84,12 @@ def past_run(state: JobState) -> PastRun | None:
         return None
     reached = [_reached(state, one.name, one.untrained) for one in situation.outlooks]
     known = tuple(one for one in reached if one is not None)
-    return PastRun(situation=situation, reached=known) if known else None
+    if not known:
+        return None
+    training = None
+    if state.plan is not None:  # as planned: what a roll back lowered is no lesson
+        training = msgspec.structs.replace(state.plan.training, learning_rate=state.planned_rate)
+    return PastRun(situation=situation, reached=known, training=training)
 
 
 def _reached(state: JobState, name: str, untrained: float) -> Reached | None:

@@ -36,7 +36,7 @@ def note_lost(state: JobState, record: VisitLost) -> None:
     at_data = isinstance(ordered.work, TrainWork) and not ordered.work.is_middle
     if isinstance(ordered.work, TrainWork) and at_data and record.blame in ("input", "peer"):
         state.harm[ordered.work.dataset] = state.harm.get(ordered.work.dataset, 0) + 1
-    if ordered.purpose in ("verify", "preflight", "advise") and record.blame == "policy":
+    if ordered.purpose in ("verify", "preflight", "advise", "tune") and record.blame == "policy":
         state.evaluations_left = 0
     if ordered.purpose == "compare":
         state.opinions.lost[ordered.node] += 1

@@ -166,5 +166,7 @@ def _origin(state: JobState, artifact: ArtifactId) -> Origin | None:
 
 
 def _trial_seconds(work: Work) -> float:
-    """Seconds of a trial, which a preflight may take beyond what it takes anyway."""
-    return work.trial_s if isinstance(work, EvaluateWork) and work.trial is not None else 0.0
+    """Seconds of trials, which a measurement may take beyond what it takes anyway."""
+    if not isinstance(work, EvaluateWork):
+        return 0.0
+    return (work.trial_s if work.trial is not None else 0.0) + (work.tries.seconds if work.tries is not None else 0.0)

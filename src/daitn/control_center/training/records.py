@@ -12,7 +12,8 @@ import msgspec
 from daitn.base.effects import Record
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.decision.experience import PastRun, Situation
-from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
+from daitn.decision.facts import PackageFacts, Preflight, ProbePoint, Searched
+from daitn.decision.tuning import Stage
 from daitn.descriptors.itinerary import Segment
 from daitn.descriptors.job import Phase
 from daitn.descriptors.origin import UnfitFault
@@ -36,6 +37,7 @@ Purpose = Literal[
     "unmask",
     "probe",
     "advise",
+    "tune",
 ]
 
 
@@ -91,6 +93,18 @@ class VariantTried(JobRecord, frozen=True, kw_only=True, tag="variant_tried"):
     """Another model that the owner declared was tried before a refusal, or could not be."""
 
     variant: TriedVariant
+
+
+class TuningTried(JobRecord, frozen=True, kw_only=True, tag="tuning_tried"):
+    """Hyper-parameters were compared at the unit before the verdict."""
+
+    stage: Stage
+
+
+class TuningDone(JobRecord, frozen=True, kw_only=True, tag="tuning_done"):
+    """The search for hyper-parameters is over, whatever came of it."""
+
+    searched: Searched
 
 
 class VisitOrdered(JobRecord, frozen=True, kw_only=True, tag="visit_ordered"):
@@ -327,6 +341,8 @@ JOB_RECORDS = (
     PreflightDone,
     ProbeDone,
     VariantTried,
+    TuningTried,
+    TuningDone,
     VisitOrdered,
     VisitAccepted,
     VisitLost,

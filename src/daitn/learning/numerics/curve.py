@@ -102,7 +102,7 @@ def learning_curve(
         return ()
     folds = [_fold(sets, halves, side) for side in (0, 1)]
     if isinstance(task, RetrievalNumerics):
-        folds = [fold._replace(test=_among_all(sets, halves, 1 - side)) for side, fold in enumerate(folds)]
+        folds = [fold._replace(test=among_all(sets, halves, 1 - side)) for side, fold in enumerate(folds)]
     was_training = model.training
     trial = _Trial(model, task, names, training, keep_state(model), time.perf_counter() + seconds, should_stop)
     try:
@@ -146,14 +146,14 @@ def _points(trial: _Trial, folds: Sequence[_Fold]) -> list[CurvePoint]:
             CurvePoint(
                 records=sum(one.records for one in learnt) // ways,
                 steps=learnt[0].steps,
-                measurements=tuple(map(_pooled, zip(*(one.measurements for one in learnt), strict=True))),
+                measurements=tuple(map(pooled, zip(*(one.measurements for one in learnt), strict=True))),
             )
         )
         if learnt[0].steps < extent.steps:
             break
     if not points:
         return []
-    figures = tuple(map(_pooled, zip(*untrained[:ways], strict=True)))
+    figures = tuple(map(pooled, zip(*untrained[:ways], strict=True)))
     return [CurvePoint(records=0, measurements=figures), *points]
 
 
@@ -189,7 +189,7 @@ def _learn(trial: _Trial, fold: _Fold, share: float, steps: int, least: int, mea
 
 def _parts(trial: _Trial, parts: Sequence[RecordSlice]) -> Sequence[RecordSlice]:
     """What takes turns in training: the data sets of retrieval, else all records as one."""
-    return parts if isinstance(trial.task, RetrievalNumerics) else [_together(parts)]
+    return parts if isinstance(trial.task, RetrievalNumerics) else [together(parts)]
 
 
 def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int, spare_s: float = 0.0) -> int:
@@ -219,7 +219,7 @@ def _train(trial: _Trial, parts: Sequence[RecordSlice], steps: int, spare_s: flo
     return 0 if trial.should_stop() else made
 
 
-def _together(parts: Sequence[RecordSlice]) -> RecordSlice:
+def together(parts: Sequence[RecordSlice]) -> RecordSlice:
     """All parts as one."""
     labels = [part.labels for part in parts if part.labels is not None]
     return RecordSlice(
@@ -251,7 +251,7 @@ def _fold(
     )
 
 
-def _among_all(
+def among_all(
     sets: Sequence[RecordsLike], halves: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], side: int
 ) -> list[RecordSlice]:
     """All records of each set, of which only this half counts; the other half are rivals."""
@@ -263,7 +263,7 @@ def _among_all(
     return found
 
 
-def _pooled(found: Sequence[Measurement]) -> Measurement:
+def pooled(found: Sequence[Measurement]) -> Measurement:
     """One figure of both ways round, weighted by records; its interval is that of the mean of two halves."""
     known = [one for one in found if one.records and one.value == one.value]
     total = sum(one.records for one in known)

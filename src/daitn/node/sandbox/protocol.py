@@ -28,6 +28,7 @@ from daitn.base.units import MIB
 from daitn.descriptors.contract import Name
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.splitting import CUTS_MOST, CutCost
+from daitn.descriptors.trials import TRIES_MOST, TriedOut
 from daitn.descriptors.work import CurvePoint, EvaluateWork, Measurement, TaughtBy, TrainWork
 
 FRAME_BYTES: Final = 96 * MIB
@@ -318,6 +319,7 @@ class EvaluateNumbers(msgspec.Struct, frozen=True, kw_only=True, tag="evaluate")
     curve: Annotated[tuple[CurvePoint, ...], msgspec.Meta(max_length=16)] = ()
     cuts: Annotated[tuple[CutCost, ...], msgspec.Meta(max_length=CUTS_MOST)] = ()
     taught: Annotated[tuple[TaughtBy, ...], msgspec.Meta(max_length=limits.SITES_PER_ORDER)] = ()
+    tried: Annotated[tuple[TriedOut, ...], msgspec.Meta(max_length=TRIES_MOST)] = ()
     measure_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Seconds of measuring alone, without preflight and trial."""
 

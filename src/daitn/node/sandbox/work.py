@@ -37,6 +37,7 @@ from daitn.learning.numerics.modules import BoundModule, build_structure, view_t
 from daitn.learning.numerics.sources import MemorySlice, TableSource
 from daitn.learning.numerics.train import ModelState, Progress, Seeds, train
 from daitn.learning.numerics.transfer import TRANSFER_FRAC, transfer_trial
+from daitn.learning.numerics.tuning_trial import tuning_trial
 from daitn.learning.records import Records, records_from_tensors
 from daitn.learning.tasks import numerics_for
 from daitn.learning.tasks.contract import RecordSource, TaskNumerics
@@ -254,7 +255,11 @@ class Worker:
         should_stop: Callable[[], bool],
     ) -> Finished:
         began = time.perf_counter()
-        self._model.bind(run.entries, map_payload(payload, run.payload_bytes, keep=True), changing=work.preflight)
+        self._model.bind(
+            run.entries,
+            map_payload(payload, run.payload_bytes, keep=True),
+            changing=work.preflight or work.tries is not None,
+        )
         loaded = time.perf_counter()
         say(Started(number=run.number, first_step_unix_ns=time.time_ns()))
         model = self._model.module
@@ -264,6 +269,8 @@ class Worker:
             raise Cancelled
         if work.private:
             check_private(model, self._task, self._sets)
+        tries = work.tries
+        compared = () if tries is None else tuning_trial(model, self._task, self._sets, tries, should_stop=should_stop)
         cuts = find_cuts(model, self._task, self._sets) if work.cuts else ()
         tried = preflight(model, self._task, self._sets, should_stop=should_stop) if work.preflight else None
         curve: tuple[CurvePoint, ...] = ()
@@ -287,7 +294,7 @@ class Worker:
                 seconds=TRANSFER_FRAC * work.trial_s,
                 should_stop=should_stop,
             )
-        if tried is not None and should_stop():
+        if (tried is not None or tries is not None) and should_stop():
             raise Cancelled
         return Finished(
             number=run.number,
@@ -298,6 +305,7 @@ class Worker:
                 curve=curve,
                 cuts=cuts,
                 taught=taught,
+                tried=compared,
                 measure_s=measured - loaded,
             ),
             state=run.state,
