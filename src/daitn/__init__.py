@@ -18,9 +18,10 @@ _LAZY: dict[str, str] = {
     "DataContract": "daitn.descriptors.contract",
     "Request": "daitn.descriptors.request",
     "Target": "daitn.descriptors.request",
+    "environment_contract": "daitn.learning.environments",
 }
 
-__all__ = ["DataContract", "Job", "Network", "Request", "Target", "__version__", "connect"]
+__all__ = ["DataContract", "Job", "Network", "Request", "Target", "__version__", "connect", "environment_contract"]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,6 +134,51 @@ def test_hyper_parameters_are_searched_at_the_unit_before_the_run(domain: LocalD
     check_log(job)
 
 
+def make_policy() -> Any:
+    """A policy for CartPole."""
+    import torch
+    from torch import nn
+
+    class Balance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = nn.Linear(4, 16)
+            self.out = nn.Linear(16, 2)
+
+        def forward(self, observation: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.tanh(self.hidden(observation)))
+
+    torch.manual_seed(0)
+    return Balance()
+
+
+@pytest.mark.parametrize("method", ["", "fedavg"])
+def test_policy_is_trained_where_the_environments_are(domain: LocalDomain, method: str) -> None:
+    """Sites that hold CartPole train a policy in it, one after another or in rounds; the unit plays it too."""
+    pytest.importorskip("gymnasium")
+    for site in ("north", "south"):
+        folder = domain.node_folder(site)
+        if not (folder / "environments").exists():
+            rules = ("--policy", str(domain.folder.parent / site / "policy.toml"), "--folder", str(folder))
+            domain.run("data", "environment", "cart", "CartPole-v1", *rules)
+    job = submit(
+        domain,
+        f"cart-{method or 'routed'}",
+        model=make_policy(),
+        contract=daitn.environment_contract("CartPole-v1"),
+        targets=["mean_return >= 30"],
+        method=method,
+        hyperparameters=Hyperparameters(batch_size=200, batches_per_visit=6, learning_rate=0.03),
+    )
+    status = job.wait()
+
+    assert status.phase is Phase.DELIVERED, status.reason
+    assert status.plan is not None
+    assert status.plan.training.optimizer == "adam"
+    assert {step.dataset for step in job.card().lineage} <= {"north/cart", "south/cart"}
+    check_log(job)
+
+
 def test_refused_goal_names_the_variant_that_reaches_it_and_taking_the_advice_trains_it(
     domain: LocalDomain, tmp_path: Path
 ) -> None:

@@ -41,6 +41,28 @@ def add(
         answer(json, report, lambda where: where.print("\n".join(report.lines()), markup=False))
 
 
+@app.command()
+def environment(
+    name: DataName,
+    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="Its registered name, as CartPole-v1.")],
+    policy: Annotated[Path, typer.Option(help="Who may train in it for what (TOML).")],
+    folder: Folder = NODE,
+    json: Json = False,
+) -> None:
+    """Offer a Gymnasium environment of this site: policies are trained where it is, and it is listed as a data set."""
+    with errors(json):
+        from daitn.node.environment_files import add_environment
+        from daitn.node.node_config import NodeFolder
+        from daitn.node.refusals import refusals_counted
+        from daitn.node.site_files import load_policy
+
+        here = NodeFolder(folder)
+        with refusals_counted(here.data):
+            rules = load_policy(policy)
+            report = add_environment(_shelf(folder), here.folder / "environments", name, environment, rules)
+        answer(json, report, lambda where: where.print("\n".join(report.lines()), markup=False))
+
+
 @app.command("list")
 def list_data(folder: Folder = NODE, json: Json = False) -> None:
     """The data sets on the shelf."""

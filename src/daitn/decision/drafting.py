@@ -27,6 +27,7 @@ from daitn.decision.noising import said_of_noise
 from daitn.decision.routes import RULES, quick
 from daitn.decision.routes.contract import Seen, best_computes, datasets
 from daitn.decision.validity import ValiditySought
+from daitn.descriptors.contract import Reinforcement
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
 from daitn.descriptors.request import Request
@@ -63,6 +64,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         steady=method.steady,
         prefers=method.prefers,
         private=request.privacy is not None,
+        episodes=isinstance(package.contract.task, Reinforcement),
     )
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)

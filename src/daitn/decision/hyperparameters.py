@@ -64,6 +64,12 @@ twice the steps to the same accuracy."""
 APART: Final = 0.5
 """Label skew from which sites count as having labels of their own; below, the correction is less in proportion."""
 
+EPISODE_STEPS: Final = 1000
+"""Steps of an environment in a batch, played to the end of their episodes: a gradient of fewer is mostly chance."""
+EPISODE_BATCHES: Final = 8
+EPISODE_RATE: Final = 0.01
+"""Of Adam, for policies in an environment: sites hold alike environments, so one copy that travels is not held back."""
+
 VERIFY_EVERY_MOST: Final = 2
 """Visits between two verifications after a roll back. Not one: measured over six seeds, looking at every single visit
 rolls back the sways that sequential training lives from, and misses goals that looking at every second or third one
@@ -82,12 +88,14 @@ def propose_training(
     prefers: Preferences = USUAL,
     private: bool = False,
     searched: Searched | None = None,
+    episodes: bool = False,
 ) -> tuple[Training, Choice]:
     """Hyper-parameters for each visit, and why. Works on an empty view too (then from the rules alone).
 
     `steady`: the method averages its weights and corrects for labels (`Method.steady`). `private`: each record's
     gradient stands for itself, so nothing is corrected by the labels of the others. `searched`: what a search found,
-    which takes the place of the rules for whatever the owner left open.
+    which takes the place of the rules for whatever the owner left open. `episodes`: batches are played in an
+    environment.
     """
     found = searched.chosen if searched is not None else None
     sizes = [candidate.records for candidate in view.candidates]
@@ -108,13 +116,17 @@ def propose_training(
             )
         )
     )
-    optimizer = pinned.optimizer or (found.optimizer if found is not None else prefers.optimizer)
+    if episodes:
+        batch_size, batches = pinned.batch_size or EPISODE_STEPS, pinned.batches_per_visit or EPISODE_BATCHES
+        steady = False
+    usual = "adam" if episodes and prefers.server is None else prefers.optimizer
+    optimizer = pinned.optimizer or (found.optimizer if found is not None else usual)
     rate = pinned.learning_rate
     if rate is None and found is not None and found.optimizer == optimizer:
         rate = found.learning_rate
     if rate is None:
-        rate = PARALLEL_RATE if parallel else SEQUENTIAL_RATE
-        if optimizer in ADAPTIVE:
+        rate = EPISODE_RATE if episodes else PARALLEL_RATE if parallel else SEQUENTIAL_RATE
+        if optimizer in ADAPTIVE and not episodes:
             rate /= ADAPTIVE_SHARE
     average_steps, average_lead, label_correction = pinned.average_steps, pinned.average_lead, pinned.label_correction
     if average_steps is None:
@@ -145,8 +157,10 @@ def propose_training(
         f"a typical site has {typical:.0f} records: {epochs:g} epoch{'s' if epochs != 1 else ''} a visit, "
         f"at least {VISIT_BATCHES_LEAST} batches; "
         + ("parallel methods take a larger rate" if parallel else "sequential ones a small rate and short visits")
-        + (f"; pinned by the owner: {', '.join(set_by_owner)}" if set_by_owner else "")
     )
+    if episodes:
+        why = f"batches are played: {EPISODE_STEPS} steps of an environment each, {EPISODE_BATCHES} batches a visit"
+    why += f"; pinned by the owner: {', '.join(set_by_owner)}" if set_by_owner else ""
     chosen = f"{batches} batches of {batch_size}, {optimizer} at {rate:g}"
     if training.average_steps:
         chosen += f", weights averaged over {training.average_steps} steps"

@@ -50,7 +50,7 @@ def score(targets: Sequence[Target], measurements: Sequence[Measurement]) -> flo
             continue
         shortfall += target.shortfall(found.value)
         difference = found.value - target.value if target.sense == ">=" else target.value - found.value
-        margin += math.tanh(difference)
+        margin += math.tanh(difference / target.scale)
     return -shortfall / len(targets) + 1e-3 * margin / len(targets)
 
 

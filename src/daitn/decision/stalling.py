@@ -55,7 +55,9 @@ def noise(targets: Sequence[Target], measurements: Sequence[Measurement]) -> flo
     """
     found = [(target, measurement_of(target, measurements)) for target in targets]
     errors = [
-        (one.high - one.low) / (2 * Z95) for target, one in found if one is not None and not target.met_by(one.value)
+        (one.high - one.low) / (2 * Z95 * target.scale)
+        for target, one in found
+        if one is not None and not target.met_by(one.value)
     ]
     return math.sqrt(sum(error**2 for error in errors if math.isfinite(error))) / len(targets)
 

@@ -81,15 +81,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __str__(self) -> str:
         return f"{self.name} {self.sense} {self.value:g}"
 
+    @property
+    def scale(self) -> float:
+        """What a shortfall is told in: returns, which have no range of their own, in shares of the target; others as
+        they are."""
+        return max(1.0, abs(self.value)) if self.metric == "mean_return" else 1.0
+
     def met_by(self, value: float) -> bool:
         """Whether a measured value reaches the target; NaN never does."""
         return value >= self.value if self.sense == ">=" else value <= self.value
 
     def shortfall(self, value: float) -> float:
-        """How far a value is from the target, 0 if met; NaN counts as 1."""
+        """How far a value is from the target in its scale, 0 if met; NaN counts as 1."""
         if math.isnan(value):
             return 1.0
-        return max(0.0, self.value - value if self.sense == ">=" else value - self.value)
+        return max(0.0, self.value - value if self.sense == ">=" else value - self.value) / self.scale
 
 
 def parse_target(text: str) -> Target:

@@ -49,6 +49,7 @@ from daitn.decision.hyperparameters import propose_server, propose_training
 from daitn.decision.planned_routes import RoutePlanned
 from daitn.decision.tuning import CandidatesFound
 from daitn.decision.validity import ValidityFound
+from daitn.descriptors.contract import Reinforcement
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.descriptors.masked import AgreeWork
@@ -376,6 +377,7 @@ class JobMachine:
                     steady=method.steady,
                     prefers=method.prefers,
                     private=request.privacy is not None,
+                    episodes=isinstance(state.package.contract.task, Reinforcement),
                     searched=state.preflight.searched if state.preflight is not None else None,
                 )
                 server = propose_server(method.prefers, pinned)

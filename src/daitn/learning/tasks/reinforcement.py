@@ -14,7 +14,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ EPISODE_STEPS: Final = 10_000
 """An episode is cut here: Gymnasium's longest registered limit is 27,000 frames, most are below 1,000."""
 EVALUATION_EPISODES: Final = 50
 """Episodes of one evaluation: a standard error of 14 % of the spread."""
+FIRST_AT_ONCE: Final = 2
+"""Episodes played side by side before it is known how long they are."""
+AT_ONCE: Final = 8
+"""Episodes played side by side in training at most."""
 EVALUATION_SEED: Final = 20_260
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
@@ -60,6 +64,14 @@ class Environment(Protocol):
         ...
 
 
+class Episode(NamedTuple):
+    """What was observed, done and earned in one episode, step by step."""
+
+    seen: list[np.ndarray]
+    actions: list[int]
+    rewards: list[float]
+
+
 EnvironmentMaker = Callable[[str], Environment]
 
 
@@ -71,9 +83,15 @@ def make_environment(name: str) -> Environment:
         gymnasium = importlib.import_module("gymnasium")
     except ImportError:
         raise UnavailableError(
-            f"environment {name!r} needs Gymnasium, which is not installed at this site", todo="pip install gymnasium"
+            f"environment {name!r} needs Gymnasium, which is not installed at this site",
+            todo="pip install 'daitn[environments]'",
         ) from None
-    environment: Environment = gymnasium.make(name)
+    try:
+        environment: Environment = gymnasium.make(name)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise InputError(
+            f"environment {name!r} cannot be made: {str(error)[:200]}", todo="use a name that Gymnasium has registered"
+        ) from None
     return environment
 
 
@@ -94,7 +112,7 @@ class ReinforcementNumerics:
         self._device = device
         self._input = contract.inputs[0].name
         self._maker = maker
-        self._environment: Environment | None = None
+        self._environments: list[Environment] = []
 
     def prepare(self, records: RecordsLike) -> Batch:
         """InputError: batches of this family come from `rollout`."""
@@ -108,12 +126,15 @@ class ReinforcementNumerics:
         seen: list[np.ndarray] = []
         actions: list[int] = []
         gains: list[float] = []
+        count = FIRST_AT_ONCE
         with torch.no_grad():
             while len(actions) < steps:
-                observations, taken, rewards = self._play(model, rng, greedy=False)
-                seen += observations
-                actions += taken
-                gains += returns_to_go(rewards, self._task.discount)
+                for episode in self._play(model, count, rng, greedy=False):
+                    seen += episode.seen
+                    actions += episode.actions
+                    gains += returns_to_go(episode.rewards, self._task.discount)
+                    length = max(1, len(episode.actions))
+                    count = max(1, min(AT_ONCE, -(-(steps - len(actions)) // length)))
         gain = np.asarray(gains, dtype=np.float64)
         advantage = (gain - gain.mean()) / (gain.std() + 1e-8)
         return Batch(
@@ -122,30 +143,36 @@ class ReinforcementNumerics:
             weights=to_tensor(advantage.astype(np.float32), self._device),
         )
 
-    def _play(
-        self, model: nn.Module, rng: np.random.Generator, *, greedy: bool
-    ) -> tuple[list[np.ndarray], list[int], list[float]]:
-        """One episode: observations, actions, rewards."""
-        if self._environment is None:
-            self._environment = self._maker(self._task.environment)
-        observation, _ = self._environment.reset(seed=int(rng.integers(2**31)))
-        seen: list[np.ndarray] = []
-        actions: list[int] = []
-        rewards: list[float] = []
+    def _play(self, model: nn.Module, count: int, rng: np.random.Generator, *, greedy: bool) -> list[Episode]:
+        """So many episodes, side by side: the policy is asked once for all that still go on, which for a small one
+        costs as much as asking it for one."""
+        while len(self._environments) < count:
+            self._environments.append(self._maker(self._task.environment))
+        played = [Episode([], [], []) for _ in range(count)]
+        going = list(range(count))
+        states = {place: self._first(place, rng) for place in going}
         for _ in range(EPISODE_STEPS):
-            state = np.asarray(observation, dtype=np.float32)
-            logits = only_output(model(**{self._input: to_tensor(state[None], self._device)}))[0].double().cpu()
+            observed = np.stack([states[place] for place in going])
+            logits = only_output(model(**{self._input: to_tensor(observed, self._device)})).double().cpu()
             if not bool(torch.isfinite(logits).all()):
                 raise InputError("the policy's output is not finite", todo="lower the learning rate")
-            shares = torch.softmax(logits, dim=0).numpy()
-            action = int(shares.argmax()) if greedy else int(rng.choice(len(shares), p=shares / shares.sum()))
-            observation, reward, terminated, truncated, _ = self._environment.step(action)
-            seen.append(state)
-            actions.append(action)
-            rewards.append(float(reward))
-            if terminated or truncated:
+            shares = torch.softmax(logits, dim=1).numpy()
+            chosen = shares.argmax(axis=1) if greedy else _drawn(shares, rng.random(len(going)))
+            for place, state, action in zip(list(going), observed, chosen, strict=True):
+                observation, reward, terminated, truncated, _ = self._environments[place].step(int(action))
+                played[place].seen.append(state)
+                played[place].actions.append(int(action))
+                played[place].rewards.append(float(reward))
+                states[place] = np.asarray(observation, dtype=np.float32)
+                if terminated or truncated:
+                    going.remove(place)
+            if not going:
                 break
-        return seen, actions, rewards
+        return played
+
+    def _first(self, place: int, rng: np.random.Generator) -> np.ndarray:
+        observation, _ = self._environments[place].reset(seed=int(rng.integers(2**31)))
+        return np.asarray(observation, dtype=np.float32)
 
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:
         """Logits for the observations of a rollout."""
@@ -161,28 +188,41 @@ class ReinforcementNumerics:
         chosen = torch.log_softmax(logits, dim=1).gather(1, batch.labels[:, None])[:, 0]
         return -(chosen * batch.weights).mean()
 
-    def evaluate(self, model: nn.Module, sets: Sequence[RecordsLike], names: Sequence[str]) -> tuple[Measurement, ...]:
-        """Mean undiscounted return of the greedy policy over fixed episodes; `records` counts episodes."""
+    def evaluate(
+        self,
+        model: nn.Module,
+        sets: Sequence[RecordsLike],  # noqa: ARG002
+        names: Sequence[str],
+    ) -> tuple[Measurement, ...]:
+        """Mean undiscounted return of the greedy policy over fixed episodes; `records` counts episodes.
+
+        `sets`: samples of what sites observed. They say which environment is meant, and are not looked at.
+        """
         for name in names:
             metric, _, field = split_name(name)
             if metric not in METRICS:
                 raise unknown_metric(metric, "reinforcement", METRICS)
             if field:
                 raise InputError(f"{name}: an environment has no fields")
-        if sets:
-            raise InputError("a reinforcement task is measured in its environment, not on records")
         rng = np.random.default_rng(EVALUATION_SEED)
         model.eval()
         with torch.inference_mode():
-            totals = [math.fsum(self._play(model, rng, greedy=True)[2]) for _ in range(EVALUATION_EPISODES)]
+            played = self._play(model, EVALUATION_EPISODES, rng, greedy=True)
+        totals = [math.fsum(episode.rewards) for episode in played]
         value, low, high, episodes = mean(np.asarray(totals))
         return tuple(Measurement(name=name, value=value, low=low, high=high, records=episodes) for name in names)
 
     def close(self) -> None:
-        """Close the environment."""
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
+        """Close what was played in."""
+        while self._environments:
+            self._environments.pop().close()
+
+
+def _drawn(shares: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """An action for each row of shares (E, A), by a number (E,) between 0 and 1."""
+    sums = shares.cumsum(axis=1)
+    chosen: np.ndarray = np.minimum((sums < (drawn * sums[:, -1])[:, None]).sum(axis=1), shares.shape[1] - 1)
+    return chosen
 
 
 def returns_to_go(rewards: Sequence[float], discount: float) -> list[float]:
