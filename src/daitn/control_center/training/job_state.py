@@ -106,7 +106,7 @@ class JobState:
         self.refusals: list[Verdict] = []
         """Verdicts whose counter-offers were taken at once, in order."""
         self.plan: Plan | None = None
-        self.planned_rate = 0.0
+        self.planned_rate = self.first_rate = 0.0
         """The learning rate first planned: roll backs lower it, kept models raise it again up to here."""
         self.preflight: Preflight | None = None
         self.variants = submitted.variants
@@ -193,7 +193,7 @@ class JobState:
         match record:
             case JobAssessed():
                 self.verdict, self.plan, self.situation = record.verdict, record.plan, record.situation
-                self.planned_rate = record.plan.training.learning_rate
+                self.planned_rate = self.first_rate = record.plan.training.learning_rate
                 if record.taken is not None:
                     self.refusals.append(record.verdict)
                     note_change(self, record.taken)
@@ -263,8 +263,9 @@ class JobState:
                     self._go_back_to(model, self.clearing.fertile)
                     self.avoided.clear()
                     self.release()
-            case Replanned(plan=plan):
+            case Replanned(plan=plan, planned_rate=rate):
                 self.plan = plan
+                self.planned_rate = rate or self.planned_rate
             case SiteBarred(dataset=dataset, why=why):
                 self.barred[dataset] = why
             case RequestChanged(request=request, plan=plan):

@@ -17,6 +17,8 @@ from daitn.control_center.turn import Turn
 from daitn.decision.forgetting import forgotten, said_of
 from daitn.decision.hyperparameters import after_kept, after_rollback
 from daitn.decision.keeping import Judgement, judge_model, score
+from daitn.decision.pacing import after_plateau
+from daitn.descriptors.plan import Plan
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.work import EvaluateOutcome, EvaluateWork, Measurement
 from daitn.wire.center_tools import ReleaseArtifacts
@@ -108,7 +110,18 @@ class Judging:
             eased = after_kept(state.plan, state.request.hyperparameters, state.planned_rate)
             if eased is not None:
                 turn.record(Replanned(job=state.job, at_ns=turn.now_ns, plan=eased[0], why=eased[1]))
+            elif not book.trying:
+                self._pace(turn, state.plan)
         self.release(turn)
+
+    def _pace(self, turn: Turn, plan: Plan) -> None:
+        """Smaller steps on a plateau."""
+        state, pinned = self.state, self.state.request.hyperparameters
+        slower = after_plateau(plan, pinned, state.first_rate, state.planned_rate, state.standing())
+        if slower is not None:
+            rate = slower[0].training.learning_rate
+            told = Replanned(job=state.job, at_ns=turn.now_ns, plan=slower[0], why=slower[1], planned_rate=rate)
+            turn.record(told)
 
     def _credit(self, turn: Turn, judgement: Judgement) -> None:
         """What a verified gain or harm says of the sites whose data made it, each by its share of the visits."""

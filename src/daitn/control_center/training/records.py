@@ -303,6 +303,8 @@ class Replanned(JobRecord, frozen=True, kw_only=True, tag="replanned"):
 
     plan: Plan
     why: str
+    planned_rate: float | None = None
+    """The learning rate that kept models lead back to from now on; None: as before."""
 
 
 class SiteBarred(JobRecord, frozen=True, kw_only=True, tag="site_barred"):
