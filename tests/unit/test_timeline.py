@@ -40,13 +40,16 @@ from daitn.control_center.training.records import (
     SiteBarred,
     SitesSetAside,
     StepMeasured,
+    TuningDone,
+    TuningTried,
     UnitsCompared,
     VariantTried,
     VisitAccepted,
     VisitLost,
     VisitOrdered,
 )
-from daitn.decision.facts import PackageFacts, Preflight, ProbePoint
+from daitn.decision.facts import PackageFacts, Preflight, ProbePoint, Searched
+from daitn.decision.tuning import Stage
 from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.job import LogEntry, Phase
 from daitn.descriptors.masked import (
@@ -63,6 +66,7 @@ from daitn.descriptors.outcome import Change, Condition, CounterOffer, Expectati
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Hold, Promise
 from daitn.descriptors.request import parse_target
+from daitn.descriptors.trials import TriedOut
 from daitn.descriptors.work import (
     AggregateOutcome,
     AggregateWork,
@@ -189,6 +193,16 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     VariantTried: VariantTried(
         job=JOB, at_ns=3, variant=TriedVariant(package=ArtifactId("f" * 64), name="wide", reaches=True, probability=0.8)
     ),
+    TuningTried: TuningTried(
+        job=JOB,
+        at_ns=3,
+        stage=Stage(
+            rung=0,
+            trainings=(Training(batch_size=8, batches=4, learning_rate=0.1),) * 2,
+            tried=(TriedOut(place=0, measurements=(FIGURE,)),),
+        ),
+    ),
+    TuningDone: TuningDone(job=JOB, at_ns=3, searched=Searched(why="none was better", rejected=("adamw at 9",))),
     ProbeDone: ProbeDone(job=JOB, at_ns=3, point=ProbePoint(records=800, gap=0.1, steps=200, measurements=(FIGURE,))),
     PreflightDone: PreflightDone(job=JOB, at_ns=3, preflight=Preflight(measurements=(FIGURE,), overfits=True)),
     VisitOrdered: ordered(2, TRAIN, "train"),

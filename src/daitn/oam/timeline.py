@@ -73,6 +73,7 @@ from daitn.oam.progress import dataset_of, finite
 from daitn.oam.proofs import Proof
 from daitn.oam.told_of_routes import say_route
 from daitn.oam.told_of_trust import say_compared, say_set_aside
+from daitn.oam.told_of_tuning import say_searched, say_stage
 from daitn.wire.center_tools import VisitReport, encode_report
 
 Names = Callable[[NodeId], str]
@@ -171,9 +172,9 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case VariantTried(variant=variant):
             return _Said(EntryKind.VARIANT_TRIED, f"another model: {wording.tried_variant(variant)}")
         case TuningTried(stage=stage):
-            return _Said(EntryKind.TUNING_TRIED, wording.stage(stage))
+            return _Said(EntryKind.TUNING_TRIED, say_stage(stage))
         case TuningDone(searched=searched):
-            return _Said(EntryKind.TUNING_DONE, wording.searched(searched))
+            return _Said(EntryKind.TUNING_DONE, say_searched(searched))
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):

@@ -13,8 +13,7 @@ import msgspec
 
 from daitn.base.ids import NodeId
 from daitn.base.units import show_bytes, show_seconds
-from daitn.decision.facts import Preflight, ProbePoint, Searched
-from daitn.decision.tuning import PASSES, Stage, said_of, said_of_trial, trials_of
+from daitn.decision.facts import Preflight, ProbePoint
 from daitn.descriptors.outcome import Advice, Condition, CounterOffer, TriedVariant, Verdict
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.promise import Promise
@@ -112,22 +111,6 @@ def advice(found: Advice) -> str:
         )
     left = f"; {found.untried} more were not tried: {found.why}" if found.untried else ""
     return f"none of the {len(found.tried)} declared models that were tried is predicted to reach the goal{left}"
-
-
-def stage(one: Stage) -> str:
-    """What the unit found of the hyper-parameters it compared."""
-    trials = sorted(trials_of([one], one.rung), key=lambda trial: trial.error)
-    passes = f"{PASSES[one.rung]} pass{'es' if PASSES[one.rung] > 1 else ''}"
-    left = len(one.trainings) - len(trials)
-    best = ", ".join(said_of_trial(trial) for trial in trials[:3])
-    untried = f"; no time was left for {left}" if left else ""
-    return f"{len(trials)} hyper-parameters compared over {passes}: {best or 'nothing'}{untried}"
-
-
-def searched(found: Searched) -> str:
-    """What a search for hyper-parameters came to."""
-    chosen = said_of(found.chosen) if found.chosen is not None else "hyper-parameters by the rules"
-    return f"{chosen}: {found.why}" + (f" (not: {'; '.join(found.rejected)})" if found.rejected else "")
 
 
 def probability(verdict: Verdict) -> str:
