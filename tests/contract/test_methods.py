@@ -8,14 +8,29 @@ import pytest
 from tests.builders import PACKAGE, changed
 
 from daitn.base.ids import ArtifactId, DataSetId, NodeId
+from daitn.control_center.training.gossip_book import GossipBook
 from daitn.decision.routes import RULES
 from daitn.descriptors.plan import Stop
-from daitn.descriptors.work import UpdateRef
+from daitn.descriptors.work import AMONG_MOST, AggregateOutcome, AggregateWork, UpdateRef
 from daitn.learning.methods import METHODS
 from daitn.learning.methods.buffered import BUFFER_MOST, FedBuff, buffer_size
-from daitn.learning.methods.contract import Aggregate, AggregateShares, Choosers, Method, Run, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import (
+    Aggregate,
+    AggregateShares,
+    AverageAmong,
+    Choosers,
+    Meet,
+    Method,
+    Mixing,
+    Run,
+    Train,
+    TrainAmong,
+    TrainGroup,
+    Verify,
+)
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FederatedAveraging
+from daitn.learning.methods.gossip import Gossip
 from daitn.learning.methods.sequential import Sequential
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -46,6 +61,7 @@ class Player:
         self.accepted = {PACKAGE}
         self.trained_since_verified = 0
         self.made = 0
+        self.book = GossipBook()
         self.begun: dict[DataSetId, ArtifactId] = {}
         """What the visits under way of a buffered method were given."""
 
@@ -63,6 +79,9 @@ class Player:
         assert self.method.next_steps(changed(self.run, under_way=1 + len(self.run.training)), CHOOSERS) == ()
         if self.method.buffered:
             self._begin(steps)
+            return steps
+        if self.method.gossips:
+            self._mix(steps)
             return steps
         for step in steps:
             lost = self.rng.random() < 0.2
@@ -141,6 +160,41 @@ class Player:
             handed_in=frozenset(handed_in),
         )
 
+    def _mix(self, steps: tuple) -> None:
+        """Gossip: visits and averages of a turn all end, some lost, in the book that a centre keeps."""
+        for step in steps:
+            match step:
+                case TrainAmong(visits=visits, groups=groups):
+                    assert self.book.mixing().rounds < self.run.verify_every
+                    assert sorted(name for group in groups for name in group) == sorted(v.stop.dataset for v in visits)
+                    self.book.drew(groups)
+                    for visit in visits:
+                        assert visit.model in self.accepted
+                        if self.rng.random() > 0.2:
+                            self.book.trained(visit.stop.dataset, UpdateRef(model=self.model(), weight=1.0))
+                case AverageAmong(updates=updates, last=last):
+                    assert 1 < len(updates) <= AMONG_MOST
+                    assert {one.model for one in updates} <= self.accepted
+                    if self.rng.random() > 0.2:
+                        work = AggregateWork(updates=updates, share=not last, among=True)
+                        outcome = AggregateOutcome(model=self.model(), seconds=0.0)
+                        if last:
+                            self._advance(outcome.model)
+                            self.book.clear()
+                        else:
+                            self.book.averaged(work, outcome)
+                case Meet():
+                    apart = self.book.met()
+                    if len(apart) == 1:
+                        self._advance(apart[0].model)
+                        self.book.clear()
+                case Verify(model=model):
+                    assert model == self.run.head
+                    if self.rng.random() > 0.2:
+                        kept = model if self.rng.random() < 0.7 else self.run.verified
+                        self.run = changed(self.run, head=kept, verified=kept, rounds_since_verified=0)
+        self.run = changed(self.run, mixing=self.book.mixing())
+
     def _advance(self, model: ArtifactId) -> None:
         rounds = self.run.rounds_since_verified + 1
         assert rounds <= self.run.verify_every, "trained on when a verification was due"
@@ -159,9 +213,10 @@ def test_method_keeps_its_laws_over_runs_with_losses_and_rollbacks(method, verif
         player = Player(method, seed, verify_every)
         kinds = {type(step) for _ in range(60) for step in player.turn()}
         assert Verify in kinds
-        assert (TrainGroup if method.exchanges else Train) in kinds
+        assert (TrainGroup if method.exchanges else TrainAmong if method.gossips else Train) in kinds
+        assert ({AverageAmong, Meet} <= kinds) == method.gossips
         assert (TrainGroup in kinds) == method.exchanges
-        assert (Aggregate in kinds) == method.aggregates
+        assert (Aggregate in kinds) == (method.aggregates and not method.gossips)
         assert (AggregateShares in kinds) == method.in_shares
 
 
@@ -180,9 +235,19 @@ def test_method_never_verifies_what_was_verified(method):
 @every_method
 def test_sequential_methods_move_one_copy_and_parallel_ones_use_every_site(method):
     steps = method.next_steps(make_run(), CHOOSERS)
-    stops = [stop for step in steps for stop in (step.stops if isinstance(step, TrainGroup) else (step.stop,))]
+    stops = [stop for step in steps for stop in stops_of(step)]
 
     assert len(stops) == (len(STOPS) if method.parallel else 1)
+
+
+def stops_of(step) -> tuple[Stop, ...]:
+    match step:
+        case TrainGroup(stops=stops):
+            return stops
+        case TrainAmong(visits=visits):
+            return tuple(visit.stop for visit in visits)
+        case _:
+            return (step.stop,)
 
 
 @every_method
@@ -268,3 +333,29 @@ def test_verification_that_is_due_comes_before_further_training_and_does_not_wai
     )
 
     assert FedBuff().next_steps(run, CHOOSERS) == (Verify(model=ArtifactId("m")),)
+
+
+def test_sites_of_a_group_average_once_they_have_handed_in_and_one_left_alone_does_not():
+    names = [stop.dataset for stop in STOPS]
+    trained = {name: UpdateRef(model=ArtifactId(f"u {name}"), weight=1.0) for name in names}
+    mixing = Mixing(groups=((names[0], names[1]), (names[2],)), trained=trained, rounds=1)
+
+    (step,) = Gossip().next_steps(make_run(mixing=mixing), CHOOSERS)
+
+    assert step == AverageAmong(updates=(trained[names[0]], trained[names[1]]))
+
+
+def test_member_begins_from_its_own_model_and_one_that_has_none_from_the_head():
+    mixing = Mixing(own={STOPS[0].dataset: ArtifactId("mine")}, rounds=1)
+
+    (step,) = Gossip().next_steps(make_run(mixing=mixing), CHOOSERS)
+
+    assert [visit.model for visit in step.visits] == [ArtifactId("mine"), PACKAGE, PACKAGE]
+
+
+def test_all_meet_in_pairs_along_a_tree_and_the_last_mean_is_of_all():
+    pieces = tuple(UpdateRef(model=ArtifactId(f"p{n}"), weight=1.0) for n in range(5))
+    five, two = (Gossip().next_steps(make_run(mixing=Mixing(pieces=pieces[:n])), CHOOSERS) for n in (5, 2))
+
+    assert five == (AverageAmong(updates=pieces[:2]), AverageAmong(updates=pieces[2:4]))
+    assert two == (AverageAmong(updates=pieces[:2], last=True),)

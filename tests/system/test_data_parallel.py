@@ -120,3 +120,20 @@ def test_kill_of_a_member_in_mid_round_loses_the_round_and_the_others_go_on(doma
     assert len(trained) == len(set(trained))
     members = [{proof.node_name for proof in proofs} for proofs in check_rounds(job)]
     assert {"south", "west"} in members, "the round was not ordered again without the site that was lost"
+
+
+def test_sites_without_an_aggregator_gossip_and_meet_in_the_mean_of_all(domain: LocalDomain) -> None:
+    job = submit(
+        domain, "gossip", method="gossip", budget=Budget(visits=12), targets=["loss <= 0.0000001"], chance_floor=0
+    )
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    reached = {one.name: one.value for one in status.reached}
+    assert reached["accuracy"] >= 0.9
+    proofs = [proof for entry in job.log() if (proof := read_proof(entry)) is not None]
+    made = {proof.model_out: proof for proof in proofs if proof.node_name in SITES}
+    means = [proof for proof in proofs if proof.node_name in SITES and len(proof.models_in) > 1]
+    assert means, "nobody averaged"
+    assert all(model in made for proof in means for model in proof.models_in)
+    assert {proof.node_name for proof in proofs} <= {*SITES, "unit"}

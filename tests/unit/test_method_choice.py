@@ -207,12 +207,12 @@ def test_all_train_at_once_where_one_copy_does_not_get_round_in_time():
 @pytest.mark.parametrize(
     ("changes", "request_changes"),
     [
-        ({"aggregators": ()}, {}),
+        ({"aggregators": (), "candidates": many(40, methods=("routed", "fedavg"))}, {}),
         ({}, {"deadline_s": 3.0}),
         ({}, {"budget": Budget(visits=1000)}),
         ({}, {"budget": Budget(transfer_bytes=10**9)}),
     ],
-    ids=["no aggregator", "no time for rounds", "visits bounded", "bytes bounded"],
+    ids=["no aggregator and no leave to gossip", "no time for rounds", "visits bounded", "bytes bounded"],
 )
 def test_one_copy_goes_on_where_all_at_once_cannot_or_may_not(changes, request_changes):
     view = changed(make_view(*many(40)), **changes)

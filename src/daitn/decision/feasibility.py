@@ -183,6 +183,10 @@ def _method(view: TrainingView, request: Request, plan: Plan, preflight: Preflig
         return [_said(ReasonCode.METHOD, f"method {request.method!r}", wanted, said, met=len(nodes) > 1)]
     if splits(request.method):
         return _cutting(view, request.method, preflight)
+    if method.gossips:
+        nodes = {candidate.compute_node for candidate in view.candidates}
+        wanted, said = "two sites that average with one another", f"{len(nodes)}"
+        return [_said(ReasonCode.METHOD, f"method {request.method!r}", wanted, said, met=len(nodes) > 1)]
     if method.aggregates:
         there = bool(view.aggregators)
         available = view.aggregators[0].node if there else "none reachable"

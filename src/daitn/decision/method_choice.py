@@ -8,7 +8,7 @@ in this order:
     split                the model does not fit where most records are, or two sites together are much quicker
     many at once         updates are compressed, or one copy would not get round to all sites by the deadline; then
                            `fedbuff` where a round would mostly wait, `hierarchical` where one aggregator's link would
-                           bound it, else `fedavg`
+                           bound it, `gossip` where there is no aggregator, else `fedavg`
     continual            the model knows what hardly any site can teach, or data keeps arriving, or changes
 
 A rule never takes a method that the request's options, or the policy of any data set at hand, do not go with; nor one
@@ -65,7 +65,7 @@ SCARCE_FRAC: Final = 0.5
 
 DAY_S: Final = 86_400.0
 
-AVERAGING: Final = ", ".join(name for name, method in METHODS.items() if method.aggregates)
+AVERAGING: Final = ", ".join(name for name, method in METHODS.items() if method.aggregates and not method.gossips)
 
 
 class _Case(NamedTuple):
@@ -115,6 +115,8 @@ def choose_method(view: TrainingView, request: Request, package: PackageFacts, p
         )
         taken = _Found(FIRST_CHOICE, taken=True, why=f"{mixes}: one copy visits where labels fade")
     rejected = [_said(one) for one in found if one.method != taken.method]
+    if taken.method != "gossip":
+        rejected.append(f"gossip: {_why_not_gossip(case)}")
     if METHODS[taken.method].aggregates:
         rejected = [one for one in rejected if not one.startswith(AVERAGING)]
         others = [one for one in _members(case) if one.method != taken.method]
@@ -214,11 +216,9 @@ def _many(case: _Case) -> _Found:
     def no(why: str) -> _Found:
         return _Found(AVERAGING, taken=False, why=why)
 
-    if not view.aggregators:
-        return no("no aggregator is reachable")
     moves = f"move {2 * sites} models a round instead of one a visit"
     if not members or sites < 2:
-        return no(moves)
+        return no(moves if view.aggregators else "no aggregator is reachable")
     one_s, many_s = _one_s(case), _many_s(case)
     if one_s <= request.deadline_s:
         return no(f"{moves}, and one copy gets round to all sites in {show_seconds(one_s)}")
@@ -234,11 +234,14 @@ def _many(case: _Case) -> _Found:
 def _members(case: _Case) -> list[_Found]:
     """What speaks for and against each of the averaging methods, the first to be taken first. `fedavg` is, if none
     before it."""
+    alone = "no aggregator is reachable, so sites average with one another"
     rules: tuple[tuple[str, Callable[[_Case], tuple[bool, str]]], ...] = (
         ("fedbuff", _waits),
         ("hierarchical", _crowded),
         ("fedavg", lambda _: (True, "")),
     )
+    if not case.view.aggregators and case.request.compression is None:
+        rules = (("gossip", lambda _: (True, alone)),)
     found: list[_Found] = []
     for name, rule in rules:
         barred = _barred(case, name)
@@ -288,8 +291,21 @@ def _many_s(case: _Case) -> float:
     """The rounds that are expected to be needed, averages included, and one measurement."""
     seconds = _visits_s(case, best_computes(case.view), parallel=True)
     update = case.package.update_bytes(case.request.compression)
-    average_s = len(seconds) * update / max(one.bytes_per_s for one in case.view.aggregators)
+    links = [one.bytes_per_s for one in case.view.aggregators]
+    average_s = len(seconds) * update / max(links) if links else 2 * update / min(_links(case))
     return WARM_S + ROUNDS_LEAST * (max(seconds) + average_s) + _check_s(case)
+
+
+def _links(case: _Case) -> list[float]:
+    return [one.bytes_per_s for one in case.view.candidates]
+
+
+def _why_not_gossip(case: _Case) -> str:
+    if barred := _barred(case, "gossip"):
+        return barred
+    if case.view.aggregators:
+        return "means of two or three take rounds to mix, where an aggregator makes that of all"
+    return "moves three models a round and site, where one copy moves one a visit"
 
 
 def _check_s(case: _Case) -> float:

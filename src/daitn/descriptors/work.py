@@ -6,7 +6,7 @@ leases, fences, retries and proofs are written once.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -37,6 +37,8 @@ from daitn.descriptors.trials import Trying as Trying
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 """Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
+AMONG_MOST: Final = 3
+"""Updates of an average that sites make among themselves: a pair, and one that was left over."""
 BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
 
@@ -221,6 +223,8 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
     share: bool = False
     """The updates are some of a round's: what is wanted is their mean, which is averaged with others and is no model of
     the job yet."""
+    among: bool = False
+    """The updates are of sites that average with one another (gossip), and this is one of them: no aggregator."""
     masked: bool = False
     """The updates are masked: what is wanted is their sum, which is no model yet."""
     unmasking: Unmasking | None = None
@@ -243,6 +247,8 @@ class AggregateWork(msgspec.Struct, frozen=True, kw_only=True, tag="aggregate"):
             )
         if self.compression is not None and (self.masked or self.unmasking is not None):
             raise ValueError("masked updates are not compressed")
+        if self.among and (based or self.masked or len(self.updates) > AMONG_MOST):
+            raise ValueError(f"at most {AMONG_MOST} sites average with one another, and no more than that is done")
         if self.share and (moved or self.masked):
             raise ValueError("a share of a round is averaged as it is")
         if (self.masked and based) or (self.unmasking is not None and len(self.updates) != 1):

@@ -20,9 +20,11 @@ from daitn.base.ids import ArtifactId, NodeId, VisitId
 from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
+    AllMet,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    GroupsDrawn,
     HarmTraced,
     HolderDropped,
     JobAssessed,
@@ -190,6 +192,12 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             numbers = ", ".join(_number(visit) for visit in visits)
             text = f"visits {numbers} made the same model in lock step, bit for bit: {wording.short(model)}"
             return _Said(EntryKind.AGREED, text)
+        case GroupsDrawn(groups=groups):
+            said = "; ".join(" with ".join(group) if len(group) > 1 else f"{group[0]} alone" for group in groups)
+            return _Said(EntryKind.AGREED, f"a round of visits, after which sites average: {said}")
+        case AllMet(models=models, head=head):
+            one = f"they have {wording.short(head)} in common" if head is not None else "means of two become one of all"
+            return _Said(EntryKind.AGREED, f"all meet with {models} model(s): {one}")
         case MaskedRoundLost(why=why):
             return _Said(EntryKind.ROUND_LOST, f"the masked round came to nothing: {why}")
         case GroupLost(visits=visits, why=why, left_out=left_out):
@@ -318,6 +326,8 @@ def _say_work(work: Work, where: str, names: Names) -> str:
                 step = f", then a step of {server.optimizer} at rate {server.learning_rate:g}{since}"
             if unmasking is not None:
                 return f"take the masks off the sum of {len(unmasking.summed)} updates at {where}{step}"
+            if work.among:
+                return f"average {len(updates)} members' models at {where}, one of them"
             if work.share:
                 return f"average {len(updates)} models at {where}, a share of the round's"
             if work.buffered:

@@ -13,6 +13,7 @@ from daitn.base.ids import CENTER, ArtifactId, DataSetId, JobId, NodeId, VisitId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.records import (
+    AllMet,
     GroupAgreed,
     GroupLost,
     HarmTraced,
@@ -70,6 +71,9 @@ class Invariants:
         self._refused_with: dict[JobId, int] = {}
         self._aggregated: set[JobId] = set()
         self._buffered: set[JobId] = set()
+        self._gossips: set[JobId] = set()
+        self._members: dict[JobId, set[ArtifactId]] = {}
+        """Of each job that gossips, models that members made since there was one of all."""
         self._line: dict[JobId, list[ArtifactId]] = {}
         """Of each job, the heads that the present one came of."""
         self._made: dict[VisitId, ArtifactId] = {}
@@ -109,11 +113,13 @@ class Invariants:
                 if verdict.outcome == "refused" and not verdict.failed():
                     raise BugError(f"job {job} was refused for no reason")
                 (self._aggregated.add if METHODS[plan.method].aggregates else self._aggregated.discard)(job)
+                (self._gossips.add if METHODS[plan.method].gossips else self._gossips.discard)(job)
                 (self._buffered.add if METHODS[plan.method].buffered else self._buffered.discard)(job)
             case VisitOrdered(visit=visit):
                 if visit in self._ordered:
                     raise BugError(f"visit {visit} was ordered twice")
                 self._check_given(record)
+                self._check_among(record)
                 self._check_buffer(record)
                 self._ordered[visit] = record
             case VisitAccepted(visit=visit):
@@ -121,6 +127,12 @@ class Invariants:
             case GroupAgreed(job=job, visits=visits, model=model):
                 self._check_agreed(visits, model)
                 self._head[job] = model
+            case AllMet(job=job, head=head):
+                if head is not None:
+                    if head not in self._members.get(job, set()):
+                        raise BugError(f"job {job} goes on from {head[:12]}, which no member made")
+                    self._head[job] = head
+                    self._members.pop(job, None)
             case GroupLost(visits=visits):
                 for visit in visits:
                     self._grouped.pop(visit, None)
@@ -173,22 +185,39 @@ class Invariants:
             self._measured_on[record.job] = _artifacts(work.samples)
             self._test_set.setdefault(record.job, self._measured_on[record.job])
         if isinstance(work, TrainWork) and isinstance(record.outcome, TrainOutcome):
-            if record.job not in self._buffered and work.model != self._head[record.job]:
+            known = self._members.setdefault(record.job, set())
+            own = record.job in self._gossips and work.model in known
+            if record.job not in self._buffered and work.model != self._head[record.job] and not own:
                 raise BugError(f"visit {record.visit} trained {work.model[:12]}, the head is another model")
             if self._ordered[record.visit].purpose == "probe":
                 return
             self._made[record.visit] = record.outcome.model
+            known.add(record.outcome.model)
             if work.group is not None:
                 self._grouped[record.visit] = record.outcome.model
             elif record.job not in self._aggregated:
                 self._head[record.job] = record.outcome.model
+        elif isinstance(record.outcome, AggregateOutcome) and isinstance(work, AggregateWork) and work.share:
+            self._members.setdefault(record.job, set()).add(record.outcome.model)
         elif isinstance(record.outcome, AggregateOutcome) and not _is_part(work):
             self._head[record.job] = record.outcome.model
+            self._members.pop(record.job, None)
             self._line[record.job].append(record.outcome.model)
 
     def _back_to(self, job: JobId, model: ArtifactId) -> None:
+        self._members.pop(job, None)
         line = self._line[job]
         self._line[job] = line[: line.index(model) + 1] if model in line else [model]
+
+    def _check_among(self, ordered: VisitOrdered) -> None:
+        """Sites average among themselves what members of this stretch made."""
+        work = ordered.work
+        if not isinstance(work, AggregateWork) or not work.among:
+            return
+        if ordered.job not in self._gossips:
+            raise BugError(f"visit {ordered.visit} averages at a site, and its job does not gossip")
+        if strange := [one.model for one in work.updates if one.model not in self._members.get(ordered.job, set())]:
+            raise BugError(f"visit {ordered.visit} averages {strange[0][:12]}, which no member made")
 
     def _check_buffer(self, ordered: VisitOrdered) -> None:
         """A buffer moves the head, by what began from heads that it came of, and takes the less of it the older."""

@@ -160,8 +160,8 @@ class Roles:
                     faults.append(_fault("role", "verification", self._names()))
                 else:
                     faults += self.verification.judge(order)
-            case AggregateWork():
-                if not self.aggregates:
+            case AggregateWork(among=among):
+                if not self.aggregates and not (among and self.computes):
                     faults.append(_fault("role", "aggregator", self._names()))
         return tuple(faults)
 

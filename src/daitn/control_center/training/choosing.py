@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from daitn.base import limits
-from daitn.base.ids import NodeId
+from daitn.base.ids import DataSetId, NodeId
 from daitn.control_center.training.job_desk import JobDesk
 from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
 from daitn.control_center.turn import Turn
 from daitn.decision.rounds import ROUND_RULES
 from daitn.decision.rounds.contract import Rounds
+from daitn.decision.rounds.gossip import draw_groups
 from daitn.decision.rounds.stragglers import paced
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import best_compute, datasets
@@ -42,7 +43,11 @@ class Choosing:
             """Those the method's rule takes, of as many as one order to an aggregator may name and the budget pays."""
             left = (state.request.budget.visits or limits.VISITS_PER_JOB) - state.visits
             most = max(0, min(limits.SITES_PER_ORDER, left - len(state.training_meanwhile())))
-            rounds = Rounds(reports=tuple(state.round_book.reports), round=state.rounds, seed=state.request.seed)
+            rounds = Rounds(
+                reports=tuple(state.round_book.reports),
+                round=state.rounds + state.gossip.rounds,
+                seed=state.request.seed,
+            )
             stops = ROUND_RULES[method.rounds].choose(view(), rounds, most)
             if not training.control_variates:  # its corrections stand for equally many steps of all
                 stops = paced(stops, state.round_book.whole_s(training.batches))
@@ -61,4 +66,8 @@ class Choosing:
                 stops.setdefault(node, Stop(dataset=name, compute_node=node, why=f"round {state.rounds + 1}"))
             return self._spending.together(view(), tuple(stops.values()))[: max(1, min(most, limits.GROUP_MEMBERS))]
 
-        return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops)
+        def groups(names: tuple[DataSetId, ...]) -> tuple[tuple[DataSetId, ...], ...]:
+            """Drawn anew each round. The fence counts on for ever, so no two rounds draw alike."""
+            return draw_groups(names, state.fence, state.request.seed)
+
+        return Choosers(next_stop=next_stop, all_stops=all_stops, group_stops=group_stops, groups=groups)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def note_handed_in(state: JobState, work: TrainWork, outcome: TrainOutcome) -> None:
     """An update to be averaged; what was trained from a head that was rolled back meanwhile is let go."""
     weight = float(max(1, outcome.records))
-    if not state.buffered:
+    if state.gossips:
+        state.gossip.trained(work.dataset, UpdateRef(model=outcome.model, weight=weight))
+    elif not state.buffered:
         state.updates.append(UpdateRef(model=outcome.model, weight=weight))
     elif state.buffer.is_known(work.model):
         state.updates.append(UpdateRef(model=outcome.model, weight=weight, base=work.model))
@@ -25,6 +27,11 @@ def note_handed_in(state: JobState, work: TrainWork, outcome: TrainOutcome) -> N
 
 def note_share_averaged(state: JobState, work: AggregateWork, outcome: AggregateOutcome) -> None:
     """The average of some of a round's updates stands for them from now on."""
+    if work.among:
+        state.gossip.averaged(work, outcome)
+        state.lost_in_row = 0
+        state.release()
+        return
     within = {one.model for one in work.updates}
     taken = [one for one in work.updates if one.model not in outcome.left_out]
     weight, members = sum(one.weight for one in taken), sum(one.members for one in taken)

@@ -40,6 +40,7 @@ from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Plan, Stop, Validity
 from daitn.descriptors.request import METRICS, Request
+from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView, Verifier
 from daitn.descriptors.work import (
@@ -244,6 +245,11 @@ class JobDesk:
         """Whether a node can be fetched from now."""
         facts = self.knowledge.node(node)
         return facts is not None and facts.reachable
+
+    def computes(self, node: NodeId) -> bool:
+        """Whether a node trains models."""
+        facts = self.knowledge.node(node)
+        return facts is not None and facts.descriptor.compute is not None and Role.COMPUTE in facts.descriptor.roles
 
     def ask_sample(self, turn: Turn, holder: NodeId, dataset: DataSetId, unit: Verifier, why: str) -> None:
         """Order a data set's sample for a unit; its site's policy is asked there."""

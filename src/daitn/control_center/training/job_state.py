@@ -18,6 +18,7 @@ from daitn.control_center.training.buffer_book import BufferBook
 from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
+from daitn.control_center.training.gossip_book import GossipBook
 from daitn.control_center.training.handed_in import note_share_averaged
 from daitn.control_center.training.judged_models import note_judged, note_traced
 from daitn.control_center.training.lost_visits import note_lost, note_round_lost
@@ -27,9 +28,11 @@ from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.opinion_book import OpinionBook
 from daitn.control_center.training.promised import Promised
 from daitn.control_center.training.records import (
+    AllMet,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    GroupsDrawn,
     HarmTraced,
     HolderDropped,
     JobAssessed,
@@ -160,6 +163,7 @@ class JobState:
         self.controls = ControlBook()
         self.round_book = RoundBook()
         self.buffer = BufferBook(submitted.request.package)
+        self.gossip = GossipBook()
         self.made = MadeBook(submitted.request.package, submitted.package.weights)
         self.trail = Trail()
         self.clearing = ClearBook()
@@ -227,6 +231,12 @@ class JobState:
                 self.advance_head(record.model)
             case GroupLost() | MaskedRoundLost():
                 note_round_lost(self, record)
+            case GroupsDrawn(groups=groups):
+                self.gossip.drew(groups)
+            case AllMet(head=met_in):
+                self.gossip.met()
+                if met_in is not None:
+                    self.advance_head(met_in)
             case SampleGiven(unit=unit, sample=sample):
                 self.sampled.given[(unit, sample.dataset)] = sample
             case RecordsGiven():
@@ -243,6 +253,7 @@ class JobState:
             case ModelGone(model=model, instead=instead):
                 self.updates, self.round_begun = [], False
                 self.masks.clear()
+                self.gossip.gone(model)
                 if model == self.best and not self.holders.get(model):
                     note_best_gone(self, instead)
                 if instead != self.head:
@@ -363,6 +374,11 @@ class JobState:
         self.release()
 
     @property
+    def gossips(self) -> bool:
+        """Whether sites have models of their own, and average with one another."""
+        return self.plan is not None and METHODS[self.plan.method].gossips
+
+    @property
     def buffered(self) -> bool:
         """Whether the head moves on while sites are still training from older ones."""
         return self.plan is not None and METHODS[self.plan.method].buffered
@@ -379,6 +395,7 @@ class JobState:
 
     def advance_head(self, model: ArtifactId) -> None:
         self.head = model
+        self.gossip.clear()
         self.rounds += 1
         self.rounds_since_verified += 1
         used = self.buffer.advanced(model)
@@ -409,6 +426,7 @@ class JobState:
     def drop_newer(self) -> None:
         """The head is an older model again: what was trained from newer ones is worth nothing to it."""
         self.buffer.went_back(self.head)
+        self.gossip.clear()
         if self.buffered:
             self.updates = [one for one in self.updates if one.base is not None and self.buffer.is_known(one.base)]
 
@@ -422,7 +440,7 @@ class JobState:
     def release(self) -> None:
         """Forget what nothing needs any more, and whom to tell that they may drop it."""
         needed = {self.head, self.kept, self.best, self.request.package, *(one.model for one in self.updates)}
-        needed |= self.trail.models() | self.clearing.models() | self.opinions.models()
+        needed |= self.trail.models() | self.clearing.models() | self.opinions.models() | self.gossip.models()
         if self.buffered:
             works = (opened.ordered.work for opened in self.open.values())
             needed |= {one.base for one in self.updates if one.base is not None}

@@ -167,6 +167,21 @@ class GroupLost(JobRecord, frozen=True, kw_only=True, tag="group_lost"):
     """Whether that member made another model than the others."""
 
 
+class GroupsDrawn(JobRecord, frozen=True, kw_only=True, tag="groups_drawn"):
+    """A round of gossip begins: who averages with whom after the visits."""
+
+    groups: tuple[tuple[DataSetId, ...], ...]
+
+
+class AllMet(JobRecord, frozen=True, kw_only=True, tag="all_met"):
+    """The models of all members of a gossip are to become one."""
+
+    models: int
+    """How many they are."""
+    head: ArtifactId | None = None
+    """Where it is one already: the head from now on."""
+
+
 class MaskedRoundLost(JobRecord, frozen=True, kw_only=True, tag="masked_round_lost"):
     """A masked round came to nothing: too few were left to hide in, or its sum is gone. The head stays where it was."""
 
@@ -350,6 +365,8 @@ JOB_RECORDS = (
     VisitLost,
     GroupAgreed,
     GroupLost,
+    GroupsDrawn,
+    AllMet,
     MaskedRoundLost,
     SampleGiven,
     RecordsGiven,

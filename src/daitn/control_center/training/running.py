@@ -17,6 +17,7 @@ from daitn.control_center.training.averages import Averages
 from daitn.control_center.training.choosing import Choosing
 from daitn.control_center.training.clearing import Clearing
 from daitn.control_center.training.ending import Ending
+from daitn.control_center.training.gossiping import Gossiping
 from daitn.control_center.training.groups import Groups
 from daitn.control_center.training.job_desk import TRIES_MOST, WAIT_S, JobDesk
 from daitn.control_center.training.judging import Judging
@@ -47,7 +48,18 @@ from daitn.descriptors.work import (
     Work,
 )
 from daitn.learning.methods import METHODS
-from daitn.learning.methods.contract import Aggregate, AggregateShares, Run, Step, Train, TrainGroup, Verify
+from daitn.learning.methods.contract import (
+    Aggregate,
+    AggregateShares,
+    AverageAmong,
+    Meet,
+    Run,
+    Step,
+    Train,
+    TrainAmong,
+    TrainGroup,
+    Verify,
+)
 from daitn.learning.methods.sequential import Sequential
 from daitn.wire.center_tools import VisitPrepare
 
@@ -64,6 +76,7 @@ class Running:
         self._desk = desk
         self._ending = ending
         self._groups = Groups(desk)
+        self._gossip = Gossiping(desk)
         self.tracing = Tracing(desk)
         self.measuring = Measuring(desk)
         self.judging = Judging(desk, self.measuring, self.tracing)
@@ -140,6 +153,15 @@ class Running:
                     self._averages.order(turn, view(), updates)
                 case AggregateShares(updates=updates):
                     self._averages.order_shares(turn, view(), updates)
+                case TrainAmong(visits=visits, groups=groups):
+                    for stop, model in self._gossip.draw(turn, visits, groups):
+                        self._train(turn, view(), model, stop)
+                case AverageAmong():
+                    self._gossip.average(turn, step)
+                case Meet():
+                    self._gossip.meet(turn)
+                    self.run(turn)
+                    return
                 case Verify():
                     self.measuring.measure(turn, view(), f"due after {state.rounds_since_verified} round(s)")
         if steps:
@@ -216,6 +238,9 @@ class Running:
                 self._averages.order(turn, view, tuple(state.updates))
                 turn.wake_in(f"job {state.job}", WAIT_S)
                 return
+            if state.gossips and self._gossip.wind_up(turn):
+                turn.wake_in(f"job {state.job}", WAIT_S)
+                return
             if state.head != state.kept:
                 here = self._desk.reachable(state.head)
                 if here and self.measuring.measure(turn, view, "last measure"):
@@ -278,6 +303,7 @@ class Running:
             handed_in=frozenset(state.buffer.handed_in) if state.buffered else frozenset(),
             updates=tuple(state.updates),
             round_begun=state.round_begun,
+            mixing=state.gossip.mixing(),
         )
 
     def _train_group(self, turn: Turn, view: TrainingView, model: ArtifactId, stops: tuple[Stop, ...]) -> None:

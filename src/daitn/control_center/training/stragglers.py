@@ -54,11 +54,16 @@ class Stragglers:
     def _left_of_round(self) -> dict[DataSetId, OpenVisit]:
         """Of a round of which enough have handed in, the visits that have not; nothing otherwise."""
         state = self._state
-        if not state.aggregates or not state.updates:
+        handed_in = self._handed_in()
+        if not state.aggregates or not handed_in:
             return {}
         left = self._training()
-        members = len(left) + len(state.updates)
-        return left if len(state.updates) >= max(quorum(members), state.masks.threshold) else {}
+        members = len(left) + handed_in
+        return left if handed_in >= max(quorum(members), state.masks.threshold) else {}
+
+    def _handed_in(self) -> int:
+        """Members of the round that have."""
+        return self._state.gossip.handed_in if self._state.gossips else len(self._state.updates)
 
     def _last_of_all(self) -> dict[DataSetId, OpenVisit]:
         """Without rounds nobody waits, but at the end of a budget: the visits that use up what is left of it."""
@@ -79,7 +84,7 @@ class Stragglers:
         if self._state.buffered:
             why = f"it is the last that the budget pays for; {why}"
         else:
-            why = f"{len(self._state.updates)} other sites of the round have handed in; {why}"
+            why = f"{self._handed_in()} other sites of the round have handed in; {why}"
         turn.send(ordered.node, VisitCancel(visit=ordered.visit, fence=ordered.fence))
         turn.record(
             VisitLost(

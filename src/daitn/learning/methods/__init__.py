@@ -9,6 +9,7 @@ from daitn.learning.methods.buffered import FedBuff
 from daitn.learning.methods.contract import Method, Preferences
 from daitn.learning.methods.data_parallel import DataParallel
 from daitn.learning.methods.federated import FEDERATED
+from daitn.learning.methods.gossip import Gossip
 from daitn.learning.methods.sequential import Sequential
 
 ELASTIC: Final = 1000.0
@@ -35,6 +36,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="split", rule="routed", split=True),
         *FEDERATED,
         FedBuff(),
+        Gossip(),
         DataParallel(),
     )
 }

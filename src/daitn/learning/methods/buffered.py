@@ -41,6 +41,7 @@ class FedBuff(msgspec.Struct, frozen=True, kw_only=True):
     aggregates: bool = True
     buffered: bool = True
     in_shares: bool = False
+    gossips: bool = False
     exchanges: bool = False
     rounds: str = "all"
 

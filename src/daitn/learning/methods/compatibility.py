@@ -92,6 +92,8 @@ def _no_slots(method: Method) -> str:
 def _shown(method: Method) -> str:
     if not method.aggregates:
         return "no updates are added up"
+    if method.gossips:
+        return "its sites see one another's models"
     if method.in_shares:
         return "its shares are opened one by one, and masks cancel in the sum of all"
     if method.buffered:
@@ -102,6 +104,8 @@ def _shown(method: Method) -> str:
 def _whole(method: Method) -> str:
     if not method.aggregates:
         return "no updates are handed in: the model itself goes on"
+    if method.gossips:
+        return "its sites begin from models of their own, and what a visit changed is of no use without that model"
     return "its control variates are told from exact updates" if method.prefers.control_variates else ""
 
 

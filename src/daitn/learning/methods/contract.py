@@ -46,13 +46,46 @@ class AggregateShares(msgspec.Struct, frozen=True, kw_only=True):
     updates: tuple[UpdateRef, ...]
 
 
+class TrainAmong(msgspec.Struct, frozen=True, kw_only=True):
+    """Gossip: a round of visits, each from a model of its site's own, and who averages with whom afterwards."""
+
+    visits: tuple[Train, ...]
+    groups: tuple[tuple[DataSetId, ...], ...]
+
+
+class AverageAmong(msgspec.Struct, frozen=True, kw_only=True):
+    """Gossip: average these updates at one of the sites that they are of. `last`: it is the mean of all."""
+
+    updates: tuple[UpdateRef, ...]
+    last: bool = False
+
+
+class Meet(msgspec.Struct, frozen=True, kw_only=True):
+    """Gossip: from here on, make one model of all members'."""
+
+
 class Verify(msgspec.Struct, frozen=True, kw_only=True):
     """Measure `model`."""
 
     model: ArtifactId
 
 
-Step = Train | TrainGroup | Aggregate | AggregateShares | Verify
+Step = Train | TrainGroup | Aggregate | AggregateShares | TrainAmong | AverageAmong | Meet | Verify
+
+
+class Mixing(msgspec.Struct, frozen=True, kw_only=True):
+    """Gossip: what members have of their own since a model was last verified."""
+
+    own: dict[DataSetId, ArtifactId] = {}
+    """What a member's next visit begins from; one that is not here begins from the head."""
+    groups: tuple[tuple[DataSetId, ...], ...] = ()
+    """Who averages with whom in this round."""
+    trained: dict[DataSetId, UpdateRef] = {}
+    """What members have made in this round and not averaged."""
+    rounds: int = 0
+    """Made since then, the present one included once somebody has handed in."""
+    pieces: tuple[UpdateRef, ...] = ()
+    """Once all meet: means of members that are to become one."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +106,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     updates: tuple[UpdateRef, ...] = ()
     """Models trained from `head` in this round and not yet averaged (parallel methods)."""
     round_begun: bool = False
+    mixing: Mixing = Mixing()
+
+
+def _all_together(names: tuple[DataSetId, ...]) -> tuple[tuple[DataSetId, ...], ...]:
+    return (names,)
 
 
 class Choosers(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +120,8 @@ class Choosers(msgspec.Struct, frozen=True, kw_only=True):
     next_stop: Callable[[str], Stop | None]
     all_stops: Callable[[], tuple[Stop, ...]]
     group_stops: Callable[[], tuple[Stop, ...]]
+    groups: Callable[[tuple[DataSetId, ...]], tuple[tuple[DataSetId, ...], ...]] = _all_together
+    """Gossip: who averages with whom, of these."""
 
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +175,11 @@ class Method(Protocol):
     @property
     def exchanges(self) -> bool:
         """Whether sites exchange tensors with one another within each step, as members of a group."""
+        ...
+
+    @property
+    def gossips(self) -> bool:
+        """Whether sites have models of their own, and average with one another instead of at an aggregator."""
         ...
 
     @property

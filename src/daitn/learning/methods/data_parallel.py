@@ -22,6 +22,7 @@ class DataParallel(msgspec.Struct, frozen=True, kw_only=True):
     aggregates: bool = False
     buffered: bool = False
     in_shares: bool = False
+    gossips: bool = False
     exchanges: bool = True
     rounds: str = "all"
     prefers: Preferences = Preferences()

@@ -51,6 +51,7 @@ class FederatedAveraging(msgspec.Struct, frozen=True, kw_only=True):
     aggregates: bool = True
     buffered: bool = False
     in_shares: bool = False
+    gossips: bool = False
     exchanges: bool = False
     rounds: str = "all"
 

@@ -25,6 +25,7 @@ class Sequential(msgspec.Struct, frozen=True, kw_only=True):
     aggregates: bool = False
     buffered: bool = False
     in_shares: bool = False
+    gossips: bool = False
     exchanges: bool = False
     rounds: str = "all"
     prefers: Preferences = Preferences()
