@@ -15,9 +15,11 @@ from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitI
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JOB_RECORDS,
+    AllMet,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
+    GroupsDrawn,
     HarmTraced,
     HolderDropped,
     JobAssessed,
@@ -230,6 +232,10 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     GroupLost: GroupLost(
         job=JOB, at_ns=7, visits=(VisitId("j1/1"), VisitId("j1/2")), why="gone", left_out=DataSetId("st-mary/lesions")
     ),
+    GroupsDrawn: GroupsDrawn(
+        job=JOB, at_ns=7, groups=((DataSetId("st-mary/lesions"), DataSetId("elm/lesions")), (DataSetId("oak/lesions"),))
+    ),
+    AllMet: AllMet(job=JOB, at_ns=7, models=1, head=MODEL),
     OtherTestSet: OtherTestSet(
         job=JOB, at_ns=8, unit=UNIT, samples=EVALUATE.samples, model=MODEL, measurements=(FIGURE,), score=-0.2
     ),
