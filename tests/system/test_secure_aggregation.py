@@ -112,3 +112,30 @@ def test_goal_is_reached_by_masked_sums_though_a_site_is_killed(domain: LocalDom
     assert reached["loss"] is not None
     assert reached["loss"] < 0.3
     assert job.check_proofs()
+
+
+def test_private_updates_are_compressed_and_what_they_cost_is_said(domain: LocalDomain) -> None:
+    job = daitn.connect(domain.owner_token("ada")).train(
+        make_model(),
+        contract=contract(),
+        targets=["loss <= 0.0000001"],
+        data=["west/sides", "east/sides"],
+        chance_floor=0.0,
+        deadline=120,
+        purpose="research",
+        name="private-compressed",
+        key=load_or_create_key(domain.folder / "ada.key"),
+        compression="8-bit",
+        privacy="epsilon=8,visits=2",
+        hyperparameters=Hyperparameters(batch_size=32, batches_per_visit=40, learning_rate=0.5, optimizer="sgd"),
+    )
+    status = job.wait()
+
+    texts = [entry.text for entry in job.log()]
+    assert status.visits == 4, status.reason
+    assert sum("update compressed (8-bit)" in text for text in texts) == 4
+    assert sum("this job has cost its data set ε = " in text for text in texts) == 4
+    assert 0 < job.card().epsilon <= 8.0
+    reached = {one.name: one.value for one in status.reached}
+    assert reached["accuracy"] >= 0.8
+    assert job.check_proofs()
