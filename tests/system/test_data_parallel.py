@@ -5,15 +5,18 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.system.small_domain import contract, make_model, wait_until, write_site
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
+from daitn.describe.table import MappedTable
 from daitn.descriptors.job import Phase
 from daitn.descriptors.request import Budget, Hyperparameters
 from daitn.descriptors.terminals import Role
 from daitn.node.processes import LocalDomain
+from daitn.node.replay import FIELD_MOST
 from daitn.oam.proofs import Proof, read_proof
 from daitn.scenario.spec import NodeSpec
 
@@ -40,6 +43,8 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ]
         specs.append(NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,)))
         data = {name: [write_site(folder / name, seed, 240 + 60 * seed)] for seed, name in enumerate(SITES)}
+        policy = folder / "west" / "policy.toml"
+        policy.write_text(policy.read_text() + 'replay = "keep"\n')
         running.join_all(specs, data)
         yield running
 
@@ -137,3 +142,19 @@ def test_sites_without_an_aggregator_gossip_and_meet_in_the_mean_of_all(domain: 
     assert means, "nobody averaged"
     assert all(model in made for proof in means for model in proof.models_in)
     assert {proof.node_name for proof in proofs} <= {*SITES, "unit"}
+
+
+def test_site_whose_policy_keeps_earlier_records_learns_on_with_them_and_they_stay_there(domain: LocalDomain) -> None:
+    budget, never = Budget(visits=3), ["loss <= 0.0000001"]
+    job = submit(
+        domain, "learning-on", method="continual", data=["west/sides"], budget=budget, targets=never, chance_floor=0.0
+    )
+    status = job.wait()
+
+    assert status.phase is Phase.EXHAUSTED, status.reason
+    reached = {one.name: one.value for one in status.reached}
+    assert reached["accuracy"] >= 0.9
+    (kept,) = (domain.node_folder("west") / "replay" / "sides").glob("*/*/table.json")
+    table = MappedTable.open(kept.parent)
+    assert set(np.unique(table.categories("side"), return_counts=True)[1].tolist()) == {FIELD_MOST}
+    assert not list((domain.node_folder("north")).glob("replay/*"))

@@ -150,6 +150,7 @@ def propose_training(
         proximal=prefers.proximal if pinned.proximal is None else pinned.proximal,
         elastic=prefers.elastic,
         distillation=prefers.distillation,
+        replay=prefers.replay,
         control_variates=prefers.control_variates,
     )
     set_by_owner = [name for name in Hyperparameters.__struct_fields__ if getattr(pinned, name) is not None]
@@ -174,6 +175,8 @@ def propose_training(
         chosen += f", weights that mattered before held by {training.elastic:g}"
     if training.distillation:
         chosen += f", answers of before kept up by {training.distillation:g}"
+    if training.replay:
+        chosen += f", {training.replay:.0%} of each batch from earlier records where a site keeps some"
     if training.control_variates:
         chosen += ", gradients corrected for how each site differs from all"
     if searched is not None:

@@ -61,6 +61,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     records_per_group: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 8
     """Where a contract groups records (by patient, say), one group counts at most this often in published statistics:
     the noise then hides a whole group, and grows with this number."""
+    replay: Literal["no", "job", "keep"] = "no"
+    """Whether a few training records of each field stay at this site, to be learnt from again by methods that learn on
+    (`daitn.node.replay`) after the data set has changed: until the last job that saw them has ended, or as long as the
+    data set is on the shelf. They leave it as little as any record."""
     visits_per_day: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     cache_activations: Literal["job", "keep", "no"] = "job"
     """How long the activations of a frozen base stay at this site: until the last job that used them has ended, as

@@ -52,6 +52,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     `learning.numerics.continual`."""
     distillation: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     """How strongly answers are held to those of the model as it arrived; 0: not at all."""
+    replay: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.0
+    """Share of each batch taken from what the site keeps of earlier records, where its policy keeps any."""
     control_variates: bool = False
     """SCAFFOLD: each gradient is corrected by what all sites' gradients were like against this one's. See
     `learning.numerics.control_variates`."""

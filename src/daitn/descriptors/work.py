@@ -111,7 +111,7 @@ class TrainWork(msgspec.Struct, frozen=True, kw_only=True, tag="train"):
             whole = self.training.average_steps or self.training.elastic or self.training.distillation
             if self.records is not None or whole or self.training.control_variates:
                 raise ValueError("a split model is trained on records that are there, as it is")
-        seen_together = self.training.label_correction or self.training.distillation
+        seen_together = self.training.label_correction or self.training.distillation or self.training.replay
         if self.private is not None and seen_together:
             raise ValueError("private training looks at each record by itself")
         if self.private is not None and (self.records is not None or self.group is not None):

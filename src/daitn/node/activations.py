@@ -34,9 +34,10 @@ from daitn.descriptors.contract import DataContract, EmbeddedInput, decode_contr
 from daitn.learning.vectors import embedded_inputs, map_vectors, vector_file
 from daitn.node.bases import BaseShelf
 from daitn.node.datasets import DataShelf, ShelfEntry
+from daitn.node.replay import ReplayShelf
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import Embed
-from daitn.node.sandbox.visits import embed
+from daitn.node.sandbox.visits import Beside, embed
 
 _log = logging.getLogger(__name__)
 
@@ -185,6 +186,10 @@ class ActivationCache:
         folders = list(self._folder.iterdir()) if self._folder.is_dir() else []
         return tuple(one for folder in folders for one in self._wipe(folder, only_of_jobs=False))
 
+    def replay_shelf(self) -> ReplayShelf:
+        """What the same data sets' policies keep of earlier records, in a folder beside this one."""
+        return ReplayShelf(self._folder.parent / "replay", self._shelf)
+
     def sweep(self) -> None:
         """Remove what belongs to data that is no longer on the shelf."""
         if self._folder.is_dir():
@@ -224,11 +229,15 @@ class SiteActivations:
 
     def __init__(self, cache: ActivationCache, sandbox: Sandbox, threads: int) -> None:
         self._cache, self._sandbox, self._threads = cache, sandbox, threads
+        self._replay = cache.replay_shelf()
 
-    async def ensure(self, name: str, contract: bytes, job: JobId) -> Path | None:
-        """Have what a package's contract asks for of a data set; see `ActivationCache.make`."""
+    async def ensure(self, name: str, contract: bytes, job: JobId) -> Beside:
+        """Have what a package's contract asks for of a data set (`ActivationCache.make`), and what its policy keeps of
+        earlier records (`ReplayShelf.prepare`)."""
         wanted = decode_contract(contract, "the package's contract")
-        return await self._cache.make(name, wanted, self._sandbox, threads=self._threads, job=job, tell=_log.info)
+        threads = self._threads
+        vectors = await self._cache.make(name, wanted, self._sandbox, threads=threads, job=job, tell=_log.info)
+        return Beside(vectors, await asyncio.to_thread(self._replay.prepare, name, wanted, job))
 
     def vectors(self, name: str, contract: DataContract) -> dict[str, NDArray[Any]]:
         """Input name → (N, width) float16, mapped; what `ensure` has made."""
@@ -237,10 +246,12 @@ class SiteActivations:
     def end_job(self, job: JobId) -> None:
         """A job is over."""
         self._cache.end_job(job)
+        self._replay.end_job(job)
 
     def sweep(self) -> None:
         """Data sets have changed: what belongs to none of them goes."""
         self._cache.sweep()
+        self._replay.sweep()
 
 
 def _file_name(job: JobId) -> str:

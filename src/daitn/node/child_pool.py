@@ -26,7 +26,7 @@ from daitn.node.sandbox.answers import plan_run
 from daitn.node.sandbox.exchange_port import ExchangePort
 from daitn.node.sandbox.launcher import Sandbox
 from daitn.node.sandbox.protocol import ControlData, Finished, Progressed, Setup, Started, TableData, TensorData
-from daitn.node.sandbox.visits import ChildHandle, VisitError, launch
+from daitn.node.sandbox.visits import NOTHING_BESIDE, Beside, ChildHandle, VisitError, launch
 from daitn.node.store import ChunkStore
 
 _log = logging.getLogger(__name__)
@@ -92,12 +92,12 @@ class ChildPool:
         dataset: DataSetId,
         table: Path,
         seed: int,
-        vectors: Path | None = None,
+        beside: Beside = NOTHING_BESIDE,
     ) -> None:
         """Have the child for this job and data set ready, before its model arrives."""
         slot = self._slot(ChildKey(job, "train", dataset))
         async with slot.lock:
-            await self._ensure(slot, self._table_setup(manifest, parts, dataset, seed), table, (), vectors)
+            await self._ensure(slot, self._table_setup(manifest, parts, dataset, seed), table, (), beside)
         await self._trim()
 
     async def train(
@@ -111,10 +111,10 @@ class ChildPool:
         on_progress: Callable[[Progressed], None],
         on_started: Callable[[Started], None],
         exchange: ExchangePort | None = None,
-        vectors: Path | None = None,
+        beside: Beside = NOTHING_BESIDE,
         control: int | None = None,
     ) -> Finished:
-        """One training run, on a mapped table, with the activations its contract asks for, or on streamed records.
+        """One training run, on a mapped table, with what lies beside it, or on streamed records.
 
         `control`: where the data set's control variate is written, where it is trained with one.
         """
@@ -130,7 +130,7 @@ class ChildPool:
             else:
                 setup, descriptors = self._table_setup(manifest, parts, work.dataset, work.seed), []
             try:
-                child = await self._ensure(slot, setup, table, descriptors, vectors)
+                child = await self._ensure(slot, setup, table, descriptors, beside)
             finally:
                 _close(descriptors)
             finished = await self._run(slot, child, manifest, work, output, on_progress, on_started, exchange, control)
@@ -239,15 +239,13 @@ class ChildPool:
         setup: Setup,
         table: Path | None,
         descriptors: Sequence[int],
-        vectors: Path | None = None,
+        beside: Beside = NOTHING_BESIDE,
     ) -> ChildHandle:
         self._uses += 1
         slot.used = self._uses
         if slot.handle is None or not slot.handle.alive:
             slot.handle = None
-            slot.handle = await launch(
-                setup, sandbox=self._sandbox, data=table, vectors=vectors, descriptors=descriptors
-            )
+            slot.handle = await launch(setup, sandbox=self._sandbox, data=table, beside=beside, descriptors=descriptors)
             self.on_change()
             _log.info("a child is warm after %.2f s on %s", slot.handle.ready.warm_s, slot.handle.ready.device)
         return slot.handle

@@ -9,6 +9,7 @@ store/             artifacts
 bases/             frozen encoders that the operator put here
 activations/       what they made of the data, as its policy allows
 answers/           of a gateway: queries that nobody waits for, and the key that posted answers are signed with
+replay/            a few earlier records of each field, as its policy allows
 journal.sqlite     visits taken and owed
 """
 

@@ -48,7 +48,7 @@ from daitn.node.masked_averaging import add_masked, open_sum
 from daitn.node.masked_visits import MaskedVisits
 from daitn.node.moving import Moving, lacking_of
 from daitn.node.sandbox.protocol import EvaluateNumbers, FailReason, Finished, Progressed, Started, TrainNumbers
-from daitn.node.sandbox.visits import VisitError
+from daitn.node.sandbox.visits import NOTHING_BESIDE, VisitError
 from daitn.node.sharing import share
 from daitn.node.store import ChunkStore, OutputFile
 from daitn.node.warming import Warming
@@ -272,12 +272,12 @@ class VisitWorker:
     async def _train(self, order: VisitOrder, work: TrainWork) -> TrainOutcome:
         manifest, parts = await self._arrivals.model(order, work.model)
         table: Path | None = None
-        vectors: Path | None = None
+        beside = NOTHING_BESIDE
         if work.held_here:
             name = work.dataset.partition("/")[2]
             self._check_source(name)
             version, table = self._shelf.entry(name).version, self._shelf.path(name)
-            vectors = await self._activations.ensure(name, parts["contract"], order.job)
+            beside = await self._activations.ensure(name, parts["contract"], order.job)
         else:  # of a data set whose activations come to this node, it knows no version
             version = "" if work.records is None else self._store.manifest(work.records).lineage.data_version
         layout = plan_result(manifest.tensors, work.training)
@@ -299,7 +299,7 @@ class VisitWorker:
                     output.fileno(),
                     *tells,
                     exchange=port,
-                    vectors=vectors,
+                    beside=beside,
                     control=None if control is None else control.fileno(),
                 )
             exchanged = port.moved_bytes if port is not None else 0

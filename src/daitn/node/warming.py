@@ -49,9 +49,9 @@ class Warming:
         self, prepare: VisitPrepare, dataset: DataSetId, manifest: Manifest, parts: dict[str, bytes]
     ) -> None:
         name = dataset.partition("/")[2]
-        vectors = await self._activations.ensure(name, parts["contract"], prepare.job)
+        beside = await self._activations.ensure(name, parts["contract"], prepare.job)
         table = self._shelf.path(name)
-        await self._children.warm_training(prepare.job, manifest, parts, dataset, table, prepare.seed, vectors)
+        await self._children.warm_training(prepare.job, manifest, parts, dataset, table, prepare.seed, beside)
 
     async def _for_measuring(self, prepare: VisitPrepare, manifest: Manifest, parts: dict[str, bytes]) -> None:
         """The test set is fetched as a visit would: pinned for its job, and never served again."""

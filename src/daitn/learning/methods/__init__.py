@@ -18,8 +18,13 @@ kept. docs/decisions/0062 has the figures."""
 DISTILLATION: Final = 0.5
 """Of continual learning: at 0.2 a tenth less of the old was kept, and no more of the new was learnt."""
 
+REPLAY: Final = 0.25
+"""Of continual learning: see docs/decisions/0066."""
+
 FIRST_CHOICE: Final = "routed"
 """What the network takes where the owner leaves it open: one copy that goes where labels fade."""
+
+CONTINUAL: Final = Preferences(elastic=ELASTIC, distillation=DISTILLATION, replay=REPLAY)
 
 METHODS: Final[dict[str, Method]] = {
     method.name: method
@@ -32,7 +37,7 @@ METHODS: Final[dict[str, Method]] = {
         Sequential(name="tram-fl-2", rule="tram-fl-2"),
         Sequential(name="tram-fl-load", rule="tram-fl-load"),
         Sequential(name="random", rule="random"),
-        Sequential(name="continual", rule="planned", prefers=Preferences(elastic=ELASTIC, distillation=DISTILLATION)),
+        Sequential(name="continual", rule="planned", prefers=CONTINUAL),
         Sequential(name="split", rule="routed", split=True),
         *FEDERATED,
         FedBuff(),

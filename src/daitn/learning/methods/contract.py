@@ -135,6 +135,8 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
     """How strongly weights that mattered for earlier visits are held."""
     distillation: float = 0.0
     """How strongly answers are held to those of the model as it arrived."""
+    replay: float = 0.0
+    """Share of each batch that is taken from earlier records, where a site keeps any."""
     control_variates: bool = False
     """Whether gradients are corrected for how a site differs from all (SCAFFOLD)."""
     optimizer: Literal["sgd", "momentum", "adamw"] = "momentum"

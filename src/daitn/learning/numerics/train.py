@@ -37,7 +37,7 @@ from daitn.learning.numerics.lockstep import GradientError, Lockstep
 from daitn.learning.numerics.optimizers import add_proximal, clip_gradients, make_optimizer
 from daitn.learning.numerics.private import PrivateGradients, check_records_apart
 from daitn.learning.numerics.sampler import Sampler
-from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics, groups_of
+from daitn.learning.tasks.contract import Batch, RecordSource, TaskNumerics, groups_of, join_records
 from daitn.learning.tasks.regression import RegressionNumerics
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
@@ -182,6 +182,7 @@ def train(
     control: ControlVariates | None = None,
     clip: Callable[[Mapping[str, Tensor], float], None] = clip_gradients,
     private: PrivateSteps | None = None,
+    earlier: RecordSource | None = None,
 ) -> TrainResult:
     """Train `model` in place for `training.batches` steps.
 
@@ -196,6 +197,7 @@ def train(
         group: with whom each step's gradients are averaged; PartnerError where that fails.
         control: what corrects each step's gradient, for plain gradient descent.
         clip: what shortens a step's gradients to a norm, where other sites have more of them.
+        earlier: what the site keeps of records of before, for `training.replay` of each batch.
         private: how steps are made private; then nothing is told that bears no noise: no losses, and one record.
 
     NotFiniteError as soon as a loss, or at the end a weight, is not finite; InputError where model, task and records
@@ -212,7 +214,7 @@ def train(
         drawn = mix_seed(drawn, group.rank)
     hidden = None if private is None else _hide(model, task, source, training, private, parameters)
     feed = _make_feed(
-        model, task, source, training, state, Seeds(job=seeds.job, visit=drawn), private=hidden is not None
+        model, task, source, training, state, Seeds(job=seeds.job, visit=drawn), earlier, private=hidden is not None
     )
     if arrived is None:
         arrived = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -340,6 +342,7 @@ def _make_feed(
     training: Training,
     state: ModelState,
     seeds: Seeds,
+    earlier: RecordSource | None,
     *,
     private: bool,
 ) -> _Feed:
@@ -352,8 +355,18 @@ def _make_feed(
         raise InputError("this task needs records and none were given", todo="name a data set")
     cursor = _cursor_of(state.travelling, source.dataset)
     groups = groups_of(source) if isinstance(task, RetrievalNumerics) and task.by_group else None
-    sampler = Sampler(source.dataset, len(source), training.batch_size, seeds.job, cursor, groups)
-    return _Feed(lambda: task.prepare(source.take(sampler.next_rows())), sampler.cursor)
+    if not training.replay or earlier is None or not len(earlier) or groups is not None:
+        sampler = Sampler(source.dataset, len(source), training.batch_size, seeds.job, cursor, groups)
+        return _Feed(lambda: task.prepare(source.take(sampler.next_rows())), sampler.cursor)
+    new = max(1, round(training.batch_size * (1 - training.replay)))
+    mixed = Sampler(source.dataset, len(source), new, seeds.job, cursor, None)
+    drawn, old, given = np.random.default_rng(seeds.visit), training.batch_size - new, earlier
+
+    def both() -> Batch:
+        again = given.take(drawn.integers(len(given), size=old))
+        return task.prepare(join_records(source.take(mixed.next_rows()), again))
+
+    return _Feed(both, mixed.cursor)
 
 
 def _cursor_of(travelling: TravellingState, dataset: DataSetId) -> Cursor | None:

@@ -176,6 +176,16 @@ def take_rows(records: RecordsLike, rows: slice | NDArray[np.int64]) -> RecordSl
     )
 
 
+def join_records(first: RecordSlice, second: RecordSlice) -> RecordSlice:
+    """Records of two sources of one contract, one after the other, as a batch to train on."""
+    inputs = {name: np.concatenate([array, second.inputs[name]]) for name, array in first.inputs.items()}
+    labels = None
+    if first.labels is not None and second.labels is not None:
+        labels = np.concatenate([first.labels, second.labels])
+    fields = np.concatenate([first.fields, second.fields])
+    return RecordSlice(inputs=inputs, labels=labels, fields=fields, dataset=first.dataset)
+
+
 def groups_of(records: RecordsLike | RecordSource) -> Array | None:
     """Group of each record (patient, document) where the records carry it; None: each is its own group."""
     groups = getattr(records, "groups", None)

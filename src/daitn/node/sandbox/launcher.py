@@ -41,6 +41,7 @@ DATA_PATH: Final = "/data"
 BASE_PATH: Final = "/base"
 """Where a frozen base appears inside."""
 VECTORS_PATH: Final = "/vectors"
+REPLAY_PATH: Final = "/replay"
 """Where the activations of a frozen base appear inside."""
 PROBE_MEMORY_BYTES: Final = 96 * MIB
 PROBE_S: Final = 10.0

@@ -105,6 +105,8 @@ class TableData(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     vectors: str = ""
     """Folder of the activations of a frozen base, where the contract asks for any."""
+    replay: str = ""
+    """A second table: what the site keeps of earlier records; empty: nothing."""
 
 
 class TensorData(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,14 +15,14 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from daitn.base.errors import BugError, DaitnError, PeerError
 from daitn.node.sandbox.answers import TODO, answer_fault, dead, explain_exit, plan_run
 from daitn.node.sandbox.exchange_port import ExchangePort, ToRoom
-from daitn.node.sandbox.launcher import BASE_PATH, VECTORS_PATH, Sandbox, Started
+from daitn.node.sandbox.launcher import BASE_PATH, REPLAY_PATH, VECTORS_PATH, Sandbox, Started
 from daitn.node.sandbox.protocol import (
     BLAME,
     HEADER,
@@ -77,12 +77,24 @@ class VisitError(DaitnError):
         super().__init__(failed.what, todo=failed.todo)
 
 
+class Beside(NamedTuple):
+    """What lies beside a table for the visits that use it; None: nothing."""
+
+    vectors: Path | None = None
+    """Folder of the activations of a frozen base."""
+    replay: Path | None = None
+    """Folder of a table of earlier records."""
+
+
+NOTHING_BESIDE: Final = Beside()
+
+
 async def launch(
     setup: Setup,
     *,
     sandbox: Sandbox,
     data: Path | None = None,
-    vectors: Path | None = None,
+    beside: Beside = NOTHING_BESIDE,
     descriptors: Sequence[int] = (),
 ) -> ChildHandle:
     """Start a child and wait until it is warm.
@@ -90,17 +102,19 @@ async def launch(
     Args:
         setup: the path of its table is filled in here.
         data: folder of the mapped table, if there is one.
-        vectors: folder of the activations that its contract asks for, if it does.
+        beside: what lies beside that table for its visits.
         descriptors: payloads of `setup.records`; they stay the caller's to close.
 
     VisitError where package or records are unfit or the child dies; UnavailableError where none can be started.
     """
-    beside = {} if vectors is None else {VECTORS_PATH: vectors}
-    started = await sandbox.start(data, beside=beside, threads=setup.threads, device=setup.device or "any")
+    places = {VECTORS_PATH: beside.vectors, REPLAY_PATH: beside.replay}
+    there = {place: path for place, path in places.items() if path is not None}
+    started = await sandbox.start(data, beside=there, threads=setup.threads, device=setup.device or "any")
     handle = ChildHandle(started, sandbox)
     if setup.table is not None:
-        place = "" if vectors is None else sandbox.place(VECTORS_PATH, vectors)
-        table = msgspec.structs.replace(setup.table, path=started.data_path, vectors=place)
+        inside = {place: sandbox.place(place, path) for place, path in there.items()}
+        vectors, replay = inside.get(VECTORS_PATH, ""), inside.get(REPLAY_PATH, "")
+        table = msgspec.structs.replace(setup.table, path=started.data_path, vectors=vectors, replay=replay)
         setup = msgspec.structs.replace(setup, table=table)
     try:
         handle.ready = await handle.warm_up(setup, descriptors)

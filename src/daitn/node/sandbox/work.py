@@ -82,6 +82,7 @@ class Worker:
         self._model = BoundModule(build_structure(setup.kind, setup.parts, setup.tensors), self.device)
         self._sets = self._map_records(setup.records, descriptors)
         self._source = self._make_source(setup)
+        self._earlier = self._open_earlier(setup)
         self._rehearse()
 
     def _map_records(self, parts: Sequence[TensorData], descriptors: Sequence[int]) -> tuple[Records, ...]:
@@ -101,16 +102,20 @@ class Worker:
 
     def _make_source(self, setup: Setup) -> RecordSource | None:
         if setup.table is not None:
-            tokenizers = {
-                blake3(data).hexdigest(): data for name, data in setup.parts.items() if name.startswith("tokenizer")
-            }
             table = MappedTable.open(Path(setup.table.path))
             vectors = map_vectors(Path(setup.table.vectors), self._contract)
-            return TableSource(table, self._contract, setup.table.dataset, tokenizers, vectors)
+            return TableSource(table, self._contract, setup.table.dataset, _tokenizers(setup), vectors)
         if not self._sets:
             return None
         first = self._sets[0]
         return MemorySlice(first.dataset, first)
+
+    def _open_earlier(self, setup: Setup) -> RecordSource | None:
+        """What the site keeps of earlier records; of a contract with texts or with none, alike."""
+        if setup.table is None or not setup.table.replay:
+            return None
+        table = MappedTable.open(Path(setup.table.replay))
+        return TableSource(table, self._contract, setup.table.dataset, _tokenizers(setup))
 
     def _rehearse(self) -> None:
         """One step on two records with numbers that mean nothing: what torch sets up when first used (0.12 s measured)
@@ -222,6 +227,7 @@ class Worker:
                 group=group,
                 control=control,
                 private=work.private,
+                earlier=self._earlier,
             )
         if result.stopped:
             raise Cancelled
@@ -333,6 +339,10 @@ class Worker:
             payload = map_payload(fd, data.payload_bytes, keep=True)
             given[data.whose] = {entry.name: view_tensor(entry, payload) for entry in data.entries}
         return ControlVariates(given.get("shared"), given.get("own"), self._model.trainable())
+
+
+def _tokenizers(setup: Setup) -> dict[str, bytes]:
+    return {blake3(data).hexdigest(): data for name, data in setup.parts.items() if name.startswith("tokenizer")}
 
 
 def _laid_out(entry: TensorEntry, tensor: Tensor | None) -> Tensor:
