@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -57,11 +58,12 @@ REPLAY_BYTES: Final = 64 * MIB
 
 
 class ReplayShelf:
-    """See the module's docstring. Not for two threads at once on one data set."""
+    """See the module's docstring. Visits of several jobs may ask at once, each in a thread of its own."""
 
     def __init__(self, folder: Path, shelf: DataShelf, most_bytes: int = REPLAY_BYTES) -> None:
         self._folder, self._shelf, self._most_bytes = folder, shelf, most_bytes
         self._made: dict[Path, tuple[str, Path]] = {}
+        self._drawing = threading.Lock()
 
     def prepare(self, name: str, contract: DataContract, job: JobId) -> Path | None:
         """The folder of the table of earlier records, brought up to date with the data set; None where nothing is kept.
@@ -77,10 +79,11 @@ class ReplayShelf:
         folder = self._folder / name / _key(contract)
         (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "jobs" / _file_name(job)).touch()
-        known = self._made.get(folder)
-        if known is None or known[0] != entry.version or not known[1].is_dir():
-            made = self._draw(folder, MappedTable.open(self._shelf.path(name)), contract, entry.version)
-            known = self._made[folder] = (entry.version, made)
+        with self._drawing:
+            known = self._made.get(folder)
+            if known is None or known[0] != entry.version or not known[1].is_dir():
+                made = self._draw(folder, MappedTable.open(self._shelf.path(name)), contract, entry.version)
+                known = self._made[folder] = (entry.version, made)
         return known[1]
 
     def end_job(self, job: JobId) -> None:
