@@ -61,7 +61,7 @@ def test_member_goes_on_from_the_mean_it_is_in_and_all_go_on_from_the_mean_of_al
 def test_crash_at_each_append_in_turn_ends_the_job_all_the_same(node, first, step):
     number = first
     while True:
-        report, world = play(with_faults(whisper(10), CrashSpec(node=node, when="after", number=number, down_s=3.0)))
+        report, world = play(with_faults(whisper(10), CrashSpec(node=node, when="after", number=number, down_s=1.5)))
         assert report.fault == "", f"append {number}: {report.fault}"
         assert report.phases == (Phase.EXHAUSTED,), f"append {number}"
         assert records(world, ModelJudged), f"append {number}"
