@@ -145,9 +145,15 @@ def test_sites_without_an_aggregator_gossip_and_meet_in_the_mean_of_all(domain: 
 
 
 def test_site_whose_policy_keeps_earlier_records_learns_on_with_them_and_they_stay_there(domain: LocalDomain) -> None:
-    budget, never = Budget(visits=3), ["loss <= 0.0000001"]
     job = submit(
-        domain, "learning-on", method="continual", data=["west/sides"], budget=budget, targets=never, chance_floor=0.0
+        domain,
+        "learning-on",
+        method="continual",
+        data=["west/sides"],
+        budget=Budget(visits=3),
+        targets=["loss <= 0.0000001"],
+        chance_floor=0.0,
+        hyperparameters=Hyperparameters(batch_size=16, batches_per_visit=150, learning_rate=0.05),
     )
     status = job.wait()
 
