@@ -15,6 +15,7 @@ from tests.builders import make_candidate, make_package, make_request, make_view
 from tests.unit.test_continual import CONTRACT as DIGITS  # noqa: E402
 from tests.unit.test_continual import Net, digits  # noqa: E402
 
+from daitn.artifacts.manifest import TensorEntry  # noqa: E402
 from daitn.base.ids import DataSetId, JobId  # noqa: E402
 from daitn.decision.drafting import draft_plan  # noqa: E402
 from daitn.describe.column_map import ColumnMap  # noqa: E402
@@ -26,6 +27,8 @@ from daitn.descriptors.privacy import PrivateSteps  # noqa: E402
 from daitn.descriptors.work import Training  # noqa: E402
 from daitn.learning.methods import METHODS  # noqa: E402
 from daitn.learning.numerics.evaluate import evaluate  # noqa: E402
+from daitn.learning.numerics.likeness import slots_fault  # noqa: E402
+from daitn.learning.numerics.slots import plan_result  # noqa: E402
 from daitn.learning.numerics.sources import MemorySlice  # noqa: E402
 from daitn.learning.numerics.train import ModelState, Seeds, train  # noqa: E402
 from daitn.learning.tasks import numerics_for  # noqa: E402
@@ -232,3 +235,12 @@ def test_continual_learning_asks_for_it_and_private_training_may_not():
     private = PrivateSteps(epsilon=1.0, delta=1e-5, clip=1.0, noise_multiplier=1.0, sampling_rate=0.1)
     with pytest.raises(ValueError, match="each record by itself"):
         make_work(training=training, private=private)
+
+
+def test_slots_that_continual_learning_leaves_beside_a_weight_are_no_excess_to_its_receiver():
+    plan = draft_plan(make_view(make_candidate("s1")), make_request(method="continual"), make_package(), None)
+    weight = TensorEntry(name="w", dtype="float32", shape=(4,), role="parameter", offset=0)
+    left = plan_result((weight,), plan.training).entries
+
+    assert {one.name for one in left} >= {"w", "importance/w"}
+    assert slots_fault(left) == ""

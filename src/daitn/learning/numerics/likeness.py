@@ -19,9 +19,9 @@ from daitn.base.errors import UnfitError
 from daitn.base.ids import ArtifactId
 from daitn.descriptors.origin import Origin
 from daitn.learning.numerics.blocks import blocks, from_bfloat16, tensor_view
-from daitn.learning.numerics.slots import AVERAGED_STEPS, KINDS, NEWEST, STEPS
+from daitn.learning.numerics.slots import AVERAGED_STEPS, IMPORTANCE, KINDS, NEWEST, STEPS
 
-SLOT_KINDS: Final = frozenset({*(kind for kinds in KINDS.values() for kind in kinds), NEWEST})
+SLOT_KINDS: Final = frozenset({*(kind for kinds in KINDS.values() for kind in kinds), NEWEST, IMPORTANCE})
 COUNTERS: Final = frozenset({STEPS, AVERAGED_STEPS})
 EXPONENT: Final = np.uint16(0x7F80)
 """Bits of a bfloat16 that are all set in what is not finite, and in nothing else."""
