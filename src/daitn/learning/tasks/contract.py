@@ -176,7 +176,7 @@ def take_rows(records: RecordsLike, rows: slice | NDArray[np.int64]) -> RecordSl
     )
 
 
-def join_records(first: RecordSlice, second: RecordSlice) -> RecordSlice:
+def join_records(first: RecordsLike, second: RecordsLike) -> RecordSlice:
     """Records of two sources of one contract, one after the other, as a batch to train on."""
     inputs = {name: np.concatenate([array, second.inputs[name]]) for name, array in first.inputs.items()}
     labels = None
