@@ -68,7 +68,6 @@ from daitn.descriptors.work import (
     ShareWork,
     TrainOutcome,
     TrainWork,
-    Work,
 )
 from daitn.oam import wording
 from daitn.oam.progress import dataset_of, finite
@@ -76,6 +75,7 @@ from daitn.oam.proofs import Proof
 from daitn.oam.told_of_routes import say_route
 from daitn.oam.told_of_trust import say_compared, say_set_aside
 from daitn.oam.told_of_tuning import say_searched, say_stage
+from daitn.oam.told_of_works import say_work
 from daitn.wire.center_tools import VisitReport, encode_report
 
 Names = Callable[[NodeId], str]
@@ -180,7 +180,7 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case PreflightDone(preflight=preflight):
             return _Said(EntryKind.PREFLIGHT, wording.preflight(preflight), measurements=preflight.measurements)
         case VisitOrdered(visit=visit, node=node, work=work, why=why):
-            text = f"visit {_number(visit)} ordered: {_say_work(work, names(node), names)}; why: {why}"
+            text = f"visit {_number(visit)} ordered: {say_work(work, names(node), names)}; why: {why}"
             return _Said(EntryKind.ORDERED, text, visit, node)
         case RouteIssued():
             return _Said(EntryKind.ROUTE, say_route(state, record, names))
@@ -285,66 +285,6 @@ def _say_assessed(record: JobAssessed) -> _Said:
         )
     advice = f"; {wording.advice(verdict.advice)}" if verdict.advice is not None else ""
     return _Said(EntryKind.REFUSED, f"refused: {failed}; {offer}{advice}")
-
-
-def _say_work(work: Work, where: str, names: Names) -> str:
-    """What is to be done, in words."""
-    match work:
-        case TrainWork(model=model, dataset=dataset, training=training, records=records, group=group):
-            streamed = ", whose records stream there" if records is not None else ""
-            if training.control_variates:
-                known = work.shared_control is not None
-                streamed += ", gradients corrected" if known else ", gradients not corrected yet"
-            if work.masking is not None:
-                streamed += f", update masked among {len(work.masking.sealed)}"
-            if work.compression is not None:
-                streamed += f", update compressed ({work.compression})"
-            if work.private is not None:
-                streamed += (
-                    f", each gradient cut to {work.private.clip:g} and noise of {work.private.noise_multiplier:.3g}"
-                )
-                streamed += f" times that added, for ε at most {work.private.epsilon:g}"
-            if work.is_middle:
-                streamed += " that stays where it is: the middle of the model"
-            if group is not None:
-                others = ", ".join(names(member.node) for _, member in group.others())
-                streamed += f", in lock step with {others}" if work.split is None else f", cut between it and {others}"
-            return (
-                f"train {wording.short(model)} at {where} on {dataset}{streamed}: {training.batches} batches of "
-                f"{training.batch_size} ({training.optimizer}, learning rate {training.learning_rate:g})"
-            )
-        case EvaluateWork(model=model, samples=samples, preflight=preflight):
-            what = "try and measure" if preflight else "measure"
-            count = sum(sample.records for sample in samples)
-            return f"{what} {wording.short(model)} at {where} on {count} records of {len(samples)} data sets"
-        case AggregateWork(updates=updates, masked=True):
-            return f"add up {len(updates)} masked updates at {where}"
-        case AggregateWork(updates=updates, server=server, state=remembered, unmasking=unmasking):
-            step = ""
-            if server is not None:
-                since = "" if remembered is not None else ", which begins anew"
-                step = f", then a step of {server.optimizer} at rate {server.learning_rate:g}{since}"
-            if unmasking is not None:
-                return f"take the masks off the sum of {len(unmasking.summed)} updates at {where}{step}"
-            if work.among:
-                return f"average {len(updates)} members' models at {where}, one of them"
-            if work.share:
-                return f"average {len(updates)} models at {where}, a share of the round's"
-            if work.buffered:
-                late = sum(update.base != work.base for update in updates)
-                return f"add up what {len(updates)} visits changed, {late} of them of older models, at {where}{step}"
-            return f"average {len(updates)} models at {where}{step}"
-        case ShareWork(dataset=dataset, kind="sample", receiver=receiver):
-            return f"give a held-out sample of {dataset} from {where} to {names(receiver)}"
-        case AgreeWork(dataset=dataset):
-            return f"make keys at {where} for a masked round on {dataset}"
-        case SealWork(members=members):
-            return f"share the seeds of its masks from {where} among {len(members)} sites"
-        case UnmaskWork(summed=summed):
-            return f"tell from {where} what opens the sum of {len(summed)} updates"
-        case ShareWork(dataset=dataset, receiver=receiver):
-            return f"give the records of {dataset} from {where} to {names(receiver)}"
-    raise BugError(f"the timeline has no words for {type(work).__name__}")
 
 
 def _say_accepted(state: JobState, record: VisitAccepted, names: Names) -> _Said:

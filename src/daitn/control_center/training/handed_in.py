@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from daitn.base.ids import NodeId
 from daitn.descriptors.work import AggregateOutcome, AggregateWork, TrainOutcome, TrainWork, UpdateRef
 
 if TYPE_CHECKING:
@@ -25,7 +26,25 @@ def note_handed_in(state: JobState, work: TrainWork, outcome: TrainOutcome) -> N
         state.buffer.trained(work.model, work.dataset)
 
 
-def note_share_averaged(state: JobState, work: AggregateWork, outcome: AggregateOutcome) -> None:
+def note_averaged(state: JobState, node: NodeId, work: AggregateWork, outcome: AggregateOutcome) -> bool:
+    """An average, made at `node`; whether the head is a new model now."""
+    state.transfer_bytes += outcome.fetched_bytes
+    for held in (*work.models_in(), outcome.model):
+        state.hold(held, node)
+    if work.masked:
+        return False  # a sum, which is no model yet
+    if work.share:
+        _note_share_averaged(state, work, outcome)
+        return False
+    if outcome.state is not None:
+        state.hold(outcome.state, node)
+        state.server_states[outcome.model] = outcome.state
+    state.controls.averaged(work, outcome.model, outcome.left_out)
+    state.advance_head(outcome.model)
+    return True
+
+
+def _note_share_averaged(state: JobState, work: AggregateWork, outcome: AggregateOutcome) -> None:
     """The average of some of a round's updates stands for them from now on."""
     if work.among:
         state.gossip.averaged(work, outcome)

@@ -19,7 +19,7 @@ from daitn.control_center.training.charge_book import ChargeBook
 from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
 from daitn.control_center.training.gossip_book import GossipBook
-from daitn.control_center.training.handed_in import note_share_averaged
+from daitn.control_center.training.handed_in import note_averaged
 from daitn.control_center.training.judged_models import note_judged, note_traced
 from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
@@ -337,20 +337,9 @@ class JobState:
             case TrainOutcome() as outcome if isinstance(ordered.work, TrainWork):
                 if not note_trained(self, ordered.work, record, outcome):
                     return
-            case AggregateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, AggregateWork):
-                self.transfer_bytes += fetched
-                for held in (*ordered.work.models_in(), model):
-                    self.hold(held, ordered.node)
-                if ordered.work.masked:
-                    return  # a sum, which is no model yet
-                if ordered.work.share:
-                    note_share_averaged(self, ordered.work, record.outcome)
+            case AggregateOutcome() as outcome if isinstance(ordered.work, AggregateWork):
+                if not note_averaged(self, ordered.node, ordered.work, outcome):
                     return
-                if record.outcome.state is not None:
-                    self.hold(record.outcome.state, ordered.node)
-                    self.server_states[model] = record.outcome.state
-                self.controls.averaged(ordered.work, model, record.outcome.left_out)
-                self.advance_head(model)
             case EvaluateOutcome(model=model, fetched_bytes=fetched) if isinstance(ordered.work, EvaluateWork):
                 self.transfer_bytes += fetched
                 unit = self.sampled.unit if ordered.purpose == "compare" else ordered.node
