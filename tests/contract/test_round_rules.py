@@ -174,3 +174,10 @@ def test_pacer_allows_slower_sites_when_rounds_bring_less():
     assert after(*[1.0] * 10, *[0.5] * 10) == 6.0
     assert after(*[1.0] * 10, *[0.5] * 10, *[0.2] * 10) == 7.0
     assert preferred_seconds([]) == 0.0
+
+
+def test_after_a_lost_visit_others_are_asked_where_not_all_are() -> None:
+    view = make_view(*(make_candidate(name) for name in "abc"))
+    asked = [ROUND_RULES["all"].choose(view, Rounds(lost=lost), 1)[0].dataset for lost in range(3)]
+
+    assert len(set(asked)) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.builders import JOB, make_evaluation, make_order, make_warrant, make_work
+from tests.builders import JOB, make_evaluation, make_order, make_training, make_warrant, make_work
 
 from daitn.artifacts.itineraries import RouteTree, check_order, segment_of, sign_itinerary
 from daitn.base.errors import BugError, PeerError, PolicyError
@@ -38,6 +38,15 @@ def check(order: VisitOrder, node: NodeId = HERE) -> Itinerary:
 def test_order_is_found_at_each_place_of_a_route_of_any_length(segments: int) -> None:
     for place in range(segments):
         assert check(routed(make_order(), segments - 1, place=place, version=3)).version == 3
+
+
+def test_whole_number_where_a_float_belongs_is_the_same_order_when_it_arrives() -> None:
+    work = make_work(training=make_training(learning_rate=1))
+    sent = make_order(work=work)
+    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(routed(sent)), type=VisitOrder)
+
+    assert isinstance(work.training.learning_rate, int)
+    assert check(arrived).version == 1
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,14 @@ _CONTENT: Final = "daitn 1 content of a segment"
 _LEAF, _INNER = b"\x00", b"\x01"
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(Itinerary)
+_contents: msgspec.msgpack.Decoder[tuple[str, Work, Warrant]] = msgspec.msgpack.Decoder(tuple[str, Work, Warrant])
 
 
 def content_of(package: str, work: Work, warrant: Warrant) -> bytes:
-    """32 bytes that stand for what is to be done, and on whose behalf. 10 µs."""
-    return blake3(_encoder.encode((package, work, warrant)), derive_key_context=_CONTENT).digest()
+    """32 bytes that stand for what is to be done, and on whose behalf, as it arrives: a whole number in a field of
+    floats is encoded as one, and is a float to whoever decodes it. 40 µs."""
+    arrived = _contents.decode(_encoder.encode((package, work, warrant)))
+    return blake3(_encoder.encode(arrived), derive_key_context=_CONTENT).digest()
 
 
 def segment_of(order: VisitOrder, node: NodeId) -> Segment:

@@ -46,6 +46,7 @@ class Choosing:
             rounds = Rounds(
                 reports=tuple(state.round_book.reports),
                 round=state.rounds + state.gossip.rounds,
+                lost=state.lost + state.round_book.cut_so_far,
                 seed=state.request.seed,
             )
             stops = ROUND_RULES[method.rounds].choose(view(), rounds, most)

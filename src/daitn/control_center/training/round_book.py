@@ -25,6 +25,8 @@ class RoundBook:
         """Seconds from order to accepted result, of those of the round under way that have handed in."""
         self._batch_s: dict[DataSetId, float] = {}
         """The same for each batch of the newest visit."""
+        self.cut_so_far = 0
+        """Visits that were stopped because they were late."""
 
     def accepted(self, work: TrainWork, outcome: TrainOutcome, number: int, took_s: float) -> None:
         """A visit of round `number`, from 0, whose result came `took_s` after its order."""
@@ -43,6 +45,7 @@ class RoundBook:
 
     def cut(self, work: TrainWork, done_frac: float, took_s: float) -> None:
         """A visit was stopped because it was late."""
+        self.cut_so_far += 1
         self._batch_s[work.dataset] = took_s / max(DONE_LEAST, done_frac) / work.training.batches
 
     def round_begins(self) -> None:

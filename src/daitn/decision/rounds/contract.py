@@ -27,10 +27,12 @@ class SiteReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run has been through: reports in order, and the number of the round to come, from 0."""
+    """What a run has been through: reports in order, the number of the round to come, from 0, and how many visits were
+    lost or cut so far: where not all sites are asked, the next try goes to others, who may come to an end."""
 
     reports: tuple[SiteReport, ...] = ()
     round: int = 0
+    lost: int = 0
     seed: int = 0
 
 

@@ -16,7 +16,7 @@ class Everyone:
     def choose(self, view: TrainingView, rounds: Rounds, most: int) -> tuple[Stop, ...]:
         """All, or the next `most` by name."""
         names = datasets(view)
-        first = rounds.round * most % len(names) if len(names) > most else 0
+        first = (rounds.round * most + rounds.lost) % len(names) if len(names) > most else 0
         turned = (names[first:] + names[:first])[:most]
         why = f"round {rounds.round + 1}"
         return tuple(Stop(dataset=name, compute_node=best_compute(view, name).compute_node, why=why) for name in turned)
