@@ -579,7 +579,7 @@ def facts_of(state: JobState) -> dict[str, Any]:
     """Everything of a job's state that must survive a restart, comparable."""
     facts = dict(vars(state))
     facts["open"] = {visit: opened.ordered for visit, opened in state.open.items()}
-    names = ("controls", "made", "trail", "charges", "round_book", "masks", "promised", "buffer")
+    names = ("controls", "made", "trail", "charges", "round_book", "masks", "promised", "buffer", "gossip")
     books = {name: vars(facts[name]) for name in names}
     return facts | books
 
