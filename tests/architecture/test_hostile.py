@@ -109,6 +109,7 @@ THROUGH = {
 """Parts of decoders, and what they are driven through (of the last: the same two lines, behind a connection)."""
 
 NO_BYTES_OF_OTHERS = {
+    "artifacts.itineraries.content_of": "bytes encoded here, of a value that was decoded already",
     "artifacts.operators._read_table": "a table of our own",
     "demo.hospitals.data.load_source": "data that come with scikit-learn",
     "demo.hospitals.serving._post": "the answer of the demonstration's own gateway",
