@@ -89,10 +89,19 @@ class MadeBook:
             whose = "the submitted model" if other is None else f"the model of visit {other.visit}"
             return Wrong("foreign", f"it returned {whose} as its own")
         first = self._weights.get(outcome.weights) if outcome.weights else None
-        if first is not None and first != (work.model, work.dataset) and work.group is None:
+        if first is not None and not self._is_again(first, work) and work.group is None:
             what = "the submitted model" if first[1] is None else f"what came of {first[1]} before"
             return Wrong("stale", f"it returned the weights of an older model, {what}")
         return None
+
+    def _is_again(self, first: tuple[ArtifactId | None, DataSetId | None], work: TrainWork) -> bool:
+        """Whether numbers that came about before come of the same numbers on the same data: where a job went back, each
+        visit of the same way makes what it made before, though every model has a new name."""
+        model, dataset = first
+        if dataset != work.dataset or model is None:
+            return False
+        before, now = self._made.get(model), self._made.get(work.model)
+        return model == work.model or (before is not None and now is not None and before.weights == now.weights != "")
 
     def _is_of(self, model: ArtifactId, weights: str, made: Made | None) -> bool:
         if model == self._package:
