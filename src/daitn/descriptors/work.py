@@ -28,6 +28,8 @@ from daitn.descriptors.masked import (
 from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.splitting import CUTS_MOST, CutCost, Split
 from daitn.descriptors.trials import TRIES_MOST, TriedOut
+from daitn.descriptors.trials import Amount as Amount
+from daitn.descriptors.trials import BatchCount as BatchCount
 from daitn.descriptors.trials import CurvePoint as CurvePoint
 from daitn.descriptors.trials import Measurement as Measurement
 from daitn.descriptors.trials import TaughtBy as TaughtBy
@@ -35,11 +37,8 @@ from daitn.descriptors.trials import Training as Training
 from daitn.descriptors.trials import Trying as Trying
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=3.2e7)]
-Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
-"""Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
 AMONG_MOST: Final = 3
 """Updates of an average that sites make among themselves: a pair, and one that was left over."""
-BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
