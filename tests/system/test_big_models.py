@@ -32,6 +32,9 @@ BASE_FLOATS = 10_000_000
 """The frozen base: 40 MB."""
 
 QUOTA_BYTES = 200_000_000
+SNUG_BYTES = 100_000_000
+"""A model that comes and the one made from it, and no third."""
+
 TINY_BYTES = 20_000_000
 SENT = re.compile(r"sen(?:t|ding) chunk ([0-9a-f]{64}) to (n\d{4})")
 FETCHED = re.compile(r"fetched ([0-9a-f]{16}): (\d+) bytes in")
@@ -46,6 +49,7 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
         specs = [
             NodeSpec(name="north", operator="north", roles=roles, direct="127.0.0.1", storage_bytes=QUOTA_BYTES),
             NodeSpec(name="south", operator="south", roles=roles, direct="127.0.0.1", storage_bytes=QUOTA_BYTES),
+            NodeSpec(name="snug", operator="snug", roles=roles, direct="127.0.0.1", storage_bytes=SNUG_BYTES),
             NodeSpec(name="tiny", operator="tiny", roles=roles, storage_bytes=TINY_BYTES),
             NodeSpec(name="unit", operator="trust", roles=(Role.VERIFICATION,), direct="127.0.0.1"),
         ]
@@ -172,7 +176,7 @@ def flip_a_bit(domain: LocalDomain, name: str, job: Any) -> int:
     """Change one bit of the frozen base in every model of a job that a node holds; in how many."""
     changed = 0
     for pack in stored(domain, name).packs:
-        path = domain.node_folder(name) / "store" / "packs" / f"{pack.artifact}.pack"
+        path = domain.node_folder(name) / "store" / pack.file
         if pack.kind == "graph" and {job.id, f"~{job.id}"} & set(pack.pins):
             with suppress(FileNotFoundError), path.open("r+b") as file:  # the job may just have let it go
                 file.seek(BASE_FLOATS)
@@ -186,17 +190,31 @@ def flip_a_bit(domain: LocalDomain, name: str, job: Any) -> int:
 def test_bit_that_flips_in_a_store_is_found_there_and_no_model_goes_on_from_it(
     domain: LocalDomain, tmp_path: Path
 ) -> None:
-    job = submit(domain, "flipped", 6, "north", "south")
-    wait_until(lambda: job.status().visits >= 2, "two visits")
+    job = submit(domain, "flipped", 8, "north", "south")
+    north = node_of(domain, "north")
+    wait_until(lambda: any(one.kind == "trained" and one.node == north for one in job.log()), "a visit at north")
     job.pause()
     wait_until(lambda: not job.status().now, "the visit under way to end")
-    assert flip_a_bit(domain, "north", job) >= 1
+    wait_until(lambda: flip_a_bit(domain, "north", job) >= 1, "a model that north keeps, if only weakly")
     job.resume()
     status = job.wait()
 
     assert status.phase is Phase.EXHAUSTED, status.reason
-    assert status.visits == 6
+    assert status.visits == 8
     wait_until(lambda: counted(domain, "north").get("store_corrupt", 0) >= 1, "north counts what it found")
     trained = dict(job.result(tmp_path / "model").model().named_parameters())
     (base,) = [one for name, one in trained.items() if name.endswith("base")]
     assert bool((base.detach() == adapted_model().base.detach()).all()), "the base is as the owner gave it"
+
+
+def test_two_jobs_at_a_site_with_room_for_one_both_end_and_only_copies_go(domain: LocalDomain) -> None:
+    snug = node_of(domain, "snug")
+    jobs = [submit(domain, f"snug-{number}", 6, "north", "snug") for number in range(2)]
+    for job in jobs:
+        status = job.wait()
+        assert status.phase is Phase.EXHAUSTED, status.reason
+        assert status.visits == 6
+    entries = [one for job in jobs for one in job.log()]
+    assert [one for one in entries if one.kind == "trained" and one.node == snug]
+    assert [one.text for one in entries if one.kind == "copies-let-go"], "room was made"
+    assert not [one.text for one in entries if one.kind in ("model-gone", "holder-dropped")], "no only copy went"

@@ -16,6 +16,7 @@ from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     JOB_RECORDS,
     AllMet,
+    CopiesLetGo,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
@@ -242,6 +243,7 @@ EXAMPLES: dict[type[JobRecord], JobRecord] = {
     MaskedRoundLost: MaskedRoundLost(job=JOB, at_ns=7, round="j1/1", why="too few are left"),
     ModelGone: ModelGone(job=JOB, at_ns=8, model=MODEL, instead=PACKAGE),
     HolderDropped: HolderDropped(job=JOB, at_ns=8, artifact=MODEL, node=SITE),
+    CopiesLetGo: CopiesLetGo(job=JOB, at_ns=8, node=SITE, artifacts=(MODEL, PACKAGE)),
     Replanned: Replanned(job=JOB, at_ns=12, plan=plan(), why="the model stopped getting better"),
     StepMeasured: StepMeasured(job=JOB, at_ns=9, visit=VisitId("j1/1"), model=MODEL, measurements=(FIGURE,)),
     HarmTraced: HarmTraced(

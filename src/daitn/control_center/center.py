@@ -1,8 +1,7 @@
 """The control centre (DCC): one core for a domain's map, its jobs, and all that terminals and owners say to it.
 
 Paper II-A, DCC and DRRT layers, centralised form: the map's orchestration and the training centre in one process.
-Events come in, the job or the map they concern is found, one turn is made. A message for a visit that is not this
-sender's now is answered with a fence, never ignored, because a terminal repeats what it owes until it is told.
+Events come in, the job or the map they concern is found, one turn is made.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from daitn.base.effects import (
 from daitn.base.errors import BugError
 from daitn.base.ids import JobId, NodeId, VisitId
 from daitn.base.metrics import Counters
-from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.counting import count_fact
 from daitn.control_center.enrolled import forgery_of
@@ -53,20 +51,16 @@ from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.promise_book import PromiseBook
 from daitn.control_center.training.queueing import WAITING, makes_room, next_up
 from daitn.control_center.training.records import ExperienceGained, JobRecord, JobSubmitted
-from daitn.control_center.training.results import wrong_in
+from daitn.control_center.training.visit_desk import VisitDesk
 from daitn.control_center.turn import Turn
 from daitn.descriptors.job import Phase
 from daitn.descriptors.trust import Evidence
-from daitn.descriptors.work import TrainOutcome
 from daitn.topology.knowledge_map import KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.orchestrator import TUNE_TIMER
 from daitn.topology.trust import EvidenceFound
 from daitn.wire.center_tools import (
     JobsEnded,
     JobsHeld,
-    LeaseRenewed,
-    ResultAccepted,
-    ResultFenced,
     VisitFailed,
     VisitProgress,
     VisitRefused,
@@ -107,6 +101,7 @@ class ControlCenter:
         self._most = (config.running_jobs, config.running_jobs_per_owner)
         self._presence = Presence(self.knowledge, self.jobs)
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
+        self._visits = VisitDesk(config, self.knowledge, self.jobs, self.counters, tools.verify)
         self.tools = ToolsDesk(self.knowledge)
         self.inference = InferenceDesks(config, tools, self.knowledge, self.counters)
 
@@ -240,23 +235,17 @@ class ControlCenter:
                 if ended:
                     turn.send(sender, JobsEnded(jobs=ended))
                 return
-            case VisitProgress(visit=visit, fence=fence):
-                self._progressed(turn, sender, message)
-                return
+            case VisitProgress() | VisitResult() | VisitFailed() | VisitRefused():
+                self.orchestration.spoke(turn, sender)
+                machine = self._visits.hear(turn, sender, message)
+                if machine is not None:
+                    self._advance(turn, machine)
             case RecordsReported(since_ns=since_ns):
                 self.orchestration.spoke(turn, sender)
                 turn.record_if(self.records.take(sender, message, turn.now_ns))
                 turn.send(sender, RecordsKept(since_ns=since_ns, up_to=self.records.held(sender, since_ns)))
-                return
-            case VisitResult(report=report):
-                visit, fence = report.visit, report.fence
-            case VisitFailed(visit=visit, fence=fence) | VisitRefused(visit=visit, fence=fence):
-                pass
             case _:
                 self.counters.count("messages_for_another_role")
-                return
-        self.orchestration.spoke(turn, sender)
-        self._ended(turn, sender, visit, fence, message)
 
     def _remove(self, turn: Turn, node: NodeId, why: str) -> None:
         """Take a node off the map; its visits are given up when their leases run out."""
@@ -292,75 +281,6 @@ class ControlCenter:
         for machine in list(self.jobs.values()):
             if not machine.state.ended and not machine.state.under_way():
                 self._advance(turn, machine)
-
-    def _progressed(self, turn: Turn, sender: NodeId, message: VisitProgress) -> None:
-        machine = self._machine_of(message.visit)
-        opened = machine.state.open.get(message.visit) if machine is not None else None
-        self.orchestration.spoke(turn, sender)
-        if opened is None or opened.ordered.node != sender or opened.ordered.fence != message.fence:
-            self.counters.count("progress_fenced")
-            turn.send(sender, ResultFenced(visit=message.visit, fence=message.fence))
-            return
-        if opened.heard_ns:
-            self.knowledge.measured_gap(sender, ns_to_seconds(max(0, turn.now_ns - opened.heard_ns)))
-        opened.heard_ns = opened.spoken_ns = turn.now_ns
-        opened.asked_again = opened.ended_ns = 0
-        before = opened.progress
-        if before is None or (message.phase.step, message.done) >= (before.phase.step, before.done):
-            opened.progress = message
-        opened.lease_s = self.knowledge.patience_with(sender, self.config.lease_s)
-        turn.send(sender, LeaseRenewed(visit=message.visit, fence=message.fence, lease_s=opened.lease_s))
-        turn.timer(f"visit {message.visit}", opened.gives_up_at())
-        if machine is not None and before != opened.progress:
-            machine.changed(turn)
-
-    def _ended(self, turn: Turn, sender: NodeId, visit: VisitId, fence: int, message: Message) -> None:
-        """A terminal says that a visit is over: accept, acknowledge again, or fence."""
-        machine = self._machine_of(visit)
-        opened = machine.state.open.get(visit) if machine is not None else None
-        if machine is None or opened is None or opened.ordered.node != sender or opened.ordered.fence != fence:
-            ordered = machine.state.ordered.get(visit) if machine is not None else None
-            mine = ordered is not None and ordered.node == sender and ordered.fence == fence
-            if mine and machine is not None and visit in machine.state.accepted:
-                turn.send(sender, ResultAccepted(visit=visit, fence=fence))
-            else:
-                self.counters.count("results_fenced")
-                turn.send(sender, ResultFenced(visit=visit, fence=fence))
-            return
-        match message:
-            case VisitResult():
-                self._take_result(turn, machine, sender, message)
-            case VisitFailed(reason=reason, blame=blame, partner=partner, lacking=lacking, unfit=unfit):
-                turn.send(sender, ResultFenced(visit=visit, fence=fence))
-                machine.lose(turn, visit, reason, blame, partner=partner, lacking=lacking, unfit=unfit)
-            case VisitRefused(newest_route=newest) if 0 < newest <= machine.state.route_version:
-                machine.repeat(turn, visit)
-                return
-            case VisitRefused(faults=faults, reason=reason):
-                text = "; ".join(f"{one.rule}: asked {one.asked!r}, allowed {one.allowed}" for one in faults)
-                machine.lose(turn, visit, f"refused: {text or reason}", "policy" if faults else "unavailable")
-            case _:
-                raise BugError(f"{type(message).__name__} ends no visit")
-        self._advance(turn, machine)
-
-    def _take_result(self, turn: Turn, machine: JobMachine, sender: NodeId, message: VisitResult) -> None:
-        report = message.report
-        opened = machine.state.open[report.visit]
-        facts = self.knowledge.node(sender)
-        key = facts.descriptor.public_key if facts is not None else ""
-        wrong = wrong_in(message, opened.ordered.work, key, self._tools.verify)
-        wrong = wrong or machine.state.made.not_new(opened.ordered, report.outcome)
-        if wrong is None:
-            machine.accept(turn, report.visit, report.outcome, message.signature)
-            turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
-            if isinstance(report.outcome, TrainOutcome):
-                self.knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
-            return
-        self.counters.count("results_refused", wrong.label)
-        turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))
-        if wrong.blame == "peer":
-            turn.record_if(self.knowledge.found(sender, Evidence.REFUTED, turn.now_ns, why=wrong.fault))
-        machine.lose(turn, report.visit, wrong.fault, wrong.blame)
 
     # --- owners and time --------------------------------------------------------------------------------------------
 
@@ -403,7 +323,7 @@ class ControlCenter:
     def _timer(self, turn: Turn, timer: str) -> None:
         kind, _, subject = timer.partition(" ")
         if kind == "visit":
-            machine = self._machine_of(VisitId(subject))
+            machine = self._visits.machine_of(VisitId(subject))
             if machine is not None and machine.check(turn, VisitId(subject)):
                 self._advance(turn, machine)
         elif kind in ("job", "deadline"):
@@ -445,6 +365,3 @@ class ControlCenter:
         while starting := [job for job in self._next_up() if self.jobs[job].state.phase is Phase.QUEUED]:
             for job in starting:
                 self.jobs[job].advance(turn)
-
-    def _machine_of(self, visit: VisitId) -> JobMachine | None:
-        return self.jobs.get(JobId(visit.rpartition("/")[0]))

@@ -21,6 +21,7 @@ from daitn.base.units import ns_to_seconds, show_bytes, show_seconds
 from daitn.control_center.training.job_state import JobState
 from daitn.control_center.training.records import (
     AllMet,
+    CopiesLetGo,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
@@ -115,6 +116,7 @@ class EntryKind(StrEnum):
     HIDDEN = "hidden"
     MODEL_GONE = "model-gone"
     HOLDER_DROPPED = "holder-dropped"
+    COPIES_LET_GO = "copies-let-go"
     STEP_MEASURED = "step-measured"
     HARM_TRACED = "harm-traced"
     MAKER_REFUTED = "maker-refuted"
@@ -234,6 +236,9 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
         case HolderDropped(artifact=artifact, node=node):
             text = f"{names(node)} does not hold {wording.short(artifact)} any more, and is not asked for it again"
             return _Said(EntryKind.HOLDER_DROPPED, text, node=node)
+        case CopiesLetGo(node=node, artifacts=artifacts):
+            text = f"{names(node)} had no room: it lets {len(artifacts)} models of this job go that others hold, too"
+            return _Said(EntryKind.COPIES_LET_GO, text, node=node)
         case StepMeasured(visit=visit, model=model, measurements=figures):
             said = wording.measurements(finite(figures)) if figures else "it cannot be measured"
             text = f"model {wording.short(model)}, as visit {_number(visit)} left it: {said}"

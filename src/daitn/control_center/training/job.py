@@ -256,6 +256,11 @@ class JobMachine:
             self._running.measuring.look_again(ordered.node)
         self._groups.lost(turn, ordered, why, blame, partner)
 
+    def make_room(self, turn: Turn, node: NodeId) -> None:
+        """A node had no room for a visit of this job or of another one."""
+        if not self.state.ended:
+            self._desk.make_room(turn, node)
+
     def check(self, turn: Turn, visit: VisitId) -> bool:
         """The timer of a visit fired: repeat its order, wait on, or give it up (True)."""
         opened = self.state.open.get(visit)

@@ -24,6 +24,7 @@ from daitn.control_center.training.open_visits import OpenVisit, next_check_ns
 from daitn.control_center.training.orders import OrderDesk
 from daitn.control_center.training.promise_book import PromiseBook, deadline_ns
 from daitn.control_center.training.records import (
+    CopiesLetGo,
     HolderDropped,
     JobPhased,
     PromiseMade,
@@ -50,6 +51,7 @@ from daitn.descriptors.work import (
     Training,
     Trying,
     Work,
+    inputs_of,
 )
 from daitn.learning.methods import usual_method
 from daitn.topology.adapter import ViewAdapter, standings
@@ -57,6 +59,7 @@ from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
 from daitn.topology.relevance import needs_of
 from daitn.topology.views import Asker, make_training_view
+from daitn.wire.center_tools import ReleaseArtifacts
 
 VALIDITY_S: Final = 10.0
 """How long stops of a job's route are told apart by the ranges of one: they take some milliseconds of a thread, and
@@ -312,6 +315,23 @@ class JobDesk:
         known |= {holder for artifact, holder in state.records.values() if artifact == lacking.artifact}
         for node in [one for one in lacking.holders if one in known and one != CENTER]:
             turn.record(HolderDropped(job=state.job, at_ns=turn.now_ns, artifact=lacking.artifact, node=node))
+
+    def make_room(self, turn: Turn, node: NodeId) -> None:
+        """A node had no room for a visit: it may let go what it keeps for this job and others that answer keep, too,
+        but for what visits there work on. The only copy that can be reached stays where it is."""
+        state = self.state
+        works = [opened.ordered.work for opened in state.open.values() if opened.ordered.node == node]
+        at_work = {artifact for work in works for artifact in inputs_of(work)}
+        spare = [
+            artifact
+            for artifact, nodes in state.holders.items()
+            if node in nodes
+            and artifact not in at_work
+            and any(one.node != node for one in self.orders.holders(state, artifact))
+        ]
+        if node != CENTER and spare:
+            turn.record(CopiesLetGo(job=state.job, at_ns=turn.now_ns, node=node, artifacts=tuple(spare)))
+            turn.send(node, ReleaseArtifacts(job=state.job, artifacts=tuple(spare)))
 
     def gone(self, turn: Turn, artifact: ArtifactId) -> bool:
         """Whether an artifact that nobody reachable holds is waited for no longer: a lease and a little, since a cut

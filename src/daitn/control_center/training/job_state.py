@@ -20,6 +20,7 @@ from daitn.control_center.training.clear_book import ClearBook, Mark
 from daitn.control_center.training.control_book import ControlBook
 from daitn.control_center.training.gossip_book import GossipBook
 from daitn.control_center.training.handed_in import note_averaged
+from daitn.control_center.training.held_copies import drop_holder, note_copies_let_go
 from daitn.control_center.training.judged_models import note_judged, note_traced
 from daitn.control_center.training.lost_visits import note_lost, note_round_lost
 from daitn.control_center.training.made_book import MadeBook
@@ -29,6 +30,7 @@ from daitn.control_center.training.opinion_book import OpinionBook
 from daitn.control_center.training.promised import Promised
 from daitn.control_center.training.records import (
     AllMet,
+    CopiesLetGo,
     DoubtRefuted,
     GroupAgreed,
     GroupLost,
@@ -245,8 +247,10 @@ class JobState:
                 note_judged(self, record)
             case OtherTestSet():
                 note_other_test_set(self, record)
+            case CopiesLetGo():
+                note_copies_let_go(self, record)
             case HolderDropped(artifact=artifact, node=node):
-                self._drop_holder(artifact, node)
+                drop_holder(self, artifact, node)
                 self.lost_ns = 0  # the next try is another one: there is nothing to wait for
             case UnitsCompared():
                 note_compared(self, record)
@@ -418,13 +422,6 @@ class JobState:
         self.gossip.clear()
         if self.buffered:
             self.updates = [one for one in self.updates if one.base is not None and self.buffer.is_known(one.base)]
-
-    def _drop_holder(self, artifact: ArtifactId, node: NodeId) -> None:
-        """Records are then asked for again, and samples that their unit has not fetched yet."""
-        if node in (nodes := self.holders.get(artifact, [])):
-            nodes.remove(node)
-        self.records = {key: given for key, given in self.records.items() if given != (artifact, node)}
-        self.sampled.drop(artifact, node)
 
     def release(self) -> None:
         """Forget what nothing needs any more, and whom to tell that they may drop it."""

@@ -33,6 +33,8 @@ def note_lost(state: JobState, record: VisitLost) -> None:
     if isinstance(ordered.work, ShareWork) and ordered.purpose == "sample":
         state.sampled.lost(ordered.work, record.blame, record.why)
     state.made.lost(ordered, record.blame, state.kept)
+    if record.blame == "no-room" and isinstance(ordered.work, TrainWork):
+        state.trail.cramped = state.trail.ambiguous
     at_data = isinstance(ordered.work, TrainWork) and not ordered.work.is_middle
     if isinstance(ordered.work, TrainWork) and at_data and record.blame in ("input", "peer"):
         state.harm[ordered.work.dataset] = state.harm.get(ordered.work.dataset, 0) + 1

@@ -261,6 +261,13 @@ class HolderDropped(JobRecord, frozen=True, kw_only=True, tag="holder_dropped"):
     node: NodeId
 
 
+class CopiesLetGo(JobRecord, frozen=True, kw_only=True, tag="copies_let_go"):
+    """A node had no room for a visit: it lets these artifacts of the job go, which others that answer hold, too."""
+
+    node: NodeId
+    artifacts: tuple[ArtifactId, ...]
+
+
 class StepMeasured(JobRecord, frozen=True, kw_only=True, tag="step_measured"):
     """A model between a kept one and one that was rolled back was measured, to see which visit made it worse; without
     measurements it cannot be."""
@@ -375,6 +382,7 @@ JOB_RECORDS = (
     UnitsCompared,
     ModelGone,
     HolderDropped,
+    CopiesLetGo,
     StepMeasured,
     HarmTraced,
     SitesSetAside,

@@ -135,6 +135,10 @@ class Running:
         view = functools.cache(lambda: self._without_avoided(self._desk.spare_view(turn)))
         if self.measuring.look_due(turn):
             self.measuring.stand_by(turn, view())
+        if state.trail.cramped and not state.waited_for():
+            why = "a site has no room for one more model of this job; those between are let go then"
+            if self.measuring.measure(turn, view(), why):
+                return
         if state.masks.stage:
             self._masked.go_on(turn, view, lambda stop: self._work(turn, view(), state.head, stop))
             self.judging.release(turn)

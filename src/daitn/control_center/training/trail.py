@@ -31,6 +31,8 @@ class Trail:
         """Visits of which one made a model that was rolled back, while it is not known which; else none."""
         self.looked: dict[ArtifactId, tuple[Measurement, ...]] = {}
         """What the models of those visits were measured at; nothing for one that cannot be measured."""
+        self.cramped = False
+        """A site had no room for a visit while models are kept here that go when the head is measured."""
 
     @property
     def ambiguous(self) -> bool:
@@ -45,7 +47,7 @@ class Trail:
         """The head was kept or rolled back; `known`: because of one visit that is known."""
         if not keep and not known and self.ambiguous and self.steps[-1].model == model:
             self.searched, self.looked = self.steps, {model: measurements}
-        self.steps = []
+        self.steps, self.cramped = [], False
 
     def measured(self, model: ArtifactId, measurements: tuple[Measurement, ...]) -> None:
         """A model of the search was looked at."""
@@ -64,7 +66,7 @@ class Trail:
 
     def clear(self) -> None:
         """The head is an older model again, or the search is over."""
-        self.steps, self.searched, self.looked = [], [], {}
+        self.steps, self.searched, self.looked, self.cramped = [], [], {}, False
 
     def models(self) -> set[ArtifactId]:
         """What has to stay where it is."""

@@ -26,6 +26,8 @@ class HeldPack(msgspec.Struct, frozen=True, kw_only=True):
     """Its id; empty for loose bytes that wait for theirs."""
     kind: str
     name: str
+    file: str
+    """Below the store's folder."""
     size_bytes: int
     pins: tuple[str, ...]
     """Jobs it is kept for; one that begins with `~` keeps it only while its room is not needed."""
@@ -99,6 +101,7 @@ def _held(folder: Path, pack: Pack, pins: tuple[str, ...], goes: int | None) -> 
         artifact=pack.artifact or "",
         kind=kind,
         name=name,
+        file=str(path.relative_to(folder)),
         size_bytes=pack.size,
         pins=pins,
         servable=pack.servable,
