@@ -10,7 +10,7 @@ from tests.builders import changed
 from tests.simulation.worlds import load, play, records, with_faults
 
 from daitn.base.effects import Append, Effect, Started, TimerFired
-from daitn.control_center.center import ControlCenter
+from daitn.control_center import center
 from daitn.control_center.node_records import NodeRecords
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.control_center.training.commands import JobChanged
@@ -18,6 +18,7 @@ from daitn.control_center.training.ending import Ending
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import VisitLost
+from daitn.control_center.training.visit_desk import VisitDesk
 from daitn.control_center.turn import Turn
 from daitn.oam.outbox import RecordOutbox
 from daitn.scenario.spec import CrashSpec, CutSpec, Scenario
@@ -32,6 +33,7 @@ from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.topology import views
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
 from daitn.topology.orchestrator import TopologyOrchestrator
+from daitn.wire.center_tools import VisitResult
 
 SEEDS = 30
 """Seeds within which a sabotage has to be found."""
@@ -47,16 +49,17 @@ def generated(*, count: int = SEEDS) -> list[Scenario]:
     return [generate(seed) for seed in range(count)]
 
 
-class FencelessCenter(ControlCenter):
+class FencelessDesk(VisitDesk):
     """Takes whatever comes for a visit it once ordered, whoever holds the visit now."""
 
-    def _ended(self, turn, sender, visit, fence, message):
-        machine = self._machine_of(visit)
+    def hear(self, turn, sender, message):
+        visit = message.report.visit if isinstance(message, VisitResult) else message.visit
+        machine = self.machine_of(visit)
         ordered = machine.state.ordered.get(visit) if machine is not None else None
         if machine is not None and ordered is not None and not machine.state.ended:
             machine.state.accepted.discard(visit)
             machine.state.open.setdefault(visit, OpenVisit(ordered=ordered, spoken_ns=turn.now_ns))
-        super()._ended(turn, sender, visit, fence, message)
+        return super().hear(turn, sender, message)
 
 
 class HastyKeeper(VisitKeeper):
@@ -82,7 +85,7 @@ class ShowyTurn(Turn):
 
 
 def test_result_without_the_fence_check_is_found(monkeypatch):
-    monkeypatch.setattr(world, "ControlCenter", FencelessCenter)
+    monkeypatch.setattr(center, "VisitDesk", FencelessDesk)
 
     faults = [report.fault for report in map(run_scenario, generated())]
 

@@ -190,7 +190,8 @@ def test_holder_killed_in_the_middle_loses_nothing_and_no_verified_chunk_is_sent
 
     _, (dead, alive), verified, chunks = fetch_with(tmp_path, host, kill)
     assert len(dead) < chunks * 0.8, "it was killed in the middle"
-    assert len(set(dead) | set(alive)) == chunks
+    unnoted = chunks - len(set(dead) | set(alive))
+    assert unnoted <= 1, "what it was sending when it was killed may have arrived, but not be in its log"
     again = [chunk for chunk, times in Counter(dead + alive).items() if times > 1]
     assert not verified.intersection(again)
 
