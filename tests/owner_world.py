@@ -169,6 +169,7 @@ class MemoryService:
         self._changed: dict[JobId, asyncio.Condition] = {}
         self._following: dict[JobId, list[asyncio.Event]] = {}
         self._measured = 0
+        self.overfits = True
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._handle(Started())
         for name, roles in (("h1", "data"), ("h2", "data"), ("v1", "verification")):
@@ -284,7 +285,7 @@ class MemoryService:
                     test_set="t1",
                     evaluations_left=20 - self._measured,
                     seconds=0.01,
-                    overfits=True,
+                    overfits=self.overfits,
                     batch_seconds=0.001,
                 )
             case TrainWork(model=model, training=training):
@@ -360,19 +361,24 @@ class MemoryService:
             raise InputError(
                 f"package {request.package} is not here", todo="upload it", ids={"package": request.package}
             )
-        manifest = decode_manifest(data)
-        contract = decode_contract(self._part(manifest, "contract"))
-        check_request(request, contract)
-        facts = PackageFacts(
-            contract=contract,
+        check_request(request, decode_contract(self._part(decode_manifest(data), "contract")))
+        job = JobId(f"j{len(self.center.jobs) + 1}")
+        variants = {one: self._facts(one) for one in request.variants}
+        facts = self._facts(request.package)
+        event = SubmissionReceived(job=job, owner=owner, request=request, package=facts, key=key, variants=variants)
+        self._handle(event)
+        return job
+
+    def _facts(self, package: ArtifactId) -> PackageFacts:
+        manifest = decode_manifest(self.manifests[package])
+        return PackageFacts(
+            contract=decode_contract(self._part(manifest, "contract")),
             kind=manifest.kind,
             signer=manifest.signer,
             payload_bytes=manifest.payload_bytes,
             parts_bytes=sum(part.size for part in manifest.parts),
+            name=manifest.name,
         )
-        job = JobId(f"j{len(self.center.jobs) + 1}")
-        self._handle(SubmissionReceived(job=job, owner=owner, request=request, package=facts, key=key))
-        return job
 
     async def pause(self, owner: OwnerId, job: JobId) -> JobStatus:
         self._state(owner, job)

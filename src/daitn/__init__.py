@@ -19,9 +19,22 @@ _LAZY: dict[str, str] = {
     "Request": "daitn.descriptors.request",
     "Target": "daitn.descriptors.request",
     "environment_contract": "daitn.learning.environments",
+    "catalogue_model": "daitn.learning.catalogue.models",
+    "catalogue_models": "daitn.learning.catalogue.models",
 }
 
-__all__ = ["DataContract", "Job", "Network", "Request", "Target", "__version__", "connect", "environment_contract"]
+__all__ = [
+    "DataContract",
+    "Job",
+    "Network",
+    "Request",
+    "Target",
+    "__version__",
+    "catalogue_model",
+    "catalogue_models",
+    "connect",
+    "environment_contract",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -198,6 +198,18 @@ def test_refused_goal_names_the_variant_that_reaches_it_and_taking_the_advice_tr
     assert all(target.met for target in taken.targets)
 
 
+def test_refused_goal_without_variants_is_answered_with_a_model_of_the_catalogue(domain: LocalDomain) -> None:
+    job = submit(domain, "blind-alone", model=make_blind_model())
+    assert job.assessed().phase is Phase.REFUSED
+    assert job.advice.tried == ()
+    asked = job.ask_catalogue(key=load_or_create_key(domain.folder / "ada.key"))
+    status = asked.assessed()
+
+    assert status.phase is Phase.REFUSED, status.reason
+    assert asked.advice.named is not None, status.reason
+    assert asked.advice.named.name == "catalogue: perceptron"
+
+
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "diloco"])
 def test_federated_methods_reach_the_goal_too(domain: LocalDomain, method: str) -> None:
     job = submit(domain, f"averaged-{method}", method=method)

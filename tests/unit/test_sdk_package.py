@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.owner_world import CONTRACT, Door, make_policy
 from torch import nn
 
-from daitn.artifacts.codec import encode_manifest
+from daitn.artifacts.codec import decode_manifest, encode_manifest
 from daitn.artifacts.layout import digest_of
 from daitn.artifacts.package import read_package
 from daitn.artifacts.signatures import public_hex
@@ -43,6 +43,7 @@ from daitn.sdk.network import Network, Uploaded, connect
 from daitn.sdk.packaging import chunks_of, load_module, package_from_chunks, package_module
 from daitn.sdk.predict import predict
 from daitn.sdk.requests import make_request, parse_bytes, parse_duration, parse_targets
+from daitn.sdk.submission import submit_and_take
 from daitn.sdk.transport import Transport
 
 KEY = Ed25519PrivateKey.generate()
@@ -384,3 +385,49 @@ def test_package_changed_on_disk_is_refused_here(network: Network, package_dir: 
 def test_manifest_bytes_are_what_the_domain_stores(door: Door, network: Network, package_dir: Path) -> None:
     artifact = network.upload(package_dir)
     assert door.service.manifests[artifact] == encode_manifest(read_package(package_dir).manifest)
+
+
+# --- the catalogue --------------------------------------------------------------------------------------------------
+
+
+def test_catalogue_is_declared_with_the_owner_s_signature(door: Door, network: Network, package_dir: Path) -> None:
+    job = network.train(package_dir, **GOAL, catalogue=True, key=KEY)  # type: ignore[arg-type]
+    manifests = [decode_manifest(door.service.manifests[one]) for one in job.status().request.variants]
+
+    assert [one.name for one in manifests] == ["catalogue: perceptron", "catalogue: transformer"]
+    assert {one.signer for one in manifests} == {public_hex(KEY)}
+
+
+def test_catalogue_is_asked_after_a_refusal_and_twice_is_one_job(
+    door: Door, network: Network, package_dir: Path
+) -> None:
+    door.service.overfits = False
+    done = submit_and_take(network, {**GOAL, "model": package_dir, "key": KEY}, take=False, ask_catalogue=True)
+
+    assert done.advised is not None, done.unasked
+    assert done.status.phase is done.advised.phase is done.last.phase is Phase.REFUSED
+    assert done.last.job == done.status.job
+    advice = done.advised.verdict.advice  # type: ignore[union-attr]
+    assert advice is not None
+    assert [one.name for one in advice.tried] == ["catalogue: perceptron", "catalogue: transformer"]
+    assert network.job(done.status.job).ask_catalogue(key=KEY).id == done.advised.job
+    with pytest.raises(InputError, match="no further model"):
+        network.job(done.advised.job).ask_catalogue(key=KEY)
+
+
+def test_catalogue_is_not_asked_without_the_package_s_key_or_a_refusal_for_attainability(
+    door: Door, network: Network, package_dir: Path
+) -> None:
+    job = network.train(package_dir, **GOAL)  # type: ignore[arg-type]
+    job.assessed()
+    with pytest.raises(InputError, match="was not refused for what its model reaches"):
+        job.ask_catalogue(key=KEY)
+    door.service.overfits = False
+    done = submit_and_take(
+        network,
+        {**GOAL, "model": package_dir, "key": Ed25519PrivateKey.generate()},
+        take=False,
+        ask_catalogue=True,
+    )
+    assert done.advised is None
+    assert "give the key that the package is signed with" in done.unasked

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from daitn.node.http.bodies import NodeOnMap, TokenNamed
     from daitn.sdk.predict import Prediction, Summary
     from daitn.sdk.proofs import ProofCheck
+    from daitn.sdk.submission import Submission
 
 PREDICTIONS_SHOWN: Final = 20
 
@@ -111,11 +112,14 @@ def counter_offer(offer: CounterOffer | None) -> RenderableType:
     return Group(Text("Counter-offer, which would be admitted now:", "bold"), table)
 
 
-def submission(status: JobStatus, taken: JobStatus | None) -> RenderableType:
-    """A submitted job with its verdict, and the job that took its counter-offer."""
-    pieces = [_headline(status), verdict(status.verdict, status.reason)]
-    if taken is not None:
-        pieces += [Text(), Text("The counter-offer was taken:"), _headline(taken), verdict(taken.verdict, taken.reason)]
+def submission(done: Submission) -> RenderableType:
+    """A submitted job with its verdict, and the job that took its counter-offer or asked the catalogue."""
+    pieces = [_headline(done.status), verdict(done.status.verdict, done.status.reason)]
+    for said, one in (("The counter-offer was taken:", done.taken), ("The catalogue was asked:", done.advised)):
+        if one is not None:
+            pieces += [Text(), Text(said), _headline(one), verdict(one.verdict, one.reason)]
+    if done.unasked:
+        pieces += [Text(f"The catalogue was not asked: {done.unasked}", "dim")]
     return Group(*pieces)
 
 

@@ -70,6 +70,14 @@ def submit(
         list[Path] | None,
         typer.Option(help="Package of another model, tried if this one will not reach the goal; repeat for more."),
     ] = None,
+    catalogue: Annotated[
+        bool | None,
+        typer.Option(
+            "--catalogue/--no-catalogue",
+            help="Have the catalogue's models tried, if this one will not reach the goal, in the same job. "
+            "Neither: in another one, after a refusal.",
+        ),
+    ] = None,
     until_deadline: Annotated[
         bool | None, typer.Option("--until-deadline", help="Go on even where visits bring no gain any more.")
     ] = None,
@@ -119,6 +127,7 @@ def submit(
             allow_probe=allow_probe,
             tuning=None if tune is None else {"trials": tune},
             variants=variant,
+            catalogue=catalogue,
             until_deadline=until_deadline,
             secure_aggregation=secure_aggregation,
             compression=compression,
@@ -127,8 +136,10 @@ def submit(
         )
         with _connect(token) as network:
             pending = network.pending_keys()
-            done: Submission = submit_and_take(network, wanted, take=take, pending=pending)
-            last = done.taken or done.status
+            done: Submission = submit_and_take(
+                network, wanted, take=take, pending=pending, ask_catalogue=catalogue is None
+            )
+            last = done.last
             if watch and last.ended_unix_s is None:
                 last = _follow(network.job(last.job), quiet=json)
                 done = done.with_last(last)
@@ -136,7 +147,7 @@ def submit(
             def show(where: Any) -> None:
                 from daitn.cli import render
 
-                where.print(render.submission(done.status, done.taken))
+                where.print(render.submission(done))
 
             answer(json, done, show)
             pending.told()
@@ -211,6 +222,16 @@ def view(
             answer(json, {"why": why, "view": seen}, partial(render_view.show_step, why=why, view=seen))
             if changes and number >= changes:
                 return
+
+
+@app.command()
+def advise(job: JobName, token: Token = None, json: Json = False) -> None:
+    """After a refusal for what the model reaches: the same request with the catalogue's models to try beside it."""
+    with errors(json), _connect(token) as network:
+        status = network.job(job).ask_catalogue().assessed()
+        answer(json, status, lambda where: where.print(_view(status)))
+        if status.phase.value == "refused":
+            raise typer.Exit(REFUSED)
 
 
 @app.command()

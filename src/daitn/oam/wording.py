@@ -102,7 +102,7 @@ def tried_variant(one: TriedVariant) -> str:
 def advice(found: Advice) -> str:
     """Which other model would reach the goal, or that none does."""
     if not found.tried and not found.untried:
-        return "no other model was declared (`--variant`) that could be tried instead"
+        return "no other model was declared (`--variant`, or `--catalogue` for known ones) that could be tried instead"
     if found.named is not None:
         chance = found.named.probability or 0.0
         return (

@@ -20,7 +20,7 @@ from daitn.base.ids import JobId
 from daitn.descriptors.card import ModelCard
 from daitn.descriptors.job import FINAL_PHASES, JobStatus, LogEntry, Phase
 from daitn.descriptors.outcome import Advice, CounterOffer, Verdict
-from daitn.descriptors.request import Budget, Hyperparameters, Selection
+from daitn.descriptors.request import VARIANTS_MOST, Budget, Hyperparameters, Selection
 from daitn.descriptors.view import TrainingView, ViewFollowed
 from daitn.node.http.bodies import PAGE, Problem
 from daitn.oam import wording
@@ -29,6 +29,8 @@ from daitn.sdk.transport import Transport, quoted
 from daitn.topology.view_deltas import apply_delta
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from daitn.artifacts.manifest import Manifest
     from daitn.sdk.network import Network
     from daitn.sdk.proofs import ProofCheck
@@ -235,6 +237,35 @@ class Job:
             raise InputError(f"job {self.id} has no advice that names a model", ids={"job": self.id})
         request = msgspec.structs.replace(status.request, package=advice.named.package, variants=())
         return self._network.submit(request, f"advice of {self.id}")
+
+    def ask_catalogue(self, *, key: Ed25519PrivateKey | Path | None = None) -> Job:
+        """Submit the request of a job that was refused for attainability anew, with the catalogue's models declared
+        beside the owner's variants: its verdict names one that would do, or says that none does. Twice is one job.
+        `key`: the one that the package is signed with, if it is not the owner's. InputError where the job was not so
+        refused, where one is named already, or the catalogue has no model for the contract."""
+        status = self.status()
+        advice = status.verdict.advice if status.verdict is not None else None
+        if advice is None or advice.named is not None:
+            why = "was not refused for what its model reaches" if advice is None else "has advice that names a model"
+            raise InputError(f"job {self.id} {why}: the catalogue is not asked", ids={"job": self.id})
+        manifest = self._manifest(status.request.package)
+        parts = {
+            part.name: b"".join(self._chunk(one.id) for one in part.chunks)
+            for part in manifest.parts
+            if part.name in ("contract", "tokenizer")
+        }
+        declared = status.request.variants
+        packed = self._network.upload_catalogue(parts, manifest.signer, key=key, declared=len(declared))
+        others = tuple(one for one in packed if one not in declared and one != status.request.package)
+        if not others:
+            raise InputError(
+                "the catalogue has no further model for the package's contract"
+                if len(declared) < VARIANTS_MOST
+                else f"{len(declared)} variants are declared already, no more can be",
+                ids={"job": self.id},
+            )
+        request = msgspec.structs.replace(status.request, variants=(*declared, *others))
+        return self._network.submit(request, f"catalogue for {self.id}")
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

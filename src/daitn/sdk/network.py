@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from daitn.artifacts.layout import Buffer
     from daitn.artifacts.manifest import ChunkRef
     from daitn.artifacts.package import Package
     from daitn.sdk.pending import PendingKeys
@@ -161,6 +162,7 @@ class Network:
         progress: Progress | None = None,
         idempotency_key: str | KeyOf | None = None,
         variants: Sequence[str | Path] = (),
+        catalogue: bool = False,
         **others: Any,
     ) -> Job:
         """Submit a model and a goal; returns once the domain holds both, before it is assessed.
@@ -170,8 +172,9 @@ class Network:
         configuration folder if there is none). `others`: fields of `Request` such as `raw_records`, `trust_floor`,
         `chance_floor`, `allow_probe`, `until_deadline`, `secure_aggregation`, `compression`, `privacy`, `tuning`,
         `seed`, `priority`. `variants`: directories of other packages for the same contract and key, tried where this
-        model is not believed to reach its goal (`Job.take_advice`). The same `idempotency_key` twice is one job; a
-        function makes one of the request. InputError for what cannot be right.
+        model is not believed to reach its goal (`Job.take_advice`); with `catalogue` the network's own models for the
+        contract too (`daitn.catalogue_models`; else `Job.ask_catalogue` after a refusal). The same `idempotency_key`
+        twice is one job; a function makes one of the request. InputError for what cannot be right.
         """
         from daitn.artifacts.package import read_package
 
@@ -185,8 +188,13 @@ class Network:
                 raise InputError("a module needs its data contract", todo="give `contract`, a value or a JSON file")
             read = read_contract(contract, task)
             chosen = name or read.name
-            artifact = self._pack_and_upload(model, read, chosen, example, dynamic, tokenizer, key, progress)
-        others["variants"] = [self._upload(read_package(Path(one)), progress) for one in variants] or None
+            tokens = tokenizer.read_bytes() if isinstance(tokenizer, Path) else tokenizer
+            package, artifact = self._pack_and_upload(model, read, chosen, example, dynamic, tokens, key, progress)
+        declared = [self._upload(read_package(Path(one)), progress) for one in variants]
+        if catalogue:
+            parts, signer = package.parts, package.manifest.signer
+            declared += self.upload_catalogue(parts, signer, key=key, declared=len(declared), progress=progress)
+        others["variants"] = declared or None
         request = make_request(
             artifact,
             name=_plain_name(chosen),
@@ -218,6 +226,25 @@ class Network:
         from daitn.artifacts.package import read_package
 
         return self._upload(read_package(folder), progress)
+
+    def upload_catalogue(
+        self,
+        parts: Mapping[str, Buffer],
+        signer: str,
+        *,
+        key: Ed25519PrivateKey | Path | None = None,
+        declared: int = 0,
+        progress: Progress | None = None,
+    ) -> list[ArtifactId]:
+        """Pack the catalogue's models for the contract of a package (its `parts`), and give the domain what it lacks of
+        them (`daitn.sdk.catalogue`). InputError where `key` (default: the owner's) is not `signer`'s."""
+        from daitn.artifacts.package import read_package
+        from daitn.sdk.catalogue import owner_key, pack_catalogue
+
+        loaded = owner_key(key or default_key_file(), signer)
+        with tempfile.TemporaryDirectory(prefix="daitn-") as folder:
+            packed = pack_catalogue(parts, Path(folder), key=loaded, declared=declared)
+            return [self._upload(read_package(one), progress) for one in packed]
 
     def job(self, job: str) -> Job:
         """A job by its id; InputError if it is not yours."""
@@ -320,10 +347,10 @@ class Network:
         name: str,
         example: Mapping[str, torch.Tensor] | None,
         dynamic: Mapping[str, tuple[str | None, ...]] | None,
-        tokenizer: bytes | Path | None,
+        tokenizer: bytes | None,
         key: Ed25519PrivateKey | Path | None,
         progress: Progress | None,
-    ) -> ArtifactId:
+    ) -> tuple[Package, ArtifactId]:
         from daitn.artifacts.package import read_package
         from daitn.artifacts.signatures import load_key, load_or_create_key
         from daitn.sdk.packaging import package_module
@@ -339,9 +366,10 @@ class Network:
                 name=name,
                 example=example,
                 dynamic=dynamic,
-                tokenizer=tokenizer.read_bytes() if isinstance(tokenizer, Path) else tokenizer,
+                tokenizer=tokenizer,
             )
-            return self._upload(read_package(Path(folder) / "package"), progress)
+            package = read_package(Path(folder) / "package")
+            return package, self._upload(package, progress)
 
     def _upload(self, package: Package, progress: Progress | None) -> ArtifactId:
         from daitn.artifacts.codec import encode_manifest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from daitn.base.errors import InputError
+from daitn.base.errors import InputError, UnavailableError
 from daitn.descriptors.job import JobStatus, Phase
 from daitn.sdk.requests import load_spec, parse_bytes
 
@@ -18,15 +18,29 @@ if TYPE_CHECKING:
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job after its verdict, and the job that took its counter-offer, if one did."""
+    """A job after its verdict, the job that took its counter-offer, and the one that asked for advice after it."""
 
     status: JobStatus
     taken: JobStatus | None = None
+    advised: JobStatus | None = None
+    """The same request with the catalogue's models declared, where the first was refused for what its model reaches."""
+    unasked: str = ""
+    """Why the catalogue could not be asked; empty: it was, or there was no reason to."""
+
+    @property
+    def last(self) -> JobStatus:
+        """The job that counts: what the owner goes on with."""
+        if self.taken is not None:
+            return self.taken
+        asked = self.advised
+        return asked if asked is not None and asked.phase is not Phase.REFUSED else self.status
 
     def with_last(self, last: JobStatus) -> Submission:
         """The same with the newest status of the job that counts."""
-        if self.taken is not None:
-            return msgspec.structs.replace(self, taken=last)
+        for name in ("taken", "advised"):
+            one: JobStatus | None = getattr(self, name)
+            if one is not None and one.job == last.job:
+                return msgspec.structs.replace(self, **{name: last})
         return msgspec.structs.replace(self, status=last)
 
 
@@ -100,10 +114,16 @@ def changes_from_options(
 
 
 def submit_and_take(
-    network: Network, wanted: Mapping[str, Any], *, take: bool, pending: PendingKeys | None = None
+    network: Network,
+    wanted: Mapping[str, Any],
+    *,
+    take: bool,
+    pending: PendingKeys | None = None,
+    ask_catalogue: bool = False,
 ) -> Submission:
     """Submit, wait for the verdict, and take the counter-offer of a refusal where `take` and there is one.
 
+    `ask_catalogue`: after a refusal for what the model reaches that names no other, the catalogue is asked.
     `pending`: whence a request without a key of its own has one, so that the same again after a kill is the same job,
     unless that was cancelled or failed meanwhile.
     """
@@ -113,11 +133,18 @@ def submit_and_take(
         pending.told()
         job = network.train(**kept | dict(wanted))
     status = job.assessed()
-    if not (take and status.phase is Phase.REFUSED and status.verdict and status.verdict.counter_offer):
+    verdict = status.verdict if status.phase is Phase.REFUSED else None
+    if verdict is None:
         return Submission(status=status)
-    if status.verdict.counter_offer.unmasks(status.request):
+    offer = verdict.counter_offer
+    if take and offer is not None and not offer.unmasks(status.request):
+        return Submission(status=status, taken=job.take_counter_offer().assessed())
+    if not ask_catalogue or verdict.advice is None or verdict.advice.named is not None:
         return Submission(status=status)
-    return Submission(status=status, taken=job.take_counter_offer().assessed())
+    try:
+        return Submission(status=status, advised=job.ask_catalogue(key=wanted.get("key")).assessed())
+    except (InputError, UnavailableError) as error:
+        return Submission(status=status, unasked=str(error))
 
 
 def _merge(into: dict[str, Any], name: str, values: Mapping[str, Any]) -> None:
