@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.builders import Bench, bench, facts_of, make_outcome, make_request
+from tests.builders import (
+    Bench,
+    bench,
+    facts_of,
+    make_data,
+    make_mixer,
+    make_outcome,
+    make_request,
+    make_site,
+    make_unit,
+)
 
 from daitn.base.ids import DataSetId, NodeId
 from daitn.control_center.training.records import VisitLost
@@ -181,3 +191,34 @@ def test_scaffold_asks_all_for_equally_many_steps():
     made.answer_until(lambda state: len([o for o in state.open.values() if o.ordered.purpose == "train"]) == 4)
 
     assert len({order.work.training.batches for _, order in made.orders() if isinstance(order.work, TrainWork)}) == 1
+
+
+# --- visits of different length -------------------------------------------------------------------------------------
+
+
+def unequal() -> Bench:
+    """Three sites of some size and one that has five times as many records, in their first round."""
+    sites = [make_site(number + 1) for number in range(3)]
+    large = make_site(4, data=(make_data("s4", records=4000.0),))
+    made = Bench(*sites, large, make_unit(), make_mixer())
+    made.submit(make_request(method="fedavg"))
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+    return made
+
+
+def test_site_with_more_records_makes_longer_visits_and_is_given_the_time_for_them():
+    made = unequal()
+    works = {order.work.dataset: (node, order) for node, order in made.orders() if isinstance(order.work, TrainWork)}
+    batches = {name: order.work.training.batches for name, (_, order) in works.items()}
+    typical = made.state().plan.training.batches
+    large = works.pop(DataSetId("s4/records"))
+
+    assert batches.pop(DataSetId("s4/records")) == 2 * typical
+    assert set(batches.values()) == {typical}
+    made.wait(0.5)
+    for one in works.values():
+        finish(made, *one)
+    go_on(made, *large, 3.0)  # one of a typical site is stopped after 2 s
+    assert not slow_losses(made)
+    go_on(made, *large, 2.0)
+    assert len(slow_losses(made)) == 1

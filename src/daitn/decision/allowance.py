@@ -14,6 +14,7 @@ from daitn.base import limits
 from daitn.decision.costs import WARM_S, verification_seconds, visit_seconds
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.routes.contract import best_computes
+from daitn.decision.visit_length import planned_batches
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import Request
 from daitn.descriptors.view import TrainingView
@@ -57,7 +58,10 @@ def allowance(
     if request.budget.transfer_bytes is not None:
         left = float(request.budget.transfer_bytes - moved_bytes)
         bounds.append((_rounds_of(left, package, plan, len(places)), BYTES_SPREAD))
-    seconds = [visit_seconds(place, plan.training.batches, package.total_bytes, preflight) for place in places.values()]
+    seconds = [
+        visit_seconds(place, planned_batches(plan, place.records), package.total_bytes, preflight)
+        for place in places.values()
+    ]
     verifier = view.verifiers[0].bytes_per_s if view.verifiers else None
     check_s = verification_seconds(package, preflight, verifier)
     round_s = max(seconds) if method.parallel else sum(seconds) / len(seconds)

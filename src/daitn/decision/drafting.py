@@ -21,12 +21,13 @@ from daitn.decision.costs import (
 )
 from daitn.decision.cutting import choose_cut
 from daitn.decision.facts import PackageFacts, Preflight
-from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.decision.hyperparameters import propose_server, propose_training, typical_records, usual_epochs
 from daitn.decision.method_choice import as_seen_by, choose_method
 from daitn.decision.noising import said_of_noise
 from daitn.decision.routes import RULES, quick
 from daitn.decision.routes.contract import Seen, best_computes, datasets
 from daitn.decision.validity import ValiditySought
+from daitn.decision.visit_length import batches_at, epochs_of, planned_batches
 from daitn.descriptors.contract import Reinforcement
 from daitn.descriptors.outcome import Expectation
 from daitn.descriptors.plan import Choice, Plan, Stop
@@ -47,6 +48,9 @@ ROUTE_AHEAD: Final = 32
 ROUTE_WORK: Final = 8192
 """Stops times sites that are looked at for it: on a view of a thousand sites a plan shows eight stops ahead."""
 
+OF_TRAINING: Final = ("hyper-parameters", "length of a visit")
+"""What choices of `draft_training` are called."""
+
 VALIDITY_MOST: Final = 32
 """Candidates of a view up to which a plan says how long it stands: 20 ms of one core, once a job."""
 
@@ -56,23 +60,18 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
     method_choice = choose_method(view, request, package, preflight)
     view = as_seen_by(view, method_choice.chosen)
     method = METHODS.get(method_choice.chosen) or METHODS[FIRST_CHOICE]
-    training, training_choice = propose_training(
-        view,
-        request.hyperparameters,
-        searched=preflight.searched if preflight is not None else None,
-        parallel=method.aggregates,
-        steady=method.steady,
-        prefers=method.prefers,
-        private=request.privacy is not None,
-        episodes=isinstance(package.contract.task, Reinforcement),
-    )
+    training, epochs, said = draft_training(view, request, package, method, preflight)
     verifier = view.verifiers[0] if view.verifiers else None
     sites = datasets(view)
     rounds = max(1, round(PASSES * (1 if method.parallel else max(1, len(sites)))))
     route = _route_ahead(view, method.name, request, training.batches * training.batch_size, _stops_ahead(len(sites)))
     computes = best_computes(view)
+    batches = {
+        name: batches_at(training.batches, training.batch_size, epochs, candidate.records)
+        for name, candidate in computes.items()
+    }
     seconds = {
-        name: visit_seconds(candidate, training.batches, package.total_bytes, preflight)
+        name: visit_seconds(candidate, batches[name], package.total_bytes, preflight)
         for name, candidate in computes.items()
     }
     check_s = verification_seconds(package, preflight, verifier.bytes_per_s if verifier else None)
@@ -89,8 +88,8 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
             name: spent + training.batches * EXCHANGE_S + exchanged / computes[name].bytes_per_s
             for name, spent in seconds.items()
         }
-    prices = [visit_price(one, training.batches, package.total_bytes, preflight) for one in computes.values()]
-    joules = [visit_joules(one, training.batches, preflight) for one in computes.values()]
+    prices = [visit_price(one, batches[name], package.total_bytes, preflight) for name, one in computes.items()]
+    joules = [visit_joules(one, batches[name], preflight) for name, one in computes.items()]
     fewest = len(sites) if method.parallel else visits_low
     crossed = _crossed_bytes(view, preflight, training)
     price_low, price = _in_all(prices, fewest, visits)
@@ -123,7 +122,7 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         expected=expected,
         choices=(
             method_choice,
-            training_choice,
+            *said,
             how_often,
             *_secured(request),
             *_compressed(request, package),
@@ -133,7 +132,40 @@ def draft_plan(view: TrainingView, request: Request, package: PackageFacts, pref
         server=propose_server(method.prefers, request.hyperparameters),
         secure=request.secure_aggregation,
         compression=request.compression,
+        epochs=epochs,
     )
+
+
+def draft_training(
+    view: TrainingView, request: Request, package: PackageFacts, method: Method, preflight: Preflight | None
+) -> tuple[Training, float, tuple[Choice, ...]]:
+    """Hyper-parameters of a visit at a typical site, the passes that each makes (0: all are as long), and why."""
+    pinned, searched = request.hyperparameters, preflight.searched if preflight is not None else None
+    private, episodes = request.privacy is not None, isinstance(package.contract.task, Reinforcement)
+    training, choice = propose_training(
+        view,
+        pinned,
+        searched=searched,
+        parallel=method.aggregates,
+        steady=method.steady,
+        prefers=method.prefers,
+        private=private,
+        episodes=episodes,
+    )
+    found = searched is not None and searched.chosen is not None
+    usual = 0.0 if found else usual_epochs(method.prefers, parallel=method.aggregates)
+    epochs = epochs_of(method, pinned, training, typical_records(view), usual, alike=private or episodes)
+    many = sorted(batches_at(training.batches, training.batch_size, epochs, one.records) for one in view.candidates)
+    if not epochs or not many or many[0] == many[-1]:
+        return training, epochs, (choice,)
+    length = Choice(
+        what="length of a visit",
+        chosen=f"{epochs:.3g} passes over the records of a site: {many[0]} to {many[-1]} batches",
+        why=f"sites have from {min(one.records for one in view.candidates):.0f} to "
+        f"{max(one.records for one in view.candidates):.0f} records",
+        rejected=(f"{training.batches} batches everywhere",),
+    )
+    return training, epochs, (choice, length)
 
 
 def _secured(request: Request) -> tuple[Choice, ...]:
@@ -220,19 +252,16 @@ def least_stops(view: TrainingView, request: Request) -> tuple[str, ...]:
 
 
 def least_seconds(
-    view: TrainingView,
-    request: Request,
-    package: PackageFacts,
-    method: Method,
-    batches: int,
-    preflight: Preflight | None,
+    view: TrainingView, request: Request, package: PackageFacts, plan: Plan, preflight: Preflight | None
 ) -> float:
-    """The least time that a plan with visits of `batches` takes, as `draft_plan` promises it. O(candidates)."""
+    """The least time that a plan with such visits takes, as `draft_plan` promises it. O(candidates)."""
     unit = view.verifiers[0] if view.verifiers else None
     check_s = verification_seconds(package, preflight, unit.bytes_per_s if unit else None)
-    places = best_computes(view).values()
-    seconds = [visit_seconds(place, batches, package.total_bytes, preflight) for place in places]
-    return WARM_S + _least_of(seconds, max(1, len(least_stops(view, request))), method) + check_s
+    seconds = [
+        visit_seconds(place, planned_batches(plan, place.records), package.total_bytes, preflight)
+        for place in best_computes(view).values()
+    ]
+    return WARM_S + _least_of(seconds, max(1, len(least_stops(view, request))), METHODS[plan.method]) + check_s
 
 
 def _least_of(seconds: Sequence[float], fewest: int, method: Method) -> float:

@@ -23,6 +23,7 @@ import msgspec
 
 from daitn.decision.facts import Searched
 from daitn.decision.label_mix import label_skew
+from daitn.decision.visit_length import VISIT_BATCHES_LEAST, VISIT_BATCHES_MOST
 from daitn.descriptors.plan import Choice, Plan
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.view import TrainingView
@@ -34,9 +35,6 @@ USUAL: Final = Preferences()
 
 BATCH_MOST: Final = 32
 BATCH_LEAST: Final = 8
-VISIT_BATCHES_LEAST: Final = 16
-"""See above; at 2 to 5 ms a step of a small model this is still less than a hop with its check."""
-VISIT_BATCHES_MOST: Final = 200
 SEQUENTIAL_RATE: Final = 0.02
 PARALLEL_RATE: Final = 0.1
 """SGD with momentum on normalised inputs: five times the sequential one, since averaging shrinks each step. At 0.2 the
@@ -98,14 +96,13 @@ def propose_training(
     environment.
     """
     found = searched.chosen if searched is not None else None
-    sizes = [candidate.records for candidate in view.candidates]
-    typical = median(sizes) if sizes else float(BATCH_MOST)
+    typical = typical_records(view)
     batch_size = (
         pinned.batch_size
         or (found.batch_size if found is not None else 0)
         or int(min(BATCH_MOST, max(BATCH_LEAST, 2 ** round(math.log2(max(1.0, typical) / 8)))))
     )
-    epochs = prefers.epochs or (PARALLEL_EPOCHS if parallel else SEQUENTIAL_EPOCHS)
+    epochs = pinned.epochs_per_visit or usual_epochs(prefers, parallel=parallel)
     batches = (
         pinned.batches_per_visit
         or (found.batches if found is not None else 0)
@@ -183,6 +180,28 @@ def propose_training(
         why = f"{searched.why}; by the rules: {why}"
     rejected = searched.rejected if searched is not None else ()
     return training, Choice(what="hyper-parameters", chosen=chosen, why=why, rejected=rejected)
+
+
+def typical_records(view: TrainingView) -> float:
+    """Records of a typical site; of an empty view as many as a batch has at most."""
+    sizes = [candidate.records for candidate in view.candidates]
+    return float(median(sizes)) if sizes else float(BATCH_MOST)
+
+
+def usual_epochs(prefers: Preferences, *, parallel: bool) -> float:
+    """Passes over a typical site that a visit makes by the rules."""
+    return prefers.epochs or (PARALLEL_EPOCHS if parallel else SEQUENTIAL_EPOCHS)
+
+
+def at_site(training: Training, batches: int, pinned: Hyperparameters) -> Training:
+    """The training of a visit of so many batches: its loss makes up for as much as such a visit forgets, unless the
+    owner pinned that."""
+    if batches == training.batches:
+        return training
+    corrected = training.label_correction
+    if pinned.label_correction is None:
+        corrected *= forgotten_share(batches) / forgotten_share(training.batches)
+    return msgspec.structs.replace(training, batches=batches, label_correction=corrected)
 
 
 def propose_server(prefers: Preferences, pinned: Hyperparameters) -> ServerStep | None:

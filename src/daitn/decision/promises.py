@@ -30,6 +30,7 @@ from daitn.decision.costs import WARM_S, batch_seconds
 from daitn.decision.drafting import least_seconds
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.routes.contract import best_computes
+from daitn.decision.visit_length import planned_batches
 from daitn.descriptors.outcome import Exclusion, ReasonCode
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.promise import Hold, Promise
@@ -138,7 +139,7 @@ def promise_of(
     need: dict[NodeId, float] = {}
     most: dict[NodeId, float] = {}
     for place in places.values():
-        work_s = plan.training.batches * batch_seconds(place, preflight) * visits / len(places)
+        work_s = planned_batches(plan, place.records) * batch_seconds(place, preflight) * visits / len(places)
         need[place.compute_node] = need.get(place.compute_node, 0.0) + WARM_S + work_s
         most[place.compute_node] = place.share * left_s if place.share > SHARE_LEAST else 0.0
     holds = [Hold(node=node, seconds=min(seconds, most[node])) for node, seconds in need.items()]
@@ -165,8 +166,7 @@ class Least(NamedTuple):
     def seconds(self, left_s: float, from_s: float = 0.0) -> float:
         """The least time within a window of `left_s` that begins `from_s` from now, margin included."""
         seen = beside(self.view, self.promises, left_s, from_s)
-        method, batches = METHODS[self.plan.method], self.plan.training.batches
-        return self.margin * least_seconds(seen, self.request, self.package, method, batches, self.preflight)
+        return self.margin * least_seconds(seen, self.request, self.package, self.plan, self.preflight)
 
     def fits_in_s(self) -> float | None:
         """How long from now the request would fit, submitted anew then, as far as others' promises can be in its way;

@@ -92,3 +92,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Updates are masked, so that nobody sees one; None: they are handed to the aggregator as they are."""
     compression: Compression | None = None
     """How updates are made smaller before they are handed on; None: they are handed on in full."""
+    epochs: float = 0.0
+    """Passes over its data set that a visit makes, within bounds (`decision.visit_length`); 0: visits are as long as
+    each other."""

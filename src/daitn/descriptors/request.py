@@ -130,6 +130,9 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     batches_per_visit: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    """Alike at all sites; beside `epochs_per_visit`, at a typical one."""
+    epochs_per_visit: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    """Passes over its data set that a visit makes, from half to twice the batches of a typical site."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] | None = None
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None

@@ -184,6 +184,7 @@ def rerun_of(state: JobState) -> Request:
     pinned = Hyperparameters(
         batch_size=training.batch_size,
         batches_per_visit=training.batches,
+        epochs_per_visit=admitted.plan.epochs or None,
         learning_rate=training.learning_rate,
         optimizer=training.optimizer,
         momentum=training.momentum,

@@ -45,11 +45,11 @@ from daitn.control_center.training.records import (
 )
 from daitn.control_center.training.running import Running
 from daitn.control_center.turn import Turn
-from daitn.decision.hyperparameters import propose_server, propose_training
+from daitn.decision.drafting import OF_TRAINING, draft_training
+from daitn.decision.hyperparameters import propose_server
 from daitn.decision.planned_routes import RoutePlanned
 from daitn.decision.tuning import CandidatesFound
 from daitn.decision.validity import ValidityFound
-from daitn.descriptors.contract import Reinforcement
 from daitn.descriptors.grant import Lacking
 from daitn.descriptors.job import Phase
 from daitn.descriptors.masked import AgreeWork
@@ -374,20 +374,14 @@ class JobMachine:
         if plan is not None:
             request = msgspec.structs.replace(request, method=state.request.method)
             if request.hyperparameters != state.request.hyperparameters:
-                method, pinned = METHODS[plan.method], request.hyperparameters
-                training, choice = propose_training(
-                    self._desk.view(turn, request),
-                    pinned,
-                    parallel=method.aggregates,
-                    steady=method.steady,
-                    prefers=method.prefers,
-                    private=request.privacy is not None,
-                    episodes=isinstance(state.package.contract.task, Reinforcement),
-                    searched=state.preflight.searched if state.preflight is not None else None,
+                method = METHODS[plan.method]
+                view = self._desk.view(turn, request)
+                training, epochs, said = draft_training(view, request, state.package, method, state.preflight)
+                server = propose_server(method.prefers, request.hyperparameters)
+                kept = tuple(one for one in plan.choices if one.what not in OF_TRAINING)
+                plan = msgspec.structs.replace(
+                    plan, training=training, epochs=epochs, server=server, choices=(*kept, *said)
                 )
-                server = propose_server(method.prefers, pinned)
-                kept = tuple(one for one in plan.choices if one.what != choice.what)
-                plan = msgspec.structs.replace(plan, training=training, server=server, choices=(*kept, choice))
         turn.record(RequestChanged(job=state.job, at_ns=turn.now_ns, request=request, plan=plan))
         if state.promised.in_force:
             self._desk.promise_again(turn)

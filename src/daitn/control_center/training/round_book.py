@@ -7,6 +7,7 @@ from typing import Final
 
 from daitn.base.ids import DataSetId
 from daitn.decision.rounds.contract import SiteReport
+from daitn.decision.visit_length import relative
 from daitn.descriptors.work import TrainOutcome, TrainWork
 
 REPORTS_MOST: Final = 4096
@@ -25,6 +26,8 @@ class RoundBook:
         """Seconds from order to accepted result, of those of the round under way that have handed in."""
         self._batch_s: dict[DataSetId, float] = {}
         """The same for each batch of the newest visit."""
+        self._batches: dict[DataSetId, int] = {}
+        """Of the newest visit that has handed in."""
         self.cut_so_far = 0
         """Visits that were stopped because they were late."""
 
@@ -41,6 +44,7 @@ class RoundBook:
             self.reports.append(told)
             del self.reports[:-REPORTS_MOST]
         self.took_s[work.dataset] = took_s
+        self._batches[work.dataset] = work.training.batches
         self._batch_s[work.dataset] = took_s / work.training.batches
 
     def cut(self, work: TrainWork, done_frac: float, took_s: float) -> None:
@@ -51,6 +55,11 @@ class RoundBook:
     def round_begins(self) -> None:
         """None of its visits has ended yet."""
         self.took_s.clear()
+
+    def typical_s(self, batches: int) -> list[float]:
+        """What those that have handed in would have taken with a visit of `batches`, where theirs was longer or shorter
+        by their records: no more than that is made of what is shorter because they are slow."""
+        return [took_s / relative(self._batches[name] / batches) for name, took_s in self.took_s.items()]
 
     def expected_s(self, dataset: DataSetId, batches: int) -> float:
         """What a visit of so many batches is expected to take, by this data set's own record; 0: it has none."""

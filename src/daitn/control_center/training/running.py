@@ -32,11 +32,13 @@ from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
 from daitn.control_center.turn import Turn
+from daitn.decision.hyperparameters import at_site
 from daitn.decision.keeping import meets
 from daitn.decision.noising import private_steps
 from daitn.decision.routes import RULES
 from daitn.decision.routes.contract import datasets
 from daitn.decision.stalling import stalled
+from daitn.decision.visit_length import planned_batches
 from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
@@ -355,7 +357,10 @@ class Running:
         if state.plan.training.control_variates:
             known = state.server_states.get(model)
             shared, own = state.controls.for_visit(model, stop.dataset, known, self._desk.reachable)
-        training, privacy = _of_length(state.plan.training, stop.length), state.request.privacy
+        here = at_site(
+            state.plan.training, planned_batches(state.plan, candidate.records), state.request.hyperparameters
+        )
+        training, privacy = _of_length(here, stop.length), state.request.privacy
         return TrainWork(
             model=model,
             dataset=stop.dataset,
@@ -403,7 +408,7 @@ class Running:
 
 
 def _of_length(training: Training, length: float) -> Training:
-    """The training of a visit that is so many times as long as the plan's; a batch at least."""
+    """The training of a visit that is so many times as long as it was to be; a batch at least."""
     return (
         training
         if length == 1.0

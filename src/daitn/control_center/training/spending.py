@@ -11,6 +11,7 @@ from collections.abc import Callable
 from daitn.control_center.training.job_state import JobState
 from daitn.decision.costs import visit_joules, visit_price
 from daitn.decision.noising import can_take, told_of
+from daitn.decision.visit_length import planned_batches
 from daitn.describe.accountant import Mechanism
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import Candidate, TrainingView
@@ -86,7 +87,7 @@ class Spending:
     def _next(self, candidate: Candidate) -> tuple[float | None, float | None]:
         state = self._state
         assert state.plan is not None
-        batches, preflight = state.plan.training.batches, state.preflight
+        batches, preflight = planned_batches(state.plan, candidate.records), state.preflight
         return (
             visit_price(candidate, batches, state.package.total_bytes, preflight),
             visit_joules(candidate, batches, preflight),

@@ -15,6 +15,7 @@ from daitn.control_center.training.open_visits import OpenVisit
 from daitn.control_center.training.records import VisitLost
 from daitn.control_center.turn import Turn
 from daitn.decision.rounds.stragglers import bound_s, quorum
+from daitn.decision.visit_length import relative
 from daitn.descriptors.work import TrainWork
 from daitn.wire.center_tools import VisitCancel
 
@@ -36,20 +37,33 @@ class Stragglers:
         most_s = bound_s(self._known_s(late))
         if most_s == math.inf:
             return
-        dues = {name: self._begun_ns(opened) + seconds_to_ns(most_s) for name, opened in late.items()}
+        bounds_s = {name: most_s * self._longer(opened) for name, opened in late.items()}
+        dues = {name: self._begun_ns(opened) + seconds_to_ns(bounds_s[name]) for name, opened in late.items()}
         for name, opened in late.items():
             if turn.now_ns >= dues[name]:
-                self._cut(turn, opened, most_s)
+                self._cut(turn, opened, bounds_s[name])
         if waiting := [due_ns for due_ns in dues.values() if turn.now_ns < due_ns]:
             turn.timer(f"job {state.job}", min(waiting))
 
     def _known_s(self, late: dict[DataSetId, OpenVisit]) -> list[float]:
-        """What visits took: those of this round, and what the late ones took before; without rounds, all."""
-        book = self._state.round_book
+        """What visits took: those of this round, and what the late ones took before; without rounds, all. Where visits
+        are as long as a site's records make them, what those of a typical site would have taken."""
+        book, plan = self._state.round_book, self._state.plan
+        typical = plan.training.batches if plan is not None and plan.epochs else 0
         if self._state.buffered:
-            return list(book.whole_s(max(_batches(opened) for opened in late.values())).values())
-        own = (book.expected_s(name, _batches(opened)) for name, opened in late.items())
-        return [*book.took_s.values(), *(seconds for seconds in own if seconds)]
+            return list(book.whole_s(typical or max(_batches(opened) for opened in late.values())).values())
+        own = (book.expected_s(name, typical or _batches(opened)) for name, opened in late.items())
+        return [
+            *(book.typical_s(typical) if typical else book.took_s.values()),
+            *(seconds for seconds in own if seconds),
+        ]
+
+    def _longer(self, opened: OpenVisit) -> float:
+        """How many times as long as at a typical site a visit is that its records make longer: it may take that."""
+        plan = self._state.plan
+        if plan is None or not plan.epochs:
+            return 1.0
+        return max(1.0, relative(_batches(opened) / plan.training.batches))
 
     def _left_of_round(self) -> dict[DataSetId, OpenVisit]:
         """Of a round of which enough have handed in, the visits that have not; nothing otherwise."""

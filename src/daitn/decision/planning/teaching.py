@@ -148,7 +148,7 @@ def visit_problem(
         [visit_seconds(place, 0, errand.model_bytes, errand.preflight) - HOP_S for place in places.values()]
     )
     move_s += np.array([2 * place.latency_s for place in places.values()])
-    work_s = [errand.batches * batch_seconds(place, errand.preflight) for place in places.values()]
+    work_s = [errand.batches_of(place) * batch_seconds(place, errand.preflight) for place in places.values()]
     zeros = np.zeros(len(names))
     charged = np.array(
         [place.tariff.price_of(spent, 0.0) or 0.0 for place, spent in zip(places.values(), work_s, strict=True)]
@@ -227,7 +227,9 @@ def _sureness(candidate: Candidate) -> float:
 def _train_s(candidate: Candidate, errand: Errand) -> float:
     """Seconds of a visit without its transfer, with what it costs on average that nobody may be there."""
     away = 1.0 - min(1.0, max(0.0, candidate.availability))
-    still = visit_seconds(candidate, errand.batches, 0, errand.preflight) - visit_seconds(candidate, 0, 0, None)
+    still = visit_seconds(candidate, errand.batches_of(candidate), 0, errand.preflight) - visit_seconds(
+        candidate, 0, 0, None
+    )
     return HOP_S + still + away * ABSENCE_S
 
 

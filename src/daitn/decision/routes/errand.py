@@ -15,9 +15,10 @@ import msgspec
 from daitn.decision.costs import verification_seconds
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.keeping import measurement_of
+from daitn.decision.visit_length import batches_at
 from daitn.descriptors.plan import Plan
 from daitn.descriptors.request import METRIC_SENSES, UNIT_METRICS, Request, Target
-from daitn.descriptors.view import TrainingView
+from daitn.descriptors.view import Candidate, TrainingView
 from daitn.descriptors.work import Measurement
 
 LOOKS_MOST: Final = 200
@@ -50,13 +51,22 @@ class Errand(msgspec.Struct, frozen=True, kw_only=True):
     joules_left: float = math.inf
     visits_left: int = 10_000
     batches: int = 0
-    """Of one visit."""
+    """Of a visit to a typical site."""
+    batch_size: int = 1
+    epochs: float = 0.0
+    """Passes that a visit makes over its data set; 0: all visits are as long."""
     model_bytes: int = 0
     preflight: Preflight | None = None
     check_s: float = 0.0
     """Seconds of one verification."""
     check_every: int = 1
     """Visits from one verification to the next."""
+
+    def batches_of(self, candidate: Candidate, unknown: int = 0) -> int:
+        """Of a visit there; `unknown` where nothing was planned."""
+        if not self.batches:
+            return unknown
+        return batches_at(self.batches, self.batch_size, self.epochs, candidate.records)
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +116,8 @@ def errand_of(
         joules_left=max(0.0, left.joules),
         visits_left=max(0, left.visits),
         batches=plan.training.batches,
+        batch_size=plan.training.batch_size,
+        epochs=plan.epochs,
         model_bytes=package.total_bytes,
         preflight=preflight,
         check_s=verification_seconds(package, preflight, unit.bytes_per_s if unit is not None else None),

@@ -90,4 +90,7 @@ def _seconds(candidate: Candidate, seen: Seen) -> float:
     """Of a visit there, coming from elsewhere unless the model is there already."""
     errand = seen.errand or Errand()
     moved = 0 if seen.last == candidate.dataset else errand.model_bytes
-    return visit_seconds(candidate, errand.batches or BATCHES, moved, errand.preflight) + 2 * candidate.latency_s
+    return (
+        visit_seconds(candidate, errand.batches_of(candidate, BATCHES), moved, errand.preflight)
+        + 2 * candidate.latency_s
+    )

@@ -81,6 +81,9 @@ def _seconds(candidate: Candidate, seen: Seen) -> float:
     """Expected of a visit there: what it takes, over the share of the time for which it can be counted on."""
     errand = seen.errand or Errand()
     moved = 0 if seen.last == candidate.dataset else errand.model_bytes
-    taken = visit_seconds(candidate, errand.batches or BATCHES, moved, errand.preflight) + 2 * candidate.latency_s
+    taken = (
+        visit_seconds(candidate, errand.batches_of(candidate, BATCHES), moved, errand.preflight)
+        + 2 * candidate.latency_s
+    )
     sure = min(1.0, max(0.0, candidate.trust)) * min(1.0, max(0.0, candidate.availability))
     return taken / max(0.01, sure)
