@@ -237,8 +237,8 @@ def _say(state: JobState, number: int, record: JobRecord, names: Names) -> _Said
             text = f"{names(node)} does not hold {wording.short(artifact)} any more, and is not asked for it again"
             return _Said(EntryKind.HOLDER_DROPPED, text, node=node)
         case CopiesLetGo(node=node, artifacts=artifacts):
-            models = "1 model" if len(artifacts) == 1 else f"{len(artifacts)} models"
-            text = f"{names(node)} had no room: it lets go {models} of this job that others hold, too"
+            lets_go = "1 model" if len(artifacts) == 1 else f"{len(artifacts)} models"
+            text = f"{names(node)} had no room: it lets go {lets_go} of this job that others hold, too"
             return _Said(EntryKind.COPIES_LET_GO, text, node=node)
         case StepMeasured(visit=visit, model=model, measurements=figures):
             said = wording.measurements(finite(figures)) if figures else "it cannot be measured"
