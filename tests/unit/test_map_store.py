@@ -1,4 +1,4 @@
-"""The map on the disk: what was kept comes back, stale; what was cut off is passed over; what is newer is refused."""
+"""The map on the disk: what was kept comes back, stale; what was cut off, or is of a newer version, is passed over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tests.builders import START_NS, make_site
 
-from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
@@ -221,24 +220,40 @@ def test_journal_that_was_cut_off_gives_what_came_before(tmp_path):
     assert again.counts == {"map_journals_damaged": 1}
 
 
-def test_snapshot_of_a_newer_registry_is_refused_with_what_to_do(tmp_path):
-    head, arrays = make_image(FactIntake(KnowledgeMap().facts), START_NS)
-    newer = msgspec.structs.replace(head, registry=REGISTRY_VERSION + 1)
-    write_snapshot(tmp_path / "snapshot-0000000001.map", newer, arrays)
+def test_snapshot_of_a_newer_registry_is_counted_named_left_alone_and_the_one_before_is_used(tmp_path):
+    kept = Kept(tmp_path)
+    kept.store.begin_generation()
+    kept.store.append(ROSTER)
+    kept.store.append(reports(1, 0.25))
+    intake = kept.store.load()
+    kept.snapshot(intake)
+    kept.store.append(reports(2, 0.5))
+    head, arrays = make_image(kept.store.load(), START_NS)
+    path = tmp_path / "snapshot-0000000009.map"
+    write_snapshot(path, msgspec.structs.replace(head, registry=REGISTRY_VERSION + 1), arrays)
+    data = path.read_bytes()
 
-    with pytest.raises(InputError, match="newer version") as caught:
-        Kept(tmp_path).store.load()
-    assert "move the map's folder aside" in caught.value.todo
+    again = Kept(tmp_path)
+
+    assert load_of(again.store.load()) == 0.5
+    assert again.counts == {"map_snapshots_newer": 1}
+    (said,) = again.store.damages
+    assert f"its registry of facts is {REGISTRY_VERSION + 1}, ours is {REGISTRY_VERSION}" in said
+    assert path.read_bytes() == data
+    assert again.store.begin_generation() == 10
 
 
-def test_snapshot_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+def test_snapshot_of_a_newer_format_is_counted_and_named_and_the_map_begins_anew(tmp_path, monkeypatch):
     kept = Kept(tmp_path)
     monkeypatch.setattr(map_store, "FORMAT", map_store.FORMAT + 1)
     kept.snapshot(FactIntake(KnowledgeMap().facts))
     monkeypatch.undo()
 
-    with pytest.raises(InputError, match="newer version"):
-        Kept(tmp_path).store.load()
+    again = Kept(tmp_path)
+
+    assert len(again.store.load().book[Kind.TERMINAL]) == 0
+    assert again.counts == {"map_snapshots_newer": 1}
+    assert f"its format is {map_store.FORMAT + 1}, ours is {map_store.FORMAT}" in again.store.damages[0]
 
 
 def test_only_the_last_two_generations_are_kept(tmp_path):

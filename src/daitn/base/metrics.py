@@ -184,6 +184,7 @@ _CENTER: Final = (
         nodes_silent="nodes were silent for so long that they count as failed: stopped, cut off, or too busy to speak",
         facts_taken="records of facts were taken into the map; work, no fault",
         map_snapshots_damaged="snapshots of the map were cut off or changed: the one before was used; look at the disk",
+        map_snapshots_newer="snapshots of the map are of a newer version and were not used: which version is started?",
         map_journals_damaged="journals of the map were cut off (a crash) or changed (the disk): the rest was asked for",
         map_entries_lost="the map's journal could not be written: the disk is full",
         map_snapshots_not_written="a snapshot of the map could not be written: the disk is full or fails",

@@ -3,7 +3,8 @@
 In one folder, for generation G: `snapshot-G.map`, and `entries-G.log` with what came after it. A new generation first
 begins its journal, then writes its snapshot beside and renames it, so at any moment the newest whole snapshot and all
 journals from its generation on give the map. The generation before is kept until the next one is whole: a snapshot that
-was cut off or damaged is passed over, counted and named, and the one before it takes its place.
+was cut off or damaged, or is of a newer version, is passed over, counted and named, and the one before it takes its
+place.
 
 A snapshot is: magic, format version, length of the head, head (MessagePack), arrays, each at a multiple of 64 bytes,
 and a BLAKE3 digest of everything before it. Journals are lengths, checksums and entries; a torn end is cut off. They
@@ -26,11 +27,10 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import InputError
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import MapEntry, apply_entry
-from daitn.topology.map_image import Arrays, DamagedMapError, ImageHead, load_image
+from daitn.topology.map_image import Arrays, DamagedMapError, ImageHead, NewerMapError, load_image
 
 MAGIC: Final = b"DAITNMAP"
 FORMAT: Final = 1
@@ -67,7 +67,7 @@ class _FileHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MapStore:
-    """See the module's docstring. `count` is told of each snapshot or journal that was damaged."""
+    """See the module's docstring. `count` is told of each snapshot or journal that could not be used."""
 
     def __init__(self, folder: Path, count: Callable[[str], None]) -> None:
         self.folder = folder
@@ -76,12 +76,17 @@ class MapStore:
         self._generation = max(self._generations("snapshot", "map") + self._generations("entries", "log"), default=0)
         self._journal: BinaryIO | None = None
         self.damages: list[str] = []
-        """What was found damaged when the map was loaded, in words: at most two snapshots and their journals."""
+        """What could not be used when the map was loaded, in words: at most two snapshots and their journals."""
         self.journal_bytes = 0
         """What the journal has grown to since the last snapshot."""
 
     def load(self) -> FactIntake:
-        """The map as it was kept; an empty one where nothing was. InputError for a snapshot of a newer version."""
+        """The map as it was kept; an empty one where nothing was.
+
+        A snapshot of a newer version is passed over like one that was damaged, and left as it is for two snapshots of
+        ours: what a map holds is told again by whoever reports it, so a domain whose centre was set back to an earlier
+        version goes on.
+        """
         intake, begin = FactIntake(FactBook()), 0
         for generation in sorted(self._generations("snapshot", "map"), reverse=True):
             path = self._path("snapshot", generation, "map")
@@ -92,6 +97,9 @@ class MapStore:
             except DamagedMapError as damage:
                 self._count("map_snapshots_damaged")
                 self._say(f"{damage}; the one before it is used, and what came since")
+            except NewerMapError as newer:
+                self._count("map_snapshots_newer")
+                self._say(f"{newer}; what came before and since is used, and the rest asked for")
         for generation in sorted(self._generations("entries", "log")):
             if generation >= begin:
                 for entry in self._read_journal(self._path("entries", generation, "log")):
@@ -195,7 +203,7 @@ def write_snapshot(path: Path, head: ImageHead, arrays: Arrays) -> None:
 
 def read_snapshot(path: Path) -> tuple[ImageHead, Arrays]:
     """The image in a snapshot: its arrays lie in the mapped file, read-only. DamagedMapError where it is cut off or was
-    changed, InputError where a newer version wrote it."""
+    changed, NewerMapError where a newer version wrote it."""
     try:
         data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
@@ -206,10 +214,7 @@ def read_snapshot(path: Path) -> tuple[ImageHead, Arrays]:
     if magic != MAGIC:
         raise DamagedMapError(f"{path} is no snapshot of the map")
     if version > FORMAT:
-        raise InputError(
-            f"{path} was written by a newer version: its format is {version}, ours is {FORMAT}",
-            todo="start the newer version, or move the map's folder aside: nodes then report everything again",
-        )
+        raise NewerMapError(f"{path} was written by a newer version: its format is {version}, ours is {FORMAT}")
     digest = blake3(data[:-DIGEST_BYTES].data, max_threads=blake3.AUTO).digest()
     if digest != data[-DIGEST_BYTES:].tobytes() or length > min(HEAD_BYTES, len(data)):
         raise DamagedMapError(f"{path} was cut off or changed: its digest does not hold")

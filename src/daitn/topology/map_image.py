@@ -37,6 +37,10 @@ class DamagedMapError(InputError):
     """A file of the map is cut off or damaged: the one before it can stand in."""
 
 
+class NewerMapError(InputError):
+    """A file of the map was written by a newer version, and is left as it is: the one before it can stand in."""
+
+
 class TableHead(msgspec.Struct, frozen=True, kw_only=True):
     """What a table has beside its arrays."""
 
@@ -57,17 +61,16 @@ class ImageHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_registry(head: ImageHead, where: str) -> None:
-    """InputError for an image of a later version of the registry."""
+    """NewerMapError for an image of a later version of the registry."""
     if head.registry > REGISTRY_VERSION:
-        raise InputError(
+        raise NewerMapError(
             f"{where} was written by a newer version: its registry of facts is {head.registry}, ours is"
-            f" {REGISTRY_VERSION}",
-            todo="start the newer version, or move the map's folder aside: nodes then report everything again",
+            f" {REGISTRY_VERSION}"
         )
 
 
 def load_image(head: ImageHead, arrays: Arrays, where: str) -> FactIntake:
-    """The map of an image. InputError for one of a later version, DamagedMapError where its
+    """The map of an image. NewerMapError for one of a later version, DamagedMapError where its
     parts do not fit each other."""
     check_registry(head, where)
     intake = FactIntake(FactBook())
