@@ -105,7 +105,9 @@ class World:
             "hyperparameters": Hyperparameters(batch_size=8, batches_per_visit=batches, learning_rate=RATE[size]),
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
-        job: Job = daitn.connect(self.token).train(make_model(WIDTH[size]), **(asked | knobs))
+        # Each job has a model of its own: what an earlier one made would be held already, and moved nowhere.
+        model = make_model(WIDTH[size], seed=len(self.jobs))
+        job: Job = daitn.connect(self.token).train(model, **(asked | knobs))
         self._follow(job)
         job.assessed()
         return job
