@@ -106,7 +106,7 @@ class World:
             "key": load_or_create_key(self.domain.folder / "ada.key"),
         }
         # Each job has a model of its own: what an earlier one made would be held already, and moved nowhere.
-        model = make_model(WIDTH[size], seed=len(self.jobs))
+        model = make_model(WIDTH[size], job=len(self.jobs))
         job: Job = daitn.connect(self.token).train(model, **(asked | knobs))
         self._follow(job)
         job.assessed()
