@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 from tests.answer_world import MODEL, AnswerWorld
+from tests.unit.test_asking import carried
 
 from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
 from daitn.descriptors.grant import Holder
@@ -37,14 +38,12 @@ async def gateway(
 ) -> AsyncIterator[Door]:
     """A gateway's door on loopback; `KEY` opens it. `DOUBLE` doubles its input."""
 
-    def call(host: Holder, query: QueryCall, timeout_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
-        answer: asyncio.Future[QueryAnswer | QueryRefused] = asyncio.get_running_loop().create_future()
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
         arrays = arrays_of(query.inputs)
-        answer.set_result(QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001))
-        return answer
+        return QueryAnswer(outputs=tensors_of({"y": arrays["x"] * 2}), engine_s=0.001)
 
     texts = OpenAiDoor(world.engine, world.asking, WayBook(), switching)
-    door = Door(world.engine, Asking(world.engine, call, world.counters), world.counters, texts, pipelines)
+    door = Door(world.engine, Asking(world.engine, carried(call), world.counters), world.counters, texts, pipelines)
     door.take_keys(
         [ApiKey(digest=digest_of_secret(KEY.secret), owner=OwnerId("app"), expires_unix_s=time.time() + 1000)]
     )

@@ -25,8 +25,21 @@ ANSWER = QueryAnswer(outputs=INPUTS, engine_s=0.002)
 Call = Callable[[NodeId, QueryCall, float], Awaitable[QueryAnswer | QueryRefused]]
 
 
+class Carried:
+    """What a host, which is a function, will say: as `answer_links.Whole`."""
+
+    def __init__(self, saying: Awaitable[QueryAnswer | QueryRefused]) -> None:
+        self._task = asyncio.ensure_future(saying)
+        self.done, self.result, self.cancel = self._task.done, self._task.result, self._task.cancel
+        self._wake: Callable[[], None] | None = None
+        self._task.add_done_callback(lambda _: self._wake and self._wake())
+
+    def call_when_done(self, wake: Callable[[], None] | None) -> None:
+        self._wake = wake
+
+
 def carried(call: Call) -> Caller:
-    return lambda host, asked, seconds: asyncio.ensure_future(call(host.node, asked, seconds))
+    return lambda host, asked, seconds: Carried(call(host.node, asked, seconds))
 
 
 def put(call: Call, *nodes: str, goal: QueryGoal = ANY) -> tuple[Asked, Counters]:

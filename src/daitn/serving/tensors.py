@@ -79,6 +79,9 @@ def tensors_of(arrays: Mapping[str, NDArray[Any]]) -> tuple[NamedTensor, ...]:
 
 def rows_of(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> int:
     """How many rows a query has, once it was compared with what the model takes; InputError listing every fault."""
+    rows = _rows_if_right(arrays, specs)
+    if rows is not None:
+        return rows
     faults: list[str] = []
     known = {spec.name: spec for spec in specs}
     faults += [f"no input {name[:80]!r}, {nearest_known(name, known)}" for name in arrays if name not in known]
@@ -105,6 +108,25 @@ def rows_of(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> 
     if not 1 <= rows <= limits.QUERY_ROWS:
         raise InputError(f"the query has {rows} rows, 1 to {limits.QUERY_ROWS} are taken", todo="split it by rows")
     return rows
+
+
+def _rows_if_right(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec]) -> int | None:
+    """The rows of a query in which nothing is wrong, which is nearly every one; None: look again, and say what is."""
+    if len(arrays) != len(specs):
+        return None
+    rows = None
+    for spec in specs:
+        array = arrays.get(spec.name)
+        if array is None or array.dtype != _NUMPY[spec.datatype]:
+            return None
+        shape = array.shape
+        if len(shape) != len(spec.shape) or not shape or (rows is not None and shape[0] != rows):
+            return None
+        for wanted, side in zip(spec.shape, shape, strict=True):
+            if wanted not in (VARIES, side):
+                return None
+        rows = shape[0]
+    return rows if rows is not None and 1 <= rows <= limits.QUERY_ROWS else None
 
 
 def shape_key(arrays: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, tuple[int, ...]], ...]:

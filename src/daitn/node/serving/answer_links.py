@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from daitn.descriptors.grant import Holder
 from daitn.descriptors.texts import Given, TextAsk
 from daitn.node.fabric.contract import Fabric, Stream
 from daitn.node.fabric.contract import Holder as FabricHolder
+from daitn.node.serving.alarms import Alarms
 from daitn.node.serving.frames import FRAME_BYTES, FrameWriter
 from daitn.wire.answers import (
     STREAM_WORD,
@@ -103,44 +105,77 @@ class Answer:
             self._waits.set_result(None)
 
 
-class _Whole:
-    """One query of tensors at one host: its answer comes whole, in time, or not at all."""
+class Whole:
+    """One query of tensors at one host: its answer comes whole, in time, or not at all. What waits for it is called in
+    the turn in which it comes: a future would have it wait for two more turns of the loop."""
 
-    def __init__(self, host: NodeId, patience_s: float, *, of_key: bool = False) -> None:
-        self._of_key = of_key
-        loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = loop.create_future()
+    __slots__ = ("_alarm", "_answer", "_fault", "_host", "_of_key", "_patience_s", "_waits", "link", "number", "over")
+
+    def __init__(self, host: NodeId, patience_s: float, alarms: Alarms, *, of_key: bool = False) -> None:
+        self._host, self._patience_s, self._of_key = host, patience_s, of_key
+        self._answer: QueryAnswer | QueryRefused | KeyTold | None = None
+        self._fault: BaseException | None = None
+        self._waits: Callable[[], None] | None = None
         self.over = False
         self.link: _Link | None = None
         self.number = 0
-        self._host, self._patience_s = host, patience_s
-        self._timer = loop.call_later(patience_s, self._late)
-        self.future.add_done_callback(self._done)
+        self._alarm = alarms.set(patience_s, self._late)
+
+    def done(self) -> bool:
+        """Whether it is known what came."""
+        return self.over
+
+    def result(self) -> Any:
+        """What came; raises what came in its place."""
+        if self._fault is not None:
+            raise self._fault
+        return self._answer
+
+    def call_when_done(self, wake: Callable[[], None] | None) -> None:
+        """Whom to call, once, when it is known what came; None: nobody any more."""
+        self._waits = wake
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: the host stops."""
+        self._end(asyncio.CancelledError(), tell=True)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for it; for whoever waits for nothing else. As `result`."""
+        if not self.over:
+            some: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waits = lambda: None if some.done() else some.set_result(None)
+            try:
+                yield from some
+            finally:
+                self.cancel()
+        return self.result()
 
     def arrive(self, frame: FromHost) -> bool:
         """Its answer, or what the host may not send."""
         if not isinstance(frame, QueryDone) or isinstance(frame.answer, KeyTold) != self._of_key:
             return False
-        self.over = True
-        if not self.future.done():
-            self.future.set_result(frame.answer)
+        self._answer = frame.answer
+        self._end(None)
         return True
 
     def fail(self, fault: DaitnError) -> None:
         """The stream is gone, or cannot be had."""
-        self.over = True
-        if not self.future.done():
-            self.future.set_exception(fault)
+        self._end(fault)
 
     def _late(self) -> None:
-        if not self.future.done():
-            self.future.set_exception(UnavailableError(f"{self._host} did not answer within {self._patience_s:.3g} s"))
+        late = UnavailableError(f"{self._host} did not answer within {self._patience_s:.3g} s")
+        self._end(late, tell=True)
 
-    def _done(self, _: object) -> None:
-        self._timer.cancel()
-        if self.link is not None and not self.over:  # too late, or nobody waits for it: the host stops
+    def _end(self, fault: BaseException | None, *, tell: bool = False) -> None:
+        if self.over:
+            return
+        self.over, self._fault = True, fault
+        Alarms.off(self._alarm)
+        if tell and self.link is not None:
             self.link.forget(self.number, tell=True)
-        self.over = True
+        wake, self._waits = self._waits, None
+        if wake is not None:
+            wake()
 
 
 class AnswerLinks:
@@ -150,19 +185,22 @@ class AnswerLinks:
         self._fabric = fabric
         self._links: dict[NodeId, _Link] = {}
         self._opening: dict[NodeId, asyncio.Lock] = {}
+        self._alarms = Alarms()
         self._numbers = 0
         self._soon: set[asyncio.Task[None]] = set()
 
-    def query(self, host: Holder, call: QueryCall, patience_s: float) -> asyncio.Future[QueryAnswer | QueryRefused]:
-        """What a host says to a query of tensors; UnavailableError where it says nothing in time or cannot be reached,
-        PeerError where it breaks the rules, InputError for what cannot be carried. Cancelled, the host stops."""
-        return self._ask_whole(host, call, _Whole(host.node, patience_s))
+    def query(self, host: Holder, call: QueryCall, patience_s: float) -> Whole:
+        """What a host says to a query of tensors: `QueryAnswer` or `QueryRefused`; UnavailableError where it says
+        nothing in time or cannot be reached, PeerError where it breaks the rules, InputError for what cannot be
+        carried. Cancelled, the host stops."""
+        return self._ask_whole(host, call, Whole(host.node, patience_s, self._alarms))
 
-    def key(self, host: Holder, patience_s: float) -> asyncio.Future[KeyTold]:
+    async def key(self, host: Holder, patience_s: float) -> KeyTold:
         """The key with which queries may be encrypted for a host; errors as `query`."""
-        return self._ask_whole(host, KeyCall(), _Whole(host.node, patience_s, of_key=True))
+        told: KeyTold = await self._ask_whole(host, KeyCall(), Whole(host.node, patience_s, self._alarms, of_key=True))
+        return told
 
-    def _ask_whole(self, host: Holder, call: QueryCall | KeyCall, whole: _Whole) -> asyncio.Future[Any]:
+    def _ask_whole(self, host: Holder, call: QueryCall | KeyCall, whole: Whole) -> Whole:
         link = self._links.get(host.node)
         if link is not None and not link.over and link.writer.free:
             self._put(link, whole, call)
@@ -170,9 +208,9 @@ class AnswerLinks:
             task = asyncio.get_running_loop().create_task(self._put_soon(host, whole, call))
             self._soon.add(task)
             task.add_done_callback(self._soon.discard)
-        return whole.future
+        return whole
 
-    def _put(self, link: _Link, whole: _Whole, call: QueryCall | KeyCall) -> None:
+    def _put(self, link: _Link, whole: Whole, call: QueryCall | KeyCall) -> None:
         self._numbers += 1
         data = encode_frame(QueryAsked(query=self._numbers, call=call))
         if len(data) > FRAME_BYTES:
@@ -182,7 +220,7 @@ class AnswerLinks:
         link.answers[self._numbers] = whole
         link.writer.put_now(data)
 
-    async def _put_soon(self, host: Holder, whole: _Whole, call: QueryCall | KeyCall) -> None:
+    async def _put_soon(self, host: Holder, whole: Whole, call: QueryCall | KeyCall) -> None:
         try:
             link = await self._link(host)
             await link.writer.room()
@@ -240,7 +278,7 @@ class _Link:
     """The stream to one host."""
 
     def __init__(self, stream: Stream) -> None:
-        self.answers: dict[int, Answer | _Whole] = {}
+        self.answers: dict[int, Answer | Whole] = {}
         self.writer = FrameWriter(stream)
         self.over = False
         self._stream = stream

@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,6 +26,7 @@ from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
+from daitn.node.serving.alarms import Alarms
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.outcome_book import OutcomeBook
 from daitn.node.serving.turns import Standing, Turns, alike
@@ -48,7 +49,24 @@ WAIT_S: Final = 0.05
 LATE_LEAST_S: Final = 0.05
 """No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
 
-Caller = Callable[[Holder, QueryCall, float], "asyncio.Future[QueryAnswer | QueryRefused]"]
+
+class Coming(Protocol):
+    """What a host will say to a query; `answer_links.Whole`."""
+
+    def done(self) -> bool:
+        """Whether it is known."""
+
+    def result(self) -> QueryAnswer | QueryRefused:
+        """What it said; raises why it said nothing."""
+
+    def call_when_done(self, wake: Callable[[], None] | None) -> None:
+        """Whom to call when it is known; None: nobody any more."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+
+
+Caller = Callable[[Holder, QueryCall, float], Coming]
 """Sends a query to a host; what it says within some seconds. Errors and cancelling as `AnswerLinks.query`."""
 
 
@@ -106,7 +124,7 @@ class _Copy(NamedTuple):
 
     choice: Choice
     sent_ns: int
-    came: asyncio.Future[QueryAnswer | QueryRefused]
+    came: Coming
 
 
 class Asking:
@@ -126,6 +144,7 @@ class Asking:
         self._turns = Turns(engine.engines, standing)
         self._versions: dict[ModelName, ServedModel] = {}
         self._random = random.Random()
+        self._alarms = Alarms()
         self._prefix, self._queries = secrets.token_hex(4), 0
 
     async def ask(
@@ -262,7 +281,7 @@ class Asking:
         other copy is withdrawn."""
         copies = [self._send(query, choice)]
         try:
-            done = await _first(copies, max(choice.late_s, LATE_LEAST_S))
+            done = await _first(copies, max(choice.late_s, LATE_LEAST_S), self._alarms)
             if not done and len(query.tried) < TRIES and self._engine.may_hedge():
                 second = self._choose(query)
                 if isinstance(second, Choice):
@@ -270,7 +289,7 @@ class Asking:
                     copies.append(self._send(query, second))
             outcome: QueryAnswer | Refused | None = None
             while copies and not isinstance(outcome, QueryAnswer):
-                for copy in done or await _first(copies, None):
+                for copy in done or await _first(copies, None, self._alarms):
                     copies.remove(copy)
                     came = self._came(query, copy)
                     outcome = outcome if isinstance(outcome, QueryAnswer) else came
@@ -345,24 +364,23 @@ def _kind(error: DaitnError) -> str:
     return f"{error.kind} ({error.what[:120]})" if isinstance(error, UnavailableError) else error.kind
 
 
-async def _first(copies: Sequence[_Copy], seconds: float | None) -> list[_Copy]:
-    """Those that are over, once any is; none where that takes longer. As `asyncio.wait`, at a third of its cost."""
+async def _first(copies: Sequence[_Copy], seconds: float | None, alarms: Alarms) -> list[_Copy]:
+    """Those that are over, once any is; none where that takes longer."""
     if not any(copy.came.done() for copy in copies):
-        loop = asyncio.get_running_loop()
-        some: asyncio.Future[None] = loop.create_future()
+        some: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def wake(_: object = None) -> None:
+        def wake() -> None:
             if not some.done():
                 some.set_result(None)
 
-        timer = None if seconds is None else loop.call_later(seconds, wake)
+        alarm = None if seconds is None else alarms.set(seconds, wake)
         for copy in copies:
-            copy.came.add_done_callback(wake)
+            copy.came.call_when_done(wake)
         try:
             await some
         finally:
-            if timer is not None:
-                timer.cancel()
+            if alarm is not None:
+                alarms.off(alarm)
             for copy in copies:
-                copy.came.remove_done_callback(wake)
+                copy.came.call_when_done(None)
     return [copy for copy in copies if copy.came.done()]

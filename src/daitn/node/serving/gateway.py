@@ -4,12 +4,14 @@ that nobody waits for."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import secrets
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from daitn.base.effects import Effect, Event
 from daitn.base.errors import InputError
@@ -33,6 +35,9 @@ from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
 from daitn.node.serving.webhooks import Webhooks
 from daitn.terminal.gateway import TakeKeys, TakeRoutes
+
+COLLECTED_OBJECTS: Final = 30_000
+"""New objects after which cycles are looked for: a pause of 2 ms at most."""
 
 
 class GatewayHands:
@@ -69,6 +74,7 @@ class GatewayHands:
         """Open the door; UnavailableError where its port cannot be had. Choices are compiled before anybody waits."""
         await asyncio.to_thread(warm_up)
         await self._switching.learn()
+        _settle_memory()
         await self.door.start(self._config.host, self._config.port, self._context)
         self.address = self.door.address
         self._telling = asyncio.create_task(self._counts.tell_often())
@@ -92,6 +98,15 @@ class GatewayHands:
             await asyncio.gather(self._telling, return_exceptions=True)
         await self.door.stop()
         await self._links.close()
+
+
+def _settle_memory() -> None:
+    """Have the collector of cycles look at new objects seldom, and at what was loaded never again: a query makes a
+    hundred objects, of which none is in a cycle, and looking for them took a tenth of the gateway's time. Where cycles
+    are made, 30,000 objects of them are kept a while longer: some megabytes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED_OBJECTS, 20, 20)
 
 
 def _context(config: GatewayConfig) -> ssl.SSLContext | None:

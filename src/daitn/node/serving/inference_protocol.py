@@ -92,30 +92,31 @@ def decode_infer(body: bytes, header_length: str | None, headers: Mapping[str, s
         if cut > len(body):
             raise InputError(f"{HEADER} says {cut} bytes, the body has {len(body)}")
     try:
-        asked = _decoder.decode(memoryview(body)[:cut])
+        asked = _decoder.decode(body if cut == len(body) else memoryview(body)[:cut])
     except UNDECODABLE as error:
         raise InputError(f"the request does not decode: {str(error)[:200]}", todo="see the protocol's infer") from None
-    raw, place = memoryview(body)[cut:], 0
+    place, left = 0, len(body) - cut
     tensors: list[NamedTensor] = []
     for one in asked.inputs:
         size = one.parameters.get("binary_data_size")
         if size is None:
             tensors.append(_tensor(one, _from_json(one)))
             continue
-        if type(size) is not int or size < 0 or place + size > len(raw):
-            raise InputError(f"input {one.name[:80]!r} says {size!r} binary bytes, {len(raw) - place} are left")
-        tensors.append(_tensor(one, bytes(raw[place : place + size])))
-        place += size
-    if place != len(raw):
-        raise InputError(f"{len(raw) - place} bytes after the last binary input belong to none")
+        if type(size) is not int or size < 0 or size > left:
+            raise InputError(f"input {one.name[:80]!r} says {size!r} binary bytes, {left} are left")
+        tensors.append(_tensor(one, body[cut + place : cut + place + size]))
+        place, left = place + size, left - size
+    if left:
+        raise InputError(f"{left} bytes after the last binary input belong to none")
     binary_all = asked.parameters.get("binary_data_output") is True
+    wanted = asked.outputs
     return Infer(
         id=asked.id,
         inputs=tuple(tensors),
         arrays=arrays_of(tensors),
         goal=goal_of(asked.parameters, headers),
-        outputs=tuple(one.name for one in asked.outputs),
-        binary=tuple(one.name for one in asked.outputs if one.parameters.get("binary_data", binary_all) is True),
+        outputs=tuple([one.name for one in wanted]),
+        binary=tuple([one.name for one in wanted if one.parameters.get("binary_data", binary_all) is True]),
         binary_all=binary_all,
     )
 
