@@ -33,6 +33,7 @@ from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.pipelines import Pipeline
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.node.http.problems import HttpError
+from daitn.node.serving import door_schema
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
@@ -101,6 +102,7 @@ class Door:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._errors])
         get, post = app.router.add_get, app.router.add_post
         get("/v2", self._server)
+        get(door_schema.PATH, self._document)
         get("/v2/health/live", self._live)
         get("/v2/health/ready", self._ready)
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
@@ -190,6 +192,9 @@ class Door:
 
     async def _server(self, _: web.Request) -> web.Response:
         return _json({"name": "daitn", "version": __version__, "extensions": protocol.EXTENSIONS})
+
+    async def _document(self, _: web.Request) -> web.Response:
+        return _json(door_schema.document())
 
     async def _metadata(self, request: web.Request) -> web.Response:
         model = self._model(request)
