@@ -5,8 +5,10 @@ from __future__ import annotations
 from tests.builders import changed
 from tests.simulation.worlds import load, play, records
 
+from daitn.base.ids import CENTER
 from daitn.base.units import NS_PER_S
-from daitn.control_center.training.records import JobAssessed, PromiseMade, VisitOrdered
+from daitn.control_center.training.records import JobAssessed, PromiseMade, VisitAccepted, VisitOrdered
+from daitn.control_center.training.windows import closes_before
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.job import Phase
 from daitn.descriptors.work import TrainWork
@@ -59,3 +61,39 @@ def test_job_that_has_only_sites_outside_their_windows_is_refused_with_that_reas
     assert report.phases == (Phase.REFUSED,)
     verdict = records(world, JobAssessed)[-1].verdict
     assert {one.why.split(" in ")[0] for one in verdict.excluded} == {"its access opens"}
+
+
+def test_no_visit_begins_that_would_not_be_through_before_its_window_closes():
+    scenario = load()
+    window = Window(start_unix_s=EPOCH_NS / NS_PER_S, seconds=2.0, every_s=4.0)
+    access = Access(kind=AccessKind.SATELLITE, windows=(window,))
+    nodes = tuple(changed(one, access=access) if one.name == "north" else one for one in scenario.nodes)
+    job = changed(scenario.jobs[0], method="cyclic", visits=60)
+    report, world = play(changed(scenario, nodes=nodes, jobs=(job,), faults=changed(scenario.faults, cuts=())))
+
+    assert report.fault == ""
+    (north,) = (node for node, process in world.processes.items() if process.name == "north")
+    orders: dict[str, VisitOrdered] = {}
+    took_s: list[float] = []
+    left_s: list[tuple[float, float]] = []
+    for record in world.processes[CENTER].journal:
+        if isinstance(record, VisitOrdered) and record.node == north and isinstance(record.work, TrainWork):
+            orders[record.visit] = record
+            if took_s:
+                left_s.append((2.0 - (record.at_ns - EPOCH_NS) / NS_PER_S % 4.0, took_s[-1]))
+        elif isinstance(record, VisitAccepted) and record.visit in orders:
+            took_s.append(record.outcome.seconds)
+    assert len(left_s) >= 3
+    assert all(left >= needed for left, needed in left_s)
+
+
+def test_what_waits_for_the_next_window_is_what_fits_there_and_not_in_this_one():
+    window = Window(start_unix_s=1000.0, seconds=60.0, every_s=600.0)
+    passes = Access(kind=AccessKind.SATELLITE, windows=(window,))
+
+    assert not closes_before(passes, 1010.0, 50.0)
+    assert closes_before(passes, 1011.0, 50.0)
+    assert not closes_before(passes, 1010.0, 61.0), "no window is long enough: its transfer goes on in the next"
+    assert not closes_before(Access(), 1010.0, 1e9)
+    once = Access(kind=AccessKind.SATELLITE, windows=(Window(start_unix_s=1000.0, seconds=60.0),))
+    assert not closes_before(once, 1010.0, 55.0), "no window comes any more"

@@ -17,6 +17,7 @@ from daitn.base.effects import (
     PeerAppeared,
     PeerVanished,
     Send,
+    SetTimer,
     Started,
     TimerFired,
     computed,
@@ -26,6 +27,8 @@ from daitn.base.ids import ArtifactId, DomainId, ModelName, NodeId, OwnerId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
+from daitn.control_center.inference.deployment_desk import WINDOW_TIMER
+from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.serving import (
     EngineKind,
@@ -392,3 +395,42 @@ def test_what_a_host_serves_is_on_the_map_and_leaves_it_again() -> None:
     told = domain.told[NodeId("n0001")]
     domain.do(Delivered(sender=NodeId("n0001"), message=ModelsServed(sequence=told.sequence)))
     assert models.row_of("s1/sides") is None
+
+
+def passes(start_s: float, seconds: float) -> Access:
+    """There for a while in every hour."""
+    window = Window(start_unix_s=start_s, seconds=seconds, every_s=3600.0)
+    return Access(kind=AccessKind.SATELLITE, windows=(window,))
+
+
+def test_host_is_asked_nothing_outside_its_window_and_gateways_are_told_when_it_opens_and_closes():
+    domain = Domain(make_host(1, access=passes(900.0, 300.0)), make_host(2))
+    domain.deploy()
+    for node in ("n0001", "n0002"):
+        domain.serve(node)
+    assert domain.routes() == {"n0001", "n0002"}
+
+    timers = [one for one in domain.do(TimerFired(name=WINDOW_TIMER)) if isinstance(one, SetTimer)]
+    (due_ns,) = [one.at_ns for one in timers if one.name == WINDOW_TIMER]
+    assert due_ns == 1140 * S, "a minute before it closes"
+    domain.do(TimerFired(name=WINDOW_TIMER), after_s=200)
+    assert domain.routes() == {"n0002"}
+    domain.do(TimerFired(name=WINDOW_TIMER), after_s=3300)
+    assert domain.routes() == {"n0001", "n0002"}
+
+
+def test_replica_is_brought_elsewhere_before_the_window_of_its_host_closes():
+    domain = Domain(make_host(1, access=passes(900.0, 300.0)), make_host(2, access=passes(990.0, 40.0)))
+    domain.deploy("= 1 replica")
+    domain.serve("n0001")
+    assert domain.placed() == {"n0001"}, "the other one's closes sooner"
+
+    domain.hosts[NodeId("n0003")] = third = make_host(3)
+    domain.do(PeerAppeared(node=third.node))
+    domain.do(Delivered(sender=third.node, message=Describe(descriptor=third, sequence=1, generated_unix_s=1000.0)))
+    domain.do(TimerFired(name="placing"), after_s=150)
+
+    assert domain.staying() == {"n0003"}
+    assert domain.routes() == {"n0001"}, "which answers until the new one does"
+    domain.serve("n0003")
+    assert domain.routes() == {"n0003"}

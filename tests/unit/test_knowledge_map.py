@@ -6,6 +6,7 @@ import pytest
 from tests.builders import START_NS, make_site, make_unit
 
 from daitn.base.ids import DataSetId, NodeId
+from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence
@@ -172,3 +173,30 @@ def test_newcomer_is_trusted_in_the_columns_as_in_the_book():
     column = knowledge.facts[Kind.TERMINAL].column("trust")
 
     assert float(column[0]) == pytest.approx(knowledge.trust(facts, 1_000))
+
+
+def test_access_and_its_next_window_are_facts_that_move_on_when_it_has_closed():
+    now_s = START_NS // S
+    window = Window(start_unix_s=now_s + 10, seconds=20, every_s=100)
+    knowledge = made(make_site(1, access=Access(kind=AccessKind.SATELLITE, metered=True, windows=(window,))))
+    table = knowledge.facts[Kind.TERMINAL]
+    row = table.row_of(NODE)
+
+    def facts(*names: str) -> list[object]:
+        return [table.value(row, name) for name in names]
+
+    assert facts("access_kind", "metered") == ["satellite", True]
+    assert table.value(row, "available_frac") == pytest.approx(0.2, abs=0.01)
+    for seconds, begins in ((5, 10), (25, 10), (35, 110)):
+        assert knowledge.heard(NODE, 5, START_NS + seconds * S)
+        assert facts("window_opens_unix_s", "window_closes_unix_s") == [now_s + begins, now_s + begins + 20]
+
+
+def test_access_without_windows_has_none_on_the_map():
+    knowledge = made()
+    table = knowledge.facts[Kind.TERMINAL]
+    row = table.row_of(NODE)
+
+    assert knowledge.heard(NODE, 5, START_NS + S)
+    assert [table.value(row, name) for name in ("window_opens_unix_s", "window_closes_unix_s")] == [None, None]
+    assert (table.value(row, "access_kind"), table.value(row, "available_frac")) == ("wireline", 1.0)

@@ -18,6 +18,7 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.units import NS_PER_S
 from daitn.decision.query_route.standing import ranges_of, standing_of
 from daitn.describe.reporting import registered_shape
+from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.query_view import (
     HOSTS_MOST,
@@ -186,6 +187,25 @@ def test_hosts_whose_consent_is_old_or_trust_too_little_are_in_no_view():
 
     assert names(view) == ["s2/sides"]
     assert reasons(view) == {"s1/sides": HostReason.CONSENT_OLD}
+
+
+def test_host_whose_access_has_no_window_open_is_no_candidate_until_it_opens():
+    hosts = Hosts()
+    start_s = START_NS / NS_PER_S
+    passes = Access(kind=AccessKind.SATELLITE, windows=(Window(start_unix_s=start_s, seconds=30.0, every_s=90.0),))
+    node = hosts.add(1, access=passes)
+    hosts.add(2)
+
+    found = []
+    for after_s in (10, 40, 95):
+        hosts.now_ns = START_NS + after_s * NS_PER_S
+        if after_s != 40:  # out of reach, it says nothing
+            hosts.knowledge.heard(node, 1, hosts.now_ns)
+        hosts.knowledge.heard(NodeId("n0002"), 1, hosts.now_ns)
+        found.append((set(names(hosts.view(model="sides"))), reasons(hosts.view(model="sides"))))
+
+    both = {"s1/sides", "s2/sides"}
+    assert found == [(both, {}), ({"s2/sides"}, {"s1/sides": HostReason.CLOSED}), (both, {})]
 
 
 def test_paths_are_those_from_where_it_is_asked():

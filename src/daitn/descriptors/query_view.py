@@ -66,6 +66,8 @@ class HostReason(StrEnum):
     """Why a model at a host is no candidate."""
 
     NOT_REACHABLE = "not-reachable"
+    CLOSED = "closed"
+    """Its host's access has windows, and none is open."""
     CONSENT_OLD = "consent-old"
     NOT_ACCESSIBLE = "not-accessible"
     REGION = "region"

@@ -13,6 +13,8 @@ from typing import Final, TypedDict
 import numpy as np
 
 from daitn.base.ids import NodeId
+from daitn.base.units import NS_PER_S
+from daitn.descriptors.access import Access, open_frac, open_span
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import fact_named
 from daitn.descriptors.terminals import DataDescriptor, Histogram, NodeDescriptor, Role
@@ -35,6 +37,10 @@ _ROLES: Final = {
     "aggregates": Role.AGGREGATOR,
     "hosts": Role.HOST,
 }
+
+
+DAY_S: Final = 86_400.0
+"""Over which an access is said to be there."""
 
 
 class _Stamps(TypedDict):
@@ -76,6 +82,7 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
             "price_per_gb": priced.tariff.price_per_gigabyte or 0.0,
         }
         terminals.note(row, "price", believed(Kind.TERMINAL, price), source=owner, **stamps)
+    note_access(terminals, row, descriptor.access, generated_ns, received_ns)
     described = {data.dataset for data in descriptor.data}
     gone = [
         one
@@ -86,6 +93,24 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
     for data in descriptor.data[:DATA_MOST]:
         _describe_data(intake, data, row, owner, generated_ns, received_ns)
     return row
+
+
+def note_access(terminals: FactTable, row: int, access: Access, generated_ns: int, received_ns: int) -> None:
+    """How a node is attached, and the window of its access that is open at `generated_ns` or the next one. Said again
+    when that window has closed. O(windows)."""
+    now_s = generated_ns / NS_PER_S
+    span = open_span(access, now_s)
+    planned = span is not None and bool(access.windows)
+    values: dict[str, Value] = {
+        "access_kind": access.kind.value,
+        "metered": access.metered,
+        "available_frac": open_frac(access, now_s, now_s + DAY_S),
+        "window_opens_unix_s": span[0] if planned and span is not None else None,
+        "window_closes_unix_s": span[1] if planned and span is not None else None,
+    }
+    source = int(terminals.owners()[row])
+    stamps = _Stamps(generated_ns=generated_ns, received_ns=received_ns)
+    terminals.note(row, "access", believed(Kind.TERMINAL, values), source=source, **stamps)
 
 
 def _describe_data(
@@ -158,7 +183,7 @@ def confirm_node(intake: FactIntake, descriptor: NodeDescriptor, now_ns: int) ->
     """The node says that its description still holds: all facts that come from it are as new as that. Those that it has
     reported since by number keep their own moments. O(data sets · (labels + fields)) look-ups."""
     book = intake.book
-    _stamp(book[Kind.TERMINAL], ("identity", "capacity"), [descriptor.node], now_ns)
+    _stamp(book[Kind.TERMINAL], ("identity", "capacity", "access"), [descriptor.node], now_ns)
     described = descriptor.data[:DATA_MOST]
     _stamp(
         book[Kind.DATA],

@@ -12,6 +12,7 @@ terminals that they report for, of data sets, models, queries and links. `NodeFa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
@@ -19,7 +20,7 @@ from typing import Final
 from daitn.base.effects import Record
 from daitn.base.ids import CENTER, DataSetId, NodeId
 from daitn.base.units import NS_PER_S, ns_to_seconds
-from daitn.descriptors.access import is_open
+from daitn.descriptors.access import is_open, open_span
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.query_view import QueryDemand
@@ -27,7 +28,7 @@ from daitn.descriptors.serving import Replica
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.columns import FactTable, Value
-from daitn.topology.describing import believed, confirm_node, describe_node, forget_node
+from daitn.topology.describing import believed, confirm_node, describe_node, forget_node, note_access
 from daitn.topology.describing_models import describe_models
 from daitn.topology.describing_queries import describe_queries
 from daitn.topology.fact_book import FactBook
@@ -116,6 +117,7 @@ class KnowledgeMap:
             known = NodeFacts(self.facts[Kind.TERMINAL], row, descriptor, sequence)
             self._nodes[descriptor.node] = known
         known.descriptor, known.sequence, known.ended = descriptor, sequence, False
+        known.window_ends_ns = 0
         known.set_confirmed(now_ns)
         known.set_reachable(True, now_ns)
         known.set_trust(self.trust_book.score(descriptor.node, now_ns), now_ns)
@@ -179,11 +181,20 @@ class KnowledgeMap:
         if known is None or known.sequence != sequence:
             return False
         known.set_confirmed(now_ns)
+        self._look_at_window(known, now_ns)
         if now_ns - known.stamped_ns >= STAMP_NS:
             known.stamped_ns = now_ns
             confirm_node(self.intake, known.descriptor, now_ns)
         self.spoke(node, now_ns)
         return True
+
+    def _look_at_window(self, known: NodeFacts, now_ns: int) -> None:
+        """The window of its access that the map speaks of has closed: it speaks of the next one."""
+        if now_ns >= known.window_ends_ns:
+            access = known.descriptor.access
+            note_access(self.facts[Kind.TERMINAL], known.row, access, now_ns, now_ns)
+            span = open_span(access, now_ns / NS_PER_S) if access.windows else None
+            known.window_ends_ns = math.inf if span is None else span[1] * NS_PER_S
 
     def spoke(self, node: NodeId, now_ns: int) -> None:
         """Something came from this node."""
@@ -319,8 +330,11 @@ class KnowledgeMap:
     def usable(self, facts: NodeFacts, now_ns: int) -> bool:
         """Whether decisions may rest on this node now: reachable, its access there by plan (a node whose window has
         closed may not have been missed yet), and its consent confirmed recently."""
-        there = facts.reachable and is_open(facts.descriptor.access, now_ns / NS_PER_S)
-        return there and self.age_s(facts, now_ns) <= CONSENT_AGE_S
+        return self.there(facts, now_ns) and self.age_s(facts, now_ns) <= CONSENT_AGE_S
+
+    def there(self, facts: NodeFacts, now_ns: int) -> bool:
+        """Whether something may be sent to this node now: reachable, and its access there by plan."""
+        return facts.reachable and is_open(facts.descriptor.access, now_ns / NS_PER_S)
 
     def age_s(self, facts: NodeFacts, now_ns: int) -> float:
         """Seconds since the node's description was last confirmed."""

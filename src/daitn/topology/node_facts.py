@@ -31,12 +31,14 @@ class NodeFacts:
         """While not reachable: whether its process ended, as against a cut link."""
         self.stamped_ns = 0
         """When all facts of its description were last confirmed."""
+        self.window_ends_ns: float = 0
+        """Until when what the map says of its access's windows holds; infinite where it has none."""
         self.gaps_s: list[float] = []
         """Seconds between signs of life of its visits, the newest `GAPS` of them."""
 
     def rebind(self, table: FactTable, row: int) -> None:
         """The columns were read anew: this is its row in them."""
-        self._table, self.row, self.stamped_ns = table, row, 0
+        self._table, self.row, self.stamped_ns, self.window_ends_ns = table, row, 0, 0
 
     @property
     def reachable(self) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.base.ids import NodeId
+from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.query_view import (
     DEMANDS_MOST,
@@ -162,6 +163,7 @@ def _reasons(reading: Reading, request: QueryRequest, facts: _Facts) -> NDArray[
         why[(why == 0) & where] = _REASONS.index(reason) + 1
 
     out(HostReason.NOT_REACHABLE, reading.values(Kind.MODEL, "terminal.reachable", rows) != 1)
+    out(HostReason.CLOSED, _closed(reading, rows))
     consent_A = reading.numbers(Kind.MODEL, Measure(fact="terminal.name", of="age"), rows)
     out(HostReason.CONSENT_OLD, ~(consent_A <= CONSENT_AGE_S))
     out(HostReason.NOT_ACCESSIBLE, reading.values(Kind.MODEL, "model_accessible", rows) == 0)
@@ -182,6 +184,15 @@ def _reasons(reading: Reading, request: QueryRequest, facts: _Facts) -> NDArray[
     if goal.deadline_s is not None:
         out(HostReason.LATE, facts.completion_A > goal.deadline_s)
     return why
+
+
+def _closed(reading: Reading, rows: Rows) -> NDArray[np.bool_]:
+    """Whose host's access has windows and is not open in any now, as far as the map knows: (A,)."""
+    now_s = reading.now_ns / NS_PER_S
+    opens_A = reading.values(Kind.MODEL, "terminal.window_opens_unix_s", rows)
+    closes_A = reading.values(Kind.MODEL, "terminal.window_closes_unix_s", rows)
+    never_A = reading.values(Kind.MODEL, "terminal.available_frac", rows) == 0
+    return np.asarray((opens_A > now_s) | (closes_A <= now_s) | never_A)
 
 
 def _exclusion(reading: Reading, request: QueryRequest, facts: _Facts, place: int, reason: HostReason) -> HostExclusion:
@@ -218,6 +229,8 @@ def _exclusion(reading: Reading, request: QueryRequest, facts: _Facts, place: in
             why = "its provider's policy lets nobody ask it"
         case HostReason.CONSENT_OLD:
             why = f"its host's consent was not confirmed for {CONSENT_AGE_S:.0f} s"
+        case HostReason.CLOSED:
+            why = "the access of its host is not there by plan"
         case HostReason.NOT_REACHABLE:
             why = "its host does not answer"
     return HostExclusion(thing=table.id_of(row), reason=reason, why=why)

@@ -20,23 +20,27 @@ def said_of(observed: Observed, node: NodeId, model: ModelName, artifact: Artifa
     return replica if replica is not None and replica.artifact == artifact else None
 
 
-def routed(name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed) -> list[NodeId]:
-    """Hosts that queries may be sent to: those that stay; those that leave only until all that stay answer."""
+def routed(name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed, now_ns: int) -> list[NodeId]:
+    """Hosts that queries may be sent to, of those whose access is there by plan: those that stay; those that leave only
+    until all that stay answer."""
     able: list[NodeId] = []
     for node in model.placed:
         facts, replica = knowledge.node(node), said_of(observed, node, name, model.artifact)
-        if facts is not None and facts.reachable and replica is not None and replica.phase is ReplicaPhase.SERVING:
+        there = facts is not None and knowledge.there(facts, now_ns)
+        if there and replica is not None and replica.phase is ReplicaPhase.SERVING:
             able.append(node)
     staying = [node for node in able if node not in model.leaving]
     return staying if len(staying) == len(model.staying) else able
 
 
-def served_model(name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed) -> ServedModel:
+def served_model(
+    name: ModelName, model: Deployed, knowledge: KnowledgeMap, observed: Observed, now_ns: int
+) -> ServedModel:
     """A model with the replicas that answer now."""
     routes: list[Route] = []
     inputs = model.needs.inputs
     outputs: tuple[TensorSpec, ...] = ()
-    for node in routed(name, model, knowledge, observed):
+    for node in routed(name, model, knowledge, observed, now_ns):
         facts, replica = knowledge.node(node), said_of(observed, node, name, model.artifact)
         if facts is None or replica is None:
             continue

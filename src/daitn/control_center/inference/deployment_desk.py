@@ -24,6 +24,7 @@ from daitn.control_center.inference.answering import routed, said_of, served_mod
 from daitn.control_center.inference.commands import CanaryAsked, DeployAsked, DeployStagesAsked, UndeployAsked
 from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed, apply_record
+from daitn.control_center.inference.host_windows import lasting, next_edge_s
 from daitn.control_center.inference.live_book import LiveBook
 from daitn.control_center.inference.offered import OfferedModels
 from daitn.control_center.inference.placing import KEY, Placing
@@ -55,6 +56,7 @@ PATIENCES: Final = 1.0
 """A host silent for so many patiences of the domain is given up: its models are served by others meanwhile, and coming
 back costs it a start only."""
 
+WINDOW_TIMER: Final = "windows of hosts"
 LOOK_TIMER: Final = "placing"
 LOOK_S: Final = 5.0
 """How often placements are looked at, as demand moves."""
@@ -91,7 +93,7 @@ class DeploymentDesk:
         self.placing = Placing(knowledge, self.demand)
         self.live = LiveBook()
         self.versions = Versions(self.models, self.live, self._answers)
-        self._started_ns = 0
+        self._started_ns = self._settled_ns = 0
         self._looked = 0
 
     # --- core -------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ class DeploymentDesk:
                 | DeployStagesAsked()
                 | CanaryAsked()
                 | UndeployAsked()
-                | TimerFired(name="hosting" | "placing")
+                | TimerFired(name="hosting" | "placing" | "windows of hosts")
             ):
                 return True
             case Delivered(message=ModelsServed() | DemandTold() | OutcomesTold()):
@@ -197,7 +199,9 @@ class DeploymentDesk:
     def _answers(self, name: ModelName) -> bool:
         """Whether as many hosts answer for a model as its goal wants at least, one in any case."""
         model = self.models[name]
-        return len(routed(name, model, self._knowledge, self._observed)) >= max(1, model.goal.replicas_least)
+        return len(routed(name, model, self._knowledge, self._observed, self._settled_ns)) >= max(
+            1, model.goal.replicas_least
+        )
 
     # --- what gateways say -------------------------------------------------------------------------------------------
 
@@ -272,6 +276,9 @@ class DeploymentDesk:
     def _settle(self, turn: Turn) -> None:
         """Take away what failed or is lost, place what is lacking, and tell whoever is concerned."""
         self.version += 1
+        self._settled_ns = turn.now_ns
+        if (edge_s := next_edge_s(self._hosting(), turn.now_ns)) is not None:
+            turn.wake_in(WINDOW_TIMER, edge_s)
         for name, model in list(self.models.items()):
             self._weed(turn, name, model)
             self._let_go(turn, name, model)
@@ -314,7 +321,7 @@ class DeploymentDesk:
         for node in spare:
             turn.record(ReplicaLeaving(model=name, at_ns=turn.now_ns, node=node, why=why))
         for node in list(model.leaving):
-            if node in routed(name, model, self._knowledge, self._observed):
+            if node in routed(name, model, self._knowledge, self._observed, turn.now_ns):
                 model.quiet_ns.pop(node, None)
                 continue
             since_ns = model.quiet_ns.setdefault(node, turn.now_ns)
@@ -343,7 +350,9 @@ class DeploymentDesk:
         }
         total = sum(len(one.placed) for one in self.models.values())
         room = limits.REPLICAS_SERVED - total + len(model.staying)
-        self.placing.seek(turn, name, model, [host for host in hosts if host.node in able], measured, room)
+        found = [host for host in hosts if host.node in able]
+        found = lasting(found, self._knowledge, turn.now_ns, max(1, model.goal.replicas_least))
+        self.placing.seek(turn, name, model, found, measured, room)
 
     def _hosting(self) -> tuple[NodeFacts, ...]:
         return tuple(facts for facts in self._knowledge.with_role(Role.HOST) if facts.descriptor.host is not None)
@@ -432,6 +441,7 @@ class DeploymentDesk:
     def served(self) -> tuple[ServedModel, ...]:
         """Every model with the replicas that answer now."""
         deployed = tuple(
-            served_model(name, model, self._knowledge, self._observed) for name, model in self.models.items()
+            served_model(name, model, self._knowledge, self._observed, self._settled_ns)
+            for name, model in self.models.items()
         )
-        return deployed + self._offered.served(self.models, limits.MODELS_SERVED - len(deployed))
+        return deployed + self._offered.served(self.models, limits.MODELS_SERVED - len(deployed), self._settled_ns)

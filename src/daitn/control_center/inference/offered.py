@@ -42,12 +42,12 @@ class OfferedModels:
         """The host is gone."""
         self._told.pop(node, None)
 
-    def served(self, besides: Collection[ModelName], most: int) -> tuple[ServedModel, ...]:
+    def served(self, besides: Collection[ModelName], most: int, now_ns: int) -> tuple[ServedModel, ...]:
         """Every offered model that is not among `besides`, by name, `most` of them."""
         names = sorted({name for told in self._told.values() for name in told if name not in besides})
-        return tuple(self._model(name) for name in names[: max(0, most)])
+        return tuple(self._model(name, now_ns) for name in names[: max(0, most)])
 
-    def _model(self, name: ModelName) -> ServedModel:
+    def _model(self, name: ModelName, now_ns: int) -> ServedModel:
         likeness = self._likeness(name)
         routes: list[Route] = []
         owner, first = OwnerId(""), None
@@ -57,7 +57,7 @@ class OfferedModels:
                 continue
             first = first or replica
             owner = owner or OwnerId(facts.descriptor.operator)
-            if not facts.reachable or replica.phase is not ReplicaPhase.SERVING:
+            if not self._knowledge.there(facts, now_ns) or replica.phase is not ReplicaPhase.SERVING:
                 continue
             first = replica
             offered = facts.descriptor.host

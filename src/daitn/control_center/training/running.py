@@ -31,6 +31,7 @@ from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
+from daitn.control_center.training.windows import through_in_time
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import at_site
 from daitn.decision.keeping import meets
@@ -134,7 +135,7 @@ class Running:
         if state.head in state.made.doubted:
             self._look_at_head(turn)
             return
-        view = functools.cache(lambda: self._without_avoided(self._desk.spare_view(turn)))
+        view = functools.cache(lambda: self._choices(turn))
         if self.measuring.look_due(turn):
             self.measuring.stand_by(turn, view())
         if state.trail.cramped and not state.waited_for():
@@ -182,7 +183,7 @@ class Running:
         if state.phase is not Phase.RUNNING or state.plan is None or not state.under_way():
             return False
         self._desk.follow(turn)
-        view = self._without_avoided(self._desk.spare_view(turn))
+        view = self._choices(turn)
         if self._desk.followed.look(view, turn.now_ns) is None:
             return False
         if self._stop is not None and view.candidates:
@@ -225,6 +226,11 @@ class Running:
         why = f"which visit made the model worse: after {step.dataset}?"
         if not self.measuring.measure(turn, self._desk.view(turn), why, step.model):
             turn.wake_in(f"job {self.state.job}", WAIT_S)
+
+    def _choices(self, turn: Turn) -> TrainingView:
+        """The view that visits are chosen on: of sites that can make one now, and are not avoided."""
+        view = through_in_time(self._desk.spare_view(turn), self.state, self._desk.knowledge, turn.now_ns)
+        return self._without_avoided(view)
 
     def _without_avoided(self, view: TrainingView) -> TrainingView:
         """The view without what the budget does not pay for any more, nor, while there are others, the data sets of the
