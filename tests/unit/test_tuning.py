@@ -97,10 +97,11 @@ def test_what_the_owner_pinned_is_never_another():
     assert {one.batches for one in (*starts, *found)} == {8, 16, 32}
 
 
-def test_search_is_in_vain_where_everything_is_pinned_or_a_server_steps():
+def test_search_is_in_vain_where_everything_is_pinned_or_sites_keep_what_a_unit_lacks():
     request = make_request("accuracy >= 0.9")
     assert in_vain(ROUTED, request, make_package()) == ""
-    assert "server" in in_vain(METHODS["fedadam"], request, make_package())
+    assert in_vain(METHODS["fedadam"], request, make_package()) == ""
+    assert "keeps of its own" in in_vain(METHODS["scaffold"], request, make_package())
     pinned = Hyperparameters(learning_rate=0.1, batch_size=8, batches_per_visit=4)
     assert "pinned" in in_vain(ROUTED, changed(request, hyperparameters=pinned), make_package())
 
@@ -424,6 +425,37 @@ def test_short_runs_tell_a_rate_that_learns_from_one_that_does_not_and_put_the_m
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     again = tuning_trial(model, numerics, sets, asked_for)
     assert [one.measurements for one in again] == [one.measurements for one in found]
+
+
+@pytest.mark.parametrize("method", ["fedadam", "fedyogi", "diloco"])
+def test_short_runs_of_rounds_make_the_server_s_step_too(method):
+    """One round by hand: the mean of two visits, and the step from it."""
+    model, numerics, sets = world()
+    server = METHODS[method].prefers.server
+    asked = changed(trying("rounds", SMALL), steps=16, server=server)
+    plain = tuning_trial(model, numerics, sets, changed(asked, server=None))
+    found = tuning_trial(model, numerics, sets, asked)
+    wild = tuning_trial(model, numerics, sets, changed(asked, server=changed(server, learning_rate=1000.0)))
+
+    assert found[0].measurements != plain[0].measurements
+    assert math.isfinite(found[0].measurements[1].value)
+    assert wild[0].measurements[1].value > found[0].measurements[1].value
+    still = changed(server, learning_rate=1e-12)
+    stays = tuning_trial(model, numerics, sets, changed(asked, server=still))
+    nothing = tuning_trial(model, numerics, sets, trying("rounds", changed(SMALL, learning_rate=1e-12)))
+    assert stays[0].measurements[1].value == pytest.approx(nothing[0].measurements[1].value, abs=1e-5)
+
+
+def test_server_s_step_is_tried_with_rounds_alone_and_never_that_of_scaffold():
+    server = METHODS["fedadam"].prefers.server
+    with pytest.raises(ValueError, match="follows rounds"):
+        Trying(**{**as_given(trying("sequential", SMALL)), "server": server})
+    with pytest.raises(ValueError, match="follows rounds"):
+        Trying(**{**as_given(trying("rounds", SMALL)), "server": METHODS["scaffold"].prefers.server})
+
+
+def as_given(one: Trying) -> dict[str, object]:
+    return {name: getattr(one, name) for name in Trying.__struct_fields__}
 
 
 def test_short_runs_that_there_is_no_time_for_are_left_out():

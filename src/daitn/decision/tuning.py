@@ -36,6 +36,7 @@ from daitn.decision.facts import PackageFacts, Searched
 from daitn.decision.hyperparameters import ADAPTIVE, ADAPTIVE_SHARE, PARALLEL_RATE, forgotten_share
 from daitn.descriptors.contract import Reinforcement
 from daitn.descriptors.request import Hyperparameters, Request, Tuning, parse_target
+from daitn.descriptors.server_step import ServerStep
 from daitn.descriptors.trials import Measurement, Training, TriedOut, Trying
 from daitn.learning.methods.contract import Method
 from daitn.learning.methods.sequential import Sequential
@@ -206,8 +207,10 @@ def in_vain(method: Method, request: Request, package: PackageFacts) -> str:
     """Why nothing can be searched; empty: it can."""
     if isinstance(package.contract.task, Reinforcement):
         return "records come from an environment, which no unit holds samples of"
-    if method.prefers.server is not None:
-        return f"the rates of method {method.name!r} depend on a step of the server, which a unit does not make"
+    if method.prefers.control_variates:
+        return (
+            f"method {method.name!r} corrects gradients by what every site keeps of its own, which a unit does not have"
+        )
     pinned = request.hyperparameters
     if None not in (pinned.learning_rate, pinned.batch_size, pinned.batches_per_visit):
         return "the owner has pinned the rate, the batch size and the length of a visit"
@@ -327,13 +330,14 @@ def seconds_of(stages: Sequence[Stage]) -> float:
 
 class Setting(NamedTuple):
     """What short runs are made with: the rules' own hyper-parameters, what is measured, how many data sets there are,
-    and the seconds of a batch at the unit."""
+    and the seconds of a batch at the unit. `server`: the step that follows the mean of a round."""
 
     base: Training
     names: tuple[str, ...]
     sites: int
     order: Literal["sequential", "rounds", "mixed"]
     batch_s: float
+    server: ServerStep | None = None
 
 
 def trying_of(tuning: Tuning, go: Go, setting: Setting, stages: Sequence[Stage]) -> Trying:
@@ -355,6 +359,7 @@ def trying_of(tuning: Tuning, go: Go, setting: Setting, stages: Sequence[Stage])
         hop=HOP_BATCHES,
         order=setting.order,
         names=setting.names,
+        server=setting.server if setting.order == "rounds" else None,
         seconds=min(3600.0, left_s),
     )
 

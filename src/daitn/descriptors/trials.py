@@ -13,6 +13,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import DataSetId
 from daitn.descriptors.contract import Name
+from daitn.descriptors.server_step import ServerStep
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 """Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
@@ -109,6 +110,12 @@ class Trying(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured."""
     seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)]
     """All runs together may take so long; those that there is no time for are left out."""
+    server: ServerStep | None = None
+    """The step that follows the mean of each of the `rounds`; None: the mean goes on."""
+
+    def __post_init__(self) -> None:
+        if self.server is not None and (self.order != "rounds" or self.server.optimizer == "scaffold"):
+            raise ValueError("a server's step follows rounds, and one of scaffold needs what every site keeps")
 
     def visits(self, training: Training) -> int:
         """Visits of a run that costs `steps`: half of a batch's cost does not depend on how large it is."""

@@ -26,6 +26,7 @@ from daitn.descriptors.masked import (
     answers_mask_work,
 )
 from daitn.descriptors.privacy import PrivateSteps
+from daitn.descriptors.server_step import ServerStep as ServerStep
 from daitn.descriptors.splitting import CUTS_MOST, CutCost, Split
 from daitn.descriptors.trials import TRIES_MOST, TriedOut
 from daitn.descriptors.trials import Amount as Amount
@@ -183,17 +184,6 @@ class UpdateRef(msgspec.Struct, frozen=True, kw_only=True):
     """With `base`: how much of the difference is taken."""
     members: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
     """How many updates it is the average of already; `weight` is then the sum of theirs."""
-
-
-class ServerStep(msgspec.Struct, frozen=True, kw_only=True):
-    """How an aggregator goes on from the mean of a round, all decided. See `learning.numerics.server_step`."""
-
-    optimizer: Literal["momentum", "nesterov", "adam", "yogi", "scaffold"]
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)]
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
-    second_moment: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
-    adaptivity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-3
-    """Change of a weight per round below which steps are no longer made larger (Adam, Yogi)."""
 
 
 class ControlRound(msgspec.Struct, frozen=True, kw_only=True):

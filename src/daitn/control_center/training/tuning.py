@@ -93,6 +93,7 @@ class Tuning:
             sites=max(1, len(datasets(judged.view))),
             order=order_of(method),
             batch_s=state.preflight.batch_seconds if state.preflight is not None else 0.0,
+            server=judged.plan.server,
         )
         tries = trying_of(tuning, move, setting, state.stages)
         work = self._desk.evaluation(state.head, state.sampled.test_set, tries=tries)

@@ -129,6 +129,21 @@ def take_step(
             target[block] = stored
 
 
+def first_slots(step: ServerStep, count: int) -> list[NDArray[np.float32]]:
+    """What is remembered of `count` weights before the first step."""
+    first = step.adaptivity**2
+    return [np.full(count, first if kind == "variance" else 0.0, np.float32) for kind in KINDS[step.optimizer]]
+
+
+def stepped(
+    step: ServerStep, base: NDArray[np.float64], mean: NDArray[np.float64], slots: list[NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """The next weights of a trained tensor from the mean of a round that began at `base`; `slots` are brought up to
+    date in place. Not for scaffold. May hold infinities."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return base + _change(step, mean - base, slots, None)
+
+
 def _change(
     step: ServerStep, d: NDArray[np.float64], slots: list[NDArray[np.float32]], control: Moved | None
 ) -> NDArray[np.float64]:

@@ -10,23 +10,28 @@ and `Trying.hop` more, larger batches cost more, and all runs cost the same: wha
 
 A model that goes from sample to sample sways, so it is measured after each of the last visits.
 
-What it does not do: choose (`decision.tuning`), or the steps of a server after a round's mean.
+Where an aggregator steps on from a round's mean (FedAdam, FedYogi, DiLoCo), so is done here, by the same numbers.
+
+What it does not do: choose (`decision.tuning`), or keep what SCAFFOLD's sites keep.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import nn
 
 from daitn.base.ids import DataSetId
+from daitn.descriptors.server_step import ServerStep
 from daitn.descriptors.trials import Measurement, Training, TriedOut, Trying
 from daitn.learning.numerics.curve import among_all, fold_rows, pooled, together
 from daitn.learning.numerics.evaluate import evaluate, keep_state, restore_state
+from daitn.learning.numerics.server_step import first_slots, stepped
 from daitn.learning.numerics.sources import MemorySlice
 from daitn.learning.numerics.train import ModelState, NotFiniteError, Seeds, train
 from daitn.learning.tasks.contract import RecordSlice, RecordsLike, TaskNumerics, count_records, take_rows
@@ -48,6 +53,10 @@ class _Fold(NamedTuple):
 
 class _OverError(Exception):
     """Time is up."""
+
+
+class _DivergedError(Exception):
+    """The server's step leads beyond all numbers."""
 
 
 def tuning_trial(
@@ -106,6 +115,27 @@ def tuning_trial(
     return tuple(found)
 
 
+class _Server:
+    """What an aggregator does after each round, and remembers of those before."""
+
+    def __init__(self, step: ServerStep, model: nn.Module) -> None:
+        self._step = step
+        self._slots = {
+            name: first_slots(step, parameter.numel())
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def step(self, base: Mapping[str, torch.Tensor], mean: dict[str, torch.Tensor]) -> None:
+        """Turn the mean into the next model, in place."""
+        for name, slots in self._slots.items():
+            start = base[name].double().reshape(-1).cpu().numpy()
+            found = stepped(self._step, start, mean[name].reshape(-1).cpu().numpy(), slots)
+            if not np.isfinite(found).all():
+                raise _DivergedError
+            mean[name] = torch.from_numpy(found).reshape(base[name].shape).to(mean[name].device)
+
+
 def _run(
     model: nn.Module,
     task: TaskNumerics,
@@ -121,13 +151,14 @@ def _run(
     turns = max(1, round(visits / len(fold.learn))) if trying.order == "rounds" else visits
     looks: list[tuple[Measurement, ...]] = []
     state = ModelState()
+    server = None if trying.server is None else _Server(trying.server, model)
     for turn in range(turns):
         try:
             if trying.order == "rounds":
-                _round(model, task, fold.learn, training, turn, over)
+                _round(model, task, fold.learn, training, turn, over, server)
             else:
                 state = _visit(model, task, fold.learn[turn % len(fold.learn)], training, state, turn, over)
-        except NotFiniteError:
+        except (NotFiniteError, _DivergedError):
             return None
         if turn >= turns - LOOKS:
             looks.append(evaluate(model, task, fold.test, trying.names))
@@ -165,8 +196,10 @@ def _round(
     training: Training,
     turn: int,
     over: Callable[[], bool],
+    server: _Server | None,
 ) -> None:
-    """All parts train from one model; the mean of theirs, weighted by records, is the next one."""
+    """All parts train from one model; the mean of theirs, weighted by records, is the next one, or where the server's
+    step leads from it. _DivergedError where that is beyond all numbers."""
     base = keep_state(model)
     mean = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in base.items()}
     total = sum(count_records(part) for part in parts)
@@ -175,6 +208,8 @@ def _round(
         _visit(model, task, part, training, ModelState(), turn * len(parts) + number, over)
         for name, tensor in keep_state(model).items():
             mean[name] += tensor.double() * (count_records(part) / total)
+    if server is not None:
+        server.step(base, mean)
     restore_state(model, {name: _like(tensor, base[name]) for name, tensor in mean.items()})
 
 
