@@ -30,6 +30,7 @@ from daitn.control_center.training.commands import ChangeAsked
 from daitn.control_center.training.records import RouteIssued
 from daitn.descriptors.itinerary import Action, Itinerary
 from daitn.descriptors.request import Budget
+from daitn.descriptors.work import AggregateWork
 from daitn.oam.timeline import render_log
 from daitn.terminal.roles import DataNode, Roles
 from daitn.terminal.visit_keeper import KeeperConfig, VisitKeeper
@@ -93,6 +94,20 @@ def test_each_visit_of_a_sequence_goes_by_a_newer_version_that_says_what_follows
 
     assert versions == list(range(1, len(versions) + 1))
     assert Action.TRAIN in ahead
+
+
+def test_round_of_gossip_says_at_which_sites_its_groups_will_meet() -> None:
+    made = SignedBench(*bench(sites=5).nodes.values())
+    made.submit(make_request(method="gossip"))
+    made.answer_until(lambda state: any(one.ordered.purpose == "aggregate" for one in state.open.values()))
+
+    *_, before, now = issued(made)
+    meet = [node for node, order in made.orders() if isinstance(order.work, AggregateWork)]
+    assert len(meet) == 2
+    assert [(one.action, one.node) for one in before.ahead] == [(Action.AGGREGATE, node) for node in meet]
+    assert now.visits == tuple(made.state().open)
+    made.answer_until(lambda state: any(one.ordered.purpose == "verify" for one in state.open.values()))
+    assert Action.VERIFY in [segment.action for record in issued(made) for segment in record.ahead]
 
 
 def test_order_that_is_sent_again_goes_by_the_version_that_stands() -> None:

@@ -10,9 +10,10 @@ from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.control_center.training.job_desk import JobDesk
 from daitn.control_center.training.records import AllMet, GroupsDrawn, ModelGone
 from daitn.control_center.turn import Turn
+from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.work import AggregateWork, UpdateRef
-from daitn.learning.methods.contract import AverageAmong, Train
+from daitn.learning.methods.contract import AverageAmong, Step, Train, TrainAmong
 
 
 class Gossiping:
@@ -58,6 +59,22 @@ class Gossiping:
             why = f"the mean of all {members} members" if step.last else f"the mean of {members} members"
             work = AggregateWork(updates=step.updates, share=not step.last, among=True)
             self._desk.order(turn, "aggregate", node, work, why)
+
+    def ahead(self, steps: tuple[Step, ...]) -> tuple[Segment, ...]:
+        """What follows these steps, for the route that is signed with their orders: after the visits of a round a mean
+        of each group, where its first member is, as things are; after the mean of all a measurement."""
+        found: list[Segment] = []
+        for step in steps:
+            match step:
+                case TrainAmong(visits=visits, groups=groups):
+                    places = {visit.stop.dataset: visit.stop.compute_node for visit in visits}
+                    meeting = ([places[name] for name in group if name in places] for group in groups)
+                    found += [Segment(action=Action.AGGREGATE, node=one[0]) for one in meeting if len(one) > 1]
+                case AverageAmong(last=True) if self._state.plan is not None and self._state.plan.verifier is not None:
+                    found.append(Segment(action=Action.VERIFY, node=self._state.plan.verifier))
+                case _:
+                    pass
+        return tuple(found)
 
     def meet(self, turn: Turn) -> None:
         """All members' models are to become one; where they have one and the same, that is it."""

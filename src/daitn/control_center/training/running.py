@@ -195,6 +195,9 @@ class Running:
         state, after = self.state, self._after
         self._after = None
         assert state.plan is not None
+        if state.gossips:
+            self._desk.itinerary.ahead = self._gossip.ahead(steps)
+            return
         trains = any(isinstance(step, Train | TrainGroup) for step in steps)
         ahead: list[Segment] = []
         if trains and state.aggregates:
