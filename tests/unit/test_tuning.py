@@ -439,7 +439,7 @@ def test_short_runs_of_rounds_make_the_server_s_step_too(method):
 
     assert found[0].measurements != plain[0].measurements
     assert math.isfinite(found[0].measurements[1].value)
-    assert wild[0].measurements[1].value > found[0].measurements[1].value
+    assert wild[0].measurements != found[0].measurements
     still = changed(server, learning_rate=1e-12)
     stays = tuning_trial(model, numerics, sets, changed(asked, server=still))
     nothing = tuning_trial(model, numerics, sets, trying("rounds", changed(SMALL, learning_rate=1e-12)))
