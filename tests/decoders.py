@@ -139,14 +139,7 @@ from daitn.topology.map_image import load_image
 from daitn.wire import answers, queries, secret_queries
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
-from daitn.wire.packed_facts import (
-    brief_dtype,
-    encode_briefs,
-    encode_parts,
-    encode_records,
-    part_dtype,
-    record_dtype,
-)
+from daitn.wire.packed_facts import encode_parts, encode_records, part_dtype, record_dtype
 
 SCENARIOS = Path(__file__).parent / "simulation" / "scenarios"
 DOMAIN = DomainId("demo")
@@ -228,16 +221,6 @@ def part_of_load() -> bytes:
 
 
 PACKED_PART = part_of_load()
-
-
-def brief_of_load() -> bytes:
-    """A report of one fact of that terminal."""
-    record = np.zeros(1, brief_dtype(group_named("load"), 3))
-    record["sequence"] = 2
-    return encode_briefs(group_named("load"), 3, record, sequence=2, incarnation=7, at_ns=10**12)
-
-
-PACKED_BRIEF = brief_of_load()
 
 
 def take_reports(data: bytes, _: Path) -> None:
@@ -908,7 +891,7 @@ CASES = [
     Case("topology.map_image.load_image", load_snapshot_of_head, [SNAPSHOT_HEAD], "msgpack"),
     Case("node.map_store.read_entries", journal_of, [ENTRY_KEPT], "msgpack"),
     # what peers send
-    Case("topology.intake.FactIntake.take_messages", take_reports, [PACKED_REPORT, PACKED_PART, PACKED_BRIEF]),
+    Case("topology.intake.FactIntake.take_messages", take_reports, [PACKED_REPORT, PACKED_PART]),
     Case("node.fabric.link_ledger.decode_tcp_info", lambda data, _: decode_tcp_info(data), [bytes(range(232))]),
     Case("wire.oam.decode_counted", lambda data, _: decode_counted(data), [COUNTED], "msgpack"),
     Case("base.decoding.from_msgpack", lambda data, _: from_msgpack(data, ChunkBatch, "a batch"), [BATCH], "msgpack"),

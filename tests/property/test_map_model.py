@@ -17,7 +17,7 @@ from daitn.descriptors.uncertainty import NOT_KNOWN
 from daitn.topology.fact_book import FactBook
 from daitn.topology.intake import FactIntake, Intake
 from daitn.topology.refusals import SKEW_AHEAD_NS, SKEW_BEHIND_NS, Fault
-from daitn.wire.packed_facts import BRIEF_VERSION, HEADER, Records, encode_records, record_dtype
+from daitn.wire.packed_facts import HEADER, PART_VERSION, Records, encode_records, record_dtype
 
 NOW = 2_000_000_000 * NS_PER_S
 INCARNATION = 1_900_000_000_000
@@ -57,7 +57,7 @@ def messages(draw: st.DrawFn) -> tuple[NodeId, bytes]:
     incarnation = draw(st.sampled_from([INCARNATION, INCARNATION, INCARNATION, INCARNATION - 1, INCARNATION + 1]))
     data = encode_records(group, draw(records_of(group)), sequence=draw(st.integers(0, 9)), incarnation=incarnation)
     if draw(st.integers(0, 19)) == 0:
-        data = bytes([draw(st.integers(4, 255))]) + data[1:]  # of a newer version
+        data = bytes([draw(st.integers(3, 255))]) + data[1:]  # of a newer version
     if draw(st.integers(0, 9)) == 0:
         data = data[: draw(st.integers(0, len(data)))] + draw(st.binary(max_size=3))
     return draw(st.sampled_from([*NODES, NodeId("n0009")])), data
@@ -72,11 +72,11 @@ class Model:
         self.changes = 0
 
     def message(self, sender: NodeId, data: bytes) -> None:
-        if data and data[0] > BRIEF_VERSION:
-            return self.count(Fault.NEWER_VERSION)
         if len(data) <= HEADER.itemsize:
             return self.count(Fault.UNDECODABLE)
         header = np.frombuffer(data[: HEADER.itemsize], HEADER)[0]
+        if header["version"] > PART_VERSION:
+            return self.count(Fault.NEWER_VERSION)
         group = {one.number: one for one in (LOAD, CAPACITY, PATH)}.get(int(header["group"]))
         if group is None or header["version"] != 1:
             return self.count(Fault.UNDECODABLE)

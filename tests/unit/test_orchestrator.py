@@ -212,7 +212,7 @@ def test_fact_that_a_decision_rests_on_and_that_never_moved_is_told_when_it_does
 
 
 def test_fact_of_no_decision_is_quiet_where_bytes_are_scarce_and_told_where_they_are_not():
-    for budget, quiet in ((7.0, True), (1000.0, False)):
+    for budget, quiet in ((12.0, True), (1000.0, False)):
         core = make(budget=budget)
         for thing in ("near", "idle"):
             wandering(core, thing, 60)
@@ -240,7 +240,7 @@ def test_site_with_another_tuning_in_force_is_sent_all_and_the_answer_ends_it():
 
 
 def test_later_tunings_tell_changes_only():
-    core = make(budget=7.0)
+    core = make(budget=12.0)
     tell(core, 7.0, 0, thing="still")
     for thing in ("near", "far", "idle"):
         wandering(core, thing, 60)

@@ -12,7 +12,7 @@ from tests.builders import START_NS
 
 from daitn.base.units import seconds_to_ns
 from daitn.describe.damping import DampingConfig
-from daitn.describe.reporting import GroupShape, ReportingRule, is_told_briefly, registered_shape, report_bytes
+from daitn.describe.reporting import GroupShape, ReportingRule, registered_shape, report_bytes
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import ANY_MOVE, EVERY, GroupTuning, Reading, Tuning, amount_of, step_of
 from daitn.wire.packed_facts import HEADER, record_dtype
@@ -279,22 +279,6 @@ def test_part_takes_the_bytes_of_its_message_and_no_more():
 
     assert spent <= 1000
     assert 1000 - spent < 22
-
-
-def test_fact_is_told_as_briefly_as_its_threshold_allows():
-    quiet = GroupTuning(EVERY, LOAD, step_of(4096.0), {WAIT: step_of(1.0)}, True)
-    rule = load_rule(Tuning(number=1, groups=(quiet,)))
-    rule.take(load(0, wait_s=1.0), at(0))
-    rule.collect(at(0), 10)
-
-    rule.take(load(1, wait_s=50.1), at(1))
-    (brief,) = rule.collect(at(1), 10)
-    assert (brief.values[WAIT], is_told_briefly(brief), report_bytes([brief])) == (50.0, True, 15)
-    rule.take(load(2, wait_s=50.9), at(2))
-    assert rule.collect(at(2), 10) == (), "it is held against what was told"
-    rule.take(load(3, wait_s=400.9), at(3))
-    (precise,) = rule.collect(at(3), 10)
-    assert (precise.values[WAIT], is_told_briefly(precise), report_bytes([precise])) == (400.9, False, 22)
 
 
 def test_things_that_always_move_take_turns_where_not_all_fit():

@@ -19,7 +19,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from daitn.base.errors import BugError, InputError
@@ -28,19 +28,7 @@ from daitn.describe.damping import DampingConfig, FlapDamper
 from daitn.descriptors.fact_kinds import Form
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import EVERY, GroupTuning, Reading, Tuning, amount_of
-from daitn.wire.packed_facts import (
-    BRIEF_HEADER,
-    HEADER,
-    PART_HEADER,
-    brief_dtype,
-    brief_number,
-    briefs_most,
-    is_brief,
-    part_dtype,
-    parts_most,
-    record_dtype,
-    records_most,
-)
+from daitn.wire.packed_facts import HEADER, PART_HEADER, part_dtype, parts_most, record_dtype, records_most
 
 THINGS_MOST: Final = 65_536
 """Groups of things that one site keeps readings of: a thousand terminals of sixty groups. Beyond it readings of further
@@ -52,18 +40,13 @@ UNTUNED_FRAC: Final = 0.05
 UNTUNED_AGES: Final = 3.0
 """Without a tuning, a group is told this often before it would count as old."""
 
-ROUND_FRAC: Final = 1 / 8
-"""Of a fact's threshold: what may be lost in telling it briefly. It is then told when it has moved by seven eighths to
-nine eighths."""
-
 
 class GroupShape:
     """What a rule has to know of a group: its number, the names of its facts in order, which of them are yes-or-no,
     bytes of a record, and the age from which on it counts as old. `part_bytes`: of a record of some facts, as bits by
-    place; None: they are told together only. `brief_bytes`: by place, of a record of that fact alone in the brief form,
-    where it has one."""
+    place; None: they are told together only."""
 
-    __slots__ = ("age_most_s", "brief_bytes", "facts", "flags", "number", "part_bytes", "record_bytes")
+    __slots__ = ("age_most_s", "facts", "flags", "number", "part_bytes", "record_bytes")
 
     def __init__(
         self,
@@ -73,7 +56,6 @@ class GroupShape:
         record_bytes: int,
         age_most_s: float,
         part_bytes: Callable[[int], int] | None = None,
-        brief_bytes: Mapping[int, int] | None = None,
     ) -> None:
         self.number = number
         self.facts = facts
@@ -81,23 +63,10 @@ class GroupShape:
         self.record_bytes = record_bytes
         self.age_most_s = age_most_s
         self.part_bytes = part_bytes
-        self.brief_bytes = brief_bytes or {}
 
-    def bytes_of(self, part: int, *, brief: bool = False) -> int:
-        """Bytes of a record of these facts; 0: of all. `brief`: in that form, of one fact that has it."""
-        if brief:
-            return self.brief_bytes[part.bit_length() - 1]
+    def bytes_of(self, part: int) -> int:
+        """Bytes of a record of these facts; 0: of all."""
         return self.part_bytes(part) if part and self.part_bytes is not None else self.record_bytes
-
-    def has_brief(self, part: int) -> bool:
-        """Whether these are one fact that may travel briefly."""
-        return part > 0 and part & (part - 1) == 0 and part.bit_length() - 1 in self.brief_bytes
-
-
-def header_bytes(overhead_bytes: int, part: int, *, brief: bool) -> int:
-    """What a message of such records takes besides them, where one of all facts takes `overhead_bytes`."""
-    header = BRIEF_HEADER if brief else PART_HEADER if part else HEADER
-    return overhead_bytes + header.itemsize - HEADER.itemsize
 
 
 def registered_shape(group: str) -> GroupShape:
@@ -109,29 +78,19 @@ def registered_shape(group: str) -> GroupShape:
     def part_bytes(part: int) -> int:
         return part_dtype(known, part).itemsize
 
-    briefs = {place: brief_dtype(known, place).itemsize for place in range(len(names)) if is_brief(known, place)}
-    return GroupShape(known.number, names, flags, record_dtype(known).itemsize, known.age_most_s, part_bytes, briefs)
-
-
-def is_told_briefly(reading: Reading) -> bool:
-    """Whether a reading tells one fact with a value that the brief form tells as it is."""
-    place = reading.part.bit_length() - 1
-    if reading.part <= 0 or reading.part & (reading.part - 1) or not is_brief(group_named(reading.group), place):
-        return False
-    value = reading.values[place]
-    return math.isnan(value) or brief_number(value) == value
+    return GroupShape(known.number, names, flags, record_dtype(known).itemsize, known.age_most_s, part_bytes)
 
 
 def report_bytes(readings: Iterable[Reading]) -> int:
-    """Bytes of the messages that tell these readings of registered groups, as many of one group, the same facts and the
-    same form as there are in each: O(readings)."""
-    messages = Counter((one.group, one.part, is_told_briefly(one)) for one in readings)
+    """Bytes of the messages that tell these readings of registered groups, as many of one group and the same facts as
+    there are in each: O(readings)."""
+    messages: Counter[tuple[str, int]] = Counter((one.group, one.part) for one in readings)
     total = 0
-    for (name, part, brief), count in messages.items():
-        group, place = group_named(name), part.bit_length() - 1
-        size = brief_dtype(group, place) if brief else part_dtype(group, part) if part else record_dtype(group)
-        most = briefs_most(group, place) if brief else parts_most(group, part) if part else records_most(group)
-        total += count * size.itemsize + -(-count // most) * header_bytes(HEADER.itemsize, part, brief=brief)
+    for (name, part), count in messages.items():
+        group = group_named(name)
+        size = (part_dtype(group, part) if part else record_dtype(group)).itemsize
+        most = parts_most(group, part) if part else records_most(group)
+        total += count * size + -(-count // most) * (PART_HEADER if part else HEADER).itemsize
     return total
 
 
@@ -139,7 +98,7 @@ class _Told:
     """One group of one thing: the newest reading, what was last told of it, and how it flaps."""
 
     __slots__ = (
-        *("age_ns", "dampers", "moves", "newest", "said", "shape", "shown", "stamp", "told", "told_ns", "wake_ns"),
+        *("age_ns", "dampers", "moves", "newest", "said_ns", "shape", "shown", "stamp", "told", "told_ns", "wake_ns"),
     )
 
     def __init__(self, shape: GroupShape, newest: Reading) -> None:
@@ -149,8 +108,8 @@ class _Told:
         self.told: tuple[float, ...] | None = None
         self.told_ns = 0
         """When all of it was told last."""
-        self.said = 0
-        """How many tellings there were, of whatever thing, when anything of it was told last."""
+        self.said_ns = 0
+        """When anything of it was told last."""
         self.moves: tuple[float, ...] = ()
         self.age_ns = 0
         self.stamp = 0
@@ -179,7 +138,6 @@ class ReportingRule:
         """What moved and was not told yet, oldest first."""
         self._heap: list[tuple[int, tuple[str, str], int]] = []
         """When a group comes of age, or is released from damping: (moment, key, stamp); a stale stamp is skipped."""
-        self._said = 0
         self._tokens = float(tuning.burst_bytes)
         self._filled_ns: int | None = None
         self._index()
@@ -265,14 +223,12 @@ class ReportingRule:
         if sum(self._told[key].shape.record_bytes for key in self._due) > left:
             order = heapq.nsmallest(len(self._due), self._due, key=lambda key: self._wait_order(key, now_ns))
         chosen: list[Reading] = []
-        messages: set[tuple[int, int, bool]] = set()
+        messages: set[tuple[int, int]] = set()
         for key in list(order):
             told = self._told[key]
             part = self._part_of(told, now_ns)
-            brief = _brief_of(told, part) is not None
-            message = (told.shape.number, part, brief)
-            header = 0 if message in messages else header_bytes(self._overhead_bytes, part, brief=brief)
-            size = told.shape.bytes_of(part, brief=brief) + header
+            message = (told.shape.number, part)
+            size = told.shape.bytes_of(part) + (0 if message in messages else self._header_bytes(part))
             if size > left or len(chosen) >= records_most:
                 break
             left -= size
@@ -288,9 +244,9 @@ class ReportingRule:
             self._fill(now_ns)
             first = self._told[min(self._due, key=lambda key: self._wait_order(key, now_ns))]
             part = self._part_of(first, now_ns)
-            brief = _brief_of(first, part) is not None
-            needs = first.shape.bytes_of(part, brief=brief) + header_bytes(self._overhead_bytes, part, brief=brief)
-            return now_ns + max(1, seconds_to_ns(max(0.0, needs - self._tokens) / self.tuning.bytes_per_s))
+            wait_s = max(0.0, first.shape.bytes_of(part) + self._header_bytes(part) - self._tokens)
+            wait_s /= self.tuning.bytes_per_s
+            return now_ns + max(1, seconds_to_ns(wait_s))
         while self._heap and self._stale(self._heap[0]):
             heapq.heappop(self._heap)
         return max(now_ns, self._heap[0][0]) if self._heap else None
@@ -303,6 +259,9 @@ class ReportingRule:
             raise BugError(f"readings are due that nobody made: {astray[:3]}")
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _header_bytes(self, part: int) -> int:
+        return self._overhead_bytes + (PART_HEADER.itemsize - HEADER.itemsize if part else 0)
 
     def _part_of(self, told: _Told, now_ns: int) -> int:
         """Which facts are to be told now: those that moved, or all (0) where that was never done, or is due by age."""
@@ -378,23 +337,19 @@ class ReportingRule:
         before all else; of equals what was told longest ago, so that none starves."""
         told = self._told[key]
         if told.told is None:
-            return -math.inf, told.said, key
+            return -math.inf, told.said_ns, key
         over = (now_ns - told.told_ns) / max(1, told.age_ns)
         for was, now, move in zip(told.told, told.shown, told.moves, strict=True):
             if was != now and math.isfinite(move):
                 over = max(over, abs(now - was) / move if move > 0 else math.inf)
-        return -over, told.said, key
+        return -over, told.said_ns, key
 
     def _tell(self, key: tuple[str, str], told: _Told, part: int, now_ns: int) -> Reading:
         self._due.pop(key, None)
-        self._said += 1
-        told.said = self._said
+        told.said_ns = now_ns
         if part and told.told is not None:
-            brief = _brief_of(told, part)
             pairs = enumerate(zip(told.told, told.shown, strict=True))
-            told.told = tuple(
-                (now if brief is None else brief) if part >> place & 1 else was for place, (was, now) in pairs
-            )
+            told.told = tuple(now if part >> place & 1 else was for place, (was, now) in pairs)
         else:
             told.told, told.told_ns = told.shown, now_ns
         self._set(key, told)
@@ -407,17 +362,6 @@ class ReportingRule:
             gained = ns_to_seconds(now_ns - self._filled_ns) * self.tuning.bytes_per_s
             self._tokens = min(float(self.tuning.burst_bytes), self._tokens + gained)
         self._filled_ns = max(now_ns, self._filled_ns or now_ns)
-
-
-def _brief_of(told: _Told, part: int) -> float | None:
-    """What the brief form tells of these facts; None where it does not, or not as precisely as the threshold needs."""
-    if not told.shape.has_brief(part):
-        return None
-    place = part.bit_length() - 1
-    now = told.shown[place]
-    value = brief_number(now)
-    near = math.isnan(now) or value == now or abs(value - now) <= ROUND_FRAC * told.moves[place] < math.inf
-    return value if near else None
 
 
 def _moved(told: tuple[float, ...], shown: tuple[float, ...], moves: tuple[float, ...]) -> int:

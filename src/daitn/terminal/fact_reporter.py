@@ -22,26 +22,17 @@ from daitn.base.errors import BugError
 from daitn.base.ids import CENTER
 from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_MS, seconds_to_ns
-from daitn.describe.reporting import ReportingRule, is_told_briefly, registered_shape
+from daitn.describe.reporting import ReportingRule, registered_shape
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import Reading, Tuning
 from daitn.descriptors.uncertainty import encode_deviations
 from daitn.wire.packed_facts import (
-    AFTER_TICKS,
-    BRIEF_AGE_NS,
-    BRIEF_HEADER,
-    BRIEF_NUMBERS,
     HEADER,
     PART_BEFORE_NS,
-    PART_HEADER,
     PART_NUMBERS,
     PART_PROCESS_NS,
     TICK_NS,
-    brief_dtype,
-    brief_values,
-    briefs_most,
-    encode_briefs,
     encode_parts,
     encode_records,
     part_dtype,
@@ -248,16 +239,12 @@ class FactReporter:
         return effects
 
     def _tell(self, now_ns: int) -> list[Effect]:
-        due: dict[tuple[str, int, bool], list[Reading]] = {}
+        due: dict[tuple[str, int], list[Reading]] = {}
         for reading in self._rule.collect(now_ns, READINGS_AT_ONCE):
-            due.setdefault((reading.group, *self._form_of(reading, now_ns)), []).append(reading)
+            due.setdefault((reading.group, self._part_of(reading, now_ns)), []).append(reading)
         payloads: list[bytes] = []
-        for (name, part, brief), told in due.items():
+        for (name, part), told in due.items():
             group = group_named(name)
-            if brief:
-                most = briefs_most(group, part.bit_length() - 1)
-                payloads += [self._pack_briefly(name, part, told[at : at + most]) for at in range(0, len(told), most)]
-                continue
             most = parts_most(group, part) if part else records_most(group)
             payloads += [self._pack(name, part, told[at : at + most], now_ns) for at in range(0, len(told), most)]
         effects: list[Effect] = [ReportFacts(payloads=tuple(payloads))] if payloads else []
@@ -268,48 +255,20 @@ class FactReporter:
             )
         return effects
 
-    def _form_of(self, reading: Reading, now_ns: int) -> tuple[int, bool]:
-        """Which facts a reading is told with, and whether briefly: as the rule chose, or in the next longer form where
-        a shorter one cannot say it, or all (0) where none can."""
+    def _part_of(self, reading: Reading, now_ns: int) -> int:
+        """Which facts a reading is told with: as the rule chose, or all (0) where the short form cannot say it."""
         if not reading.part:
-            return 0, False
+            return 0
         group = group_named(reading.group)
-        number = self._numbers[group.kind][reading.thing]
         since_ns = now_ns - self.incarnation * NS_PER_MS
-        read_ns = now_ns - reading.measured_ns
-        brief = is_told_briefly(reading)
-        if brief:
-            if number < BRIEF_NUMBERS and 0 <= read_ns < min(BRIEF_AGE_NS, since_ns + 1) and self._exact(reading):
-                return reading.part, True
-            longer = part_dtype(group, reading.part).itemsize + PART_HEADER.itemsize
-            self._rule.charge(longer - BRIEF_HEADER.itemsize)
-        if number < PART_NUMBERS and 0 <= since_ns < PART_PROCESS_NS and 0 <= read_ns < PART_BEFORE_NS:
-            return reading.part, False
-        self._rule.charge(record_dtype(group).itemsize + HEADER.itemsize)
-        return 0, False
-
-    def _exact(self, reading: Reading) -> bool:
-        """Whether there is no deviation to tell of the one fact that a reading tells."""
-        group, place = group_named(reading.group), reading.part.bit_length() - 1
-        far = self._facts[group.kind, reading.thing, reading.group].measured.deviations
-        fact = group.facts[place]
-        return not far or not fact.numeric or far[group.numeric.index(fact)] == 0 or math.isnan(reading.values[place])
-
-    def _pack_briefly(self, name: str, part: int, told: Sequence[Reading]) -> bytes:
-        group, place = group_named(name), part.bit_length() - 1
-        first_ns = min(reading.measured_ns for reading in told)
-        records = np.zeros(len(told), brief_dtype(group, place))
-        for record, reading in zip(records, told, strict=True):
-            kept = self._facts[group.kind, reading.thing, name]
-            kept.sequence, kept.told = kept.sequence + 1, True
-            record["number"] = self._numbers[group.kind][reading.thing]
-            record["sequence"] = kept.sequence & 0xFF
-            record["after"] = min(255, (reading.measured_ns - first_ns) // TICK_NS // AFTER_TICKS)
-        records["value"] = brief_values(group, place, np.array([reading.values[place] for reading in told]))
-        self.sequence += 1
-        return encode_briefs(
-            group, place, records, sequence=self.sequence, incarnation=self.incarnation, at_ns=first_ns
+        fits = (
+            self._numbers[group.kind][reading.thing] < PART_NUMBERS
+            and 0 <= since_ns < PART_PROCESS_NS
+            and 0 <= now_ns - reading.measured_ns < PART_BEFORE_NS
         )
+        if not fits:
+            self._rule.charge(record_dtype(group).itemsize + HEADER.itemsize)
+        return reading.part if fits else 0
 
     def _pack(self, name: str, part: int, told: Sequence[Reading], now_ns: int) -> bytes:
         group = group_named(name)

@@ -22,27 +22,26 @@ from daitn.descriptors.facts import BY_NUMBER
 from daitn.topology.fact_book import FactBook
 from daitn.topology.refusals import Example, Fault, Taken
 from daitn.topology.rosters import THINGS_MOST, Roster
-from daitn.topology.short_messages import PART_MARKS, completed, records_in, waves_of
 from daitn.topology.sources import SourceBook
 from daitn.topology.taking import Batch, take
 from daitn.wire.packed_facts import (
-    AFTER_TICKS,
-    BRIEF_HEADER,
-    BRIEF_VERSION,
     HEADER,
     PACKED_VERSION,
     PART_HEADER,
     PART_VERSION,
     TICK_NS,
     Records,
-    brief_dtype,
-    brief_ticks,
-    is_brief,
     is_part,
     part_dtype,
-    part_of_brief,
     record_dtype,
 )
+
+PART_MARK: Final = bytes([PART_VERSION])
+"""What messages begin with that tell some facts of a group."""
+
+WAVES_MOST: Final = 16
+"""Messages of one source that come together and are taken one after the other; of more, later ones may be refused, as
+if they had been lost."""
 
 AGAIN_NS: Final = 1_000_000_000
 """A source is asked for its facts again at most this often."""
@@ -152,7 +151,7 @@ class FactIntake:
         source = self.sources.find_many(senders)
         lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
         counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
-        if not any(payload[:1] in PART_MARKS for payload in payloads):
+        if not any(payload[:1] == PART_MARK for payload in payloads):
             counted += self._take_lengths(source, payloads, lengths, now_ns, intake)
         else:  # what one message leaves out is as the message before it told, so order counts
             waves = waves_of(source, payloads)
@@ -218,37 +217,35 @@ class FactIntake:
         self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
     ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
         """Messages of one length; the sources and sequences of those that are messages and of a known process."""
-        if not length:
-            self._refuse(intake, Fault.UNDECODABLE, source)
-            return []
-        blob = b"".join(payloads)
-        versions: NDArray[np.uint8] = np.ndarray((len(payloads),), np.uint8, blob, 0, (length,))
-        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
-        if (versions != versions[0]).any():
-            for version in np.unique(versions):
-                at = np.flatnonzero(versions == version)
-                counted += self._take_length(source[at], [payloads[i] for i in at], length, now_ns, intake)
-            return counted
-        match int(versions[0]):
-            case version if version > BRIEF_VERSION:
-                told = Example(
-                    source=int(source[0]),
-                    row=-1,
-                    group="",
-                    fact="version",
-                    value=float(version),
-                    most=BRIEF_VERSION,
-                )
-                intake.add(Fault.NEWER_VERSION, len(payloads), told)
-                return []
-            case version if version == PART_VERSION:
-                return self._take_parts(source, blob, length, now_ns, intake)
-            case version if version == BRIEF_VERSION:
-                return self._take_briefs(source, blob, length, now_ns, intake)
         if length <= HEADER.itemsize:
             self._refuse(intake, Fault.UNDECODABLE, source)
             return []
+        blob = b"".join(payloads)
         headers: NDArray[Any] = np.ndarray((len(payloads),), HEADER, blob, 0, (length,))
+        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
+        newer = headers["version"] > PART_VERSION
+        if newer.any():
+            at = np.flatnonzero(newer)
+            told = Example(
+                source=int(source[at[0]]),
+                row=-1,
+                group="",
+                fact="version",
+                value=float(headers["version"][at[0]]),
+                most=PART_VERSION,
+            )
+            intake.add(Fault.NEWER_VERSION, len(at), told)
+            rest_at = np.flatnonzero(~newer)
+            known = [payloads[i] for i in rest_at]
+            return self._take_length(source[rest_at], known, length, now_ns, intake) if known else []
+        in_part = headers["version"] == PART_VERSION
+        if in_part.any():
+            at = np.flatnonzero(in_part)
+            counted += self._take_parts(source[at], [payloads[i] for i in at], length, now_ns, intake)
+            if len(at) == len(payloads):
+                return counted
+            rest_at = np.flatnonzero(~in_part)
+            return counted + self._take_length(source[rest_at], [payloads[i] for i in rest_at], length, now_ns, intake)
         numbers = headers["group"]
         for number in np.unique(numbers):
             group = BY_NUMBER.get(int(number))
@@ -272,7 +269,7 @@ class FactIntake:
         return counted
 
     def _take_parts(
-        self, source: NDArray[np.int32], blob: bytes, length: int, now_ns: int, intake: Intake
+        self, source: NDArray[np.int32], payloads: list[bytes], length: int, now_ns: int, intake: Intake
     ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
         """Messages of one length that tell some facts of a group: each record made whole by what is held of its thing,
         then taken like any other."""
@@ -280,87 +277,39 @@ class FactIntake:
         if length <= PART_HEADER.itemsize:
             self._refuse(intake, Fault.UNDECODABLE, source)
             return counted
-        headers: NDArray[Any] = np.ndarray((len(source),), PART_HEADER, blob, 0, (length,))
+        blob = b"".join(payloads)
+        headers: NDArray[Any] = np.ndarray((len(payloads),), PART_HEADER, blob, 0, (length,))
         forms = headers["group"].astype(np.int64) << 16 | headers["facts"]
         for form in np.unique(forms):
             group, facts = BY_NUMBER.get(int(form) >> 16), int(form) & 0xFFFF
             at = np.flatnonzero(forms == form)
             dtype = part_dtype(group, facts) if group is not None and is_part(group, facts) else None
-            shaped = records_in(blob, PART_HEADER.itemsize, length, dtype)
-            if group is None or shaped is None:
+            held, rest = divmod(length - PART_HEADER.itemsize, dtype.itemsize) if dtype is not None else (0, 1)
+            if rest or group is None or dtype is None:
                 self._refuse(intake, Fault.UNDECODABLE, source[at])
                 continue
-            at, incarnation = self._of_this_process(source, headers, at, counted, intake)
-            at_ns = incarnation * np.uint64(NS_PER_MS) + headers["at"][at] * np.uint64(TICK_NS)
-            read_ns = at_ns.astype(np.int64)[:, None] - shaped[at]["before"].astype(np.int64) * TICK_NS
-            self._take_part(group, facts, source[at], shaped[at], read_ns, now_ns, intake)
-        return counted
-
-    def _take_briefs(
-        self, source: NDArray[np.int32], blob: bytes, length: int, now_ns: int, intake: Intake
-    ) -> list[tuple[NDArray[np.int32], NDArray[np.uint32]]]:
-        """Messages of one length that tell one fact each, as `_take_parts`."""
-        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]] = []
-        if length <= BRIEF_HEADER.itemsize:
-            self._refuse(intake, Fault.UNDECODABLE, source)
-            return counted
-        headers: NDArray[Any] = np.ndarray((len(source),), BRIEF_HEADER, blob, 0, (length,))
-        forms = headers["group"].astype(np.int64) << 8 | headers["place"]
-        for form in np.unique(forms):
-            group, place = BY_NUMBER.get(int(form) >> 8), int(form) & 0xFF
-            at = np.flatnonzero(forms == form)
-            dtype = brief_dtype(group, place) if group is not None and is_brief(group, place) else None
-            shaped = records_in(blob, BRIEF_HEADER.itemsize, length, dtype)
-            if group is None or shaped is None:
-                self._refuse(intake, Fault.UNDECODABLE, source[at])
+            known = np.where(source[at] >= 0, source[at], 0)
+            incarnation = self.sources.incarnation[known].astype(np.uint64)
+            same = incarnation.astype(np.uint16) == headers["incarnation"][at]
+            current = self._current(source[at], np.where(same, incarnation, incarnation + np.uint64(1)), intake)
+            at, known, incarnation = at[current], known[current], incarnation[current]
+            if not len(at):
                 continue
-            at, incarnation = self._of_this_process(source, headers, at, counted, intake)
-            told = shaped[at]
-            ticks = (
-                brief_ticks(headers[at], incarnation, now_ns)[:, None] + told["after"].astype(np.int64) * AFTER_TICKS
-            )
-            read_ns = incarnation.astype(np.int64)[:, None] * NS_PER_MS + ticks * TICK_NS
-            self._take_part(group, 1 << place, source[at], part_of_brief(group, place, told), read_ns, now_ns, intake)
-        return counted
-
-    def _of_this_process(
-        self,
-        source: NDArray[np.int32],
-        headers: Records,
-        at: NDArray[np.intp],
-        counted: list[tuple[NDArray[np.int32], NDArray[np.uint32]]],
-        intake: Intake,
-    ) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-        """Which of some short messages are of the processes that report now, and these; their sequences are counted."""
-        known = np.where(source[at] >= 0, source[at], 0)
-        incarnation = self.sources.incarnation[known].astype(np.uint64)
-        same = incarnation.astype(np.uint16) == headers["incarnation"][at]
-        current = self._current(source[at], np.where(same, incarnation, incarnation + np.uint64(1)), intake)
-        at, known = at[current], known[current]
-        if len(at):
             counted.append((source[at], completed(headers["sequence"][at], self.sources.sequence[known])))
-        return at, incarnation[current]
-
-    def _take_part(
-        self,
-        group: Group,
-        facts: int,
-        source: NDArray[np.int32],
-        told: Records,
-        read_ns: NDArray[np.int64],
-        now_ns: int,
-        intake: Intake,
-    ) -> None:
-        """Records (messages, records in each) of these facts, and when each was read."""
-        speaks = np.repeat(source, told.shape[1])
-        told = told.reshape(-1)
-        rows = self.rosters[group.kind].resolve(speaks, told["number"].astype(np.uint32))
-        records = self._whole(group, facts, rows, told, read_ns.reshape(-1))
-        admitted = self.sources.admit(speaks, now_ns)
-        self._take(Batch(group, speaks, rows, records, admitted=admitted, part=facts), now_ns, intake)
+            shaped: Records = np.ndarray(
+                (len(payloads), held), dtype, blob, PART_HEADER.itemsize, (length, dtype.itemsize)
+            )
+            at_ns = incarnation * np.uint64(NS_PER_MS) + headers["at"][at] * np.uint64(TICK_NS)
+            speaks = np.repeat(source[at], held)
+            told: Records = shaped[at].reshape(-1)
+            rows = self.rosters[group.kind].resolve(speaks, told["number"].astype(np.uint32))
+            records = self._whole(group, facts, rows, told, np.repeat(at_ns, held).astype(np.int64))
+            admitted = self.sources.admit(speaks, now_ns)
+            self._take(Batch(group, speaks, rows, records, admitted=admitted, part=facts), now_ns, intake)
+        return counted
 
     def _whole(
-        self, group: Group, facts: int, rows: NDArray[np.int32], told: Records, read_ns: NDArray[np.int64]
+        self, group: Group, facts: int, rows: NDArray[np.int32], told: Records, at_ns: NDArray[np.int64]
     ) -> Records:
         """Records of all facts: what was told, and what is held of the rest."""
         columns = self.book[group.kind].ensure(group.name)
@@ -368,7 +317,7 @@ class FactIntake:
         records: Records = np.zeros(len(told), record_dtype(group))
         records["sequence"] = completed(told["sequence"], columns.sequence[at])
         records["number"] = told["number"]
-        records["generated_ns"] = read_ns
+        records["generated_ns"] = at_ns - told["before"].astype(np.int64) * TICK_NS
         place = told_place = 0
         for bit, fact in enumerate(group.facts):
             is_told = bool(facts >> bit & 1)
@@ -421,3 +370,25 @@ class FactIntake:
     def _refuse(self, intake: Intake, fault: Fault, source: NDArray[np.int32]) -> None:
         if len(source):
             intake.add(fault, len(source), Example(source=int(source[0]), row=-1, group=""))
+
+
+def completed(last: NDArray[Any], held: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Sequences of which the last bytes were told, near those that are held: what is further ahead than half of what
+    the bytes reach is behind. O(n)."""
+    signed = np.dtype(f"i{last.dtype.itemsize}")
+    ahead = (last - held.astype(last.dtype)).astype(signed)
+    return np.asarray(np.maximum(held.astype(np.int64) + ahead, 0), np.uint32)
+
+
+def waves_of(source: NDArray[np.int32], payloads: Sequence[bytes]) -> NDArray[np.int64]:
+    """In which turn each message is taken: those of a source in the order in which they came, as far as they are of
+    different forms (version, group, facts, length); all first ones together. O(messages)."""
+    waves = np.zeros(len(payloads), np.int64)
+    last: dict[int, tuple[object, int]] = {}
+    for place, (index, payload) in enumerate(zip(source.tolist(), payloads, strict=True)):
+        in_part = payload[:1] == PART_MARK
+        form = (len(payload), payload[: 4 if in_part else 2])
+        before = last.get(index)
+        wave = 0 if before is None else before[1] if before[0] == form else min(WAVES_MOST - 1, before[1] + 1)
+        waves[place], last[index] = wave, (form, wave)
+    return waves

@@ -18,7 +18,7 @@ import numpy as np
 
 from daitn.base.effects import Problem, Solution
 from daitn.base.ids import NodeId
-from daitn.describe.reporting import UNTUNED_AGES, GroupShape, header_bytes
+from daitn.describe.reporting import UNTUNED_AGES, GroupShape
 from daitn.descriptors.reporting import AGE_MOST_S, ANY_MOVE, STEPS_PER_OCTAVE, GroupTuning, amount_of, step_of
 from daitn.topology.budget import expected_bytes, expected_loss, spread_budget
 from daitn.topology.watched import MARGINS, Key, WatchedFact, WatchedGroup
@@ -113,8 +113,7 @@ class ThresholdsSought(Problem, frozen=True, kw_only=True):
         ]
 
     def _bytes_of(self, watched: WatchedGroup, part: int = 0) -> int:
-        brief = watched.shape.has_brief(part)
-        return watched.shape.bytes_of(part, brief=brief) + header_bytes(self.overhead_bytes, part, brief=brief)
+        return watched.shape.bytes_of(part) + self.overhead_bytes
 
     def _ages(self) -> dict[int, float]:
         """By group: the age at which it is told again, so that all this takes no more than its share."""

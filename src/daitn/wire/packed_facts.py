@@ -15,16 +15,12 @@ messages have one record: of incarnation and sequences it has the last bytes, wh
 holds, and moments are counted from the incarnation. A load of which only the wait matters takes 22 bytes, not 62. Of
 one thing at most 127 reports may be lost or come at once: later ones are taken for replays until a whole one comes.
 
-A third form tells *one* fact as precisely as it needs to be (`BRIEF_VERSION`): its place instead of bits, two bytes of
-a number, and no deviation, since what is told for its threshold is known to a part of that. That load takes 15 bytes.
-
 Everything is little-endian and packed. Decoding (`MESSAGES` at once, any mixture) looks at nothing but lengths and
 the header until shapes are known; values are judged by the map (`topology.columns`).
 """
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any, Final
 
@@ -34,7 +30,6 @@ from numpy.typing import NDArray
 from daitn.base.errors import BugError
 from daitn.base.units import NS_PER_MS
 from daitn.descriptors.fact_kinds import Fact, Form, Group
-from daitn.descriptors.uncertainty import EXACT, NOT_KNOWN
 
 PACKED_VERSION: Final = 1
 
@@ -65,35 +60,6 @@ PART_BEFORE_NS: Final = 65_000 * TICK_NS
 
 PART_PROCESS_NS: Final = (1 << 32) * TICK_NS
 """A process that runs for longer tells everything in the first form."""
-
-BRIEF_VERSION: Final = 3
-
-BRIEF_HEADER: Final = np.dtype(
-    [
-        *(("version", "u1"), ("group", "u1"), ("place", "u1"), ("at_high", "u1")),
-        *(("incarnation", "<u2"), ("sequence", "<u2"), ("at", "<u2")),
-    ]
-)
-"""10 bytes. `place`: of the fact in its group; `at`, `at_high`: the last three bytes of the ticks since the incarnation
-began at which the oldest of its records was read; they come around in three days, and are completed by when they
-arrive."""
-
-BRIEF_NUMBERS: Final = 1 << 8
-"""Things with larger numbers are told in another form."""
-
-AFTER_TICKS: Final = 16
-"""Records say how long after the oldest of their message they were read in steps of so many ticks, a quarter of a
-second, rounded down and to 65 s at most: a fact may look older than it is, never younger."""
-
-BRIEF_AGE_NS: Final = (1 << 22) * TICK_NS
-"""What was read longer ago, 19 hours, is told in another form."""
-
-BRIEF_BITS: Final = 8
-"""Leading bits of a number that are told: to 0.4 %, and whole numbers to 256 as they are."""
-
-BRIEF_LEAST: Final = 2.0**-126
-BRIEF_MOST: Final = 255 * 2.0**120
-"""Numbers that have leading bits to tell; and 0, and NaN."""
 
 _TYPES: Final = {Form.NUMBER: "<f4", Form.EXACT: "<f8", Form.FLAG: "u1", Form.CHOICE: "u1"}
 
@@ -167,75 +133,3 @@ def encode_parts(group: Group, facts: int, records: Records, *, sequence: int, i
         raise BugError(f"a moment {since_ns} ns after the process began cannot be told in part")
     head = (PART_VERSION, group.number, facts, incarnation & 0xFFFF, sequence & 0xFFFF, since_ns // TICK_NS)
     return np.array(head, dtype=PART_HEADER).tobytes() + records.tobytes()
-
-
-# --- one fact, briefly ------------------------------------------------------------------------------------------------
-
-
-def brief_number(value: float) -> float:
-    """The nearest number that two bytes tell; NaN stays, infinite where there is none."""
-    if value == 0 or math.isnan(value):
-        return value
-    if not BRIEF_LEAST <= abs(value) <= BRIEF_MOST:
-        return math.inf
-    leading, exponent = math.frexp(value)
-    return math.ldexp(round(leading * (1 << BRIEF_BITS)), exponent - BRIEF_BITS)
-
-
-@cache
-def brief_dtype(group: Group, place: int) -> np.dtype[Any]:
-    """One report of one fact of a group. BugError where that fact does not travel so (`is_brief`)."""
-    if not is_brief(group, place):
-        raise BugError(f"group {group.name} has no fact {place} that travels briefly")
-    value = "<u2" if group.facts[place].form is Form.NUMBER else "u1"
-    return np.dtype([("number", "u1"), ("sequence", "u1"), ("after", "u1"), ("value", value)])
-
-
-def is_brief(group: Group, place: int) -> bool:
-    """Whether there is such a fact, and two bytes are enough for it: exact numbers need all of theirs."""
-    return group.packed and 0 <= place < min(16, len(group.facts)) and group.facts[place].form is not Form.EXACT
-
-
-def briefs_most(group: Group, place: int) -> int:
-    """Records of this fact that one message can carry."""
-    return (MESSAGE_BYTES - BRIEF_HEADER.itemsize) // brief_dtype(group, place).itemsize
-
-
-def brief_values(group: Group, place: int, values: NDArray[Any]) -> NDArray[Any]:
-    """Values of a fact as they travel: numbers lose what `brief_number` does not keep."""
-    if group.facts[place].form is not Form.NUMBER:
-        return values.astype(np.uint8)
-    return (values.astype("<f4").view("<u4") >> 16).astype("<u2")
-
-
-def encode_briefs(group: Group, place: int, records: Records, *, sequence: int, incarnation: int, at_ns: int) -> bytes:
-    """One message of one fact; `at_ns`: when the oldest record was read. BugError if there are no records, or more than
-    fit."""
-    if not 1 <= len(records) <= briefs_most(group, place):
-        raise BugError(f"{len(records)} records of {group.name}, 1 to {briefs_most(group, place)} fit")
-    ticks = max(0, at_ns - incarnation * NS_PER_MS) // TICK_NS
-    head = (BRIEF_VERSION, group.number, place, ticks >> 16 & 0xFF)
-    lasts = (incarnation & 0xFFFF, sequence & 0xFFFF, ticks & 0xFFFF)
-    return np.array((*head, *lasts), dtype=BRIEF_HEADER).tobytes() + records.tobytes()
-
-
-def brief_ticks(headers: Records, incarnation_ms: NDArray[np.uint64], now_ns: int) -> NDArray[np.int64]:
-    """Ticks since the incarnations began that headers tell, completed to be near `now_ns`: (n,)."""
-    told = headers["at"].astype(np.int64) | headers["at_high"].astype(np.int64) << 16
-    now = (now_ns - incarnation_ms.astype(np.int64) * NS_PER_MS) // TICK_NS
-    half = 1 << 23
-    return np.asarray(np.maximum(0, now + (told - now + half) % (2 * half) - half))
-
-
-def part_of_brief(group: Group, place: int, told: Records) -> Records:
-    """The same in the form of `part_dtype`, as if read at the moment of the message."""
-    records: Records = np.zeros(told.shape, part_dtype(group, 1 << place))
-    records["number"], records["sequence"] = told["number"], told["sequence"]
-    fact = group.facts[place]
-    if not fact.numeric:
-        records[fact.name] = told["value"]
-        return records
-    values = (told["value"].astype("<u4") << 16).view("<f4")
-    records[fact.name] = values
-    records["deviations"] = np.where(np.isnan(values), NOT_KNOWN, EXACT)[..., None]
-    return records
