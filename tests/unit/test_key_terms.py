@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -45,26 +46,26 @@ def test_key_asks_as_much_as_its_quota_and_is_told_when_to_come_back() -> None:
     now_s = [100.0]
     keys, counters = book(KeyTerms(queries_per_minute=3), now_s)
     for _ in range(3):
-        keys.begin(DIGEST, "sides")
+        asyncio.run(keys.begin(DIGEST, "sides"))
     with pytest.raises(HttpError, match="3 queries a minute") as refused:
-        keys.begin(DIGEST, "sides")
+        asyncio.run(keys.begin(DIGEST, "sides"))
     assert (refused.value.status, refused.value.wait_s) == (429, pytest.approx(20.0))
     assert counters.shown() == {"door_refused[quota]": 1}
 
     now_s[0] += 20.1
-    keys.begin(DIGEST, "sides")
+    asyncio.run(keys.begin(DIGEST, "sides"))
 
 
 def test_tokens_are_counted_when_a_query_has_ended_and_debt_is_waited_for() -> None:
     now_s = [0.0]
     keys, _ = book(KeyTerms(tokens_per_minute=60, tokens_per_day=10_000), now_s)
-    keys.begin(DIGEST, "talker")
+    asyncio.run(keys.begin(DIGEST, "talker"))
     keys.spent(DIGEST, 90)
     with pytest.raises(HttpError, match="60 tokens a minute") as refused:
-        keys.begin(DIGEST, "talker")
+        asyncio.run(keys.begin(DIGEST, "talker"))
     assert refused.value.wait_s == pytest.approx(31.0)
     now_s[0] += 31.1
-    keys.begin(DIGEST, "talker")
+    asyncio.run(keys.begin(DIGEST, "talker"))
 
 
 def test_day_counts_beyond_the_minute() -> None:
@@ -79,21 +80,21 @@ def test_day_counts_beyond_the_minute() -> None:
 
 def test_key_is_for_its_models_only() -> None:
     keys, counters = book(KeyTerms(models=(ModelName("sides"),)), [0.0])
-    keys.begin(DIGEST, "sides")
+    asyncio.run(keys.begin(DIGEST, "sides"))
     with pytest.raises(HttpError, match="may not ask 'other'; it is for sides") as refused:
-        keys.begin(DIGEST, "other")
+        asyncio.run(keys.begin(DIGEST, "other"))
     assert refused.value.status == 403
     assert counters.shown() == {"door_refused[model]": 1}
 
 
 def test_what_was_counted_stays_while_quotas_stay_the_same() -> None:
     keys, _ = book(KeyTerms(queries_per_minute=1), [0.0])
-    keys.begin(DIGEST, "sides")
+    asyncio.run(keys.begin(DIGEST, "sides"))
     keys.take_keys([key_of(KeyTerms(queries_per_minute=1, weight=2.0))])
     with pytest.raises(HttpError):
-        keys.begin(DIGEST, "sides")
+        asyncio.run(keys.begin(DIGEST, "sides"))
     keys.take_keys([key_of(KeyTerms(queries_per_minute=2))])
-    keys.begin(DIGEST, "sides")
+    asyncio.run(keys.begin(DIGEST, "sides"))
 
 
 # --- turns ------------------------------------------------------------------------------------------------------------

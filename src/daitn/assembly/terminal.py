@@ -10,7 +10,7 @@ from daitn.oam.outbox import AlarmNoticed, RecordOutbox
 from daitn.terminal.fact_reporter import TIMER as FACTS_TIMER
 from daitn.terminal.fact_reporter import FactReporter, FactsMeasured, ThingDropped
 from daitn.terminal.gateway import TIMER as GATEWAY_TIMER
-from daitn.terminal.gateway import Gateway, QueriesCounted
+from daitn.terminal.gateway import Gateway, OutcomesCounted, QueriesCounted, QuotasWanted
 from daitn.terminal.model_host import TIMER as HOST_TIMER
 from daitn.terminal.model_host import ModelHost, OfferChanged, ReplicaChanged
 from daitn.terminal.reporter import TIMER, DescriptorChanged, LeaveAsked, Linked, Reporter
@@ -18,7 +18,7 @@ from daitn.terminal.visit_keeper import VisitKeeper
 from daitn.terminal.work import JobsPinned
 from daitn.tools.agent import ToolsAgent, concerns_tools, settle_own
 from daitn.tools.manager import ServiceManager, concerns_manager
-from daitn.wire.center_serving import KeysGiven, RoutesGiven, ServeModels
+from daitn.wire.center_serving import KeysGiven, QuotasGiven, RoutesGiven, ServeModels
 from daitn.wire.center_tools import JobsEnded, VisitPrepare
 from daitn.wire.oam_records import RecordsKept
 from daitn.wire.terminal_tools import Left
@@ -148,11 +148,11 @@ def concerns_host(event: Event) -> bool:
 def concerns_gateway(event: Event) -> bool:
     """Whether an event is for a gateway."""
     match event:
-        case Delivered(message=RoutesGiven() | KeysGiven()):
+        case Delivered(message=RoutesGiven() | KeysGiven() | QuotasGiven()):
             return True
         case TimerFired(name=name):
             return name == GATEWAY_TIMER
-        case QueriesCounted():
+        case QueriesCounted() | OutcomesCounted() | QuotasWanted():
             return True
         case _:
             return False

@@ -57,7 +57,12 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def counted(self) -> bool:
         """Whether what is asked has to be counted."""
-        return not (self.queries_per_minute is self.tokens_per_minute is self.tokens_per_day is None)
+        return self.quotas != (None, None, None)
+
+    @property
+    def quotas(self) -> tuple[int | None, int | None, int | None]:
+        """Queries and tokens a minute, tokens a day."""
+        return self.queries_per_minute, self.tokens_per_minute, self.tokens_per_day
 
 
 def check_terms(terms: KeyTerms) -> KeyTerms:

@@ -3,7 +3,8 @@
 A core: routes and keys come in whole, each under a sequence; what it knows is told back on change and every `TELL_S`,
 so that a lost message is made good by the next. Queries are not here: they are answered by `node.serving.gateway`, on
 what this core was told last. It goes on with that while the centre is away. What it was asked it tells every two
-seconds, and at once where a model has no host (`DemandTold`).
+seconds, and at once where a model has no host (`DemandTold`). Parts of quotas are asked of the centre and given by it;
+how much is wanted, and what is done with it, is `node.serving.quota_keeper`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.serving import ApiKey, ServedModel
-from daitn.wire.center_serving import DemandTold, KeysGiven, OutcomesTold, QueriesOf, RoutesGiven, RoutesHeld
+from daitn.wire.center_serving import (
+    DemandTold,
+    KeysGiven,
+    OutcomesTold,
+    QueriesOf,
+    QuotasAsked,
+    QuotasGiven,
+    RoutesGiven,
+    RoutesHeld,
+)
 
 TIMER: Final = "gateway tell"
 TELL_S: Final = 2.0
@@ -39,6 +49,18 @@ class OutcomesCounted(Event, frozen=True, kw_only=True):
 
     since: int
     outcomes: tuple[ModelOutcomes, ...]
+
+
+class QuotasWanted(Event, frozen=True, kw_only=True):
+    """What was spent of keys with quotas, and what is wanted of the centre: `QuotasAsked`."""
+
+    asked: QuotasAsked
+
+
+class TakeQuotas(Effect, frozen=True, kw_only=True):
+    """So much may be spent of keys with quotas."""
+
+    given: QuotasGiven
 
 
 class TakeRoutes(Effect, frozen=True, kw_only=True):
@@ -65,7 +87,7 @@ class Gateway:
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
         """One event."""
         match event:
-            case Delivered(sender=sender, message=RoutesGiven() | KeysGiven()) if sender != CENTER:
+            case Delivered(sender=sender, message=RoutesGiven() | KeysGiven() | QuotasGiven()) if sender != CENTER:
                 self.counters.count("messages_not_from_center")
                 return []
             case Delivered(message=RoutesGiven(sequence=sequence, models=models)):
@@ -80,6 +102,10 @@ class Gateway:
                     self._keys = sequence
                     effects.append(TakeKeys(keys=keys))
                 return [*effects, self._tell()]
+            case Delivered(message=QuotasGiven() as given):
+                return [TakeQuotas(given=given)]
+            case QuotasWanted(asked=asked):
+                return [Send(receiver=CENTER, message=asked)]
             case QueriesCounted(seconds=seconds, counts=counts):
                 self._zeros_left = ZEROS if counts else self._zeros_left - 1
                 if self._zeros_left < 0:

@@ -107,3 +107,59 @@ class RoutesHeld(Message, frozen=True, kw_only=True, tag="routes_held"):
 
     routes: Sequence
     keys: Sequence
+
+
+QUOTA_KEYS: int = 1000
+"""Keys of one message about quotas; the others are in the next."""
+
+Total = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Wanted = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+KeyDigest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class QuotaUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway's process has spent of one key since it began, and would like to hold unspent from now on."""
+
+    digest: KeyDigest
+    queries: Total
+    tokens: Total
+    queries_wanted: Wanted = 0
+    """0 of both: what it held it gives back."""
+    tokens_wanted: Wanted = 0
+
+
+class QuotasAsked(Message, frozen=True, kw_only=True, tag="quotas_asked"):
+    """Gateway → control centre: so much was spent of these keys, and so much is wanted. Totals, so the next makes good
+    what was lost. Said at once where a query waits for it, and every second while a key is used. Answered by
+    `QuotasGiven`."""
+
+    since: Sequence
+    """Tells one process of a gateway from the next."""
+    number: Sequence
+    """Of this message; only the answer to the last one counts."""
+    keys: Annotated[tuple[QuotaUse, ...], msgspec.Meta(max_length=QUOTA_KEYS)]
+
+
+class QuotaShare(msgspec.Struct, frozen=True, kw_only=True):
+    """Up to which totals a gateway may spend a key."""
+
+    digest: KeyDigest
+    queries_most: Total
+    tokens_most: Total
+    what: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    """Which quota is used up, if one is."""
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    """When coming back helps."""
+
+
+class QuotasGiven(Message, frozen=True, kw_only=True, tag="quotas_given"):
+    """Control centre → gateway: what you may spend, from when you asked. Keys that have no quota, or are no keys any
+    more, are left out."""
+
+    since: Sequence
+    number: Sequence
+    """Of the message that this answers."""
+    lease_s: Annotated[float, msgspec.Meta(gt=0, le=3600)]
+    gateways: Annotated[int, msgspec.Meta(ge=1, le=GATEWAYS)] = 1
+    """How many there are: where I am silent, each lets in its part."""
+    shares: Annotated[tuple[QuotaShare, ...], msgspec.Meta(max_length=QUOTA_KEYS)] = ()

@@ -19,6 +19,8 @@ from daitn.wire.center_serving import (
     KeysGiven,
     ModelsServed,
     OutcomesTold,
+    QuotasAsked,
+    QuotasGiven,
     RoutesGiven,
     RoutesHeld,
     ServeModels,
@@ -86,6 +88,8 @@ AnyMessage = (
     | RoutesHeld
     | DemandTold
     | OutcomesTold
+    | QuotasAsked
+    | QuotasGiven
     | JobsHeld
     | JobsEnded
     | Describe

@@ -1,7 +1,8 @@
 """Gateway desk: tells every gateway of the domain which models may be asked where, and which keys open its door.
 
 Whole states under a sequence, as for hosts (decision 0039). Gateways are equal: each is told the same, and none asks
-another. Hosts are told who the gateways are, and answer nobody else.
+another. Hosts are told who the gateways are, and answer nobody else. What is left of keys' quotas is leased to them in
+parts (`quota_desk`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.commands import KeysListed
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
+from daitn.control_center.inference.quota_desk import QuotaDesk
 from daitn.control_center.turn import Turn
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
-from daitn.wire.center_serving import GATEWAYS, KeysGiven, RoutesGiven, RoutesHeld
+from daitn.wire.center_serving import GATEWAYS, KeysGiven, QuotasAsked, RoutesGiven, RoutesHeld
 
 
 class GatewayDesk:
@@ -26,13 +28,16 @@ class GatewayDesk:
         self._deployment, self._knowledge, self._counters = deployment, knowledge, counters
         self._routes: tuple[ServedModel, ...] | None = None
         self._keys: tuple[ApiKey, ...] | None = None
+        self._quotas = QuotaDesk()
         self._seen = 0
         """Version of the deployment desk that gateways were told of."""
         self._sequence = self._routes_sequence = self._keys_sequence = 0
 
     def minds(self, event: Event) -> bool:
         """Whether an event is for this desk alone."""
-        return isinstance(event, KeysListed) or (isinstance(event, Delivered) and isinstance(event.message, RoutesHeld))
+        return isinstance(event, KeysListed) or (
+            isinstance(event, Delivered) and isinstance(event.message, RoutesHeld | QuotasAsked)
+        )
 
     def handle(self, turn: Turn, event: Event) -> None:
         """One event that `minds` says yes to."""
@@ -40,10 +45,17 @@ class GatewayDesk:
             case KeysListed(keys=keys):
                 if keys != self._keys:
                     self._keys, self._keys_sequence = keys, self._next(turn)
+                    self._quotas.take_keys(keys, turn.now_ns)
                     for node in self._gateways():
                         self._give_keys(turn, node)
             case Delivered(sender=sender, message=RoutesHeld() as held):
                 self._held(turn, sender, held)
+            case Delivered(sender=sender, message=QuotasAsked() as asked):
+                gateways = self._gateways()
+                if sender not in gateways:
+                    self._counters.count("messages_for_another_role")
+                    return
+                turn.send(sender, self._quotas.answer(sender, asked, gateways, turn.now_ns))
             case _:
                 pass
 

@@ -8,6 +8,7 @@ are given, in seconds of one monotonic clock. O(1).
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 from daitn.descriptors.key_terms import KeyTerms
@@ -35,6 +36,11 @@ class _Bucket:
         self._fill(now_s)
         return max(0.0, least - self._left) / self._per_s
 
+    def left(self, now_s: float) -> float:
+        """What is left; negative: owed."""
+        self._fill(now_s)
+        return self._left
+
     def take(self, amount: float, now_s: float) -> None:
         """So much was spent."""
         self._fill(now_s)
@@ -60,6 +66,16 @@ class KeyQuotas:
         waits = [QuotaSpent(one.what, one.wait_s(1.0, now_s)) for one in (*self._queries, *self._tokens)]
         longest = max(waits, key=lambda one: one.wait_s, default=None)
         return longest if longest is not None and longest.wait_s > 0 else None
+
+    def left(self, now_s: float) -> tuple[float, float]:
+        """Queries and tokens that are left; infinite where they are not counted."""
+        queries = min((one.left(now_s) for one in self._queries), default=math.inf)
+        return queries, min((one.left(now_s) for one in self._tokens), default=math.inf)
+
+    def empty(self, now_s: float) -> None:
+        """Nothing is left of any."""
+        for one in (*self._queries, *self._tokens):
+            one.take(one.left(now_s), now_s)
 
     def spend(self, now_s: float, *, queries: int = 0, tokens: int = 0) -> None:
         """So much was asked."""

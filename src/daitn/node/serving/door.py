@@ -289,7 +289,7 @@ class Door:
 
     async def _ask(self, key: str, model: ServedModel, headers: Mapping[str, str], body: bytes) -> Reply:
         asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
-        self.keys.begin(key, model.model)
+        await self.keys.begin(key, model.model)
         session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
         if model.model not in self._engine.models:
             return await self._ask_combined(key, model, asked, session)
@@ -331,7 +331,7 @@ class Door:
 
     async def _ask_secret(self, request: web.Request) -> web.Response:
         assert self._secret is not None
-        self.keys.begin(request["key"], request.match_info["model"])
+        await self.keys.begin(request["key"], request.match_info["model"])
         said = await self._secret.ask(request.match_info["model"], request, request["key"], self._ways)
         return response_of(refusal(said) if isinstance(said, Refused) else said)
 

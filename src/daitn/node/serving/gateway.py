@@ -29,12 +29,13 @@ from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.later import Answerer, LaterQueries
 from daitn.node.serving.later_store import LaterStore
 from daitn.node.serving.openai_door import OpenAiDoor
+from daitn.node.serving.quota_keeper import QuotaKeeper
 from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
 from daitn.node.serving.webhooks import Webhooks
-from daitn.terminal.gateway import TakeKeys, TakeRoutes
+from daitn.terminal.gateway import TakeKeys, TakeQuotas, TakeRoutes
 
 COLLECTED_OBJECTS: Final = 30_000
 """New objects after which cycles are looked for: a pause of 2 ms at most."""
@@ -53,9 +54,10 @@ class GatewayHands:
         self._engine = QueryRouteEngine(secrets.randbits(32))
 
         self._counts = QueryCounts(post)
-        self._telling: asyncio.Task[None] | None = None
+        self._telling: list[asyncio.Task[None]] = []
 
-        self._keys = KeyBook(self.counters)
+        self._quotas = QuotaKeeper(post)
+        self._keys = KeyBook(self.counters, quotas=self._quotas)
         self._links = AnswerLinks(fabric)
         self._switching = Switching(config.switches)
         texts = OpenAiDoor(
@@ -77,7 +79,8 @@ class GatewayHands:
         _settle_memory()
         await self.door.start(self._config.host, self._config.port, self._context)
         self.address = self.door.address
-        self._telling = asyncio.create_task(self._counts.tell_often())
+        telling = (self._counts.tell_often(), self._quotas.tell_often())
+        self._telling = [asyncio.create_task(one) for one in telling]
 
     def perform(self, effect: Effect) -> bool:
         """Do what the gateway core wants, if it is that."""
@@ -87,15 +90,17 @@ class GatewayHands:
                 self.door.follow(models)
             case TakeKeys(keys=keys):
                 self.door.take_keys(keys)
+            case TakeQuotas(given=given):
+                self._quotas.given(given)
             case _:
                 return False
         return True
 
     async def stop(self) -> None:
         """Close the door, then the streams to hosts."""
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.gather(self._telling, return_exceptions=True)
+        for telling in self._telling:
+            telling.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
         await self.door.stop()
         await self._links.close()
 

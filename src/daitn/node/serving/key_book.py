@@ -1,8 +1,8 @@
 """Keys at a gateway's door: who asks, what they may ask, how much of it is left, and how they stand among others.
 
 Keys come from the control centre as digests with their terms. A token's digest is computed once. Every request is held
-to a rate; what asks a model is held to the key's terms: its models, and its quotas. Quotas are counted by each gateway
-by itself, since it began; what was counted stays where a key's terms change in nothing that is counted.
+to a rate; what asks a model is held to the key's terms: its models, and its quotas, of which this gateway has a part
+(`quota_keeper`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Final
 
 from daitn.base.errors import InputError
 from daitn.base.metrics import Counters
-from daitn.decision.query_route.quotas import KeyQuotas
-from daitn.descriptors.key_terms import RANKS, KeyPriority, KeyTerms
+from daitn.descriptors.key_terms import RANKS, KeyPriority
 from daitn.descriptors.serving import ApiKey
 from daitn.node.http.owner_token import parse_owner_token
 from daitn.node.http.problems import HttpError, too_many
 from daitn.node.http.rates import RateBook
 from daitn.node.http.tokens import digest_of_secret
+from daitn.node.serving.quota_keeper import QuotaKeeper
 
 QUERIES_PER_S: Final = 10_000.0
 QUERIES_BURST: Final = 20_000.0
@@ -34,28 +34,26 @@ PLAIN: Final = (1.0, RANKS[KeyPriority.NORMAL])
 
 
 class KeyBook:
-    """See the module's docstring. `clock_s`: monotonic."""
+    """See the module's docstring. `clock_s`: monotonic; `quotas`: None where there is no other gateway."""
 
-    def __init__(self, counters: Counters, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        clock_s: Callable[[], float] = time.monotonic,
+        quotas: QuotaKeeper | None = None,
+    ) -> None:
         self._counters, self._clock_s = counters, clock_s
+        self._quotas = quotas or QuotaKeeper(None, clock_s)
         self.told = asyncio.Event()
         """Whether it is known which keys open the door."""
         self._keys: dict[str, ApiKey] = {}
         self._digests: dict[str, str] = {}
         self._rates = RateBook(QUERIES_PER_S, QUERIES_BURST)
-        self._quotas: dict[str, tuple[KeyTerms, KeyQuotas]] = {}
 
     def take_keys(self, keys: Sequence[ApiKey]) -> None:
         """These keys open the door from now on."""
-        now_s = self._clock_s()
         self._keys = {key.digest: key for key in keys}
-        quotas: dict[str, tuple[KeyTerms, KeyQuotas]] = {}
-        for key in keys:
-            if key.terms.counted:
-                kept = self._quotas.get(key.digest)
-                same = kept is not None and _counts(kept[0]) == _counts(key.terms)
-                quotas[key.digest] = kept if kept is not None and same else (key.terms, KeyQuotas(key.terms, now_s))
-        self._quotas = quotas
+        self._quotas.take_keys(keys)
         self.told.set()
 
     def admit(self, authorization: str, api_key: str) -> str:
@@ -92,7 +90,7 @@ class KeyBook:
         key = self._keys.get(digest)
         return key is not None and (not key.terms.models or model in key.terms.models)
 
-    def begin(self, digest: str, model: str) -> None:
+    async def begin(self, digest: str, model: str) -> None:
         """A query of a model is about to be asked with a key: counted from now on. HttpError 403 where the key is not
         for that model, 429 where a quota is used up; then nothing was counted."""
         if not self.may_ask(digest, model):
@@ -100,26 +98,17 @@ class KeyBook:
             key = self._keys.get(digest)
             models = ", ".join(key.terms.models) if key is not None else "nothing any more"
             raise HttpError(403, "policy", f"this key may not ask {model[:64]!r}; it is for {models}")
-        held = self._quotas.get(digest)
-        if held is None:
+        if (spent := await self._quotas.begin(digest)) is None:
             return
-        now_s = self._clock_s()
-        if (spent := held[1].refusal(now_s)) is not None:
-            self._counters.count("door_refused", "quota")
-            raise too_many(f"this key may ask {spent.what}, and has", spent.wait_s)
-        held[1].spend(now_s, queries=1)
+        self._counters.count("door_refused", "quota")
+        raise too_many(f"this key may ask {spent.what}, and has", spent.wait_s)
 
     def spent(self, digest: str, tokens: int) -> None:
         """A query has ended, or was broken off, after so many tokens of prompt and answer."""
-        held = self._quotas.get(digest)
-        if held is not None and tokens:
-            held[1].spend(self._clock_s(), tokens=tokens)
+        if tokens:
+            self._quotas.spent(digest, tokens)
 
     def standing(self, digest: str) -> tuple[float, int]:
         """Weight and rank of a key where queries wait for their turn."""
         key = self._keys.get(digest)
         return PLAIN if key is None else (key.terms.weight, RANKS[key.terms.priority])
-
-
-def _counts(terms: KeyTerms) -> tuple[int | None, int | None, int | None]:
-    return terms.queries_per_minute, terms.tokens_per_minute, terms.tokens_per_day

@@ -109,7 +109,7 @@ class OpenAiDoor:
 
     async def _ask(self, request: web.Request, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
         """Ask the model, or of a switch the one that suffices, and the other where that one cannot answer."""
-        self.keys.begin(request["key"], name)
+        await self.keys.begin(request["key"], name)
         began_s = time.monotonic()
         first, *others = await self._switching.models_for(name, asked)
         telling = await self._asking.ask(first, asked, goal)
