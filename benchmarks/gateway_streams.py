@@ -126,11 +126,13 @@ def processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _serve(
+def serve(
     pipe: Connection,
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     close: Callable[[web.Application], Awaitable[None]] | None = None,
 ) -> None:
+    """A server of chats in a process of its own: its address goes through the pipe, and whatever comes back ends it."""
+
     async def run() -> None:
         app = web.Application()
         if close is not None:
@@ -161,7 +163,7 @@ def serve_mock(pipe: Connection) -> None:
             await response.write_eof()
         return response
 
-    _serve(pipe, talk)
+    serve(pipe, talk)
 
 
 def serve_proxy(pipe: Connection, upstream: str) -> None:
@@ -185,7 +187,7 @@ def serve_proxy(pipe: Connection, upstream: str) -> None:
                 await response.write_eof()
             return response
 
-    _serve(pipe, hand_on, close)
+    serve(pipe, hand_on, close)
 
 
 def of_bare_proxy(seconds: float) -> Heard:

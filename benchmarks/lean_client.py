@@ -7,6 +7,7 @@ import asyncio
 import functools
 import json
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from benchmarks.serving_world import BODY, Asked
@@ -18,8 +19,16 @@ _LENGTH = b"content-length:"
 class _Connection(asyncio.Protocol):
     """Asks again and again until `over_s`."""
 
-    def __init__(self, request: bytes, over_s: float, found: list[Asked], ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self,
+        request: bytes,
+        over_s: float,
+        found: list[Asked],
+        ended: asyncio.Future[None],
+        is_right: Callable[[bytes], bool],
+    ) -> None:
         self._request, self._over_s, self._found, self._ended = request, over_s, found, ended
+        self._is_right = is_right
         self._buffer = b""
         self._began_s = 0.0
 
@@ -39,7 +48,7 @@ class _Connection(asyncio.Protocol):
             return
         now_s = time.perf_counter()
         status = int(head[9:12])
-        right = status == 200 and len(json.loads(rest)["outputs"][0]["data"]) == 2
+        right = status == 200 and self._is_right(rest)
         self._found.append(Asked(self._began_s, now_s - self._began_s, status, right))
         self._buffer = b""
         if now_s < self._over_s:
@@ -60,14 +69,25 @@ def _length_of(head: bytes) -> int:
     return int(lower[place:].split(b"\r\n", 1)[0])
 
 
-async def ask_leanly(url: str, key: str, seconds: float, connections: int) -> list[Asked]:
-    """Queries from so many connections for some seconds, each asking as soon as it was answered."""
+def _is_row(body: bytes) -> bool:
+    return len(json.loads(body)["outputs"][0]["data"]) == 2
+
+
+async def ask_leanly(
+    url: str,
+    key: str,
+    seconds: float,
+    connections: int,
+    body: bytes = BODY,
+    is_right: Callable[[bytes], bool] = _is_row,
+) -> list[Asked]:
+    """Queries from so many connections for some seconds, each asking as soon as it was answered; one at least."""
     place = urlsplit(url)
     head = (
         f"POST {place.path} HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    request = head.encode("ascii") + BODY
+    request = head.encode("ascii") + body
     loop = asyncio.get_running_loop()
     found: list[Asked] = []
     over_s = time.perf_counter() + seconds
@@ -75,7 +95,7 @@ async def ask_leanly(url: str, key: str, seconds: float, connections: int) -> li
     assert place.hostname is not None
     assert place.port is not None
     for end in ends:
-        make = functools.partial(_Connection, request, over_s, found, end)
+        make = functools.partial(_Connection, request, over_s, found, end, is_right)
         await loop.create_connection(make, place.hostname, place.port)
     await asyncio.gather(*ends)
     return found

@@ -45,6 +45,10 @@ class PeerProcesses:
         """A process that stays."""
         self._processes.start(name, command)
 
+    def pid(self, name: str) -> int:
+        """The process of that name."""
+        return self._processes.pid(name)
+
     def run(self, *command: str, limit_s: float = COMMAND_S) -> None:
         """A command that ends by itself, and well."""
         name = " ".join(Path(part).name for part in command[:2])
