@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import networkx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from daitn.base.units import NS_PER_S
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.question_text import parse_question
 from daitn.topology.fact_book import FactBook
-from daitn.topology.questions.answering import answer_question
+from daitn.topology.questions.answering import answer_question, distinct
 from daitn.topology.questions.explaining import explain
 
 NOW = 1_000_000 * NS_PER_S
@@ -146,3 +147,23 @@ def test_explanation_of_one_that_matches_and_is_not_among_the_best():
     ]
     assert explain(book, question, "t4", NOW).inside
     assert explain(book, question, "t0", NOW).rank is None
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.zeros(0, np.int32),
+        np.array([7], np.int32),
+        np.array([-1, 5, 5, -1, 3], np.int32),
+        np.array([255, 0, 1, 255], np.uint8),
+        np.array([-(2**31), 2**31 - 1, 0], np.int32),
+        np.array([2.0, 1.0, 2.0]),
+    ],
+)
+def test_distinct_codes_are_those_that_sorting_finds(codes):
+    unique, group = distinct(codes)
+    expected, places = np.unique(codes, return_inverse=True)
+
+    assert unique.tolist() == expected.tolist()
+    assert group.tolist() == places.tolist()
+    assert unique.dtype == codes.dtype
