@@ -153,7 +153,7 @@ def test_what_was_counted_before_both_were_there_counts_for_neither() -> None:
     trial.count()
     trial.count(old=(1000, 100, 1000, 500))
     trial.begin()
-    old, new = trial.desk.versions.seen(NEXT)
+    old, new = trial.desk.judging.versions.seen(NEXT)
     assert (old.rows, old.lost, new.rows) == (0, 0, 0)
 
 

@@ -13,7 +13,7 @@ from daitn.descriptors.stages import STAGES_MOST
 
 if TYPE_CHECKING:
     from daitn.descriptors.serving import ModelStatus
-    from daitn.descriptors.versions import CanaryWanted
+    from daitn.descriptors.versions import CanaryWanted, Retraining
     from daitn.sdk.network import Network
 
 SPLITS: Final[dict[str, bool | None]] = {"": None, "fit": True, "never": False}
@@ -38,13 +38,26 @@ def deploy(
     canary_hours: Annotated[
         float, typer.Option(help="How long it is tried; what cannot be told by then is decided for the old version.")
     ] = 24.0,
+    retrain: Annotated[
+        int,
+        typer.Option(
+            help="Where judged answers show that it got worse, the job that made it is submitted again in your name, "
+            "with its deadline and budget, so many times at most; what it delivers is tried with --canary, or 0.1."
+        ),
+    ] = 0,
+    check_hours: Annotated[
+        float,
+        typer.Option(help="With --retrain: so often a verification unit measures it on fresh samples, whoever judged."),
+    ] = 0.0,
     wait: Annotated[float, typer.Option(help="Seconds to wait until it answers; 0: do not.")] = 120.0,
     token: Token = None,
     json: Json = False,
 ) -> None:
     """Give a trained model to the network; it is admitted and placed on hosts, or refused with every reason."""
     with errors(json), _connect(token) as network:
-        status = network.models.deploy(package, name, goal, split=_split(split), canary=_canary(canary, canary_hours))
+        agreed = _retraining(retrain, check_hours, canary, canary_hours)
+        tried = _canary(canary, canary_hours) if agreed is None else None
+        status = network.models.deploy(package, name, goal, split=_split(split), canary=tried, retrain=agreed)
         if status.phase.value != "refused" and wait > 0:
             status = network.models.wait(name, wait)
         answer(json, status, lambda where: _show(where, (status,)))
@@ -90,6 +103,20 @@ def _canary(share: float, hours: float) -> CanaryWanted | None:
     return CanaryWanted(share=share, hours=hours)
 
 
+def _retraining(times: int, every_h: float, share: float, hours: float) -> Retraining | None:
+    from daitn.descriptors.versions import Retraining
+
+    if times == 0 and every_h == 0:
+        return None
+    if every_h and not 0 < every_h <= 720:
+        raise InputError(f"--check-hours {every_h:g}", todo="give more than 0 and at most 720")
+    if not 1 <= times <= 100:
+        raise InputError(f"--retrain {times} is no number of jobs", todo="give 1 to 100")
+    tried = _canary(share or 0.1, hours)
+    assert tried is not None
+    return Retraining(times=times, check_hours=every_h or None, share=tried.share, hours=tried.hours)
+
+
 def _doing(one: ModelStatus) -> str:
     """How a model does: queries, what was judged, its new version."""
     lines = [f"{one.live.answered} answered, {one.live.lost} lost"] if one.live.answered or one.live.lost else []
@@ -100,6 +127,12 @@ def _doing(one: ModelStatus) -> str:
     if (canary := one.canary) is not None:
         judged = f"{canary.right:.0f} of {canary.rows:.0f} right, old {canary.old_right:.0f} of {canary.old_rows:.0f}"
         lines.append(f"new version {canary.artifact[:8]} with {canary.share:.0%}: {judged}")
+    if (again := one.retraining) is not None:
+        lines.append(
+            f"training by itself: {again.trained} of {again.agreed.times}" + f", job {again.job}" * bool(again.job)
+        )
+        lines += again.ended[-1:]
+        lines += [f"{name} {value:.4g} on fresh samples" for name, value in list(again.checked.items())[:4]]
     return "\n".join([*lines, *one.versions[-1:]])
 
 

@@ -4,7 +4,8 @@ Both versions are asked at the same time, each by its share of queries, so what 
 version is *taken back* where it is worse beyond chance: less often right, or more often lost. It *takes over* where it
 is not worse by `MARGIN` or more, as far as judged answers tell, and no worse in faults. Looks follow the rows of the
 new version (`live_accuracy.chance_of_look`), so that looking often does not find what is not there. Where its time is
-over and neither can be told, it is taken back: a version that nobody judged is no better for having been there.
+over and neither can be told, it takes over if a verification unit found it better on the same samples, and is taken
+back if none did: a version that nobody judged is no better for having been there.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class CanaryJudged(NamedTuple):
     why: str
 
 
-def judge_canary(old: Seen, new: Seen, *, over: bool) -> CanaryJudged:
-    """What becomes of a new version. `over`: its time is."""
+def judge_canary(old: Seen, new: Seen, *, over: bool, better: str = "") -> CanaryJudged:
+    """What becomes of a new version. `over`: its time is; `better`: how a verification unit found it so, if one did."""
     asked = new.answered + new.lost
     if asked >= QUERIES_LEAST:
         worse = _difference(new.lost, asked, old.lost, old.answered + old.lost, chance_of_look(asked))
@@ -72,6 +73,9 @@ def judge_canary(old: Seen, new: Seen, *, over: bool) -> CanaryJudged:
             return CanaryJudged(CanaryVerdict.TAKE_OVER, told)
         if over:
             return CanaryJudged(CanaryVerdict.TAKE_BACK, f"its time is over, and it cannot be told: {told}")
+    if over and better and new.answered:
+        told = f"its time is over, {min(new.rows, old.rows):.0f} rows of both were judged, too few to tell"
+        return CanaryJudged(CanaryVerdict.TAKE_OVER, f"{told}; {better}")
     if over:
         told = f"its time is over, and {new.rows:.0f} rows of it and {old.rows:.0f} of the old version were judged"
         return CanaryJudged(CanaryVerdict.TAKE_BACK, f"{told}; {ROWS_LEAST} of each are needed")

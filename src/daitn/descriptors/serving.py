@@ -25,7 +25,7 @@ from daitn.descriptors.request import Target, parse_target
 from daitn.descriptors.stages import Stage
 from daitn.descriptors.tariff import SECONDS_PER_HOUR, Price, Tariff
 from daitn.descriptors.texts import TextTask
-from daitn.descriptors.versions import Canary, CanaryShown
+from daitn.descriptors.versions import Canary, CanaryShown, RetrainingShown
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
@@ -413,6 +413,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A new version that is tried beside it."""
     versions: tuple[str, ...] = ()
     """What became of new versions that were tried, the newest last."""
+    retraining: RetrainingShown | None = None
+    """Training that begins by itself; None: its provider has not agreed to any."""
     replacements: int = 0
     """Replicas that were placed anew because a host was lost or failed."""
     deployed_unix_s: float = 0.0

@@ -25,7 +25,7 @@ from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.control_center.center import ControlCenter
 from daitn.control_center.config import CenterConfig, CenterTools, Member
 from daitn.control_center.fact_desk import MapDamaged, ReportsArrived
-from daitn.control_center.inference.commands import KeysListed
+from daitn.control_center.inference.commands import KeysListed, SubmitAgain, TryVersion
 from daitn.control_center.inference.records import DEPLOYMENT_RECORDS
 from daitn.control_center.node_records import NodeRecorded
 from daitn.control_center.training.commands import (
@@ -57,6 +57,7 @@ from daitn.node.map_snapshots import keep_snapshots
 from daitn.node.map_store import MapStore
 from daitn.node.moving import Moving, lacking_of
 from daitn.node.neighbours import Neighbours
+from daitn.node.retraining import train_on
 from daitn.node.slot_book import SlotBook, SlotState, SqliteSlotBook
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch
@@ -139,6 +140,8 @@ class CenterNode:
                     service.changed(job)
                 case FetchModel():
                     runner.spawn(self._fetch(runner, moving, effect))
+                case SubmitAgain() | TryVersion():
+                    runner.spawn(train_on(runner, service, models, effect))
                 case KeepMapEntry(entry=entry):
                     maps.append(entry)
                 case RetireSlot(node=node):

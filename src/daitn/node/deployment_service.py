@@ -44,7 +44,7 @@ from daitn.descriptors.serving import (
     check_goal,
 )
 from daitn.descriptors.stages import SplitAsked, check_profile
-from daitn.descriptors.versions import Canary, CanaryShown, CanaryWanted
+from daitn.descriptors.versions import Canary, CanaryShown, CanaryWanted, Retraining
 from daitn.node.clock import NodeClock
 from daitn.node.core_runner import CoreRunner
 from daitn.node.store import ChunkStore
@@ -74,9 +74,12 @@ class DeploymentService:
         goal: ServingGoal,
         split: SplitAsked | None = None,
         canary: CanaryWanted | None = None,
+        retrain: Retraining | None = None,
+        better: str = "",
     ) -> ModelStatus:
         """Take a package on under a name, or refuse it with every reason. The same name again is another package or
-        goal for it. With `split` it is served in stages, with `canary` tried beside the version that is served.
+        goal for it. With `split` it is served in stages, with `canary` tried beside the version that is served, with
+        `retrain` trained on by itself where it gets worse. `better`: how a unit found a new version better.
         InputError for what cannot be right, PolicyError for a name that is somebody else's."""
         if canary is not None and split is not None:
             raise InputError("a new version is tried whole, not in stages", todo="deploy it without a canary")
@@ -84,6 +87,8 @@ class DeploymentService:
         check_goal(goal)
         if not self._store.holds(artifact):
             raise InputError(f"package {artifact[:16]} is not here", todo="upload it first")
+        if retrain is not None:
+            self._check_retraining(owner, artifact, split, canary)
         self._check_name(owner, name, 1 if split is None else max(1, split.stages))
         pair = self._graph(artifact)
         needs, measured = needs_of(self._store.manifest(artifact), pair), self.measured(artifact)
@@ -126,11 +131,20 @@ class DeploymentService:
                     share=canary.share,
                     hours=canary.hours,
                     quality=quality,
+                    better=better,
                 )
             )
         else:
             self._runner.post(
-                DeployAsked(model=name, owner=owner, artifact=artifact, goal=goal, needs=needs, quality=quality)
+                DeployAsked(
+                    model=name,
+                    owner=owner,
+                    artifact=artifact,
+                    goal=goal,
+                    needs=needs,
+                    quality=quality,
+                    retrain=retrain,
+                )
             )
         return self.status(owner, name)
 
@@ -169,6 +183,24 @@ class DeploymentService:
             if state.best == artifact and state.best_measurements:
                 return {one.name: one.value for one in state.best_measurements}
         return {}
+
+    def _check_retraining(
+        self, owner: OwnerId, artifact: ArtifactId, split: SplitAsked | None, canary: CanaryWanted | None
+    ) -> None:
+        """InputError where a model cannot be trained on by itself."""
+        if split is not None or canary is not None:
+            what = "a model in stages" if split is not None else "a new version that is tried"
+            raise InputError(f"{what} is not trained on by itself", todo="deploy it whole, or without --retrain")
+        if self._desk.judging.retraining.maker(owner, artifact) is None:
+            raise InputError(
+                f"no job of {owner} in this domain made package {artifact[:16]}, so nothing says how to train it on",
+                todo="deploy what a job delivered, or without --retrain",
+            )
+        if "accuracy" not in self.measured(artifact):
+            raise InputError(
+                f"nobody measured the accuracy of package {artifact[:16]}, so it cannot be seen to get worse",
+                todo="train with a target of accuracy, or deploy it without --retrain",
+            )
 
     def _graph(self, artifact: ArtifactId) -> GraphPair:
         manifest = self._store.manifest(artifact)
@@ -264,12 +296,13 @@ class DeploymentService:
             reasons=tuple(reasons),
             replicas=tuple(one for each in shown.values() for one in each),
             stages=0 if first.needs.stage is None else first.needs.stage.of,
-            live=self._desk.live.shown(first.artifact, first.quality, first.temperature),
+            live=self._desk.judging.live.shown(first.artifact, first.quality, first.temperature),
             canary=self._canary(name),
             versions=tuple(
                 f"{one.artifact[:16]} {'took over' if one.took_over else 'was taken back'}: {one.why}"
                 for one in first.versions
             ),
+            retraining=self._desk.judging.retraining.shown(name) if name in parts else None,
             replacements=sum(deployed.replacements for deployed in parts.values()),
             deployed_unix_s=first.deployed_ns / NS_PER_S,
         )
@@ -282,7 +315,7 @@ class DeploymentService:
         deployed = self._desk.models[beside]
         assert deployed.canary is not None
         replicas = [self._replica(beside, deployed, node) for node in deployed.placed]
-        old, new = self._desk.versions.seen(beside)
+        old, new = self._desk.judging.versions.seen(beside)
         return CanaryShown(
             artifact=deployed.artifact,
             share=deployed.canary.share,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from daitn.base.effects import Event
+from daitn.base.effects import Effect, Event
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.request import Request
 from daitn.descriptors.serving import ApiKey, ModelNeeds, ServingGoal
+from daitn.descriptors.versions import Retraining
 
 
 class DeployAsked(Event, frozen=True, kw_only=True):
@@ -19,6 +21,8 @@ class DeployAsked(Event, frozen=True, kw_only=True):
     needs: ModelNeeds
     quality: dict[str, float] = msgspec.field(default_factory=dict)
     """What verification units measured of it, by target name."""
+    retrain: Retraining | None = None
+    """What its provider agrees to where it gets worse."""
 
 
 class StagePlanned(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +56,41 @@ class CanaryAsked(Event, frozen=True, kw_only=True):
     share: float
     hours: float
     quality: dict[str, float] = msgspec.field(default_factory=dict)
+    better: str = ""
+    """How a verification unit found it better, as in `Canary`."""
+
+
+class SubmitAgain(Effect, frozen=True, kw_only=True):
+    """Submit this request in the owner's name, once for its key; where that cannot be, `RetrainingAnswered`."""
+
+    model: ModelName
+    owner: OwnerId
+    request: Request
+    key: str
+
+
+class TryVersion(Effect, frozen=True, kw_only=True):
+    """Try what a job delivered as a new version of the model (`CanaryAsked`); then `RetrainingAnswered`."""
+
+    model: ModelName
+    owner: OwnerId
+    artifact: ArtifactId
+    share: float
+    hours: float
+    better: str
+    key: str
+    told: str
+    """Of the job."""
+
+
+class RetrainingAnswered(Event, frozen=True, kw_only=True):
+    """What came of `SubmitAgain`, where it could not be done, or of `TryVersion`."""
+
+    model: ModelName
+    key: str
+    artifact: ArtifactId | None
+    """Tried as a new version; None: it is not."""
+    why: str
 
 
 class UndeployAsked(Event, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from daitn.control_center.inference.records import (
     ReplicaLeaving,
     ReplicaPlaced,
     ReplicaTaken,
+    RetrainingBegun,
+    RetrainingEnded,
 )
 from daitn.descriptors.serving import Replica, ReplicaPhase
 
@@ -40,6 +42,16 @@ class Deployed:
         """By which scores are divided where it counts how sure an answer is."""
         self.versions: deque[CanaryEnded] = deque(maxlen=VERSIONS_KEPT)
         """What became of new versions that were tried."""
+        self.retrain = record.retrain
+        self.retraining: RetrainingBegun | None = None
+        """Under way."""
+        self.retrained = record.retrained
+        """Jobs that trained under what its provider agreed to."""
+        self.retrained_ns: int | None = None
+        """When the last one for this package ended."""
+        self.checked: dict[str, float] = {}
+        """What a unit measured of this package last, on fresh samples."""
+        self.retrainings: deque[RetrainingEnded] = deque(maxlen=VERSIONS_KEPT)
         self.deployed_ns = record.at_ns
         self.placed = dict(placed)
         self.leaving: dict[NodeId, int] = {}
@@ -78,6 +90,14 @@ class Deployed:
         if record.failed:
             self.failed[record.node] = record.why
 
+    def follow(self, before: Deployed) -> None:
+        """It takes the place of what was served under its name: what people are told goes on."""
+        self.versions.extend(before.versions)
+        self.retrainings.extend(before.retrainings)
+        self.retraining = before.retraining
+        if before.artifact == self.artifact:
+            self.temperature, self.checked = before.temperature, before.checked
+
     def too_slow(self, replica: Replica) -> str:
         """Why a replica that was warmed up cannot keep the goal, whatever the load; empty if it can."""
         if replica.phase is not ReplicaPhase.SERVING:
@@ -96,8 +116,7 @@ def apply_record(models: dict[ModelName, Deployed], record: DeploymentRecord) ->
             same = before is not None and before.artifact == record.artifact
             models[model] = Deployed(record, before.placed if before is not None and same else {})
             if before is not None:
-                models[model].versions.extend(before.versions)
-                models[model].temperature = before.temperature if same else 1.0
+                models[model].follow(before)
         case ReplicaPlaced(model=model):
             models[model].place(record)
         case ReplicaLeaving(model=model):
@@ -110,7 +129,15 @@ def apply_record(models: dict[ModelName, Deployed], record: DeploymentRecord) ->
             models[model].versions.append(record)
         case ModelCalibrated(model=model) if model in models:
             models[model].temperature = record.temperature
-        case CanaryEnded() | ModelCalibrated():
+        case RetrainingBegun(model=model) if model in models:
+            models[model].retraining = record
+        case RetrainingEnded(model=model) if model in models:
+            models[model].retraining = None
+            models[model].retrained_ns = record.at_ns
+            models[model].retrained += record.trained
+            models[model].checked = record.checked
+            models[model].retrainings.append(record)
+        case CanaryEnded() | ModelCalibrated() | RetrainingBegun() | RetrainingEnded():
             pass
         case _:
             raise BugError(f"nobody has a rule for {type(record).__name__} of deployed models")

@@ -21,16 +21,22 @@ from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S, seconds_to_ns
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.answering import routed, said_of, served_model
-from daitn.control_center.inference.commands import CanaryAsked, DeployAsked, DeployStagesAsked, UndeployAsked
+from daitn.control_center.inference.commands import (
+    CanaryAsked,
+    DeployAsked,
+    DeployStagesAsked,
+    RetrainingAnswered,
+    UndeployAsked,
+)
 from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed, apply_record
 from daitn.control_center.inference.host_windows import lasting, next_edge_s
-from daitn.control_center.inference.live_book import LiveBook
+from daitn.control_center.inference.judging import Judging
 from daitn.control_center.inference.offered import OfferedModels
 from daitn.control_center.inference.placing import KEY, Placing
 from daitn.control_center.inference.records import DeploymentRecord, ReplicaLeaving, ReplicaTaken
+from daitn.control_center.inference.retraining import Jobs
 from daitn.control_center.inference.staged import parts_of, record_deployment, record_withdrawal
-from daitn.control_center.inference.versions import Versions
 from daitn.control_center.turn import Turn
 from daitn.decision.hosting import HostAdmission, HostView, admit
 from daitn.decision.model_placement import PlacementFound
@@ -75,7 +81,9 @@ ELSEWHERE_S: Final = 60.0
 class DeploymentDesk:
     """See the module's docstring."""
 
-    def __init__(self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters) -> None:
+    def __init__(
+        self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters, jobs: Jobs
+    ) -> None:
         self.models: dict[ModelName, Deployed] = {}
         self._config, self._tools, self._knowledge, self._counters = config, tools, knowledge, counters
         self._observed: dict[NodeId, dict[ModelName, Replica]] = {}
@@ -91,8 +99,7 @@ class DeploymentDesk:
         self._ordered: dict[NodeId, tuple[dict[ModelName, ArtifactId], tuple[NodeId, ...]]] = {}
         self.demand = DemandBook()
         self.placing = Placing(knowledge, self.demand)
-        self.live = LiveBook()
-        self.versions = Versions(self.models, self.live, self._answers)
+        self.judging = Judging(self.models, jobs, self._answers)
         self._started_ns = self._settled_ns = 0
         self._looked = 0
 
@@ -106,6 +113,7 @@ class DeploymentDesk:
                 | DeployStagesAsked()
                 | CanaryAsked()
                 | UndeployAsked()
+                | RetrainingAnswered()
                 | TimerFired(name="hosting" | "placing" | "windows of hosts")
             ):
                 return True
@@ -122,13 +130,15 @@ class DeploymentDesk:
             case DeployAsked() | DeployStagesAsked():
                 self._deploy(turn, event)
             case CanaryAsked():
-                self._changed(turn, self.versions.begin(turn, event))
+                self._changed(turn, self.judging.versions.begin(turn, event))
             case UndeployAsked(model=model):
                 self._changed(turn, record_withdrawal(turn, self.models, model))
+            case RetrainingAnswered():
+                self.judging.retraining.answered(turn, event)
             case Delivered(sender=sender, message=ModelsServed() as told):
                 self._served(turn, sender, told)
             case Delivered(sender=sender, message=OutcomesTold() as told):
-                self._outcomes(sender, told)
+                self._outcomes(turn, sender, told)
             case Delivered(sender=sender, message=DemandTold() as told):
                 self._asked(turn, sender, told)
             case Computed(solution=PlacementFound() as plan) if plan.model in self.models:
@@ -216,12 +226,13 @@ class DeploymentDesk:
             if model is not None and not model.staying:
                 self._place(turn, one.model, model)
 
-    def _outcomes(self, sender: NodeId, told: OutcomesTold) -> None:
+    def _outcomes(self, turn: Turn, sender: NodeId, told: OutcomesTold) -> None:
         facts = self._knowledge.node(sender)
         if facts is None or Role.GATEWAY not in facts.descriptor.roles:
             self._counters.count("messages_for_another_role")
             return
-        self.live.take(sender, told, {model.artifact: None for model in self.models.values()})
+        if changed := self.judging.hear(turn, sender, told):
+            self._changed(turn, changed)
 
     def _look(self, turn: Turn) -> None:
         """Demand has moved: some models are looked at, and the map is told."""
@@ -232,9 +243,7 @@ class DeploymentDesk:
             name = names[(self._looked + place) % len(names)]
             self._place(turn, name, self.models[name])
         self._looked += LOOKS
-        self.live.forget({model.artifact for model in self.models.values()})
-        self.versions.calibrate(turn)
-        for name in self.versions.look(turn):
+        for name in self.judging.look(turn):
             self.placing.forget(name)
         self._knowledge.demanded(self.demand.demands(turn.now_ns), turn.now_ns)
         self._settle(turn)

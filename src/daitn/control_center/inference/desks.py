@@ -7,6 +7,7 @@ from daitn.base.metrics import Counters
 from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.gateway_desk import GatewayDesk
+from daitn.control_center.inference.retraining import Jobs
 from daitn.control_center.turn import Turn
 from daitn.topology.knowledge_map import KnowledgeMap
 
@@ -14,8 +15,10 @@ from daitn.topology.knowledge_map import KnowledgeMap
 class InferenceDesks:
     """See the module's docstring."""
 
-    def __init__(self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters) -> None:
-        self.deployment = DeploymentDesk(config, tools, knowledge, counters)
+    def __init__(
+        self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters, jobs: Jobs
+    ) -> None:
+        self.deployment = DeploymentDesk(config, tools, knowledge, counters, jobs)
         self.gateways = GatewayDesk(self.deployment, knowledge, counters)
 
     def minds(self, event: Event) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from daitn.base.effects import Record
-from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.base.ids import ArtifactId, JobId, ModelName, NodeId, OwnerId
 from daitn.descriptors.serving import ModelNeeds, ServingGoal
-from daitn.descriptors.versions import Canary
+from daitn.descriptors.versions import Canary, Retraining
 
 
 class DeploymentRecord(Record, frozen=True, kw_only=True):
@@ -27,6 +27,10 @@ class ModelDeployed(DeploymentRecord, frozen=True, kw_only=True, tag="model_depl
     quality: dict[str, float] = msgspec.field(default_factory=dict)
     canary: Canary | None = None
     """Of which model it is a new version; None: it is no such one."""
+    retrain: Retraining | None = None
+    """What its provider agrees to where it gets worse; None: it is told, and decides."""
+    retrained: int = 0
+    """Jobs that trained under it already: the version is the network's, and the agreement an older one."""
 
 
 class ReplicaPlaced(DeploymentRecord, frozen=True, kw_only=True, tag="replica_placed"):
@@ -72,6 +76,26 @@ class ModelCalibrated(DeploymentRecord, frozen=True, kw_only=True, tag="model_ca
     temperature: float
 
 
+class RetrainingBegun(DeploymentRecord, frozen=True, kw_only=True, tag="retraining_begun"):
+    """The model got worse: the job that made it is submitted again, from the package as it is served."""
+
+    artifact: ArtifactId
+    job: JobId
+    """That made it."""
+    why: str
+
+
+class RetrainingEnded(DeploymentRecord, frozen=True, kw_only=True, tag="retraining_ended"):
+    """What came of it. `artifact`: tried as a new version from now on; None: there is nothing to try."""
+
+    artifact: ArtifactId | None = None
+    why: str
+    trained: bool = False
+    """The job made visits; else its unit looked, and no more."""
+    checked: dict[str, float] = msgspec.field(default_factory=dict)
+    """What its unit measured of the model as it is served, on fresh samples, by target name."""
+
+
 DEPLOYMENT_RECORDS = (
     ModelDeployed,
     ReplicaPlaced,
@@ -80,4 +104,6 @@ DEPLOYMENT_RECORDS = (
     ModelWithdrawn,
     CanaryEnded,
     ModelCalibrated,
+    RetrainingBegun,
+    RetrainingEnded,
 )

@@ -62,6 +62,7 @@ def record_deployment(turn: Turn, models: Models, asked: DeployAsked | DeploySta
                 goal=asked.goal,
                 needs=needs,
                 quality=asked.quality,
+                retrain=asked.retrain if isinstance(asked, DeployAsked) else None,
             )
         )
         if stage is not None and not models[name].placed:

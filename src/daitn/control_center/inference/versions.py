@@ -39,7 +39,7 @@ class Versions:
 
     def begin(self, turn: Turn, asked: CanaryAsked) -> set[ModelName]:
         """Record that a new version is asked by a share, in place of one that was there. Names that changed."""
-        canary = Canary(model=asked.model, share=asked.share, hours=asked.hours)
+        canary = Canary(model=asked.model, share=asked.share, hours=asked.hours, better=asked.better)
         before = canary_of(self._models, asked.model)
         if before is not None:
             why = "another new version took its place"
@@ -98,7 +98,7 @@ class Versions:
         if model.failed and not model.placed:
             why = "; ".join(dict.fromkeys(model.failed.values()))
             return self._end(turn, name, took_over=False, why=f"no host could serve it: {why}"[:1000])
-        verdict = judge_canary(old, new, over=age_s > canary.hours * 3600)
+        verdict = judge_canary(old, new, over=age_s > canary.hours * 3600, better=canary.better)
         match verdict.verdict:
             case CanaryVerdict.TAKE_BACK:
                 return self._end(turn, name, took_over=False, why=verdict.why)
@@ -120,6 +120,8 @@ class Versions:
                 goal=model.goal,
                 needs=model.needs,
                 quality=model.quality,
+                retrain=self._models[canary.model].retrain,
+                retrained=self._models[canary.model].retrained,
             )
         )
         turn.record(

@@ -22,7 +22,7 @@ from daitn.descriptors.serving import ServingGoal
 from daitn.descriptors.stages import SplitAsked
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.descriptors.trust import TrustChange
-from daitn.descriptors.versions import CanaryWanted
+from daitn.descriptors.versions import CanaryWanted, Retraining
 from daitn.wire.oam import Counted
 
 CHUNKS_ASKED: Final = 8192
@@ -74,6 +74,8 @@ class DeployBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     split: SplitAsked | None = None
     canary: CanaryWanted | None = None
     """Tried beside the version that is served, with a share of its queries."""
+    retrain: Retraining | None = None
+    """Trained on by itself where judged answers show that it has got worse."""
 
 
 class PackageStored(msgspec.Struct, frozen=True, kw_only=True):

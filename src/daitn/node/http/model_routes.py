@@ -12,7 +12,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, OwnerId
 from daitn.descriptors.serving import ModelPhase, ModelStatus, ServingGoal
 from daitn.descriptors.stages import SplitAsked
-from daitn.descriptors.versions import CanaryWanted
+from daitn.descriptors.versions import CanaryWanted, Retraining
 from daitn.node.http.bodies import DeployBody
 from daitn.node.http.manual import Manual
 from daitn.node.http.problems import unknown
@@ -30,6 +30,7 @@ class Deployments(Protocol):
         goal: ServingGoal,
         split: SplitAsked | None,
         canary: CanaryWanted | None,
+        retrain: Retraining | None,
     ) -> ModelStatus:
         """Take a package on, or refuse it with every reason."""
         ...
@@ -69,7 +70,13 @@ def add_model_routes(
         caller = provider(request)
         asked: DeployBody = await read(request, DeployBody)
         status = service.deploy(
-            caller.owner, asked.model, ArtifactId(asked.package), asked.goal, asked.split, asked.canary
+            caller.owner,
+            asked.model,
+            ArtifactId(asked.package),
+            asked.goal,
+            asked.split,
+            asked.canary,
+            asked.retrain,
         )
         return _json(status, 200 if status.phase is ModelPhase.REFUSED else 201)
 
