@@ -136,7 +136,7 @@ from daitn.topology.image_making import make_image
 from daitn.topology.intake import FactIntake
 from daitn.topology.map_entries import ReportsEntry, apply_entry
 from daitn.topology.map_image import load_image
-from daitn.wire import answers, queries, secret_queries
+from daitn.wire import answers, handed, queries, secret_queries
 from daitn.wire.center_tools import VisitReport, encode_report
 from daitn.wire.oam import Counted, decode_counted, encode_counted
 from daitn.wire.packed_facts import encode_parts, encode_records, part_dtype, record_dtype
@@ -725,6 +725,9 @@ TENSOR = NamedTensor(name="x", datatype="FP32", shape=(1, 2), data=bytes(8))
 SECRET_QUERY = secret_queries.SecretQuery(
     artifact=ArtifactId("a" * 64), rows=1, capsules={NodeId("n0001"): bytes(80)}, data=b"sealed"
 )
+SECRET_TEXT = secret_queries.SecretTextQuery(
+    artifact=ArtifactId("a" * 64), tokens_most=9, capsules={NodeId("n0001"): bytes(80)}, data=b"sealed"
+)
 TO_HOST = (
     answers.TextAsked(
         query=1,
@@ -750,11 +753,20 @@ TO_HOST = (
         ),
     ),
     answers.QueryAsked(query=4, call=queries.KeyCall()),
+    answers.SecretTextAsked(
+        query=5,
+        model=ModelName("m"),
+        artifact=ArtifactId("a"),
+        left_s=1.0,
+        sealed=secret_queries.SealedPart(capsule=bytes(80), data=b"sealed"),
+        pieces=4,
+    ),
     answers.MoreWanted(query=1, pieces=2),
     answers.NoMoreWanted(query=1),
 )
 FROM_HOST = (
     answers.TextPiece(query=1, at=4, tokens=(3,), text="a"),
+    answers.SealedPiece(query=5, number=0, data=b"sealed"),
     answers.TextEnded(query=1, reason="stop"),
     answers.BatchAnswered(query=2, values=TENSOR, labels=("no",)),
     answers.TextRefused(query=3, reason="busy", what="later"),
@@ -1052,6 +1064,24 @@ CASES = [
         "text",
     ),
     Case(
+        "wire.secret_queries.decode_secret_text_query",
+        lambda data, _: secret_queries.decode_secret_text_query(data),
+        [msgspec.msgpack.encode(SECRET_TEXT)],
+        "msgpack",
+    ),
+    Case(
+        "wire.secret_queries.decode_text",
+        lambda data, _: secret_queries.decode_text(data),
+        [msgspec.msgpack.encode(secret_queries.SecretText(asked=Generation(prompt="tell")))],
+        "msgpack",
+    ),
+    Case(
+        "wire.secret_queries.decode_piece",
+        lambda data, _: secret_queries.decode_piece(data),
+        [msgspec.msgpack.encode(secret_queries.SecretPiece(at=3, tokens=(1,), text="a", end="stop"))],
+        "msgpack",
+    ),
+    Case(
         "wire.secret_queries.decode_secret_query",
         lambda data, _: secret_queries.decode_secret_query(data),
         [msgspec.msgpack.encode(SECRET_QUERY)],
@@ -1073,6 +1103,24 @@ CASES = [
         "wire.secret_queries.decode_outcome",
         lambda data, _: secret_queries.decode_outcome(data),
         [msgspec.msgpack.encode(secret_queries.SecretOutcome(fault="no"))],
+        "msgpack",
+    ),
+    Case(
+        "wire.handed.decode_handed",
+        lambda data, _: handed.decode_handed(data),
+        [
+            msgspec.msgpack.encode(
+                handed.AnswerHanded(
+                    query="later-1", owner="a", model="m", status=200, told={"a": "b"}, kind="a/b", bytes=3, kept_s=9.0
+                )
+            )
+        ],
+        "msgpack",
+    ),
+    Case(
+        "wire.handed.decode_handed_said",
+        lambda data, _: handed.decode_handed_said(data),
+        [msgspec.msgpack.encode(handed.HandedSaid(taken=False, what="full"))],
         "msgpack",
     ),
     Case(

@@ -104,6 +104,7 @@ THROUGH = {
     "scenario.files._convert": "scenario.files._read",
     "scenario.files._convert_fields": "scenario.files._read",
     "descriptors.question_lexing.read_tokens": "descriptors.question_text.parse_question",
+    "serving.sealing._seal": "serving.sealing.seal_query",
     "sdk.transport.Transport.call": "sdk.jobs.read_event",
 }
 """Parts of decoders, and what they are driven through (of the last: the same two lines, behind a connection)."""

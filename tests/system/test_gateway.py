@@ -26,7 +26,7 @@ from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
 from daitn.sdk.later_queries import ask_later, fetch_later, forget_later
 from daitn.sdk.query_ways import fetch_way
-from daitn.sdk.secret_queries import ask_secretly
+from daitn.sdk.secret_queries import ask_later_secretly, ask_secretly, fetch_later_secretly
 
 triton = pytest.importorskip("tritonclient.http")
 
@@ -159,6 +159,11 @@ def _ask_what_nobody_keeps(domain: LocalDomain, address: str, key: str, output: 
         wanted = model(torch.from_numpy(rows)).numpy()
     found = ask_secretly(address, key, "sides", {"x": rows})
     np.testing.assert_allclose(found[output], wanted, rtol=1e-4, atol=1e-5)
+    ticket = ask_later_secretly(address, key, "sides", {"x": rows})
+    wait_until(lambda: fetch_later_secretly(address, key, ticket) is not None, "it is answered, later", 10)
+    later = fetch_later_secretly(address, key, ticket)
+    assert later is not None
+    np.testing.assert_allclose(later[output], wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match=r"the model takes \[-1, 2\]"):
         ask_secretly(address, key, "sides", {"x": np.zeros((1, 3), np.float32)})
     with pytest.raises(InputError, match="none of the hosts that may read"):

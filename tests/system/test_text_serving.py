@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.system.small_domain import wait_until
 
 import daitn
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.texts import Generation, Turn
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
+from daitn.sdk.secret_texts import tell_secretly
 
 openai = pytest.importorskip("openai")
 
@@ -49,6 +52,12 @@ def test_unmodified_client_is_answered_in_pieces_while_the_host_that_answers_is_
             whole = client.chat.completions.create(**asked).choices[0].message.content
             assert len(whole.split()) == 150
 
+            turns = (Turn(role="user", text=SECRET),)
+            secretly = Generation(turns=turns, tokens_most=150)
+            address = said["gate"]["queries"]
+            assert "".join(tell_secretly(address, key, "talker", secretly)) == whole
+            _nothing_is_counted_of_it(domain, whole)
+
             raw = client.chat.completions.with_raw_response.create(**asked, stream=True)
             answering = nodes[raw.headers["x-daitn-host"]]
             parts: list[str] = []
@@ -63,6 +72,13 @@ def test_unmodified_client_is_answered_in_pieces_while_the_host_that_answers_is_
             data = path.read_bytes()
             assert SECRET.encode() not in data, f"{path} holds the query"
             assert whole[:60].encode() not in data, f"{path} holds the answer"
+
+
+def _nothing_is_counted_of_it(domain: LocalDomain, whole: str) -> None:
+    with daitn.connect(domain.operator_token()) as operator:
+        counters = msgspec.json.encode(operator.counters())
+    assert b"Xylander" not in counters
+    assert whole[:60].encode() not in counters
 
 
 def _hosts(client: Any) -> int:

@@ -8,13 +8,14 @@ from tests.builders import make_site
 from tests.unit.test_deployment_desk import Domain, make_host
 
 from daitn.assembly.terminal import concerns_gateway
-from daitn.base.effects import Delivered, Effect, Send, SetTimer, Started
+from daitn.base.effects import Delivered, Effect, PeerVanished, Send, SetTimer, Started
 from daitn.base.ids import CENTER, ModelName, NodeId, OwnerId
 from daitn.control_center.inference.commands import KeysListed
+from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import ApiKey
 from daitn.descriptors.terminals import Role
 from daitn.node.serving.counting import QueryCounts
-from daitn.terminal.gateway import Gateway, QueriesCounted, TakeKeys, TakeRoutes
+from daitn.terminal.gateway import Gateway, OutcomesCounted, QueriesCounted, TakeKeys, TakeRoutes
 from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
 
 GATE = NodeId("n0009")
@@ -102,3 +103,23 @@ def test_queries_of_served_models_are_counted_and_told_at_once_where_no_host_ans
 
 def test_what_hands_count_reaches_the_gateways_core() -> None:
     assert concerns_gateway(QueriesCounted(seconds=1.0))
+    assert concerns_gateway(OutcomesCounted(since=1, outcomes=()))
+
+
+def test_gateways_are_told_of_each_other_while_they_can_be_reached() -> None:
+    gates = [make_site(number, data=(), compute=None, roles=(Role.GATEWAY,)) for number in (8, 9)]
+    domain = Domain(make_host(1), *gates)
+    domain.deploy("= 1 replicas")
+
+    def known() -> list[str]:
+        (routes,) = sent(held(domain), RoutesGiven)
+        return [one.node for one in routes.gateways]
+
+    assert known() == ["n0008", "n0009"]
+    effects = domain.do(PeerVanished(node=NodeId("n0008")))
+    assert [one.node for one in sent(effects, RoutesGiven)[0].gateways] == ["n0009"]
+    assert known() == ["n0009"]
+    core = Gateway()
+    given = RoutesGiven(sequence=7, gateways=(Holder(node=GATE),))
+    taken = [one for one in core.handle(Delivered(sender=CENTER, message=given), 0) if isinstance(one, TakeRoutes)]
+    assert [one.gateways for one in taken] == [(Holder(node=GATE),)]

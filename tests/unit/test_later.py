@@ -356,6 +356,10 @@ def test_door_takes_a_query_for_later_tells_its_answer_and_refuses_what_it_would
                         assert said.status == status
                 async with client.post("/v2/models/side/later", data=BODY) as said:
                     assert said.status == 404
+                async with client.post(path, data=BODY, headers={"x-daitn-sealed": "1"}) as said:
+                    assert said.status == 202, "what is sealed is said by the path, not by a client's header"
+                async with client.post("/v2/models/sides/secret/later", data=BODY) as said:
+                    assert said.status == 404, "this door takes no secret queries"
                 async with client.post(path, data=BODY, headers={"x-daitn-answer-to": "https://127.0.0.1/"}) as said:
                     assert (said.status, said.headers["x-daitn-reason"]) == (422, "destination")
                 async with client.post(path, data=BODY, headers={"x-daitn-answer-to": "mailto:a"}) as said:

@@ -134,8 +134,16 @@ _TERMINAL: Final = (
         values=("destination", "full", "again"),
     ),
     Metric(
+        name="answers_handed",
+        rise="other gateways hand answers over; `refused`: no room is left here, `broken`: they did not come whole, "
+        "`not-a-gateway`: a node that this one was not told of tries to",
+        label="how",
+        values=("taken", "refused", "broken", "not-a-gateway"),
+    ),
+    Metric(
         name="later_posted",
-        rise="answers are posted to webhooks; `again`: receivers do not take them, `given-up`: they never did",
+        rise="answers are posted to webhooks, or handed to other gateways; `again`: receivers do not take them, "
+        "`given-up`: they never did",
         label="how",
         values=("done", "again", "given-up"),
     ),

@@ -1,7 +1,7 @@
-"""Where an answer shall go (paper II-B: the response's destination is the query's choice): kept here, or posted.
+"""Where an answer shall go (paper II-B: a response's destination is the query's choice): kept here, posted, or handed.
 
 An answer that nobody waits for is kept at the gateway that was asked, and may be *posted* to an address outside as well
-(a webhook).
+(a webhook), or *handed* to another terminal of the domain, a gateway, where its owner fetches it.
 
 A gateway stands inside a site's network, so posting for others must not reach what only insiders may: addresses that
 are not global are refused, whatever name they hide behind, unless the gateway's operator lists them. Names are judged
@@ -11,11 +11,18 @@ by every address they stand for, at the moment of connecting; only `https` leave
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from daitn.base.errors import InputError
+from daitn.base.ids import NodeId
+
+HANDED: Final = "gateway:"
+"""Before the slot of a gateway."""
+
+_SLOT: Final = re.compile(r"n[0-9]{1,9}")
 
 URL_CHARS: Final = 2048
 NETWORKS: Final = 64
@@ -37,10 +44,20 @@ class Posted(NamedTuple):
     port: int
 
 
-def parse_destination(to: str) -> Posted | None:
+class Handed(NamedTuple):
+    """Handed to another gateway of the domain."""
+
+    node: NodeId
+
+
+def parse_destination(to: str) -> Posted | Handed | None:
     """A destination by the header `x-daitn-answer-to`; None: the answer is fetched. InputError where it is none."""
     if not to:
         return None
+    if to.startswith(HANDED):
+        if _SLOT.fullmatch(slot := to.removeprefix(HANDED)) is None:
+            raise InputError(f"x-daitn-answer-to {to[:80]!r} names no gateway", todo="give gateway:SLOT, as n0007")
+        return Handed(NodeId(slot))
     if len(to) > URL_CHARS or not to.isascii() or any(one <= " " or one == "\x7f" for one in to):
         raise InputError(f"x-daitn-answer-to is not up to {URL_CHARS} printable ASCII characters without spaces")
     try:

@@ -15,6 +15,7 @@ from daitn.base.effects import Delivered, Effect, Event, Record, Send, SetTimer,
 from daitn.base.ids import CENTER
 from daitn.base.metrics import Counters
 from daitn.base.units import seconds_to_ns
+from daitn.descriptors.grant import Holder
 from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.wire.center_serving import (
@@ -64,9 +65,10 @@ class TakeQuotas(Effect, frozen=True, kw_only=True):
 
 
 class TakeRoutes(Effect, frozen=True, kw_only=True):
-    """These models may be asked from now on, and no others."""
+    """These models may be asked from now on, and no others; answers may be handed to these gateways."""
 
     models: tuple[ServedModel, ...]
+    gateways: tuple[Holder, ...] = ()
 
 
 class TakeKeys(Effect, frozen=True, kw_only=True):
@@ -90,11 +92,11 @@ class Gateway:
             case Delivered(sender=sender, message=RoutesGiven() | KeysGiven() | QuotasGiven()) if sender != CENTER:
                 self.counters.count("messages_not_from_center")
                 return []
-            case Delivered(message=RoutesGiven(sequence=sequence, models=models)):
+            case Delivered(message=RoutesGiven(sequence=sequence, models=models, gateways=gateways)):
                 effects: list[Effect] = []
                 if sequence > self._routes:
                     self._routes = sequence
-                    effects.append(TakeRoutes(models=models))
+                    effects.append(TakeRoutes(models=models, gateways=gateways))
                 return [*effects, self._tell()]
             case Delivered(message=KeysGiven(sequence=sequence, keys=keys)):
                 effects = []

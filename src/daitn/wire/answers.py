@@ -19,6 +19,7 @@ from daitn.base.ids import ArtifactId, ModelName
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Given, TextAsk
 from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason, Seconds
+from daitn.wire.secret_queries import SEALED_BYTES, SealedPart
 
 STREAM_WORD: Final = "answers"
 """First word of the tag of such a stream."""
@@ -51,6 +52,17 @@ class TextAsked(_Frame, frozen=True, kw_only=True, tag="asked"):
     pieces: Pieces
 
 
+class SecretTextAsked(_Frame, frozen=True, kw_only=True, tag="secret"):
+    """Gateway → host: a query that only the host can read (`wire.secret_queries.SecretText`). Answered by sealed pieces
+    and their end, or by a refusal; what is wrong with what was asked is a sealed piece, too."""
+
+    model: Annotated[ModelName, msgspec.Meta(max_length=64)]
+    artifact: ArtifactId
+    left_s: Seconds
+    sealed: SealedPart
+    pieces: Pieces
+
+
 class QueryAsked(_Frame, frozen=True, kw_only=True, tag="query"):
     """Gateway → host: a query of tensors. Answered by `QueryDone`."""
 
@@ -80,6 +92,14 @@ class TextPiece(_Frame, frozen=True, kw_only=True, tag="piece"):
     """Characters of the continuation before it, `given` included: a piece that is not next is the host's fault."""
     tokens: Annotated[tuple[int, ...], msgspec.Meta(max_length=TOKENS_MOST)] = ()
     text: Annotated[str, msgspec.Meta(max_length=TEXT_CHARS)] = ""
+
+
+class SealedPiece(_Frame, frozen=True, kw_only=True, tag="sealed"):
+    """Host → gateway: what comes next of a secret query, encrypted for its client."""
+
+    number: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    """Pieces of this query before it, from this host: one that is not next is the host's fault."""
+    data: Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES)]
 
 
 class TextEnded(_Frame, frozen=True, kw_only=True, tag="ended"):
@@ -117,8 +137,8 @@ class TextRefused(_Frame, frozen=True, kw_only=True, tag="refused"):
     load: HostLoad = HostLoad()
 
 
-ToHost = TextAsked | QueryAsked | MoreWanted | NoMoreWanted
-OfText = TextPiece | TextEnded | BatchAnswered | TextRefused
+ToHost = TextAsked | SecretTextAsked | QueryAsked | MoreWanted | NoMoreWanted
+OfText = TextPiece | SealedPiece | TextEnded | BatchAnswered | TextRefused
 """What a host says to a query of a text."""
 
 FromHost = OfText | QueryDone

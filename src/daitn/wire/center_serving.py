@@ -15,6 +15,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
+from daitn.descriptors.grant import Holder
 from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.offers import OFFERS
 from daitn.descriptors.serving import ApiKey, ModelNeeds, Replica, ServedModel
@@ -61,11 +62,13 @@ class ModelsServed(Message, frozen=True, kw_only=True, tag="models_served"):
 
 
 class RoutesGiven(Message, frozen=True, kw_only=True, tag="routes_given"):
-    """Control centre → gateway: these models may be asked, at these hosts. Said when it changes, and in answer to a
-    `RoutesHeld` of an older sequence."""
+    """Control centre → gateway: these models may be asked, at these hosts; answers may be handed to these gateways, and
+    taken from them. Said when it changes, and in answer to a `RoutesHeld` of an older sequence."""
 
     sequence: Sequence
     models: Annotated[tuple[ServedModel, ...], msgspec.Meta(max_length=limits.MODELS_SERVED)] = ()
+    gateways: Annotated[tuple[Holder, ...], msgspec.Meta(max_length=GATEWAYS)] = ()
+    """That can be reached now, the receiver among them."""
 
 
 class KeysGiven(Message, frozen=True, kw_only=True, tag="keys_given"):

@@ -8,7 +8,7 @@ does not (`serving.sealing` has the cryptography).
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError, PeerError
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.serving import NamedTensor
+from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Generation, Given
 
 SEALED_BYTES: Final = limits.QUERY_BYTES
 """Encrypted tensors with their names and shapes: what is carried of tensors that are not."""
@@ -82,6 +83,60 @@ class SecretOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     outputs: Tensors = ()
     fault: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+
+
+class SecretTextQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Client → gateway: a text to be continued, that these hosts can read. Goal and key are headers."""
+
+    artifact: ArtifactId
+    tokens_most: Annotated[int, msgspec.Meta(ge=1, le=TOKENS_MOST)]
+    """What the choice of a host and its price count with."""
+    capsules: Annotated[dict[NodeId, Capsule], msgspec.Meta(min_length=1, max_length=RECIPIENTS)]
+    data: Sealed
+    """`SecretText`, encrypted."""
+
+
+class SecretText(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be continued, and what of its continuation the client has already."""
+
+    asked: Generation
+    given: Given = Given()
+
+
+class SecretPiece(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host says of a continuation: what comes next, or its end, or what is wrong with it, which is nobody else's
+    to know either."""
+
+    at: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+    """Characters of the continuation before it, `given` included."""
+    tokens: Annotated[tuple[int, ...], msgspec.Meta(max_length=TOKENS_MOST)] = ()
+    text: Annotated[str, msgspec.Meta(max_length=TEXT_CHARS)] = ""
+    end: Literal["", "stop", "length"] = ""
+    fault: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+
+
+def decode_secret_text_query(data: bytes) -> SecretTextQuery:
+    """A client's query of a text; InputError where it does not decode."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretTextQuery)
+    except UNDECODABLE as error:
+        raise InputError(f"the secret query does not decode: {str(error)[:200]}") from None
+
+
+def decode_text(data: bytes) -> SecretText:
+    """What was encrypted for a host; InputError where it does not decode. Its words tell nothing of what it holds."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretText)
+    except UNDECODABLE:
+        raise InputError("what was encrypted is no query of a text") from None
+
+
+def decode_piece(data: bytes) -> SecretPiece:
+    """What a host encrypted for a client; PeerError where it does not decode."""
+    try:
+        return msgspec.msgpack.decode(data, type=SecretPiece)
+    except UNDECODABLE as error:
+        raise PeerError(f"the host's piece does not decode: {str(error)[:200]}") from None
 
 
 def decode_secret_query(data: bytes) -> SecretQuery:

@@ -137,10 +137,8 @@ class DeploymentDesk:
                 self.judging.retraining.answered(turn, event)
             case Delivered(sender=sender, message=ModelsServed() as told):
                 self._served(turn, sender, told)
-            case Delivered(sender=sender, message=OutcomesTold() as told):
-                self._outcomes(turn, sender, told)
-            case Delivered(sender=sender, message=DemandTold() as told):
-                self._asked(turn, sender, told)
+            case Delivered(sender=sender, message=DemandTold() | OutcomesTold() as told):
+                self._told(turn, sender, told)
             case Computed(solution=PlacementFound() as plan) if plan.model in self.models:
                 self.placing.found(turn, self.models[plan.model], plan)
                 self._settle(turn)
@@ -215,24 +213,19 @@ class DeploymentDesk:
 
     # --- what gateways say -------------------------------------------------------------------------------------------
 
-    def _asked(self, turn: Turn, sender: NodeId, told: DemandTold) -> None:
+    def _told(self, turn: Turn, sender: NodeId, told: DemandTold | OutcomesTold) -> None:
         facts = self._knowledge.node(sender)
         if facts is None or Role.GATEWAY not in facts.descriptor.roles:
             self._counters.count("messages_for_another_role")
-            return
-        self.demand.take(sender, facts.descriptor.region, told, self.models, turn.now_ns)
-        for one in told.counts:
-            model = self.models.get(one.model)
-            if model is not None and not model.staying:
-                self._place(turn, one.model, model)
-
-    def _outcomes(self, turn: Turn, sender: NodeId, told: OutcomesTold) -> None:
-        facts = self._knowledge.node(sender)
-        if facts is None or Role.GATEWAY not in facts.descriptor.roles:
-            self._counters.count("messages_for_another_role")
-            return
-        if changed := self.judging.hear(turn, sender, told):
-            self._changed(turn, changed)
+        elif isinstance(told, OutcomesTold):
+            if changed := self.judging.hear(turn, sender, told):
+                self._changed(turn, changed)
+        else:
+            self.demand.take(sender, facts.descriptor.region, told, self.models, turn.now_ns)
+            for one in told.counts:
+                model = self.models.get(one.model)
+                if model is not None and not model.staying:
+                    self._place(turn, one.model, model)
 
     def _look(self, turn: Turn) -> None:
         """Demand has moved: some models are looked at, and the map is told."""

@@ -15,6 +15,7 @@ from daitn.control_center.inference.commands import KeysListed
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.quota_desk import QuotaDesk
 from daitn.control_center.turn import Turn
+from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import ApiKey, ServedModel
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -27,6 +28,8 @@ class GatewayDesk:
     def __init__(self, deployment: DeploymentDesk, knowledge: KnowledgeMap, counters: Counters) -> None:
         self._deployment, self._knowledge, self._counters = deployment, knowledge, counters
         self._routes: tuple[ServedModel, ...] | None = None
+        self._others: tuple[Holder, ...] = ()
+        """Gateways that can be reached, as they were told of each other."""
         self._keys: tuple[ApiKey, ...] | None = None
         self._quotas = QuotaDesk()
         self._seen = 0
@@ -70,9 +73,9 @@ class GatewayDesk:
             self._deployment.described(turn)
         if not gateways:
             return
-        routes = self._deployment.served()
-        if routes != self._routes:
-            self._routes, self._routes_sequence = routes, self._next(turn)
+        routes, holders = self._deployment.served(), self._holders()
+        if (routes, holders) != (self._routes, self._others):
+            self._routes, self._others, self._routes_sequence = routes, holders, self._next(turn)
             for node in gateways:
                 self._give_routes(turn, node)
 
@@ -92,12 +95,18 @@ class GatewayDesk:
     def _gateways(self) -> list[NodeId]:
         return sorted(facts.descriptor.node for facts in self._knowledge.with_role(Role.GATEWAY))
 
+    def _holders(self) -> tuple[Holder, ...]:
+        """Gateways that can be reached, and where they listen themselves."""
+        found = [facts for facts in self._knowledge.with_role(Role.GATEWAY) if facts.reachable]
+        holders = (Holder(node=one.descriptor.node, direct=one.descriptor.direct) for one in found)
+        return tuple(sorted(holders, key=lambda one: one.node))[:GATEWAYS]
+
     def _next(self, turn: Turn) -> int:
         self._sequence = max(self._sequence + 1, turn.now_ns // 1000)
         return self._sequence
 
     def _give_routes(self, turn: Turn, node: NodeId) -> None:
-        turn.send(node, RoutesGiven(sequence=self._routes_sequence, models=self._routes or ()))
+        turn.send(node, RoutesGiven(sequence=self._routes_sequence, models=self._routes or (), gateways=self._others))
 
     def _give_keys(self, turn: Turn, node: NodeId) -> None:
         turn.send(node, KeysGiven(sequence=self._keys_sequence, keys=(self._keys or ())[: limits.GATEWAY_KEYS]))

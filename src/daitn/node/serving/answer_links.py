@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
+
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.descriptors.grant import Holder
@@ -31,12 +33,15 @@ from daitn.wire.answers import (
     OfText,
     QueryAsked,
     QueryDone,
+    SealedPiece,
+    SecretTextAsked,
     TextAsked,
     TextPiece,
     decode_from_host,
     encode_frame,
 )
 from daitn.wire.queries import KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused
+from daitn.wire.secret_queries import SealedPart
 
 PIECES: Final = 32
 """Pieces of one query on their way or waiting for its client: at 50 tokens a second, six tenths of a second."""
@@ -74,7 +79,7 @@ class Answer:
             if not self._arrived and self._fault is None:
                 raise TimeoutError
         frame = self._arrived.popleft()
-        if isinstance(frame, TextPiece):
+        if isinstance(frame, TextPiece | SealedPiece):
             self._taken += 1
             if self._taken >= PIECES // 2 and not self.over:
                 self._link.say(MoreWanted(query=self._number, pieces=self._taken))
@@ -91,7 +96,7 @@ class Answer:
         if len(self._arrived) > PIECES or isinstance(frame, QueryDone):
             return False
         self._arrived.append(frame)
-        self.over = not isinstance(frame, TextPiece)
+        self.over = not isinstance(frame, TextPiece | SealedPiece)
         self._wake()
         return True
 
@@ -233,23 +238,30 @@ class AnswerLinks:
         self, host: Holder, model: ModelName, artifact: ArtifactId, asked: TextAsk, given: Given, left_s: float
     ) -> Answer:
         """Send a query; UnavailableError where the host cannot be reached, InputError where it cannot be carried."""
+        frame = TextAsked(
+            query=0, model=model, artifact=artifact, left_s=max(0.0, left_s), asked=asked, given=given, pieces=PIECES
+        )
+        return await self._tell(host, frame)
+
+    async def ask_secret(
+        self, host: Holder, model: ModelName, artifact: ArtifactId, sealed: SealedPart, left_s: float
+    ) -> Answer:
+        """Send a query that only the host can read; errors as `ask`."""
+        frame = SecretTextAsked(
+            query=0, model=model, artifact=artifact, left_s=max(0.0, left_s), sealed=sealed, pieces=PIECES
+        )
+        return await self._tell(host, frame)
+
+    async def _tell(self, host: Holder, frame: TextAsked | SecretTextAsked) -> Answer:
         link = await self._link(host)
         self._numbers += 1
-        answer = Answer(link, self._numbers)
-        link.answers[self._numbers] = answer
-        frame = TextAsked(
-            query=self._numbers,
-            model=model,
-            artifact=artifact,
-            left_s=max(0.0, left_s),
-            asked=asked,
-            given=given,
-            pieces=PIECES,
-        )
+        number = self._numbers
+        answer = Answer(link, number)
+        link.answers[number] = answer
         try:
-            await link.writer.put(frame)
+            await link.writer.put(msgspec.structs.replace(frame, query=number))
         except BaseException:
-            link.forget(self._numbers, tell=False)
+            link.forget(number, tell=False)
             raise
         return answer
 

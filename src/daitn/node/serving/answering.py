@@ -16,10 +16,11 @@ from typing import Final
 from daitn.base.errors import InputError, PolicyError, UnavailableError
 from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
-from daitn.descriptors.texts import Generation, TextBatch, check_text_ask, task_of
+from daitn.descriptors.texts import Generation, Given, TextBatch, check_text_ask, task_of
 from daitn.node.fabric.contract import Fabric, Stream
 from daitn.node.serving.frames import FrameWriter
 from daitn.node.serving.text_replica import FullError, TextReplica
+from daitn.serving.sealing import HostSecret, OpenedText
 from daitn.serving.tensors import tensor_of
 from daitn.serving.text_engine import Ended
 from daitn.wire.answers import (
@@ -30,6 +31,8 @@ from daitn.wire.answers import (
     NoMoreWanted,
     QueryAsked,
     QueryDone,
+    SealedPiece,
+    SecretTextAsked,
     TextAsked,
     TextEnded,
     TextPiece,
@@ -39,6 +42,7 @@ from daitn.wire.answers import (
     encode_frame,
 )
 from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
+from daitn.wire.secret_queries import SecretPiece
 
 UNDER_WAY: Final = 4096
 """Queries of one gateway under way at a time: beyond what engines and their queues take."""
@@ -57,6 +61,8 @@ class Answering:
         self.gateways: frozenset[NodeId] = frozenset()
         self.counters = counters
         self.answered = 0
+        self.secret: HostSecret | None = None
+        """What opens secret queries; None: nothing does."""
         self._fabric = fabric
 
     async def start(self) -> None:
@@ -103,7 +109,7 @@ class _Link:
                     self._say(number, QueryRefused(reason="busy", what=busy, retry_after_s=1.0))
                     return
                 self._tasks[number] = asyncio.create_task(self._query(number, call))
-            case TextAsked():
+            case TextAsked() | SecretTextAsked():
                 if number in self._tasks or len(self._tasks) >= UNDER_WAY:
                     self._refuse(number, "busy", f"{len(self._tasks)} queries of this gateway are under way", 1.0)
                     return
@@ -131,27 +137,33 @@ class _Link:
             self._all.counters.count("queries_refused", answer.reason)
         self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)))
 
-    async def _answer(self, frame: TextAsked) -> None:
+    async def _answer(self, frame: TextAsked | SecretTextAsked) -> None:
         replica = self._all.replicas.get(frame.model)
+        opened: OpenedText | None = None
         try:
             if replica is None or replica.artifact != frame.artifact or not replica.serving:
                 self._refuse(frame.query, "not-served", f"model {frame.model} is not served here")
                 return
-            if task_of(frame.asked) not in replica.engine.tasks:
-                raise InputError(f"model {frame.model} does not {task_of(frame.asked).value}")
-            check_text_ask(frame.asked)
+            if isinstance(frame, SecretTextAsked) and (opened := self._opened(frame)) is None:
+                return
+            asked = frame.asked if isinstance(frame, TextAsked) else _of(opened).asked
+            if task_of(asked) not in replica.engine.tasks:
+                raise InputError(f"model {frame.model} does not {task_of(asked).value}")
+            check_text_ask(asked)
             async with asyncio.timeout(frame.left_s), replica.place(frame.left_s) as queued_s:
-                if isinstance(frame.asked, Generation):
-                    await self._generate(frame, frame.asked, replica, queued_s)
+                if isinstance(asked, Generation):
+                    given = frame.given if isinstance(frame, TextAsked) else _of(opened).given
+                    await self._generate(frame.query, asked, given, replica, queued_s, opened)
                 else:
-                    await self._batch(frame, frame.asked, replica, queued_s)
+                    await self._batch(frame.query, asked, replica, queued_s)
             self._all.answered += 1
         except InputError as error:
-            self._refuse(frame.query, "input", error.render())
+            await self._wrong(frame.query, error, opened)
         except FullError as error:
             self._refuse(frame.query, "busy", error.what, max(0.1, error.wait_s), replica)
         except UnavailableError as error:
-            self._refuse(frame.query, "lost", error.what, 0.0, replica)
+            what = error.what if opened is None else "the engine lost it"
+            self._refuse(frame.query, "lost", what, 0.0, replica)
         except TimeoutError:
             self._refuse(frame.query, "lost", f"it was not answered within {frame.left_s:.3f} s", 0.0, replica)
         finally:
@@ -161,23 +173,59 @@ class _Link:
                 with suppress(asyncio.CancelledError):
                     await asyncio.shield(replica.revive())
 
-    async def _generate(self, frame: TextAsked, asked: Generation, replica: TextReplica, queued_s: float) -> None:
-        credit, at = self._credits[frame.query], len(frame.given.text)
+    def _opened(self, frame: SecretTextAsked) -> OpenedText | None:
+        """A secret query; None, and refused, where it is none for this host: another may be able to read it."""
+        try:
+            if self._all.secret is None:
+                raise InputError("this host opens no secret queries")
+            return self._all.secret.open_text(frame.sealed, frame.model, frame.artifact)
+        except InputError as error:
+            self._refuse(frame.query, "not-served", error.render())
+            return None
+
+    async def _wrong(self, query: int, error: InputError, opened: OpenedText | None) -> None:
+        """What is wrong with what was asked: of a secret query, for its client alone."""
+        if opened is None:
+            self._refuse(query, "input", error.render())
+            return
+        await self._seal(query, opened, SecretPiece(at=0, fault=error.render()[:4000]))
+        await self._writer.put(TextEnded(query=query, reason="stop"))
+
+    async def _seal(self, query: int, opened: OpenedText, piece: SecretPiece) -> None:
+        number = opened.pieces
+        await self._writer.put(SealedPiece(query=query, number=number, data=opened.seal(piece)))
+
+    async def _generate(
+        self,
+        query: int,
+        asked: Generation,
+        given: Given,
+        replica: TextReplica,
+        queued_s: float,
+        opened: OpenedText | None,
+    ) -> None:
+        credit, at = self._credits[query], len(given.text)
         began_s, first_s = time.monotonic(), 0.0
         ended: Ended | None = None
-        async with aclosing(replica.engine.generate(asked, frame.given)) as pieces:
+        async with aclosing(replica.engine.generate(asked, given)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Ended):
                     ended = piece
                     break
                 first_s = first_s or time.monotonic() - began_s
                 await credit.acquire()
-                await self._writer.put(TextPiece(query=frame.query, at=at, tokens=piece.tokens, text=piece.text))
+                if opened is None:
+                    await self._writer.put(TextPiece(query=query, at=at, tokens=piece.tokens, text=piece.text))
+                else:
+                    await self._seal(query, opened, SecretPiece(at=at, tokens=piece.tokens, text=piece.text))
                 at += len(piece.text)
         if ended is None:
             raise UnavailableError("the engine ended without saying so")
+        if opened is not None:
+            await credit.acquire()
+            await self._seal(query, opened, SecretPiece(at=at, end=ended.reason))
         end = TextEnded(
-            query=frame.query,
+            query=query,
             reason=ended.reason,
             prompt_tokens=ended.prompt_tokens,
             tokens=ended.tokens,
@@ -188,11 +236,11 @@ class _Link:
         )
         await self._writer.put(end)
 
-    async def _batch(self, frame: TextAsked, asked: TextBatch, replica: TextReplica, queued_s: float) -> None:
+    async def _batch(self, query: int, asked: TextBatch, replica: TextReplica, queued_s: float) -> None:
         began_s = time.monotonic()
         made = await replica.engine.batch(asked)
         answer = BatchAnswered(
-            query=frame.query,
+            query=query,
             values=tensor_of("values", made.values),
             labels=made.labels,
             prompt_tokens=made.prompt_tokens,
@@ -215,3 +263,8 @@ class _Link:
         load = HostLoad() if replica is None else replica.load()
         refused = TextRefused(query=query, reason=reason, what=what[:2000], retry_after_s=retry_after_s, load=load)
         self._writer.put_now(encode_frame(refused))
+
+
+def _of(opened: OpenedText | None) -> OpenedText:
+    assert opened is not None
+    return opened

@@ -40,6 +40,7 @@ from daitn.node.serving.combining import Combining
 from daitn.node.serving.feedback_door import HEADER as FEEDBACK
 from daitn.node.serving.feedback_door import FeedbackDoor
 from daitn.node.serving.key_book import KeyBook
+from daitn.node.serving.later import SEALED
 from daitn.node.serving.later_door import LaterDoor, LaterMaking
 from daitn.node.serving.openai_door import OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
@@ -113,6 +114,7 @@ class Door:
         if self._secret is not None:
             get("/v2/models/{model}/keys", self._keys_of)
             post("/v2/models/{model}/secret", self._ask_secret)
+            post("/v2/models/{model}/secret/text", self._tell_secret)
         get("/v2/queries/{query}", self._explain)
         self._feedback.add_routes(app)
         if self._later is not None:
@@ -332,10 +334,23 @@ class Door:
     async def _ask_secret(self, request: web.Request) -> web.Response:
         assert self._secret is not None
         await self.keys.begin(request["key"], request.match_info["model"])
-        said = await self._secret.ask(request.match_info["model"], request, request["key"], self._ways)
+        name, body = request.match_info["model"], await request.read()
+        said = await self._secret.ask(name, request.headers, body, request["key"], self._ways)
         return response_of(refusal(said) if isinstance(said, Refused) else said)
 
+    async def _tell_secret(self, request: web.Request) -> web.StreamResponse:
+        assert self._secret is not None
+        name, key = request.match_info["model"], request["key"]
+        await self.keys.begin(key, name)
+        said = await self._secret.tell(name, request, key, self._ways, self.keys.spent)
+        return response_of(refusal(said)) if isinstance(said, Refused) else said
+
     # --- queries that nobody waits for: see `later_door` --------------------------------------------------------------
+
+    @property
+    def takes_secrets(self) -> bool:
+        """Whether it carries secret queries."""
+        return self._secret is not None
 
     def owner_of(self, key: str) -> str:
         """Whose key it is, by its digest; empty where it opens nothing, or not any more."""
@@ -347,6 +362,9 @@ class Door:
 
     def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """What would be said to a query before any host hears of it; InputError, or None where nothing is wrong."""
+        if headers.get(SEALED):
+            wrong = None if self._secret is None else self._secret.check(name, headers, body)
+            return None if wrong is None else refusal(wrong)
         model = self._find(name, version)
         if isinstance(model, Reply):
             return model
@@ -357,8 +375,12 @@ class Door:
 
     async def answer(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """A query that was let in before."""
-        model = self._find(name, version)
         try:
+            if headers.get(SEALED) and self._secret is not None:
+                await self.keys.begin(key, name)
+                said = await self._secret.ask(name, headers, body, key, self._ways)
+                return refusal(said) if isinstance(said, Refused) else said
+            model = self._find(name, version)
             return model if isinstance(model, Reply) else await self._ask(key, model, headers, body)
         except InputError as error:
             return Reply(400, _error_body(error.render()), {})

@@ -24,6 +24,7 @@ from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.door import Door
+from daitn.node.serving.handing import Handing
 from daitn.node.serving.host_keys import authority_of
 from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.later import Answerer, LaterQueries
@@ -59,16 +60,17 @@ class GatewayHands:
         self._quotas = QuotaKeeper(post)
         self._keys = KeyBook(self.counters, quotas=self._quotas)
         self._links = AnswerLinks(fabric)
+        self._handing = Handing(fabric, self.counters)
         self._switching = Switching(config.switches)
-        texts = OpenAiDoor(
-            self._engine, TextAsking(self._engine, self._links, self.counters), WayBook(), self._switching, self._keys
-        )
+        telling = TextAsking(self._engine, self._links, self.counters)
+        texts = OpenAiDoor(self._engine, telling, WayBook(), self._switching, self._keys)
         asking = Asking(self._engine, self._links.query, self.counters, self._counts, standing=self._keys.standing)
-        secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters)
+        secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters, telling)
 
         def later(answer: Answerer) -> LaterQueries:
             webhooks = Webhooks(kept / "signing.key", parse_networks(config.answers_to))
-            return LaterQueries(LaterStore(kept / "later.sqlite"), webhooks, answer, self.counters)
+            store = LaterStore(kept / "later.sqlite")
+            return LaterQueries(store, webhooks, answer, self.counters, handing=self._handing)
 
         self.door = Door(self._engine, asking, self.counters, texts, config.pipelines, secret, later)
 
@@ -85,7 +87,8 @@ class GatewayHands:
     def perform(self, effect: Effect) -> bool:
         """Do what the gateway core wants, if it is that."""
         match effect:
-            case TakeRoutes(models=models):
+            case TakeRoutes(models=models, gateways=gateways):
+                self._handing.follow(gateways)
                 self._engine.follow(models, time.monotonic_ns())
                 self.door.follow(models)
             case TakeKeys(keys=keys):

@@ -151,6 +151,7 @@ class Hosting:
         self.counters = Counters()
         self.address = ""
         self._answering = Answering(fabric, self.counters, self.ask)
+        self._answering.secret = keys.secret
         self._offering = Offering(offers, self._answering, self.counters, post, sandbox)
 
     async def start(self) -> None:

@@ -2,7 +2,7 @@
 
 A query is on disk before it is acknowledged. Where no host is there, or all are busy or lost, it is tried again, after
 longer and longer waits, until `x-daitn-within-s` is over; what it is refused for otherwise is its outcome. The outcome
-is kept for `KEEP_S`; with `x-daitn-answer-to` it is posted besides, and again until somebody took it or it is deleted.
+is kept for `KEEP_S`; with `x-daitn-answer-to` it is posted or handed on besides, until it is taken or deleted.
 A gateway that was restarted goes on with all of it. A client that is not sure repeats the query with its
 `Idempotency-Key` and gets the name of the first one. Who may read an answer is whose key asked.
 
@@ -28,9 +28,10 @@ from daitn.base.errors import DaitnError, InputError, PolicyError, UnavailableEr
 from daitn.base.metrics import Counters
 from daitn.base.units import GIB
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
-from daitn.descriptors.destinations import parse_destination
+from daitn.descriptors.destinations import Handed, Posted, parse_destination
 from daitn.node.http.problems import conflict, unknown
 from daitn.node.serving import inference_protocol as protocol
+from daitn.node.serving.handing import Handing
 from daitn.node.serving.later_store import Later, LaterStore
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.webhooks import Webhooks
@@ -60,6 +61,10 @@ TRIED_AGAIN: Final = frozenset((429, 503))
 """Refusals that another moment may change."""
 
 AGAIN_CHARS: Final = 128
+
+SEALED: Final = "x-daitn-sealed"
+"""Among what is kept of a query's headers: it is encrypted for its hosts, and its answer for who asked. Said by the
+door that it came by, and never by a client."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +101,9 @@ class LaterQueries:
         counters: Counters,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        handing: Handing | None = None,
     ) -> None:
+        self._handing = handing
         self._store, self._webhooks, self._answer, self._counters = store, webhooks, answer, counters
         self._clock, self._sleep = clock, sleep
         self._random = random.Random()
@@ -113,6 +120,8 @@ class LaterQueries:
         """Go on with what was there."""
         for one in await asyncio.to_thread(self._store.open):
             self._go(one)
+        if self._handing is not None:
+            await self._handing.start(self._keep_handed)
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -131,10 +140,10 @@ class LaterQueries:
         to = parse_destination(one.answer_to)
         if to is not None:
             try:
-                await self._webhooks.reach(to)
+                await self._reach(to)
             except (PolicyError, UnavailableError) as error:
                 self._counters.count("later_refused", "destination")
-                return Refused(QueryRefusal.DESTINATION, error.what, offer="x-daitn-answer-to outside, or none")
+                return Refused(QueryRefusal.DESTINATION, error.what, offer="x-daitn-answer-to elsewhere, or none")
         mine, ours, nbytes = await asyncio.to_thread(self._store.held, came.owner)
         if mine >= OF_AN_OWNER or ours >= KEPT_MOST or nbytes + len(came.body) > KEPT_BYTES:
             self._counters.count("later_refused", "full")
@@ -174,6 +183,26 @@ class LaterQueries:
                 "no such query of yours is kept at this gateway", todo="ask again, at the gateway that took it"
             )
         return one
+
+    async def _reach(self, to: Posted | Handed) -> None:
+        """Whether an answer can go there, as far as that can be told now; PolicyError, UnavailableError."""
+        if isinstance(to, Posted):
+            await self._webhooks.reach(to)
+        elif self._handing is None:
+            raise PolicyError("this gateway hands no answers on")
+        else:
+            self._handing.reach(to.node)
+
+    async def _keep_handed(self, one: Later) -> str:
+        """An answer that another gateway hands over: why it is not kept, or nothing."""
+        known = await asyncio.to_thread(self._store.find, one.query)
+        if known is not None:
+            return "" if known.owner == one.owner else "another query has that name"
+        mine, ours, nbytes = await asyncio.to_thread(self._store.held, one.owner)
+        if mine >= OF_AN_OWNER or ours >= KEPT_MOST or nbytes + len(one.answer) > KEPT_BYTES:
+            return f"{mine} answers of that owner are kept here, {ours} of all, in {nbytes} bytes"
+        await asyncio.to_thread(self._store.add, one)
+        return ""
 
     def _later(self, came: Came) -> Later:
         now_s = self._clock()
@@ -264,7 +293,10 @@ class LaterQueries:
             told = {**one.told, "x-daitn-status": str(one.status)}
             try:
                 async with self._room:
-                    await self._webhooks.post(to, one.query, one.answer, one.kind, told)
+                    if isinstance(to, Posted):
+                        await self._webhooks.post(to, one.query, one.answer, one.kind, told)
+                    elif self._handing is not None:
+                        await self._handing.hand(to.node, one)
             except PolicyError as error:
                 fault = error.what
                 break
@@ -288,7 +320,7 @@ class LaterQueries:
                     task.cancel()
 
 
-_HEADERS: Final = frozenset((protocol.HEADER.lower(), "x-daitn-session", *protocol.GOAL_WORDS.values()))
+_HEADERS: Final = frozenset((protocol.HEADER.lower(), "x-daitn-session", SEALED, *protocol.GOAL_WORDS.values()))
 """Of a request's headers, those that say what is asked; no key is kept."""
 
 

@@ -1,6 +1,7 @@
 """The gateway's door for queries that nobody waits for: paths and keys around `later.LaterQueries`.
 
 POST   /v2/models/{model}/later   a query as for `infer` → 202 and its name
+POST   /v2/models/{model}/secret/later   the same, of a secret query: neither it nor its answer can be read here
 GET    /v2/later/{query}          202 while it is under way, else what `infer` would have said
 DELETE /v2/later/{query}          stop it, or forget its answer
 GET    /v2/later/key              the key that answers are signed with when they are posted
@@ -15,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from daitn.control_center.inference.query_admission import Refused
-from daitn.node.serving.later import Came, LaterQueries
+from daitn.node.serving.later import SEALED, Came, LaterQueries
 from daitn.node.serving.later_store import Later
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.replies import refusal, response_of
@@ -26,6 +27,11 @@ LaterMaking = Callable[[Callable[[Later], Awaitable[Reply]]], LaterQueries]
 
 class Asked(Protocol):
     """What answers queries: the gateway's door."""
+
+    @property
+    def takes_secrets(self) -> bool:
+        """Whether it carries secret queries."""
+        ...
 
     def owner_of(self, key: str) -> str:
         """Whose key it is; empty: nobody's."""
@@ -55,6 +61,8 @@ class LaterDoor:
         """Put the routes under `app`, and go on with what was taken before."""
         app.router.add_post("/v2/models/{model}/later", self._take)
         app.router.add_post("/v2/models/{model}/versions/{version}/later", self._take)
+        if self._door.takes_secrets:
+            app.router.add_post("/v2/models/{model}/secret/later", self._take_sealed)
         app.router.add_get("/v2/later/key", self._key)
         app.router.add_get("/v2/later/{query}", self._fetch)
         app.router.add_delete("/v2/later/{query}", self._forget)
@@ -65,8 +73,15 @@ class LaterDoor:
         await self._later.stop()
 
     async def _take(self, request: web.Request) -> web.Response:
-        name, version = request.match_info["model"], request.match_info.get("version", "")
+        headers = {word.lower(): value for word, value in request.headers.items() if word.lower() != SEALED}
+        return await self._taken(request, headers)
+
+    async def _take_sealed(self, request: web.Request) -> web.Response:
         headers = {word.lower(): value for word, value in request.headers.items()}
+        return await self._taken(request, {**headers, SEALED: "1"})
+
+    async def _taken(self, request: web.Request, headers: Mapping[str, str]) -> web.Response:
+        name, version = request.match_info["model"], request.match_info.get("version", "")
         body = await request.read()
         wrong = self._door.check(name, version, headers, body)
         if wrong is not None:

@@ -2,6 +2,9 @@
 
     GET  /v2/models/{model}/keys    → `KeysTold`: hosts that keep the goal of the headers, with their signed keys
     POST /v2/models/{model}/secret  `SecretQuery` → the host's `SecretOutcome`, encrypted
+    POST /v2/models/{model}/secret/text   `SecretTextQuery` → its pieces, encrypted, each after its size (4 bytes, the
+                                    highest first); without a piece that says so it is not whole
+    POST /v2/models/{model}/secret/later  the same, for nobody who waits (`later_door`): both lie encrypted on disk
 
 Bodies are MessagePack. Goals and the key are headers, as at the open door; refusals are the same. A query goes to hosts
 that it was encrypted for and to no other.
@@ -10,7 +13,8 @@ that it was encrypted for and to no other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -28,8 +32,9 @@ from daitn.node.serving.asking import Asking
 from daitn.node.serving.host_keys import verified_keys
 from daitn.node.serving.inference_protocol import goal_of
 from daitn.node.serving.quick_door import Reply
+from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
-from daitn.wire.secret_queries import KeyStatement, KeysTold, decode_secret_query
+from daitn.wire.secret_queries import KeyStatement, KeysTold, decode_secret_query, decode_secret_text_query
 
 HOSTS_ASKED: Final = 8
 """Hosts whose keys are fetched for one client: twice as many as one query is sent to."""
@@ -44,8 +49,15 @@ class SecretDoor:
     """See the module's docstring. `authority`: the domain's certificate (PEM); clients know its fingerprint."""
 
     def __init__(
-        self, engine: QueryRouteEngine, asking: Asking, links: AnswerLinks, authority: str, counters: Counters
+        self,
+        engine: QueryRouteEngine,
+        asking: Asking,
+        links: AnswerLinks,
+        authority: str,
+        counters: Counters,
+        texts: TextAsking | None = None,
     ) -> None:
+        self._texts = TextAsking(engine, links, counters) if texts is None else texts
         self._engine, self._asking, self._links, self._authority = engine, asking, links, authority
         self._fingerprint, self._counters = fingerprint_of(authority.encode()), counters
 
@@ -64,16 +76,25 @@ class SecretDoor:
         told = KeysTold(artifact=model.artifact, authority=self._authority, statements=statements)
         return Reply(200, msgspec.msgpack.encode(told), {}, CONTENT_TYPE)
 
-    async def ask(self, name: str, request: web.BaseRequest, key: str, ways: WayBook) -> Reply | Refused:
-        """The answer to a secret query, as its host encrypted it."""
-        secret = decode_secret_query(await request.read())
-        goal = goal_of({}, request.headers)
+    def check(self, name: str, headers: Mapping[str, str], body: bytes) -> Refused | None:
+        """What is wrong with a secret query before any host hears of it; InputError, or None where nothing is."""
+        secret, _ = decode_secret_query(body), goal_of({}, headers)
+        return self._unfit(name, secret.artifact)
+
+    def _unfit(self, name: str, artifact: ArtifactId) -> Refused | None:
         model = self._engine.models.get(ModelName(name))
         if model is None:
             return unknown_model(name, self._engine.models)
-        if model.artifact != secret.artifact:
+        if model.artifact != artifact:
             what = f"model {name} is another package now than the query was encrypted for; fetch keys again"
             return Refused(QueryRefusal.INPUT, what)
+        return None
+
+    async def ask(self, name: str, headers: Mapping[str, str], body: bytes, key: str, ways: WayBook) -> Reply | Refused:
+        """The answer to a secret query, as its host encrypted it."""
+        if (wrong := self.check(name, headers, body)) is not None:
+            return wrong
+        secret, goal = decode_secret_query(body), goal_of({}, headers)
         found = await self._asking.ask(name, (), secret.rows, goal, key=key, secret=secret)
         ways.keep(key, found)
         if isinstance(found.outcome, Refused):
@@ -82,6 +103,32 @@ class SecretDoor:
         if found.price is not None:
             told["x-daitn-price"] = f"{found.price:.9f}"
         return Reply(200, found.outcome.sealed, told, "application/octet-stream")
+
+    async def tell(
+        self, name: str, request: web.Request, key: str, ways: WayBook, spent: Callable[[str, int], None]
+    ) -> web.StreamResponse | Refused:
+        """The pieces of a secret text, as its host encrypted them. `spent`: told the tokens it took, by key."""
+        asked, goal = decode_secret_text_query(await request.read()), goal_of({}, request.headers)
+        if (wrong := self._unfit(name, asked.artifact)) is not None:
+            return wrong
+        telling = await self._texts.ask(name, asked, goal)
+        try:
+            if telling.refused is not None:
+                return telling.refused
+            told = {"x-daitn-query": telling.query, "x-daitn-host": telling.host, "Cache-Control": "no-cache"}
+            if telling.price is not None:
+                told["x-daitn-price"] = f"{telling.price:.9f}"
+            response = web.StreamResponse(headers={**told, "Content-Type": "application/octet-stream"})
+            await response.prepare(request)
+            with suppress(ConnectionError):  # the client has gone
+                while (data := await telling.next_sealed()) is not None:
+                    await response.write(len(data).to_bytes(4, "big") + data)
+                await response.write_eof()
+            return response
+        finally:
+            telling.stop()
+            ways.keep(key, telling.asked)
+            spent(key, telling.tokens)
 
     async def _key(self, route: Route) -> KeyStatement | None:
         try:

@@ -4,6 +4,9 @@ A continuation is a function of the query and what is there of it already. Where
 goes on behind the pieces that were told, by their tokens (`Given`), and the caller sees one text without a gap or a
 word twice: each piece says where it begins, and one that does not begin where the text ends is not passed on.
 
+A secret query (`wire.secret_queries`) is asked of the hosts that can read it, and its pieces are passed on as they are.
+Where its host is lost in the middle nobody here could say how far it was: its client goes on by itself.
+
 What a caller does not take is not asked for: an `Answer` has a bounded number of pieces on their way. A caller that is
 gone stops the work (`Telling.stop`). Nothing of a query is logged.
 """
@@ -23,12 +26,13 @@ from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
-from daitn.descriptors.serving import EngineKind, QueryGoal
-from daitn.descriptors.texts import Generation, Given, TextAsk, check_text_ask, task_of
+from daitn.descriptors.serving import EngineKind, QueryGoal, ServedModel
+from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, check_text_ask, task_of
 from daitn.node.serving.answer_links import Answer, AnswerLinks
 from daitn.node.serving.asking import TRIES, WAIT_S, Asked, Step
-from daitn.wire.answers import BatchAnswered, TextEnded, TextPiece, TextRefused
+from daitn.wire.answers import BatchAnswered, SealedPiece, TextEnded, TextPiece, TextRefused
 from daitn.wire.queries import QueryAnswer
+from daitn.wire.secret_queries import SealedPart, SecretTextQuery
 
 DEADLINE_S: Final = 300.0
 """Time of a query that names none: a long answer of a slow model."""
@@ -39,6 +43,9 @@ STALL_S: Final = 10.0
 FIRST_LEAST_S: Final = 5.0
 FIRST_FACTOR: Final = 10.0
 """Nor one whose first piece takes ten times what was predicted, and this at least: prompts differ in length."""
+
+
+Piece = TextPiece | SealedPiece
 
 
 class Patience(NamedTuple):
@@ -69,13 +76,14 @@ class TextAsking:
 
         self._prefix, self._queries = "t" + secrets.token_hex(4), 0
 
-    async def ask(self, model: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+    async def ask(self, model: str, asked: TextAsk | SecretTextQuery, goal: QueryGoal) -> Telling:
         """Ask; returns when the first piece is there, or it is known that there is none (`Telling.refused`). InputError
         for a query that does not hold together."""
         if isinstance(asked, Generation) and asked.temperature > 0 and not asked.seed:
             asked = msgspec.structs.replace(asked, seed=secrets.randbelow(2**62) + 1)
         self._queries += 1
-        telling = Telling(self, f"{self._prefix}-{self._queries:x}", model, check_text_ask(asked), goal)
+        checked = asked if isinstance(asked, SecretTextQuery) else check_text_ask(asked)
+        telling = Telling(self, f"{self._prefix}-{self._queries:x}", model, checked, goal)
         try:
             await telling.begin()
         except BaseException:
@@ -87,17 +95,20 @@ class TextAsking:
 class Telling:
     """An answer under way. Ended by its end, by a refusal, or by `stop`."""
 
-    def __init__(self, asking: TextAsking, query: str, model: str, asked: TextAsk, goal: QueryGoal) -> None:
+    def __init__(
+        self, asking: TextAsking, query: str, model: str, asked: TextAsk | SecretTextQuery, goal: QueryGoal
+    ) -> None:
         self._asking, self.query, self.model, self._asked, self._goal = asking, query, model, asked, goal
         self._began_ns = asking.clock_ns()
         self._allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
         self._answer: Answer | None = None
         self._choice: Choice | None = None
         self._sent_ns = self._first_ns = 0
-        self._first: TextPiece | TextEnded | BatchAnswered | None = None
+        self._first: Piece | TextEnded | BatchAnswered | None = None
         self._tokens: list[int] = []
         self._parts: list[str] = []
         self._at = 0
+        """Characters told; of a secret query, pieces."""
         self._tried: list[NodeId] = []
         self._said: Refused | None = None
         self.steps: list[Step] = []
@@ -118,14 +129,19 @@ class Telling:
 
     @property
     def _units(self) -> int:
-        return self._asked.tokens_most if isinstance(self._asked, Generation) else len(self._asked.texts)
+        return len(self._asked.texts) if isinstance(self._asked, TextBatch) else self._asked.tokens_most
+
+    @property
+    def _task(self) -> TextTask:
+        return TextTask.GENERATE if isinstance(self._asked, SecretTextQuery) else task_of(self._asked)
 
     @property
     def tokens(self) -> int:
         """Of prompt and answer as the engine counted them; of an answer that broke off, those that were told."""
         if self.ended is not None:
             return self.ended.prompt_tokens + self.ended.tokens
-        return len(self._tokens) if self.batch is None else self.batch.prompt_tokens
+        told = self._at if isinstance(self._asked, SecretTextQuery) else len(self._tokens)
+        return told if self.batch is None else self.batch.prompt_tokens
 
     @property
     def simulated(self) -> bool:
@@ -154,20 +170,29 @@ class Telling:
 
     async def next(self) -> str | None:
         """The next piece of text, never empty; None after the end: see `ended`, `batch` and `refused`."""
-        while True:
-            frame, self._first = self._first or await self._frame(), None
-            if frame is None:
-                return None
-            match frame:
-                case TextPiece(text=text) if text:
-                    return text
-                case TextPiece():
-                    continue
-                case TextEnded():
-                    self.ended = frame
-                case BatchAnswered():
-                    self.batch = frame
-            return None
+        while isinstance(frame := await self._piece(), TextPiece):
+            if frame.text:
+                return frame.text
+        return None
+
+    async def next_sealed(self) -> bytes | None:
+        """The next piece of a secret query; None after the end, as `next`."""
+        frame = await self._piece()
+        return frame.data if isinstance(frame, SealedPiece) else None
+
+    async def _piece(self) -> Piece | None:
+        """What is to be told next; None after the end, which is noted."""
+        frame, self._first = self._first or await self._frame(), None
+        match frame:
+            case TextEnded():
+                self.ended = frame
+            case BatchAnswered():
+                self.batch = frame
+            case TextPiece() | SealedPiece():
+                return frame
+            case _:
+                pass
+        return None
 
     def stop(self) -> None:
         """Whoever asked has gone, or has all: the host stops its work. May be called again."""
@@ -175,7 +200,7 @@ class Telling:
 
     # --- the way ----------------------------------------------------------------------------------------------------
 
-    async def _frame(self) -> TextPiece | TextEnded | BatchAnswered | None:
+    async def _frame(self) -> Piece | TextEnded | BatchAnswered | None:
         """What comes next, from whichever host; None where there is nothing more to come."""
         if self.ended is not None or self.batch is not None or self.refused is not None:
             return None
@@ -188,7 +213,7 @@ class Telling:
             assert self._choice is not None
             try:
                 frame = await self._answer.next(self._patience_s())
-                if isinstance(frame, TextPiece):
+                if isinstance(frame, TextPiece | SealedPiece):
                     self._first_ns = self._first_ns or self._asking.clock_ns()
                     self._take(frame)
                     return frame
@@ -221,22 +246,27 @@ class Telling:
     async def _choose(self) -> bool:
         """Ask the next host; False where there is none, with the reason in `_said`."""
         engine = self._asking.engine
+        if isinstance(self._asked, SecretTextQuery) and self._at:
+            return False
         while True:
             left_s = self._left_s()
             if left_s <= 0:
                 self._said = self._said or Refused(QueryRefusal.LATE, "its time was over", 0.0, "a later deadline")
                 return False
             served = engine.models.get(self.model)  # type: ignore[call-overload]
-            if served is not None and served.routes and task_of(self._asked) not in served.tasks:
+            if served is not None and served.routes and self._task not in served.tasks:
                 does = ", ".join(served.tasks) or "takes tensors"
-                self._said = Refused(
-                    QueryRefusal.INPUT, f"model {self.model} does not {task_of(self._asked).value}: it {does}"
-                )
+                self._said = Refused(QueryRefusal.INPUT, f"model {self.model} does not {self._task.value}: it {does}")
                 return False
             if len(self._tried) >= TRIES:
                 return False
+            left_out = self._left_out(served)
+            if served is not None and served.routes and len(left_out) - len(self._tried) >= len(served.routes):
+                what = f"none of the hosts that the query was encrypted for serves {self.model} now; fetch keys again"
+                self._said = Refused(QueryRefusal.LOST, what, 1.0)
+                return False
             choice = engine.choose(
-                self.model, 1, self._goal, left_s, self._asking.clock_ns(), self._tried, units=self._units
+                self.model, 1, self._goal, left_s, self._asking.clock_ns(), left_out, units=self._units
             )
             if isinstance(choice, Refused):
                 if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
@@ -248,11 +278,8 @@ class Telling:
                 self._asking.counters.count("answers_resumed" if self._at else "queries_retried")
             self._choice, self._sent_ns, self._first_ns = choice, self._asking.clock_ns(), 0
             self._tried.append(choice.route.host.node)
-            given = Given(tokens=tuple(self._tokens), text="".join(self._parts))
             try:
-                self._answer = await self._asking.links.ask(
-                    choice.route.host, choice.model, choice.artifact, self._asked, given, left_s
-                )
+                self._answer = await self._send(choice, left_s)
                 return True
             except InputError as error:
                 self._let_go()
@@ -261,7 +288,29 @@ class Telling:
             except (UnavailableError, PeerError, PolicyError) as error:
                 self._lost(error)
 
-    def _take(self, piece: TextPiece) -> None:
+    def _left_out(self, served: ServedModel | None) -> list[NodeId]:
+        """Hosts that are not asked: those that were, and those that could not read it, the latter first."""
+        if not isinstance(self._asked, SecretTextQuery) or served is None:
+            return self._tried
+        others = [route.host.node for route in served.routes if route.host.node not in self._asked.capsules]
+        return [*others, *self._tried]
+
+    async def _send(self, choice: Choice, left_s: float) -> Answer:
+        links, host = self._asking.links, choice.route.host
+        if isinstance(self._asked, SecretTextQuery):
+            part = SealedPart(capsule=self._asked.capsules[host.node], data=self._asked.data)
+            return await links.ask_secret(host, choice.model, choice.artifact, part, left_s)
+        given = Given(tokens=tuple(self._tokens), text="".join(self._parts))
+        return await links.ask(host, choice.model, choice.artifact, self._asked, given, left_s)
+
+    def _take(self, piece: Piece) -> None:
+        if isinstance(piece, SealedPiece) != isinstance(self._asked, SecretTextQuery):
+            raise PeerError("what was asked in secret is answered so, and nothing else is")
+        if isinstance(piece, SealedPiece):
+            if piece.number != self._at:
+                raise PeerError(f"a piece has number {piece.number}, {self._at} is next")
+            self._at += 1
+            return
         if piece.at != self._at:
             raise PeerError(f"a piece begins at {piece.at}, the text so far ends at {self._at}")
         self._tokens += piece.tokens

@@ -1,0 +1,81 @@
+"""Secret texts: a conversation that nobody but the host that answers can read, for a client's program.
+
+As `secret_queries`, piece by piece. Where the host that answers is lost in the middle, the client asks again for what
+is missing, with what it has, encrypted anew: neither the old host nor a gateway need to be trusted with that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from daitn.base.errors import InputError, PeerError, UnavailableError
+from daitn.descriptors.texts import Generation, Given, check_text_ask
+from daitn.sdk.secret_queries import asked as answered
+from daitn.sdk.secret_queries import readers_of
+from daitn.serving.sealing import Secret, seal_text
+from daitn.wire.secret_queries import SEALED_BYTES, SecretPiece, SecretText
+
+TRIES: Final = 4
+"""Hosts that an answer may be lost at, one after the other, without a piece from any."""
+
+_SIZE_BYTES: Final = 4
+
+
+def tell_secretly(
+    gateway: str,
+    key: str,
+    model: str,
+    asked: Generation,
+    *,
+    hosts: Collection[str] = (),
+    goal: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The pieces of a continuation, asked so that only its host can read what was asked and what it says.
+
+    `asked`: a prompt or a conversation; the other arguments, and the errors, as `secret_queries.ask_secretly`. Not
+    hidden: the model, sizes to a multiple of 128 bytes, moments, how many tokens there are, and which host answered.
+    """
+    if asked.temperature > 0 and not asked.seed:  # so that another host goes on as the first one would have
+        asked = msgspec.structs.replace(asked, seed=secrets.randbelow(2**62) + 1)
+    check_text_ask(asked)
+    given, tries = Given(), 0
+    while True:
+        where, headers, readers, artifact = readers_of(gateway, key, model, hosts, goal)
+        query, secret = seal_text(SecretText(asked=asked, given=given), readers, model, artifact)
+        try:
+            for piece in _pieces(where + "/secret/text", headers, msgspec.msgpack.encode(query), secret):
+                if piece.fault:
+                    raise InputError(piece.fault)
+                if piece.at != len(given.text):
+                    raise PeerError(f"a piece begins at {piece.at}, the text so far ends at {len(given.text)}")
+                if piece.end:
+                    return
+                given = Given(tokens=given.tokens + piece.tokens, text=given.text + piece.text)
+                tries = 0
+                if piece.text:
+                    yield piece.text
+        except UnavailableError:
+            if tries + 1 >= TRIES:
+                raise
+        tries += 1
+        if tries >= TRIES:
+            raise UnavailableError(f"the answer broke off at {TRIES} hosts, one after the other")
+
+
+def _pieces(url: str, headers: Mapping[str, str], body: bytes, secret: Secret) -> Iterator[SecretPiece]:
+    """Pieces until the stream ends, whole or not."""
+    with answered(url, headers, body) as stream:
+        number = 0
+        while len(size := stream.read(_SIZE_BYTES)) == _SIZE_BYTES:
+            nbytes = int.from_bytes(size, "big")
+            if nbytes > SEALED_BYTES:
+                raise PeerError(f"a piece has {nbytes} bytes, {SEALED_BYTES} are read")
+            data = stream.read(nbytes)
+            if len(data) < nbytes:
+                return
+            yield secret.open_piece(data, number)
+            number += 1
