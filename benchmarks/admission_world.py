@@ -240,11 +240,15 @@ def make_world(scenario: Scenario) -> World:
         purpose="care",
         targets=(parse_target("accuracy >= 1"),),
         deadline_s=3600.0,
-        method="" if scenario.method == "routed" else scenario.method,
+        method=scenario.method,
         seed=scenario.seed,
         hyperparameters=Hyperparameters(),
     )
-    return World(contract, sites, model, _make_view(tuple(sites.values())), request, package)
+    view = _make_view(tuple(sites.values()))
+    # What is stored was run with visits as long everywhere as the rules make them at a typical site: that is pinned.
+    pinned = Hyperparameters(batches_per_visit=draft_plan(view, request, package, None).training.batches)
+    request = msgspec.structs.replace(request, hyperparameters=pinned)
+    return World(contract, sites, model, view, request, package)
 
 
 def _split(y: Labels, count: int, alike: float, rng: np.random.Generator) -> list[NDArray[np.int64]]:

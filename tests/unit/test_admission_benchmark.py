@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from benchmarks import admission
 from benchmarks.admission_world import METRICS, Cell, Moment, make_world, play, scenarios, try_model
 
+from daitn.decision.drafting import draft_plan
 from daitn.decision.facts import Preflight
+from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.work import Measurement
 
 SHORT = next(one for one in scenarios() if one.source == "iris" and one.method == "routed")
@@ -81,3 +84,15 @@ def test_scenario_begins_with_what_the_unit_found_and_can_be_played_again():
     assert [moment.visits for moment in first] == [0, 1, 2, 3]
     assert first[0].figures[0] == pytest.approx(found.measurements[0].value, abs=1e-4)
     assert len(found.curve) == 3
+
+
+@pytest.mark.parametrize("method", ["routed", "cyclic", "fedavg"])
+def test_runs_are_judged_by_the_plan_that_they_were_made_with(method):
+    """Stored runs have visits that are alike at all sites, by the rules for a typical one."""
+    world = make_world(next(one for one in scenarios() if one.source == "iris" and one.method == method))
+    plan = draft_plan(world.view, world.request, world.package, None)
+    free = msgspec.structs.replace(world.request, hyperparameters=Hyperparameters())
+    usual = draft_plan(world.view, free, world.package, None)
+
+    assert (plan.method, plan.epochs) == (method, 0.0)
+    assert plan.training == usual.training
