@@ -132,6 +132,9 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
             came = fetch_later(address, key, query)
             assert came is not None
             np.testing.assert_allclose(came[output], wanted, rtol=1e-4, atol=1e-5)
+            handed = ask_later(address, key, "sides", {"x": rows}, answer_to=f"gateway:{said['port']['node']}")
+            wait_until(lambda: _fetched(another, key, handed) is not None, "it is handed to the other gateway", 10)
+            np.testing.assert_allclose(_fetched(another, key, handed)[output], wanted, rtol=1e-4, atol=1e-5)
             with pytest.raises(InputError, match="does not list it"):
                 ask_later(address, key, "sides", {"x": rows}, answer_to=f"{address}/v2/repository/index")
             forget_later(address, key, query)
@@ -150,6 +153,14 @@ def test_unmodified_client_is_answered_while_hosts_are_killed_and_refused_by_typ
                 (mine,) = [one for one in operator.owner_tokens() if one.owner == "app"]
                 operator.revoke_owner_token(mine.id)
             wait_until(lambda: post(address, where, key, body)[0] == 401, "the revoked key opens nothing", 10)
+
+
+def _fetched(address: str, key: str, query: str) -> Any:
+    """What came of a query at a gateway that may not have heard of it yet."""
+    try:
+        return fetch_later(address, key, query)
+    except InputError:
+        return None
 
 
 def _ask_what_nobody_keeps(domain: LocalDomain, address: str, key: str, output: str, model: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from benchmarks.faults.afterwards import closed_at
 from tests.system.small_domain import (
@@ -18,15 +20,20 @@ from tests.system.small_domain import (
     small_domain,
     wait_until,
 )
+from tests.system.test_gateway import post
 
 import daitn
 from daitn.artifacts.signatures import load_or_create_key
 from daitn.base.metrics import shown
 from daitn.descriptors.job import JobStatus, Phase
 from daitn.descriptors.request import Budget, Hyperparameters
+from daitn.descriptors.serving import ModelStatus
+from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence, TrustChange
+from daitn.descriptors.versions import Retraining
 from daitn.node.processes import LocalDomain
 from daitn.oam.collection import read_counters
+from daitn.scenario.spec import NodeSpec
 from daitn.sdk.packaging import package_module
 
 pytest.importorskip("torch")
@@ -392,3 +399,66 @@ def test_submission_twice_with_one_key_is_one_job(domain: LocalDomain) -> None:
     jobs = [submit(domain, "twice", idempotency_key="the same") for _ in range(2)]
     assert jobs[0].id == jobs[1].id
     assert jobs[0].wait().phase is Phase.DELIVERED
+
+
+def test_model_that_answers_worse_is_trained_on_by_itself_tried_and_kept(domain: LocalDomain) -> None:
+    """The last one here: what its sites hold is another world afterwards."""
+    terms: dict[str, Any] = {"targets": ["accuracy >= 0.8"], "chance_floor": 0.0}
+    made = submit(domain, "turning", **terms)
+    served = domain.join_all(
+        [
+            NodeSpec(name="ash", operator="ash", roles=(Role.HOST,)),
+            NodeSpec(name="gate", operator="gate", roles=(Role.GATEWAY,)),
+        ]
+    )
+    address, rng = served["gate"]["queries"], np.random.default_rng(7)
+    with daitn.connect(domain.operator_token()) as operator, daitn.connect(domain.owner_token("ada")) as network:
+        key = operator.make_owner_token("app", ("ask",))
+        before = made.wait()
+        assert before.phase is Phase.DELIVERED, before.reason
+        agreed = Retraining(times=1, share=0.5)
+        network.models.deploy(before.model, "sides", "= 1 replicas", retrain=agreed)
+        network.models.wait("sides", 60)
+
+        def versions() -> set[str]:
+            data = [one for node in operator.nodes() for one in node.descriptor.data]
+            return {one.version for one in data if one.dataset in ("north/sides", "south/sides")}
+
+        old = versions()
+        for site in ("north", "south"):  # from now on the side is the sign of x0 - x1
+            points = rng.normal(size=(1500, 2))
+            rows = "".join(f"{a:.5f},{b:.5f},{'right' if a > b else 'left'}\n" for a, b in points)
+            with (domain.folder.parent / site / "data.csv").open("a") as file:
+                file.write(rows)
+
+        wait_until(lambda: len(versions()) == 2 and not versions() & old, "the sites have read what came")
+
+        def judged() -> float:
+            """A client asks, and says what was right; how often it was."""
+            points = rng.normal(size=(100, 2)).astype(np.float32)
+            given = {"name": "x", "shape": [100, 2], "datatype": "FP32", "data": points.ravel().tolist()}
+            status, said, _ = post(
+                address, "/v2/models/sides/infer", key, {"inputs": [given]}, **{"x-daitn-feedback": "1"}
+            )
+            if status != 200:
+                return 0.0
+            right = {"right": (points[:, 0] > points[:, 1]).astype(int).tolist()}
+            found = post(address, f"/v2/queries/{said['x-daitn-query']}/feedback", key, right)[2]
+            return float(found["right"] / found["rows"])
+
+        def sees(told: Callable[[ModelStatus], bool]) -> Callable[[], bool]:
+            return lambda: judged() >= 0 and told(network.models.status("sides"))
+
+        wait_until(
+            sees(lambda now: bool(now.retraining and (now.retraining.job or now.retraining.ended))), "it is seen"
+        )
+        wait_until(sees(lambda now: now.artifact != before.model), "another version has taken over", 120)
+        now = network.models.status("sides")
+        assert now.retraining is not None
+        assert (now.retraining.trained, now.retraining.job) == (1, "")
+        assert f"{now.artifact[:16]} is tried as a new version" in now.retraining.ended[-1]
+        assert "took over: right in" in now.versions[-1]
+        again = network.job(now.retraining.ended[-1].split()[1])
+        assert again.status().model == now.artifact
+        assert np.mean([judged() for _ in range(3)]) > 0.75
+        network.models.undeploy("sides")
