@@ -43,6 +43,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 import torch
 
@@ -51,6 +52,7 @@ from benchmarks.report import Bounds, arguments, print_report
 from daitn.artifacts.codec import with_parts
 from daitn.artifacts.grants import issue_grant
 from daitn.artifacts.graph import encode_graph_pair
+from daitn.artifacts.itineraries import RouteTree, segment_of, sign_itinerary
 from daitn.artifacts.layout import TensorSpec, plan_layout
 from daitn.artifacts.manifest import Manifest
 from daitn.artifacts.package import write_package
@@ -58,6 +60,7 @@ from daitn.artifacts.signatures import load_key, load_or_create_key, sign_parts
 from daitn.base.errors import UnavailableError
 from daitn.base.ids import CENTER, ArtifactId, DomainId, GrantId, JobId, NodeId, OwnerId, VisitId
 from daitn.descriptors.grant import Grant, Holder
+from daitn.descriptors.itinerary import Itinerary, Passage
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import AggregateWork, UpdateRef
 from daitn.learning.graphs.export import export_pair
@@ -171,8 +174,14 @@ class Conductor:
             inputs=(InputRef(artifact=model, holders=holders, grant=issue_grant(self._key, grant)),),
             warrant=Warrant(owner=OwnerId("bench"), purpose="benchmark", method="fedavg", signer=""),
         )
-        await self.tell(node, order)
+        await self.tell(node, self._routed(order, node))
         return await asyncio.wait_for(self._ended[visit], ORDER_S)
+
+    def _routed(self, order: VisitOrder, node: NodeId) -> VisitOrder:
+        """The order as the one segment of its job's newest route."""
+        tree, domain = RouteTree([segment_of(order, node)]), self._domain.load().domain
+        route = Itinerary(domain=domain, job=order.job, version=order.fence, segments=1, root=tree.root)
+        return msgspec.structs.replace(order, route=Passage(token=sign_itinerary(self._key, route), place=0))
 
     async def tell(self, node: NodeId, message: object) -> None:
         """Hand a message to a node, again until it is taken."""
