@@ -9,7 +9,9 @@ untrained model that lies within ±20 % of the frontier's, three for clearly les
 same in clearly less.
 
 Measure: whole scenarios are held out in turn: what the network has learnt from earlier runs is learnt from the others
-(`FOLDS` folds). `auc`: chance that of a feasible and an infeasible judgement the former was given the greater
+(`FOLDS` folds), with settings that the others chose (`benchmarks.admission_settings`; `…_as_shipped`: with the
+product's own, which were once chosen on all folds).
+`auc`: chance that of a feasible and an infeasible judgement the former was given the greater
 probability. `ece`: mean distance between probability and share that were feasible, over 5 bins of equal mass, with the
 interval (95 %) of 1,000 draws of scenarios. `brier`: mean square of the distance. A judgement that fails another
 condition than attainability counts as probability 0. `admitted_without`: judgements admitted although even the first
@@ -22,6 +24,7 @@ Peer: logistic regression (scikit-learn) on what is known without a trial: recor
 for, the goal, the untrained figure; same folds.
 
     python -m benchmarks.admission --seconds 600     # run scenarios that are missing or of another source
+    python -m benchmarks.admission --choose          # choose the settings of each fold anew, and judge
     python -m benchmarks.admission                   # judge the stored ones
     python -m benchmarks.admission --quick           # and run one of them again; fails where it comes out otherwise
 """
@@ -44,6 +47,7 @@ import torch
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from benchmarks.admission_settings import choose
 from benchmarks.admission_world import (
     ASSESSED_S,
     METRICS,
@@ -62,9 +66,10 @@ from daitn.base.ids import ArtifactId, DomainId, OwnerId
 from daitn.base.units import NS_PER_S
 from daitn.control_center.training.admission import TrainingAdmission
 from daitn.decision.attainability import error_of, value_of
-from daitn.decision.experience import Lessons, PastRun, Reached
+from daitn.decision.experience import SETTINGS, Lessons, PastRun, Reached
 from daitn.decision.facts import PackageFacts, Preflight
 from daitn.decision.feasibility import Known, judge, verdict_of
+from daitn.decision.gaussian_process import Settings
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.request import METRIC_SENSES, Budget, Request, Target, parse_target
 from daitn.descriptors.view import TrainingView
@@ -204,6 +209,13 @@ def _looks(moments: Sequence[Moment], spent: Sequence[float], allowed: float, wh
     return [at for at in within if moments[at].due or (what != "seconds" and at == within[-1])] or [0]
 
 
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings for each fold that is held out, and a hash of the runs that they were chosen by."""
+
+    cells: str
+    settings: tuple[Settings, ...]
+
+
 class Answer(NamedTuple):
     """What the network said: the probability (0 where another condition fails), and whether it was admitted."""
 
@@ -228,13 +240,23 @@ def fold_of(name: str) -> int:
 
 
 def judge_all(
-    cells: Mapping[str, Cell], judgements: Sequence[Judgement], fold: Callable[[str], int] = fold_of
+    cells: Mapping[str, Cell],
+    judgements: Sequence[Judgement],
+    fold: Callable[[str], int] = fold_of,
+    settings: Mapping[int, Settings] | None = None,
 ) -> list[Answer]:
-    """Every judgement, with what was learnt from the scenarios of other folds."""
+    """Every judgement, with what was learnt from the scenarios of other folds; `settings`: what it is learnt with, by
+    the fold that is held out (default: the product's own)."""
     by_name = {one.name: one for one in scenarios()}
     runs = {name: past_run(by_name[name], cell) for name, cell in cells.items()}
     folds = range(1 + max(map(fold, cells)))
-    lessons = [Lessons([run for name, run in runs.items() if fold(name) != held]) for held in folds]
+    lessons = [
+        Lessons(
+            [run for name, run in runs.items() if fold(name) != held],
+            SETTINGS if settings is None else settings[held],
+        )
+        for held in folds
+    ]
     answers: list[Answer] = []
     world, last = None, ""
     for one in judgements:
@@ -371,12 +393,33 @@ def assess_ms(cells: Mapping[str, Cell], repeats: int = 7) -> tuple[float, float
 # --- report ---------------------------------------------------------------------------------------------------------
 
 
-def make_report(cells: Mapping[str, Cell]) -> dict[str, Any]:
-    """Figures and the peer's, from stored scenarios."""
+def cells_hash(cells: Mapping[str, Cell]) -> str:
+    """BLAKE3 of the stored runs: what settings were chosen by."""
+    return blake3(msgspec.json.encode(dict(sorted(cells.items())))).hexdigest()[:16]
+
+
+def choose_settings(cells: Mapping[str, Cell]) -> Chosen:
+    """The settings of each fold, by the others alone."""
+    by_name = {one.name: one for one in scenarios()}
+    runs = {name: past_run(by_name[name], cell) for name, cell in cells.items()}
+    found = choose(runs, {name: fold_of(name) for name in cells})
+    return Chosen(cells=cells_hash(cells), settings=tuple(found[held] for held in sorted(found)))
+
+
+def stored_choice(cells: Mapping[str, Cell]) -> Chosen:
+    """The same as it is kept; SystemExit where it was made by other runs."""
+    kept = json.loads(RESULTS.read_text()).get("chosen") if RESULTS.exists() else None
+    if kept is None or kept["cells"] != cells_hash(cells):
+        raise SystemExit("no settings were chosen by these runs: --choose")
+    return msgspec.convert(kept, Chosen)
+
+
+def make_report(cells: Mapping[str, Cell], chosen: Chosen, *, whole: bool) -> dict[str, Any]:
+    """Figures and the peer's, from stored scenarios. `whole`: also with the product's own settings."""
     judgements = make_judgements(cells)
     names = [one.scenario for one in judgements]
     feasible = np.array([one.feasible for one in judgements])
-    answers = judge_all(cells, judgements)
+    answers = judge_all(cells, judgements, settings=dict(enumerate(chosen.settings)))
     ours = scores(names, np.array([one.probability for one in answers]), feasible)
     peer = scores(names, regression(cells, judgements), feasible)
     near = np.array([one.near for one in judgements])
@@ -384,28 +427,37 @@ def make_report(cells: Mapping[str, Cell]) -> dict[str, Any]:
     sources = sorted({one.source for one in scenarios()})
     fresh = judge_all(cells, judgements, lambda name: sources.index(name.partition("/")[0]))
     wall_ms, core_ms = assess_ms(cells)
-    figures = ours | {
-        "brier_ratio": ours["brier"] / peer["brier"],
-        "admitted_without": sum(
-            said.admitted and not one.possible for said, one in zip(answers, judgements, strict=True)
-        ),
-        "assess_ms_1000": wall_ms,
-        "assess_core_ms_1000": core_ms,
-        "auc_near": auc(chances[near], feasible[near]),
-        "auc_far": auc(chances[~near], feasible[~near]),
-        "auc_new_data": auc(np.array([one.probability for one in fresh]), feasible),
-        "scenarios": len(cells),
-        "judgements": len(judgements),
-        "feasible_percent": 100 * float(feasible.mean()),
-        "infeasible_percent": 100 * float((~feasible).mean()),
-        "near_percent": 100 * statistics.mean(one.near for one in judgements),
-    }
+    shipped: dict[str, float] = {}
+    if whole:
+        said = scores(names, np.array([one.probability for one in judge_all(cells, judgements)]), feasible)
+        shipped = {f"{key}_as_shipped": said[key] for key in ("auc", "ece", "brier")}
+    figures = (
+        ours
+        | shipped
+        | {
+            "brier_ratio": ours["brier"] / peer["brier"],
+            "admitted_without": sum(
+                said.admitted and not one.possible for said, one in zip(answers, judgements, strict=True)
+            ),
+            "assess_ms_1000": wall_ms,
+            "assess_core_ms_1000": core_ms,
+            "auc_near": auc(chances[near], feasible[near]),
+            "auc_far": auc(chances[~near], feasible[~near]),
+            "auc_new_data": auc(np.array([one.probability for one in fresh]), feasible),
+            "scenarios": len(cells),
+            "judgements": len(judgements),
+            "feasible_percent": 100 * float(feasible.mean()),
+            "infeasible_percent": 100 * float((~feasible).mean()),
+            "near_percent": 100 * statistics.mean(one.near for one in judgements),
+        }
+    )
     return make_document("admission", figures, {"logistic": peer}, (SEED,), bounds=BOUNDS)
 
 
-def keep(cells: Mapping[str, Cell], report: Mapping[str, Any]) -> None:
+def keep(cells: Mapping[str, Cell], report: Mapping[str, Any], chosen: Chosen | None = None) -> None:
     """Write cells and what came of them."""
-    document = {**report, "cells": msgspec.to_builtins(dict(sorted(cells.items())))}
+    kept = {} if chosen is None else {"chosen": msgspec.to_builtins(chosen)}
+    document = {**report, **kept, "cells": msgspec.to_builtins(dict(sorted(cells.items())))}
     written = RESULTS.with_suffix(".new")
     written.write_bytes(msgspec.json.encode(document) + b"\n")
     written.replace(RESULTS)
@@ -433,6 +485,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="only the JSON object, on the last line")
     parser.add_argument("--seconds", type=float, default=0.0, help="run scenarios, beginning none after this long")
     parser.add_argument("--keep", action="store_true", help="store the report")
+    parser.add_argument("--choose", action="store_true", help="choose the settings of each fold anew: some minutes")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     cells, began, said = stored_cells(), time.monotonic(), []
@@ -447,9 +500,10 @@ def main() -> None:
         raise SystemExit("no scenario is stored; run some: --seconds 600")
     if chosen.quick:
         said.append(run_again(cells))
-    report = make_report(cells)
+    settings = choose_settings(cells) if chosen.choose else stored_choice(cells)
+    report = make_report(cells, settings, whole=not chosen.quick)
     if chosen.keep:
-        keep(cells, report)
+        keep(cells, report, settings)
     said.append(f"{len(cells)} scenarios; sources {', '.join(sorted({cell.source for cell in cells.values()}))}")
     print_report(
         "admission", report["figures"], report["peers"], (SEED,), only_json=chosen.json, said=said, bounds=BOUNDS

@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from benchmarks import admission
+from benchmarks import admission, admission_settings
 from benchmarks.admission_world import METRICS, Cell, Moment, make_world, play, scenarios, try_model
 
 from daitn.decision.drafting import draft_plan
+from daitn.decision.experience import SETTINGS, Outlook, PastRun, Reached, Situation
 from daitn.decision.facts import Preflight
 from daitn.descriptors.request import Hyperparameters
 from daitn.descriptors.work import Measurement
@@ -96,3 +97,26 @@ def test_runs_are_judged_by_the_plan_that_they_were_made_with(method):
 
     assert (plan.method, plan.epochs) == (method, 0.0)
     assert plan.training == usual.training
+
+
+def test_settings_of_a_fold_are_chosen_without_its_runs(monkeypatch):
+    """Runs of the held-out fold may be anything: what the others choose stays."""
+    wide = msgspec.structs.replace(SETTINGS, noise=5.0)
+    monkeypatch.setattr(admission_settings, "candidates", lambda: (wide, SETTINGS))
+    situation = Situation(
+        contract="c", method="routed", parallel=False, steady=True, sites=3, skew=0.5, records=1000.0, labels=2,
+        payload_bytes=10_000, batches=16, unseen=(), lopsided=(),
+        outlooks=(Outlook(name="accuracy", untrained=0.5, tried=0.5, quarter=0.3, half=0.2, whole=0.1),),
+    )  # fmt: skip
+
+    def ended(number: int, last: float) -> PastRun:
+        reached = Reached(name="accuracy", rounds=(1, 4, 16), errors=(0.4, 0.2 + 0.001 * number, last))
+        return PastRun(situation=msgspec.structs.replace(situation, records=900.0 + number), reached=(reached,))
+
+    runs = {f"r{number}": ended(number, 0.1) for number in range(15)}
+    folds = {name: number % 3 for number, name in enumerate(runs)}
+    chosen = admission_settings.choose(runs, folds)
+    wild = {name: ended(number, 0.3) if folds[name] == 0 else runs[name] for number, name in enumerate(runs)}
+
+    assert chosen == dict.fromkeys(range(3), SETTINGS)
+    assert admission_settings.choose(wild, folds)[0] == chosen[0]

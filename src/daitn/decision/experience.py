@@ -133,18 +133,18 @@ class _Row(NamedTuple):
 class _Lesson:
     """What runs with one metric teach."""
 
-    def __init__(self, rows: Sequence[_Row], longest: dict[bool, int]) -> None:
+    def __init__(self, rows: Sequence[_Row], longest: dict[bool, int], settings: Settings) -> None:
         self.runs = len({row.run for row in rows})
         self.longest = longest
         x_ND, y_N = np.array([row.features_D for row in rows]), np.array([row.share for row in rows])
         groups, kinds = [row.run for row in rows], [row.contract for row in rows]
-        self.process = GaussianProcess(x_ND, y_N, groups, kinds, SETTINGS)
+        self.process = GaussianProcess(x_ND, y_N, groups, kinds, settings)
 
 
 class Lessons:
     """What all runs teach, by metric. Cost: 10⁸ flops for `RUNS_MOST` runs of each metric; a prediction 10⁶."""
 
-    def __init__(self, runs: Sequence[PastRun] = ()) -> None:
+    def __init__(self, runs: Sequence[PastRun] = (), settings: Settings = SETTINGS) -> None:
         self._lessons: dict[str, _Lesson] = {}
         points: dict[str, list[_Row]] = {}
         longest: dict[str, dict[bool, int]] = {}
@@ -162,7 +162,7 @@ class Lessons:
                 most[parallel] = max(most.get(parallel, 0), reached.rounds[-1])
         for metric, rows in points.items():
             if len({row.run for row in rows}) >= RUNS_LEAST:
-                self._lessons[metric] = _Lesson(rows, longest[metric])
+                self._lessons[metric] = _Lesson(rows, longest[metric], settings)
 
     def runs(self, metric: str) -> int:
         """How many runs taught something about this metric."""
