@@ -280,7 +280,7 @@ def test_kill_between_charge_and_release_never_spends_more_than_the_budget(
 def test_missing_mechanism_is_found_before_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf = DataShelf(tmp_path / "shelf", b"s" * 32)
     add(shelf, source(tmp_path))
-    monkeypatch.setitem(sys.modules, "opendp.prelude", None)
+    monkeypatch.setitem(sys.modules, "opendp.mod", None)
     with pytest.raises(InputError, match="need the package opendp"):
         shelf.descriptor("ages", "n1")
     assert shelf.ledger().records() == ()

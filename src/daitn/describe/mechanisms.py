@@ -38,9 +38,13 @@ def opendp_laplace(counts: Sequence[int], sensitivity: int, epsilon: float) -> l
 
     BugError where OpenDP's own privacy map says that it costs more than `epsilon`.
     """
-    dp = load_opendp()
-    measurement: Any = dp.m.make_laplace(
-        dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64"), scale=sensitivity / epsilon
+    load_opendp()
+    from opendp.domains import atom_domain, vector_domain
+    from opendp.measurements import make_laplace
+    from opendp.metrics import l1_distance
+
+    measurement: Any = make_laplace(
+        vector_domain(atom_domain(T="i64")), l1_distance(T="i64"), scale=sensitivity / epsilon
     )
     cost = float(measurement.map(sensitivity))
     if cost > epsilon * (1 + 1e-6):
@@ -48,14 +52,16 @@ def opendp_laplace(counts: Sequence[int], sensitivity: int, epsilon: float) -> l
     return [int(value) for value in measurement(list(counts))]
 
 
-def load_opendp() -> Any:
-    """The module `opendp.prelude`; InputError where it is not installed: to be known before any budget is spent."""
+def load_opendp() -> None:
+    """Make the modules of OpenDP ready; InputError where it is not installed: to be known before any budget is spent.
+
+    Not `opendp.prelude`, which loads scikit-learn where that lies beside it: 2 s and 100 MB for each site.
+    """
     try:
-        import opendp.prelude as dp
+        from opendp.mod import enable_features
     except ImportError:
         raise InputError("private statistics need the package opendp", todo="install daitn[data]") from None
-    dp.enable_features("contrib")
-    return dp
+    enable_features("contrib")
 
 
 def laplace_std(scale: float) -> float:

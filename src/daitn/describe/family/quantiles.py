@@ -80,6 +80,8 @@ class QuantilesMember:
 
 def _consistent(tree: tuple[int, ...]) -> NDArray[np.float64]:
     """Counts of the bins, (B,), that agree best with the counts of all intervals."""
-    dp: Any = load_opendp()
-    leaves = dp.t.make_consistent_b_ary_tree(2)([max(-COUNT_MOST, min(COUNT_MOST, count)) for count in tree])
+    load_opendp()
+    from opendp.transformations import make_consistent_b_ary_tree
+
+    leaves: Any = make_consistent_b_ary_tree(2)([max(-COUNT_MOST, min(COUNT_MOST, count)) for count in tree])
     return np.asarray(leaves, dtype=np.float64)[:BINS]
