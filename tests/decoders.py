@@ -706,7 +706,7 @@ SETUP = protocol.Setup(contract=plain(TABLE_CONTRACT), kind="graph", parts={"gra
 ANSWERS = (
     TRAINED,
     protocol.Failed(number=1, reason=protocol.FailReason.INPUT, what="w"),
-    protocol.Ready(warm_s=1.0, device="cpu", records=3),
+    protocol.Ready(warm_s=1.0, device="cpu", records=3, seconds=(0.5,)),
     protocol.PartOut(number=1, slot=2, size=3),
     protocol.PartTaken(number=1, slot=9),
 )

@@ -106,6 +106,20 @@ def test_activations_are_made_once_and_are_what_the_base_computes(tmp_path: Path
     assert sum(one.size_bytes for one in site.cache.cached()) == 2 * 20 * 16 * 2
 
 
+def test_activations_of_one_column_that_are_gone_are_made_again_alone(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    folder = site.make()
+    assert folder is not None
+    lost, kept = sorted(folder.glob("*.f16"))
+    before, stamp = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.with_suffix(".json").unlink()
+    lost.write_bytes(bytes(len(before)))
+    site.make()
+    assert lost.read_bytes() == before
+    assert kept.stat().st_mtime_ns == stamp
+    assert [one.column for one in site.cache.cached()] == ["answer", "question"]
+
+
 def test_activations_with_policy_job_are_wiped_with_the_last_job(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.make()
@@ -131,7 +145,7 @@ def test_activations_with_policy_no_are_refused(tmp_path: Path) -> None:
 
 
 def test_activations_beyond_the_limit_are_refused_with_sizes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="take 640 bytes, this site has 600 of 600 left"):
+    with pytest.raises(InputError, match="take 1280 bytes, this site has 600 of 600 left"):
         Site(tmp_path, limit=600).make()
 
 

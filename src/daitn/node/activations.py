@@ -20,7 +20,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from daitn.node.bases import BaseShelf
 from daitn.node.datasets import DataShelf, ShelfEntry
 from daitn.node.replay import ReplayShelf
 from daitn.node.sandbox.launcher import Sandbox
-from daitn.node.sandbox.protocol import Embed
+from daitn.node.sandbox.protocol import Embed, EmbedColumn
 from daitn.node.sandbox.visits import Beside, embed
 
 _log = logging.getLogger(__name__)
@@ -94,24 +95,32 @@ class ActivationCache:
         (folder / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
         if job is not None:
             (folder / "jobs" / _file_name(job)).touch()
+        of_base: dict[str, list[EmbeddedInput]] = {}
         for spec in wanted:
-            path = folder / vector_file(spec)
-            async with self._locks.setdefault(path, asyncio.Lock()):
-                if read_about(path.with_suffix(".json")) is None:
-                    await self._make(entry, spec, path, sandbox, threads, tell)
+            of_base.setdefault(spec.base, []).append(spec)
+        for base, specs in of_base.items():
+            async with self._locks.setdefault(folder / base, asyncio.Lock()):
+                missing = {
+                    path: spec
+                    for spec in specs
+                    if read_about((path := folder / vector_file(spec)).with_suffix(".json")) is None
+                }
+                if missing:
+                    await self._make(entry, base, missing, sandbox, threads, tell)
         return folder
 
     async def _make(
         self,
         entry: ShelfEntry,
-        spec: EmbeddedInput,
-        path: Path,
+        name: str,
+        wanted: Mapping[Path, EmbeddedInput],
         sandbox: Sandbox,
         threads: int,
         tell: Callable[[str], None],
     ) -> None:
-        base, records = self._bases.path(spec.base), entry.report.records
-        size = records * spec.width * 2
+        """All columns through one base by one child: loading it takes seconds, a small column less."""
+        base, records = self._bases.path(name), entry.report.records
+        size = records * sum(spec.width for spec in wanted.values()) * 2
         used = sum(one.size_bytes for one in self.cached())
         if used + size > self._limit:
             raise InputError(
@@ -119,27 +128,35 @@ class ActivationCache:
                 f"{self._limit} left",
                 todo="daitn data cached --wipe, or raise activation_bytes in node.json",
             )
-        tell(f"column {spec.column!r} of {entry.name!r}: {records} texts through base {spec.base[:16]}")
-        began = time.monotonic()
-        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        for spec in wanted.values():
+            tell(f"column {spec.column!r} of {entry.name!r}: {records} texts through base {name[:16]}")
+        ask = Embed(
+            columns=tuple(
+                EmbedColumn(column=spec.column, length=spec.length, pooling=spec.pooling, width=spec.width)
+                for spec in wanted.values()
+            ),
+            threads=threads,
+        )
+        besides = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in wanted}
         try:
-            with open(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b") as file:
-                file.truncate(size)
-                ask = Embed(
-                    column=spec.column,
-                    length=spec.length,
-                    pooling=spec.pooling,
-                    width=spec.width,
-                    threads=threads,
-                )
-                table = self._shelf.path(entry.name)
-                done = await embed(ask, file.fileno(), sandbox=sandbox, data=table, base=base)
-            if done != records:
-                raise InputError(f"{done} of {records} texts of {entry.name!r} were encoded")
-            beside.rename(path)
+            with ExitStack() as files:
+                outputs = [
+                    _laid_out(files, beside, records * spec.width * 2)
+                    for beside, spec in zip(besides.values(), wanted.values(), strict=True)
+                ]
+                done = await embed(ask, outputs, sandbox=sandbox, data=self._shelf.path(entry.name), base=base)
+            if done.records != records:
+                raise InputError(f"{done.records} of {records} texts of {entry.name!r} were encoded")
+            for (path, spec), seconds in zip(wanted.items(), done.seconds, strict=True):
+                besides[path].rename(path)
+                self._note(entry, spec, path, seconds)
         finally:
-            beside.unlink(missing_ok=True)
-        seconds = time.monotonic() - began
+            for beside in besides.values():
+                beside.unlink(missing_ok=True)
+
+    def _note(self, entry: ShelfEntry, spec: EmbeddedInput, path: Path, seconds: float) -> None:
+        """Write beside a file of activations what it is: from now on it is there."""
+        records = entry.report.records
         about = Cached(
             dataset=entry.name,
             version=entry.version,
@@ -149,13 +166,16 @@ class ActivationCache:
             pooling=spec.pooling,
             records=records,
             width=spec.width,
-            size_bytes=size,
+            size_bytes=records * spec.width * 2,
             seconds=seconds,
             made_unix_s=time.time(),
             stays=entry.policy.cache_activations,
         )
         path.with_suffix(".json").write_bytes(msgspec.json.encode(about))
-        said = f"activations of {entry.name!r}, column {spec.column!r}: {records} texts, {size} bytes, {seconds:.1f} s"
+        said = (
+            f"activations of {entry.name!r}, column {spec.column!r}: {records} texts, {about.size_bytes} bytes, "
+            f"{seconds:.1f} s"
+        )
         _log.info("%s; they stay here (%s)", said, about.stays)
 
     def vectors(self, name: str, contract: DataContract) -> dict[str, NDArray[Any]]:
@@ -252,6 +272,13 @@ class SiteActivations:
         """Data sets have changed: what belongs to none of them goes."""
         self._cache.sweep()
         self._replay.sweep()
+
+
+def _laid_out(files: ExitStack, path: Path, size_bytes: int) -> int:
+    """A new file of this size; its descriptor, open until `files` is left."""
+    file = files.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b"))
+    file.truncate(size_bytes)
+    return file.fileno()
 
 
 def _file_name(job: JobId) -> str:

@@ -58,10 +58,11 @@ def _warm_up(channel: ChildChannel) -> Worker | None:
 
         setup, descriptors = channel.receive()
         if isinstance(setup, Embed):
-            from daitn.node.sandbox.embedding import embed_column
+            from daitn.node.sandbox.embedding import embed_columns
 
-            records = embed_column(setup, descriptors)
-            channel.send(Ready(warm_s=time.perf_counter() - began, device="cpu", records=records))
+            records, seconds = embed_columns(setup, descriptors)
+            warm_s = time.perf_counter() - began
+            channel.send(Ready(warm_s=warm_s, device="cpu", records=records, seconds=seconds))
             return None
         if not isinstance(setup, Setup):
             raise BugError(f"the first frame is {type(setup).__name__}, not Setup")

@@ -1,4 +1,4 @@
-"""What a child does with an `Embed`: every text of a column through the site's base, into the descriptor it was given.
+"""What a child does with an `Embed`: every text of each column through the site's base, into the descriptor for it.
 
 Runs inside, imports torch. No foreign model is near: the base is the site's own, the records never leave the process.
 """
@@ -6,6 +6,7 @@ Runs inside, imports torch. No foreign model is near: the base is the site's own
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,25 +15,36 @@ import torch
 from daitn.base.errors import BugError, InputError
 from daitn.describe.table import MappedTable
 from daitn.learning.bases import FrozenBase
-from daitn.node.sandbox.protocol import Embed
+from daitn.node.sandbox.protocol import Embed, EmbedColumn
 
 
-def embed_column(ask: Embed, descriptors: Sequence[int]) -> int:
-    """Encode and write; returns the number of records. Closes the descriptor. InputError where the base is another."""
-    if len(descriptors) != 1:
-        raise BugError(f"an embedding takes 1 descriptor, not {len(descriptors)}")
-    output = descriptors[0]
-    torch.set_num_threads(ask.threads)
+def embed_columns(ask: Embed, descriptors: Sequence[int]) -> tuple[int, tuple[float, ...]]:
+    """Encode and write; returns the records of the table and the seconds that each column took. Closes the descriptors.
+    InputError where the base is another."""
     try:
+        if len(descriptors) != len(ask.columns):
+            raise BugError(
+                f"an embedding of {len(ask.columns)} columns takes as many descriptors, not {len(descriptors)}"
+            )
+        torch.set_num_threads(ask.threads)
         table = MappedTable.open(Path(ask.table))
-        texts = table.texts(ask.column)
         base = FrozenBase(Path(ask.base))
-        stride = ask.width * 2
-        for rows, vectors in base.embed([texts.text(row) for row in range(table.rows)], ask.length, ask.pooling):
-            if vectors.shape[1] != ask.width:
-                raise InputError(f"the base gives {vectors.shape[1]} numbers a text, the contract says {ask.width}")
-            for row, vector in zip(rows.tolist(), vectors, strict=True):
-                os.pwrite(output, vector.tobytes(), row * stride)
-        return table.rows
+        seconds: list[float] = []
+        for one, output in zip(ask.columns, descriptors, strict=True):
+            began = time.perf_counter()
+            _embed_column(one, table, base, output)
+            seconds.append(time.perf_counter() - began)
+        return table.rows, tuple(seconds)
     finally:
-        os.close(output)
+        for output in descriptors:
+            os.close(output)
+
+
+def _embed_column(ask: EmbedColumn, table: MappedTable, base: FrozenBase, output: int) -> None:
+    texts = table.texts(ask.column)
+    stride = ask.width * 2
+    for rows, vectors in base.embed([texts.text(row) for row in range(table.rows)], ask.length, ask.pooling):
+        if vectors.shape[1] != ask.width:
+            raise InputError(f"the base gives {vectors.shape[1]} numbers a text, the contract says {ask.width}")
+        for row, vector in zip(rows.tolist(), vectors, strict=True):
+            os.pwrite(output, vector.tobytes(), row * stride)

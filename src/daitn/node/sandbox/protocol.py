@@ -171,19 +171,26 @@ class ExchangeRoom(msgspec.Struct, frozen=True, kw_only=True):
         return range(first, first + IN_SLOTS)
 
 
-class Embed(_Frame, frozen=True, kw_only=True, tag="embed"):
-    """Node → child, instead of `Setup`: encode a text column of the data with the site's base, and end.
+class EmbedColumn(msgspec.Struct, frozen=True, kw_only=True):
+    """One text column to encode: cut at `length` tokens, pooled into `width` numbers a text."""
 
-    The vectors go into the one descriptor, float16, row by row. Answered by `Ready`, whose `records` says how many.
+    column: Name
+    length: Annotated[int, msgspec.Meta(ge=1, le=1_048_576)]
+    pooling: Literal["mean", "first"]
+    width: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+
+
+class Embed(_Frame, frozen=True, kw_only=True, tag="embed"):
+    """Node → child, instead of `Setup`: encode text columns of the data with the site's base, and end.
+
+    The vectors of each go into its descriptor, float16, row by row. Answered by `Ready`, whose `records` says how many
+    rows each has and whose `seconds` how long each took.
     """
 
     base: str = ""
     """Folder of the base inside; filled in where the child is started, as `table` is."""
     table: str = ""
-    column: Name
-    length: Annotated[int, msgspec.Meta(ge=1, le=1_048_576)]
-    pooling: Literal["mean", "first"]
-    width: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
+    columns: Annotated[tuple[EmbedColumn, ...], msgspec.Meta(min_length=1, max_length=DESCRIPTORS)]
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
 
 
@@ -284,6 +291,10 @@ class Ready(_Frame, frozen=True, kw_only=True, tag="ready"):
     warm_s: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
     device: Name
     records: Count
+    seconds: Annotated[
+        tuple[Annotated[float, msgspec.Meta(ge=0, le=1e6)], ...], msgspec.Meta(max_length=DESCRIPTORS)
+    ] = ()
+    """After an `Embed`: what each of its columns took, without the loading of the base. Otherwise none."""
 
 
 class Started(_Frame, frozen=True, kw_only=True, tag="started"):

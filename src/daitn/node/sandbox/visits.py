@@ -124,8 +124,9 @@ async def launch(
     return handle
 
 
-async def embed(ask: Embed, output: int, *, sandbox: Sandbox, data: Path, base: Path) -> int:
-    """Have a child encode a text column of the table at `data` into descriptor `output`; returns how many records.
+async def embed(ask: Embed, outputs: Sequence[int], *, sandbox: Sandbox, data: Path, base: Path) -> Ready:
+    """Have a child encode text columns of the table at `data`, each into its descriptor of `outputs`; returns how many
+    records there are and what each column took.
 
     VisitError where base or table are unfit or the child dies; UnavailableError where none can be started.
     """
@@ -133,10 +134,12 @@ async def embed(ask: Embed, output: int, *, sandbox: Sandbox, data: Path, base: 
     handle = ChildHandle(started, sandbox)
     ask = msgspec.structs.replace(ask, table=started.data_path, base=sandbox.place(BASE_PATH, base))
     try:
-        ready = await handle.warm_up(ask, [output], EMBED_S)
+        ready = await handle.warm_up(ask, outputs, EMBED_S * len(ask.columns))
     finally:
         await handle.kill()
-    return ready.records
+    if len(ready.seconds) != len(ask.columns):
+        raise PeerError(f"the child encoded {len(ready.seconds)} of {len(ask.columns)} columns")
+    return ready
 
 
 class ChildHandle:
