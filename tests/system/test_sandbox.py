@@ -548,6 +548,8 @@ def test_deaths_are_explained() -> None:
     assert explain_exit(1, -signal.SIGKILL, "").reason is FailReason.KILLED
     assert explain_exit(1, 134, "terminate called: std::bad_alloc").reason is FailReason.MEMORY
     assert explain_exit(1, 1, "Traceback\nMemoryError").reason is FailReason.MEMORY
+    without = "SystemError: error return without exception set"
+    assert explain_exit(1, 1, without, warm=False).reason is FailReason.MEMORY
     assert explain_exit(1, 0, "").reason is FailReason.CRASHED
     assert explain_exit(1, 1, "bwrap: Can't find source path", warm=False).reason is FailReason.UNAVAILABLE
     assert explain_exit(1, -signal.SIGSEGV, "", warm=False).reason is FailReason.CRASHED

@@ -45,6 +45,11 @@ def plan_run(
     )
 
 
+_OUT_OF_MEMORY: Final = ("MemoryError", "bad_alloc", "annot allocate memory", "error return without exception set")
+"""Last words of a child without memory; the last are those of CPython's compiler, seen where a module's compiled form
+was not there yet."""
+
+
 def explain_exit(number: int, status: int, words: str, *, warm: bool = True) -> Failed:
     """What an exit status and the last words of a child mean. `warm`: whether it had said that it is ready.
 
@@ -55,7 +60,7 @@ def explain_exit(number: int, status: int, words: str, *, warm: bool = True) -> 
     number_of_signal = exit_signal(status)
     name = signal.Signals(number_of_signal).name if number_of_signal in set(signal.Signals) else str(number_of_signal)
     tail = f": {words.splitlines()[-1][:300]}" if words else ""
-    if "MemoryError" in words or "bad_alloc" in words or "annot allocate memory" in words:
+    if any(one in words for one in _OUT_OF_MEMORY):
         return dead(number, FailReason.MEMORY, f"the child ran out of memory (status {status})")
     if number_of_signal == signal.SIGXCPU:
         return dead(number, FailReason.CPU_TIME, "the child used up its processor time")
