@@ -1,4 +1,4 @@
-"""A core whose journal cannot be written: nobody is told what a restart will not know."""
+"""A core run in the real world: turns that share a commit, and a journal that cannot be written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import cast
 
 import pytest
 
-from daitn.base.effects import Append, Effect, Event, Record, Started
-from daitn.base.errors import UnavailableError
+from daitn.base.effects import Append, CancelTimer, Effect, Event, Record, SetTimer, Started, TimerFired
+from daitn.base.errors import BugError, UnavailableError
 from daitn.base.ids import JobId, OwnerId
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
-from daitn.node.core_runner import CoreRunner
+from daitn.node.core_runner import TURNS_TOGETHER, CoreRunner
 from daitn.node.fabric.contract import Fabric
 from daitn.node.journal import Journal
 
@@ -64,5 +64,114 @@ def test_what_the_journal_does_not_have_is_told_to_nobody() -> None:
         runner.post(Started())
         assert core.known == 1
         assert isinstance(runner.failed.exception(), UnavailableError)
+
+    asyncio.run(run())
+
+
+class Told(Event, frozen=True, kw_only=True):
+    """Something that is noted and answered."""
+
+    name: str
+    effects: tuple[Effect, ...] = ()
+
+
+class Answered(Effect, frozen=True, kw_only=True):
+    """What the core does about `Told`."""
+
+    name: str
+
+
+class Telling:
+    """Keeps a fact of everything it is told and answers it; a bug where it is told so."""
+
+    def apply(self, record: Record) -> None:
+        raise NotImplementedError
+
+    def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        if isinstance(event, TimerFired):
+            return [Answered(name=f"fired {event.name}")]
+        assert isinstance(event, Told)
+        if event.name == "bug":
+            raise BugError("told so")
+        return [*event.effects, Append(records=(Seen(),)), Answered(name=event.name)]
+
+
+class Counting:
+    """A journal that counts the records of each commit."""
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+
+    def append(self, stream: str, records: Sequence[Record], *, time_ns: int | None = None) -> int:
+        self.commits.append(len(records))
+        return sum(self.commits)
+
+
+def telling(journal: Counting, performed: list[Effect]) -> CoreRunner:
+    return CoreRunner(Telling(), cast(Journal, journal), "center", cast(Fabric, None), NodeClock(), performed.append)
+
+
+def test_what_has_come_by_the_same_time_shares_a_commit_and_is_answered_in_order_after_it() -> None:
+    async def run() -> None:
+        journal, performed = Counting(), list[Effect]()
+        runner = telling(journal, performed)
+
+        waits = [runner.post_soon(Told(name=str(number))) for number in range(TURNS_TOGETHER + 3)]
+        assert not journal.commits
+        await asyncio.wait_for(waits[-1].wait(), 5)
+
+        assert journal.commits == [TURNS_TOGETHER, 3]
+        assert performed == [Answered(name=str(number)) for number in range(TURNS_TOGETHER + 3)]
+
+    asyncio.run(run())
+
+
+def test_event_that_is_posted_is_durable_on_return_and_so_is_what_came_before_it() -> None:
+    async def run() -> None:
+        journal, performed = Counting(), list[Effect]()
+        runner = telling(journal, performed)
+        before = runner.post_soon(Told(name="before"))
+
+        runner.post(Told(name="now"))
+
+        assert journal.commits == [2]
+        assert performed == [Answered(name="before"), Answered(name="now")]
+        await asyncio.wait_for(before.wait(), 5)
+        assert journal.commits == [2]
+
+    asyncio.run(run())
+
+
+def test_turn_that_fails_takes_nothing_from_those_before_it_and_stops_the_core() -> None:
+    async def run() -> None:
+        journal, performed = Counting(), list[Effect]()
+        runner = telling(journal, performed)
+
+        for name in ("good", "bug", "after"):
+            gathered = runner.post_soon(Told(name=name))
+        await asyncio.wait_for(gathered.wait(), 5)
+
+        assert (journal.commits, performed) == ([1], [Answered(name="good")])
+        with pytest.raises(UnavailableError, match="not kept"):
+            runner.check_going()
+        assert isinstance(runner.failed.exception(), BugError)
+
+    asyncio.run(run())
+
+
+def test_timer_that_a_waiting_event_puts_off_does_not_fire() -> None:
+    async def run() -> None:
+        journal, performed = Counting(), list[Effect]()
+        runner = telling(journal, performed)
+        runner.post(Told(name="set", effects=(SetTimer(name="lease", at_ns=0), SetTimer(name="other", at_ns=0))))
+        off = Told(name="put off", effects=(CancelTimer(name="lease"),))
+
+        asyncio.get_running_loop().call_soon(
+            runner.post_soon, off
+        )  # just before the timers, in the same turn of the loop
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        assert performed[1:] == [Answered(name="put off"), Answered(name="fired other")]
 
     asyncio.run(run())

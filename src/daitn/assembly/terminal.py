@@ -72,7 +72,9 @@ class TerminalCore:
                 return self.facts.handle(event, now_ns)
             case TimerFired(name=name) if name == FACTS_TIMER:
                 return self.facts.handle(event, now_ns)
-            case DescriptorChanged() | LeaveAsked() | JobsPinned():
+            case LeaveAsked():
+                return [*self.outbox.speak(now_ns), *self.reporter.handle(event, now_ns)]
+            case DescriptorChanged() | JobsPinned():
                 return self.reporter.handle(event, now_ns)
             case Delivered(message=RecordsKept()) | AlarmNoticed():
                 return self.outbox.handle(event, now_ns)
@@ -82,10 +84,10 @@ class TerminalCore:
                 return self._tool(event, now_ns)
             case Delivered(message=VisitPrepare()):
                 effects = self._keep(event, now_ns)
-                return [*effects, *self.outbox.speak(now_ns), *self._tool(event, now_ns)]
+                return [*effects, *self.outbox.gather(now_ns), *self._tool(event, now_ns)]
             case _:
                 effects = self._keep(event, now_ns)
-                return [*effects, *self.outbox.speak(now_ns)]
+                return [*effects, *self.outbox.gather(now_ns)]
 
     def _tool(self, event: Event, now_ns: int) -> list[Effect]:
         """The services' turn: the manager's where it is here and the event is for it, else the agent's."""

@@ -153,7 +153,7 @@ class TerminalNode:
         activations = SiteActivations(cache, sandbox, config.threads)
         masks = SiteMasks(self.membership.slot, self._signing)
         worker = VisitWorker(
-            store, moving, exchanges, self._shelf, children, activations, masks, lambda event: runner.post(event)
+            store, moving, exchanges, self._shelf, children, activations, masks, lambda event: runner.post_soon(event)
         )
 
         def perform(effect: Effect) -> None:

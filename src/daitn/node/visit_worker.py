@@ -89,7 +89,7 @@ class VisitWorker:
         children: ChildPool,
         activations: SiteActivations,
         masks: SiteMasks,
-        post: Callable[[Event], None],
+        post: Callable[[Event], object],
     ) -> None:
         self._store = store
         self._moving = moving

@@ -2,7 +2,8 @@
 
 It has no store of its own: its entries follow from the facts that the node's journal holds anyway (`VisitClosed`,
 `AlarmNoted`), so a fact and its report cannot come apart in a crash, and a replay makes the same numbers again. One
-message is under way at a time, repeated with growing pauses, and at once when the link is back.
+message is under way at a time, repeated with growing pauses, and at once when the link is back. Alarms are told at
+once; visits that are over are told together, those of a second: each message costs both ends a commit.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ REPEAT_FIRST_S: Final = 0.5
 """First repetition of an unacknowledged message; doubles up to `REPEAT_MOST_S`."""
 
 REPEAT_MOST_S: Final = 8.0
+
+GATHER_S: Final = 1.0
+"""How long a visit that is over waits for others to be told with; nothing waits for it at the centre."""
 
 ALARMS_MOST: Final = 1000
 """Alarms that wait. Visits need no bound of their own: each was ordered by the centre, which is who takes them."""
@@ -81,6 +85,8 @@ class RecordOutbox:
         self._repeat_s = REPEAT_FIRST_S
         self._under_way = 0
         """Last number of the message under way; 0: none is."""
+        self._gathering = False
+        """Whether entries wait for others to be told with."""
 
     @property
     def waiting(self) -> int:
@@ -139,12 +145,22 @@ class RecordOutbox:
         """Send what waits, unless a message is under way."""
         if self._under_way or not self._waiting:
             return []
+        self._gathering = False
         entries = tuple(islice(self._waiting, RECORDS_MOST))
         self._under_way = self.kept + len(entries)
         message = RecordsReported(since_ns=self.since_ns, first=self.kept + 1, entries=entries)
         again = SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(self._repeat_s))
         self._repeat_s = min(REPEAT_MOST_S, 2 * self._repeat_s)
         return [Send(receiver=CENTER, message=message), again]
+
+    def gather(self, now_ns: int) -> list[Effect]:
+        """Send what waits once there may be more of it, or as much as fits into a message."""
+        if len(self._waiting) >= RECORDS_MOST:
+            return self.speak(now_ns)
+        if self._under_way or self._gathering or not self._waiting:
+            return []
+        self._gathering = True
+        return [SetTimer(name=TIMER, at_ns=now_ns + seconds_to_ns(GATHER_S))]
 
     def _put(self, entry: Entry, at_ns: int) -> None:
         self.since_ns = self.since_ns or max(1, at_ns)
@@ -153,10 +169,12 @@ class RecordOutbox:
     def _acknowledged(self, kept: RecordsKept, now_ns: int) -> list[Effect]:
         if kept.since_ns != self.since_ns or not self.kept < kept.up_to <= self.kept + len(self._waiting):
             return []
+        full = kept.up_to - self.kept >= RECORDS_MOST
         record = RecordsAcknowledged(up_to=kept.up_to)
         self.apply(record)
-        self._under_way, self._repeat_s = 0, REPEAT_FIRST_S
-        return [Append(records=(record,)), CancelTimer(name=TIMER), *self.speak(now_ns)]
+        self._under_way, self._repeat_s, self._gathering = 0, REPEAT_FIRST_S, False
+        more = self.speak(now_ns) if full else self.gather(now_ns)
+        return [Append(records=(record,)), CancelTimer(name=TIMER), *more]
 
     def _noticed(self, name: str, text: str, now_ns: int) -> list[Effect]:
         """The same alarm again is no news; beyond the bound, alarms are counted and dropped."""

@@ -124,7 +124,8 @@ class VisitPhase(StrEnum):
 
 
 class VisitProgress(Message, frozen=True, kw_only=True, tag="visit_progress"):
-    """Terminal → control centre, about every second: still at it. Answered by `LeaseRenewed`."""
+    """Terminal → control centre, about every second: still at it. Answered by `LeaseRenewed`,
+    unless the lease is as good as new."""
 
     visit: VisitId
     fence: Fence
