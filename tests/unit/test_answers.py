@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 from tests.answer_world import MODEL, AnswerWorld, MemoryStream, Spelling, simulated, whole
@@ -108,6 +109,62 @@ def test_broken_stream_goes_on_at_another_host_by_its_tokens_without_a_word_twic
             assert world.counters.of("answers_resumed") == 1
 
     run(check)
+
+
+def test_pieces_are_told_where_they_are_read_and_none_twice_whoever_takes_them() -> None:
+    async def check() -> None:
+        async with AnswerWorld() as world:
+            engine = Spelling(words=200)
+            world.add("one", engine)
+            telling = await world.asking.ask(MODEL, ASKED, ANY)
+            heard: list[str] = []
+            returned = 0
+
+            def tell(text: str) -> bool:
+                if len(heard) % 7 == 6:  # a client that cannot take this one just now
+                    return False
+                heard.append(text)
+                return True
+
+            while (text := await telling.next(tell)) is not None:
+                heard.append(text)
+                returned += 1
+            assert heard == engine.words
+            assert 0 < returned < 150
+            assert isinstance(telling.ended, TextEnded)
+            assert world.in_flight() == 0
+
+    run(check)
+
+
+def test_answer_told_where_it_is_read_goes_on_elsewhere_when_its_host_is_lost_silent_or_wrong() -> None:
+    async def check(how: str) -> None:
+        async with AnswerWorld() as world:
+            first, second = Spelling(), Spelling()
+            first.step = asyncio.Semaphore(7)
+            world.add("one", first)
+            world.add("two", second)
+            telling = await world.asking.ask(MODEL, ASKED, ANY)
+            heard: list[str] = []
+
+            def tell(text: str) -> bool:
+                heard.append(text)
+                if len(heard) == 6 and how == "wrong":
+                    wrong = encode_frame(TextPiece(query=1, at=3, text="x"))
+                    world.fabric.ends[NodeId("one")].arrived.put_nowait(join_frames([wrong]))
+                elif len(heard) == 6 and how == "lost":
+                    asyncio.get_running_loop().create_task(world.fabric.cut("one"))
+                return True
+
+            heard.append(str(await telling.next()))
+            while (text := await telling.next(tell)) is not None:
+                heard.append(text)
+            assert "".join(heard) == "".join(first.words)
+            assert [step.came for step in telling.steps] == ["lost", "answered"]
+            assert len(second.given[0].tokens) in (6, 7)
+
+    for how in ("lost", "silent", "wrong"):
+        run(functools.partial(check, how))
 
 
 @pytest.mark.parametrize("how", ["error", "hang", "death"])
@@ -241,5 +298,20 @@ def test_deadline_ends_an_answer_with_its_reason() -> None:
             assert await whole(telling) == "w0 w1 "
             assert telling.refused is not None
             assert telling.refused.reason in (QueryRefusal.LATE, QueryRefusal.LOST)
+
+    run(check)
+
+
+def test_deadline_ends_an_answer_whose_pieces_still_come() -> None:
+    async def check() -> None:
+        async with AnswerWorld() as world:
+            world.add("one", simulated(words_most=100_000, token_s=0.005))
+            telling = await world.asking.ask(MODEL, ASKED, QueryGoal(deadline_s=0.3))
+            heard: list[str] = []
+            while (text := await telling.next(lambda text: heard.append(text) is None)) is not None:
+                heard.append(text)
+            assert heard
+            assert telling.ended is None
+            assert telling.refused is not None
 
     run(check)

@@ -50,6 +50,10 @@ OPEN_S: Final = 5.0
 """Longest opening of a stream to a host."""
 
 
+Taker = Callable[[TextPiece | SealedPiece], bool]
+"""Takes a piece in the turn in which it comes; False where it cannot now, DaitnError for one that is wrong."""
+
+
 class Answer:
     """One query at one host: what it sends, in order. Ended by its last frame, by `stop`, or with its stream."""
 
@@ -58,32 +62,38 @@ class Answer:
         self._arrived: deque[OfText] = deque()
         self._waits: asyncio.Future[None] | None = None
         """Of whoever waits for the next one."""
+        self._taker: Taker | None = None
+        self._heard_s = self._patience_s = self._until_s = 0.0
         self._fault: DaitnError | None = None
         self._taken = 0
         self.over = False
         """Whether the host will send nothing more of it."""
 
-    async def next(self, patience_s: float) -> OfText:
-        """What the host says next; UnavailableError where its stream is gone, PeerError where it broke the rules,
-        TimeoutError where it says nothing for so long."""
+    async def next(self, patience_s: float, left_s: float, taker: Taker | None = None) -> OfText:
+        """What the host says next that `taker` does not take; UnavailableError where its stream is gone, PeerError
+        where it broke the rules, TimeoutError where it says nothing for `patience_s`, or comes to no end in `left_s`.
+
+        `taker` is given pieces where they are read, while it is waited here: neither a task is woken for them nor a
+        timer wound. What it raises of a piece is raised here."""
         while not self._arrived:
             if self._fault is not None:
                 raise self._fault
             loop = asyncio.get_running_loop()
             self._waits = loop.create_future()
-            timer = loop.call_later(patience_s, self._wake)  # a third of what `asyncio.timeout` costs for each piece
+            self._heard_s = now_s = loop.time()
+            self._patience_s, self._until_s = patience_s, now_s + left_s
+            timer = _Timer(loop, self._due_s, self._wake)
+            self._taker = taker
             try:
                 await self._waits
             finally:
+                self._taker = None
                 timer.cancel()
             if not self._arrived and self._fault is None:
                 raise TimeoutError
         frame = self._arrived.popleft()
         if isinstance(frame, TextPiece | SealedPiece):
-            self._taken += 1
-            if self._taken >= PIECES // 2 and not self.over:
-                self._link.say(MoreWanted(query=self._number, pieces=self._taken))
-                self._taken = 0
+            self._took_one()
         return frame
 
     def stop(self) -> None:
@@ -93,12 +103,41 @@ class Answer:
 
     def arrive(self, frame: FromHost) -> bool:
         """A frame came; False where the host may not send it."""
-        if len(self._arrived) > PIECES or isinstance(frame, QueryDone):
+        if isinstance(frame, TextPiece | SealedPiece):
+            if self._taker is not None and not self._arrived and self._given(self._taker, frame):
+                return True
+        elif isinstance(frame, QueryDone):
+            return False
+        else:
+            self.over = True
+        if len(self._arrived) > PIECES:
             return False
         self._arrived.append(frame)
-        self.over = not isinstance(frame, TextPiece | SealedPiece)
         self._wake()
         return True
+
+    def _given(self, taker: Taker, piece: TextPiece | SealedPiece) -> bool:
+        """Whether it was taken, or the answer ends with it."""
+        try:
+            if self._fault is None:
+                if not taker(piece):
+                    return False
+                self._heard_s = asyncio.get_running_loop().time()
+                self._took_one()
+        except DaitnError as fault:
+            self._fault = fault
+            self._wake()
+        return True
+
+    def _took_one(self) -> None:
+        self._taken += 1
+        if self._taken >= PIECES // 2 and not self.over:
+            self._link.say(MoreWanted(query=self._number, pieces=self._taken))
+            self._taken = 0
+
+    def _due_s(self) -> float:
+        """When it is late, by what was heard so far."""
+        return min(self._heard_s + self._patience_s, self._until_s)
 
     def fail(self, fault: DaitnError) -> None:
         """The stream is gone."""
@@ -108,6 +147,25 @@ class Answer:
     def _wake(self) -> None:
         if self._waits is not None and not self._waits.done():
             self._waits.set_result(None)
+
+
+class _Timer:
+    """Rings once it is late; when that is, is asked anew each time that it would have been."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, due_s: Callable[[], float], ring: Callable[[], None]) -> None:
+        self._loop, self._due_s, self._ring = loop, due_s, ring
+        self._handle = loop.call_at(due_s(), self._look)
+
+    def cancel(self) -> None:
+        """It is waited no more."""
+        self._handle.cancel()
+
+    def _look(self) -> None:
+        due_s = self._due_s()
+        if self._loop.time() < due_s:
+            self._handle = self._loop.call_at(due_s, self._look)
+        else:
+            self._ring()
 
 
 class Whole:

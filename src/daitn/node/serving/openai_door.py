@@ -25,6 +25,7 @@ from daitn.descriptors.texts import TextAsk
 from daitn.node.serving import openai_protocol as protocol
 from daitn.node.serving.inference_protocol import GOAL_WORDS, goal_of
 from daitn.node.serving.key_book import KeyBook
+from daitn.node.serving.piece_writer import PieceWriter
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import Telling, TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
@@ -162,20 +163,26 @@ class OpenAiDoor:
     ) -> web.StreamResponse:
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         response = web.StreamResponse(headers={**headers, **_headers(request, telling)})
+        writer = PieceWriter(request, response)
         await response.prepare(request)
+
+        def tell(text: str) -> bool:
+            return writer.put(shape.event(text))
+
         try:
-            first = True
-            while (text := await telling.next()) is not None:
-                await response.write(_event(shape.piece(text, first=first)))
-                first = False
+            text = await telling.next()
+            first = text is None
+            if text is not None:
+                await response.write(_event(shape.piece(text, first=True)))
+            while text is not None and (text := await telling.next(tell)) is not None:
+                await response.write(shape.event(text))
             if telling.ended is None:
                 why = _why(telling)
-                await response.write(_event(protocol.error_of(STATUS[why.reason], why.what, why.reason.value)))
+                await response.write_eof(_event(protocol.error_of(STATUS[why.reason], why.what, why.reason.value)))
             else:
                 last = [_event(shape.piece("", first=first, reason=telling.ended.reason))]
                 last += [_event(shape.usage(telling.ended))] if usage else []
-                await response.write(b"".join([*last, b"data: [DONE]\n\n"]))
-            await response.write_eof()
+                await response.write_eof(b"".join([*last, b"data: [DONE]\n\n"]))
         except ConnectionError:
             pass  # the client has gone; whoever called this stops the work
         return response

@@ -202,6 +202,11 @@ class Shape:
             "model": model,
             "system_fingerprint": SIMULATED if simulated else FINGERPRINT,
         }
+        text = b'"content":' if chat else b'"text":'
+        self._before, _, self._behind = (b"data: " + msgspec.json.encode(self.piece("")) + b"\n\n").partition(
+            text + b'""'
+        )
+        self._before += text
 
     def whole(self, text: str, ended: TextEnded) -> dict[str, Any]:
         """An answer that is given at once."""
@@ -218,6 +223,10 @@ class Shape:
             said = {"text": text}
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": reason}
         return {**self._about, "object": self._piece_kind, "choices": [choice]}
+
+    def event(self, text: str) -> bytes:
+        """A piece in the middle of a stream as an event of it; what is the same in all of them is encoded once."""
+        return self._before + msgspec.json.encode(text) + self._behind
 
     def usage(self, ended: TextEnded) -> dict[str, Any]:
         """The piece behind the last, where usage was asked for."""

@@ -31,6 +31,7 @@ from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.host_keys import verified_keys
 from daitn.node.serving.inference_protocol import goal_of
+from daitn.node.serving.piece_writer import PieceWriter
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook
@@ -119,10 +120,13 @@ class SecretDoor:
             if telling.price is not None:
                 told["x-daitn-price"] = f"{telling.price:.9f}"
             response = web.StreamResponse(headers={**told, "Content-Type": "application/octet-stream"})
+            writer = PieceWriter(request, response)
             await response.prepare(request)
             with suppress(ConnectionError):  # the client has gone
-                while (data := await telling.next_sealed()) is not None:
-                    await response.write(len(data).to_bytes(4, "big") + data)
+                data = await telling.next_sealed()
+                while data is not None:
+                    await response.write(_framed(data))
+                    data = await telling.next_sealed(lambda data: writer.put(_framed(data)))
                 await response.write_eof()
             return response
         finally:
@@ -143,3 +147,8 @@ class SecretDoor:
         if not proven:  # one host that lies must not spoil what is encrypted for the others
             self._counters.count("host_keys_not_proven")
         return statement if proven else None
+
+
+def _framed(data: bytes) -> bytes:
+    """A piece after its size."""
+    return len(data).to_bytes(4, "big") + data

@@ -17,7 +17,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -28,7 +28,7 @@ from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import EngineKind, QueryGoal, ServedModel
 from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, check_text_ask, task_of
-from daitn.node.serving.answer_links import Answer, AnswerLinks
+from daitn.node.serving.answer_links import Answer, AnswerLinks, Taker
 from daitn.node.serving.asking import TRIES, WAIT_S, Asked, Step
 from daitn.wire.answers import BatchAnswered, SealedPiece, TextEnded, TextPiece, TextRefused
 from daitn.wire.queries import QueryAnswer
@@ -168,21 +168,24 @@ class Telling:
         """Until the first piece, or the end."""
         self._first = await self._frame()
 
-    async def next(self) -> str | None:
-        """The next piece of text, never empty; None after the end: see `ended`, `batch` and `refused`."""
-        while isinstance(frame := await self._piece(), TextPiece):
+    async def next(self, tell: Callable[[str], bool] | None = None) -> str | None:
+        """The next piece of text, never empty; None after the end: see `ended`, `batch` and `refused`.
+
+        `tell` is given those that come while it is waited here, each where it is read, and says whether it took it:
+        what it took is not returned."""
+        while isinstance(frame := await self._piece(tell), TextPiece):
             if frame.text:
                 return frame.text
         return None
 
-    async def next_sealed(self) -> bytes | None:
-        """The next piece of a secret query; None after the end, as `next`."""
-        frame = await self._piece()
+    async def next_sealed(self, tell: Callable[[bytes], bool] | None = None) -> bytes | None:
+        """The next piece of a secret query; None after the end, `tell` as `next`."""
+        frame = await self._piece(tell)
         return frame.data if isinstance(frame, SealedPiece) else None
 
-    async def _piece(self) -> Piece | None:
+    async def _piece(self, tell: Callable[[Any], bool] | None) -> Piece | None:
         """What is to be told next; None after the end, which is noted."""
-        frame, self._first = self._first or await self._frame(), None
+        frame, self._first = self._first or await self._frame(tell), None
         match frame:
             case TextEnded():
                 self.ended = frame
@@ -200,10 +203,11 @@ class Telling:
 
     # --- the way ----------------------------------------------------------------------------------------------------
 
-    async def _frame(self) -> Piece | TextEnded | BatchAnswered | None:
+    async def _frame(self, tell: Callable[[Any], bool] | None = None) -> Piece | TextEnded | BatchAnswered | None:
         """What comes next, from whichever host; None where there is nothing more to come."""
         if self.ended is not None or self.batch is not None or self.refused is not None:
             return None
+        taker = None if tell is None else self._taker(tell)
         while True:
             if self._answer is None and not await self._choose():
                 self._asking.counters.count("queries_not_answered", self._refusal.reason.value)
@@ -212,10 +216,10 @@ class Telling:
             assert self._answer is not None
             assert self._choice is not None
             try:
-                frame = await self._answer.next(self._patience_s())
+                frame = await self._answer.next(self._patience_s(), max(0.001, self._left_s()), taker)
                 if isinstance(frame, TextPiece | SealedPiece):
-                    self._first_ns = self._first_ns or self._asking.clock_ns()
-                    self._take(frame)
+                    self._check(frame)
+                    self._note(frame)
                     return frame
             except (UnavailableError, PeerError, PolicyError, TimeoutError) as error:
                 self._lost(error)
@@ -241,7 +245,7 @@ class Telling:
         patience, choice = self._asking.patience, self._choice
         assert choice is not None
         waited_s = max(patience.first_least_s, FIRST_FACTOR * choice.predicted_s)
-        return max(0.001, min(self._left_s(), patience.stall_s if self._at else waited_s))
+        return patience.stall_s if self._at else waited_s
 
     async def _choose(self) -> bool:
         """Ask the next host; False where there is none, with the reason in `_said`."""
@@ -303,16 +307,34 @@ class Telling:
         given = Given(tokens=tuple(self._tokens), text="".join(self._parts))
         return await links.ask(host, choice.model, choice.artifact, self._asked, given, left_s)
 
-    def _take(self, piece: Piece) -> None:
+    def _taker(self, tell: Callable[[Any], bool]) -> Taker:
+        """Has pieces told where they are read."""
+
+        def take(piece: Piece) -> bool:
+            self._check(piece)
+            said = piece.text if isinstance(piece, TextPiece) else piece.data
+            if said and not tell(said):
+                return False
+            self._note(piece)
+            return True
+
+        return take
+
+    def _check(self, piece: Piece) -> None:
         if isinstance(piece, SealedPiece) != isinstance(self._asked, SecretTextQuery):
             raise PeerError("what was asked in secret is answered so, and nothing else is")
         if isinstance(piece, SealedPiece):
             if piece.number != self._at:
                 raise PeerError(f"a piece has number {piece.number}, {self._at} is next")
+        elif piece.at != self._at:
+            raise PeerError(f"a piece begins at {piece.at}, the text so far ends at {self._at}")
+
+    def _note(self, piece: Piece) -> None:
+        """It is told: what comes next begins behind it."""
+        self._first_ns = self._first_ns or self._asking.clock_ns()
+        if isinstance(piece, SealedPiece):
             self._at += 1
             return
-        if piece.at != self._at:
-            raise PeerError(f"a piece begins at {piece.at}, the text so far ends at {self._at}")
         self._tokens += piece.tokens
         self._parts.append(piece.text)
         self._at += len(piece.text)
