@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import DaitnError, UnavailableError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine
@@ -49,6 +49,18 @@ class MemoryStream:
     async def receive(self) -> bytes | None:
         found: bytes | None = await self._or_gone(self.arrived.get())
         return found
+
+    def hand_on(self, take: Callable[[bytes], None], over: Callable[[DaitnError | None], None]) -> None:
+        async def carry() -> None:
+            try:
+                while (message := await self.receive()) is not None:
+                    take(message)
+                over(None)
+            except DaitnError as fault:
+                await self.cancel()
+                over(fault)
+
+        self.carrying = asyncio.create_task(carry())
 
     async def finish(self) -> None:
         await self._or_gone(self.other.arrived.put(None))

@@ -728,6 +728,26 @@ def test_stream_carries_messages_both_ways_in_order(domain: LoopbackDomain, way:
     streamed(domain, way, handler, body)
 
 
+def test_stream_hands_messages_on_in_order_and_tells_the_end_once(domain: LoopbackDomain, way: Way) -> None:
+    async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
+        over = asyncio.get_running_loop().create_future()
+        stream.hand_on(heard.append, over.set_result)
+        assert await over is None
+        await stream.send(b"".join(heard))
+
+    heard: list[bytes] = []
+
+    async def body(a: Fabric, receiver: Holder) -> None:
+        stream = await a.open_stream(receiver, "handed on", timeout_s=5, light=way.light)
+        for number in range(25):
+            await stream.send(b"%d " % number)
+        await stream.finish()
+        assert await stream.receive() == b"".join(b"%d " % number for number in range(25))
+        assert await stream.receive() is None
+
+    streamed(domain, way, handler, body)
+
+
 def test_stream_message_may_be_overwritten_once_it_is_said_to_be_sent(domain: LoopbackDomain, way: Way) -> None:
     async def handler(_peer: NodeId, _tag: str, stream: Stream) -> None:
         while (message := await stream.receive()) is not None:

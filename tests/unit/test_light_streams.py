@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daitn.base.errors import UnavailableError
+from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, FabricCounters
 from daitn.node.fabric.link_ledger import LinkLedger
@@ -126,6 +126,53 @@ def test_large_message_goes_as_the_socket_takes_it() -> None:
             found += await loop.sock_recv(theirs, 1 << 20)
         assert found == frame(DATA, message) + frame(DATA, b"small") + frame(FINISH)
         await end.cancel()
+        theirs.close()
+
+    asyncio.run(test())
+
+
+def test_message_is_handed_on_where_it_is_read_those_that_wait_first_and_the_end_is_told_once() -> None:
+    async def test() -> None:
+        end, theirs = await meet()
+        loop = asyncio.get_running_loop()
+        told: list[Any] = []
+        await loop.sock_sendall(theirs, frame(DATA, b"early") * 2)
+        await _until(lambda: len(end._arrived) == 2)
+        end.hand_on(told.append, lambda fault: told.append(("over", fault)))
+        assert told == [b"early"] * 2
+        await loop.sock_sendall(theirs, frame(DATA, b"x") * (STREAM_CREDITS // 2 - 2) + frame(FINISH))
+        await _until(lambda: told[-1] == ("over", None))
+        assert told[2:-1] == [b"x"] * (STREAM_CREDITS // 2 - 2)
+        assert await loop.sock_recv(theirs, 100) == frame(CREDIT, (STREAM_CREDITS // 2).to_bytes(2, "big"))
+        await end.cancel()
+        assert told.count(("over", None)) == 1
+        theirs.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("how", ["wrong", "cut", "before"])
+def test_stream_whose_taker_finds_a_message_wrong_or_that_is_cut_is_over_with_its_fault(how: str) -> None:
+    async def test() -> None:
+        end, theirs = await meet()
+        loop = asyncio.get_running_loop()
+        told: list[Any] = []
+
+        def take(message: bytes) -> None:
+            told.append(message)
+            raise PeerError("no such frame")
+
+        if how == "before":
+            await end.cancel()
+        end.hand_on(take, told.append)
+        if how == "wrong":
+            await loop.sock_sendall(theirs, frame(DATA, b"one") + frame(DATA, b"two"))
+        theirs.shutdown(socket.SHUT_WR)
+        await _until(lambda: told and isinstance(told[-1], UnavailableError))
+        assert told[:-1] == ([b"one"] if how == "wrong" else [])
+        assert {"wrong": "no such frame", "cut": "was cut", "before": "was cancelled"}[how] in str(told[-1])
+        with pytest.raises(UnavailableError):
+            await end.send(b"late")
         theirs.close()
 
     asyncio.run(test())

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from daitn.base.errors import InputError
+from daitn.base.errors import DaitnError, InputError
 from daitn.base.ids import CENTER, ArtifactId, ChunkId, DomainId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES, MESSAGE_BYTES
 from daitn.base.names import check_name
@@ -178,6 +178,13 @@ class Stream(Protocol):
 
     async def receive(self) -> bytes | None:
         """The next message in order; None after the other end finished. UnavailableError if it was cancelled or cut."""
+        ...
+
+    def hand_on(self, take: Callable[[bytes], None], over: Callable[[DaitnError | None], None]) -> None:
+        """In place of receiving: give `take` each message in the turn of the loop in which it comes, those that wait
+        already now. It counts as taken when `take` returns, so nothing is waited for there; a DaitnError of it drops
+        the stream. `over`: called once when no more will come: with None after the other end finished, else with why.
+        """
         ...
 
     async def finish(self) -> None:

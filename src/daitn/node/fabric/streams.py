@@ -52,6 +52,8 @@ class StreamEnd(ABC):
         self._finished = False
         self._fault: UnavailableError | None = None
         self._credit = asyncio.Semaphore(credits)
+        self._take_message: Callable[[bytes], None] | None = None
+        self._when_over: Callable[[DaitnError | None], None] | None = None
 
     @property
     def peer(self) -> NodeId:
@@ -97,6 +99,29 @@ class StreamEnd(ABC):
         self._taken(number, message)
         return size
 
+    def hand_on(self, take: Callable[[bytes], None], over: Callable[[DaitnError | None], None]) -> None:
+        """See `Stream.hand_on`."""
+        self._take_message, self._when_over = take, over
+        while self._arrived and self._fault is None:
+            self._hand(*self._arrived.popleft())
+        if self._fault is not None or self._peer_finished:
+            self._tell_over()
+
+    def _hand(self, number: int, message: Buffer) -> None:
+        assert self._take_message is not None
+        try:
+            self._take_message(bytes(message))
+        except DaitnError as fault:
+            self.fail(f"was dropped: {fault.what}")
+            return
+        if self._fault is None:
+            self._taken(number, message)
+
+    def _tell_over(self) -> None:
+        over, self._when_over = self._when_over, None
+        if over is not None:
+            over(self._fault)
+
     async def _any(self) -> bool:
         """Wait until a message is there; False if there will be none."""
         while True:
@@ -132,6 +157,7 @@ class StreamEnd(ABC):
             self._credit.release()
         self._abort()
         self._release()
+        self._tell_over()
 
     @property
     def failed(self) -> bool:
@@ -145,7 +171,11 @@ class StreamEnd(ABC):
 
     def arrive(self, number: int, message: Buffer) -> None:
         """A message came, in order; called by the carrier on the loop."""
-        if self._fault is None:
+        if self._fault is not None:
+            return
+        if self._take_message is not None:
+            self._hand(number, message)
+        else:
             self._arrived.append((number, message))
             self._changed.set()
 
@@ -154,6 +184,8 @@ class StreamEnd(ABC):
         self._peer_finished = True
         self._changed.set()
         self._release_if_over()
+        if self._take_message is not None:
+            self._tell_over()
 
     def give_credit(self, on_sent: Callable[[], None] | None) -> None:
         """A message is sent and one more may be; called by the carrier on the loop."""

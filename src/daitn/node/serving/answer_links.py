@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -352,7 +351,8 @@ class _Link:
         self.writer = FrameWriter(stream)
         self.over = False
         self._stream = stream
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._writing = asyncio.create_task(self._write())
+        stream.hand_on(self._take, self._over)
 
     def say(self, frame: MoreWanted | NoMoreWanted) -> None:
         """A small frame, at once."""
@@ -367,9 +367,8 @@ class _Link:
     async def close(self) -> None:
         """End it."""
         self._end(UnavailableError("the stream to the host was closed here"))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
         await self._stream.cancel()
 
     async def _write(self) -> None:
@@ -378,20 +377,21 @@ class _Link:
         except DaitnError as error:
             self._end(error)
 
-    async def _read(self) -> None:
+    def _take(self, data: bytes) -> None:
+        """What the host says; the first fault ends all its queries with it, then the stream is dropped."""
         try:
-            while (data := await self._stream.receive()) is not None:
-                for frame in decode_from_host(data):
-                    answer = self.answers.get(frame.query)  # None: it was stopped, and the host does not know yet
-                    if answer is not None and not answer.arrive(frame):
-                        raise PeerError(f"{self._stream.peer} sends more than it was allowed")
-                    if answer is not None and answer.over:
-                        del self.answers[frame.query]
-            self._end(UnavailableError(f"{self._stream.peer} ended its stream"))
+            for frame in decode_from_host(data):
+                answer = self.answers.get(frame.query)  # None: it was stopped, and the host does not know yet
+                if answer is not None and not answer.arrive(frame):
+                    raise PeerError(f"{self._stream.peer} sends more than it was allowed")
+                if answer is not None and answer.over:
+                    self.answers.pop(frame.query, None)
         except DaitnError as error:
             self._end(error)
-            with suppress(DaitnError):
-                await self._stream.cancel()
+            raise
+
+    def _over(self, fault: DaitnError | None) -> None:
+        self._end(fault or UnavailableError(f"{self._stream.peer} ended its stream"))
 
     def _end(self, fault: DaitnError) -> None:
         self.over = True

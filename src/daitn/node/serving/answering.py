@@ -88,17 +88,21 @@ class _Link:
 
     async def run(self) -> None:
         writing = asyncio.create_task(self._writer.run())
+        over = asyncio.get_running_loop().create_future()
+        self._stream.hand_on(self._read, lambda _: None if over.done() else over.set_result(None))
         try:
-            while (data := await self._stream.receive()) is not None:
-                if self._stream.peer not in self._all.gateways:
-                    raise PolicyError(f"{self._stream.peer} is no gateway of this domain any more")
-                for frame in decode_to_host(data):
-                    self._take(frame)
+            await over
         finally:
             tasks = [*self._tasks.values(), writing]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _read(self, data: bytes) -> None:
+        if self._stream.peer not in self._all.gateways:
+            raise PolicyError(f"{self._stream.peer} is no gateway of this domain any more")
+        for frame in decode_to_host(data):
+            self._take(frame)
 
     def _take(self, frame: ToHost) -> None:
         number = frame.query
