@@ -319,6 +319,14 @@ async def drop(conductor: Conductor, sites: Sites, job: str, artifacts: list[Art
     for artifact in artifacts:
         while (packs / f"{artifact}.pack").exists():
             await asyncio.sleep(0.02)
+    await rest(sites.domain.processes.pid("south"))
+
+
+async def rest(pid: int) -> None:
+    """Wait until a process computes nothing (a site wipes files aside), so that what is measured next has the cores."""
+    before = -1
+    while before != (before := sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))):
+        await asyncio.sleep(0.3)
 
 
 async def whole(conductor: Conductor, sites: Sites, job: str, model: ArtifactId, holder: Holder) -> float:

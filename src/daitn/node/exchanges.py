@@ -271,3 +271,11 @@ async def _read_out(stream: Stream) -> None:
                     pass
         except TimeoutError:
             await stream.cancel()
+
+
+def partner_of(order: VisitOrder, rank: int | None) -> NodeId | None:
+    """The node that a child means by a rank; None where it names none of its partners."""
+    group = order.work.group if isinstance(order.work, TrainWork) else None
+    if group is None or rank is None or rank == group.rank or rank >= len(group.members):
+        return None
+    return group.members[rank].node

@@ -43,7 +43,7 @@ from daitn.node.averaging import aggregate, state_draft
 from daitn.node.child_pool import ChildPool, digest_of_test_set
 from daitn.node.compressed_visits import adopt_compressed
 from daitn.node.datasets import DataShelf, SourceChangedError
-from daitn.node.exchanges import Exchanges, LostPartnerError
+from daitn.node.exchanges import Exchanges, LostPartnerError, partner_of
 from daitn.node.masked_averaging import add_masked, open_sum
 from daitn.node.masked_visits import MaskedVisits
 from daitn.node.moving import Moving, lacking_of
@@ -159,11 +159,15 @@ class VisitWorker:
             self._store.let_go(job, artifacts)
             return
         for artifact in dict.fromkeys((*artifacts, *self._store.unpin_all(job))):
-            self._store.release(artifact)
-        self._store.end_job(job)
+            self._store.release(artifact, job=job)
         self._activations.end_job(job)
         self._masked.forget(job)
-        self._spawn(self._children.close_job(job))
+        self._spawn(self._end_children(job))
+
+    async def _end_children(self, job: JobId) -> None:
+        """End a job's warm children; what they had open goes to others only then."""
+        await self._children.close_job(job)
+        self._store.end_job(job)
 
     # --- fetching ---------------------------------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class VisitWorker:
         except VisitError as error:
             self.counters.count("runs_failed", error.failed.reason.value)
             if error.failed.reason is FailReason.PARTNER:
-                await self._lost_partner(order, _partner_of(order, error.failed.partner), error.failed.what)
+                await self._lost_partner(order, partner_of(order, error.failed.partner), error.failed.what)
             else:
                 self._post(WorkFailed(visit=order.visit, what=error.render(), blame=error.blame))
         except LostPartnerError as error:
@@ -440,11 +444,3 @@ def _trained(
         seconds=finished.load_s + finished.work_s + finished.write_s,
         saved_bytes=saved,
     )
-
-
-def _partner_of(order: VisitOrder, rank: int | None) -> NodeId | None:
-    """The node that a child means by a rank; None where it names none of its partners."""
-    group = order.work.group if isinstance(order.work, TrainWork) else None
-    if group is None or rank is None or rank == group.rank or rank >= len(group.members):
-        return None
-    return group.members[rank].node

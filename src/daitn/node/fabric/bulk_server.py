@@ -16,7 +16,7 @@ from daitn.base.errors import DaitnError, NotHeldError, PeerError, UnavailableEr
 from daitn.base.ids import ArtifactId, ChunkId, NodeId
 from daitn.base.limits import MESSAGE_BYTES
 from daitn.node.fabric.bulk import CHUNK, FETCH, MISSING, REFUSED, STALL_S, BufferPool, ChunkBatch
-from daitn.node.fabric.chunks import PackReader, Refusal, read_chunk
+from daitn.node.fabric.chunks import Refusal, read_chunk
 from daitn.node.fabric.contract import ChunkProvider, FabricCounters
 from daitn.node.fabric.pacing import Pacer
 from daitn.node.fabric.tls import HEADER, Link, TlsContexts
@@ -114,23 +114,22 @@ class BulkServer:
             link.close()
 
     def _serve(self, link: Link) -> None:
-        with contextlib.closing(PackReader()) as reader:
-            while True:
-                link.patience(IDLE_S)
-                kind, length = link.receive_header()
-                link.patience(STALL_S)
-                body = link.receive_body(length, MESSAGE_BYTES)
-                if link.expired:
-                    raise PeerError(f"certificate of {link.peer} has run out", todo="renew it and connect again")
-                if kind == FETCH:
-                    self._send_batch(link, body, reader)
-                elif (attend := self.streams.get(kind)) is not None:
-                    attend(link, body)
-                    return
-                else:
-                    raise PeerError(f"{link.peer} sent a frame of unknown kind {kind}")
+        while True:
+            link.patience(IDLE_S)
+            kind, length = link.receive_header()
+            link.patience(STALL_S)
+            body = link.receive_body(length, MESSAGE_BYTES)
+            if link.expired:
+                raise PeerError(f"certificate of {link.peer} has run out", todo="renew it and connect again")
+            if kind == FETCH:
+                self._send_batch(link, body)
+            elif (attend := self.streams.get(kind)) is not None:
+                attend(link, body)
+                return
+            else:
+                raise PeerError(f"{link.peer} sent a frame of unknown kind {kind}")
 
-    def _send_batch(self, link: Link, body: bytes, reader: PackReader) -> None:
+    def _send_batch(self, link: Link, body: bytes) -> None:
         buffer = self._buffers.take()
         try:
             batch = from_msgpack(body, ChunkBatch, "a chunk request")
@@ -138,7 +137,7 @@ class BulkServer:
                 raise UnavailableError("this node serves no chunks")
             self.provider.authorise(link.peer, batch.grant, batch.artifact)
             for chunk in batch.chunks:
-                self._send_chunk(link, self.provider, chunk, batch.artifact, reader, buffer)
+                self._send_chunk(link, self.provider, chunk, batch.artifact, buffer)
         except DaitnError as fault:
             self._counters.chunks_refused += 1
             link.send_frame(REFUSED, msgspec.msgpack.encode(Refusal(fault.kind, fault.what)))
@@ -151,11 +150,10 @@ class BulkServer:
         provider: ChunkProvider,
         chunk: ChunkId,
         artifact: ArtifactId,
-        reader: PackReader,
         buffer: memoryview,
     ) -> None:
         try:
-            content = read_chunk(provider, chunk, artifact, reader, buffer[HEADER.size :])
+            content = read_chunk(provider, chunk, artifact, buffer[HEADER.size :])
         except NotHeldError:
             link.send_frame(MISSING)
             return

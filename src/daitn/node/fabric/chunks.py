@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -24,9 +23,6 @@ from daitn.base.ids import ArtifactId, ChunkId, GrantId, NodeId
 from daitn.base.limits import CHUNK_BYTES
 from daitn.base.units import KIB
 from daitn.node.fabric.contract import ChunkPlace, ChunkProvider, ChunkWant, FabricCounters, Sink
-
-OPEN_PACKS: Final = 8
-"""Pack files one server thread keeps open; an artifact seldom spans more."""
 
 PIECE_BYTES: Final = 128 * KIB
 """What is asked for at a time where a link is slow, or not known yet. A router cuts a link that does not take what
@@ -92,45 +88,27 @@ def decode_refusal(body: bytes) -> Refusal:
         return Refusal(PeerError.kind, "refused without a reason that decodes")
 
 
-class PackReader:
-    """Reads chunks from pack files, keeping a few of them open; for one thread."""
+def fill_from_pack(place: ChunkPlace, buffer: memoryview) -> None:
+    """Fill `buffer` (of `place.size` bytes) from its place in a pack file.
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, int] = OrderedDict()
-
-    def read_into(self, place: ChunkPlace, buffer: memoryview) -> None:
-        """Fill `buffer` (of `place.size` bytes) from its place; NotHeldError if the file is gone, damaged or too short,
-        UnavailableError if it cannot be read now."""
-        path = str(place.path)
+    NotHeldError if the file is gone, damaged or too short, UnavailableError if it cannot be read now.
+    Opened for each chunk, which costs microseconds: a file that is kept open cannot go to another job (`store.spares`),
+    and by then a new pack may have its name.
+    """
+    try:
+        descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            descriptor = self._open.get(path)
-            if descriptor is None or not os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                descriptor = self._reopen(path)  # the file moved on to another use, and a new pack has its name
-            self._open.move_to_end(path)
             done = 0
             while done < place.size:
                 count = os.preadv(descriptor, [buffer[done:]], place.offset + done)
                 if count == 0:
                     raise NotHeldError(f"pack {place.path.name} ends before byte {place.offset + place.size}")
                 done += count
-        except OSError as fault:
-            kind = NotHeldError if fault.errno in LOST else UnavailableError
-            raise kind(f"pack {place.path.name} cannot be read: {fault.strerror}") from fault
-
-    def close(self) -> None:
-        """Close all files."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def _reopen(self, path: str) -> int:
-        stale = self._open.pop(path, None)
-        if stale is not None:
-            os.close(stale)
-        elif len(self._open) >= OPEN_PACKS:
-            os.close(self._open.popitem(last=False)[1])
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._open[path] = descriptor
-        return descriptor
+        finally:
+            os.close(descriptor)
+    except OSError as fault:
+        kind = NotHeldError if fault.errno in LOST else UnavailableError
+        raise kind(f"pack {place.path.name} cannot be read: {fault.strerror}") from fault
 
 
 class ChunkLedger:
@@ -228,7 +206,6 @@ def read_chunk(
     provider: ChunkProvider,
     chunk: ChunkId,
     artifact: ArtifactId,
-    reader: PackReader,
     buffer: memoryview,
     start: int = 0,
     size: int = 0,
@@ -244,7 +221,7 @@ def read_chunk(
     if wanted <= 0:
         raise PeerError(f"chunk {chunk[:16]}… has {place.size} bytes, asked for those from {start}")
     content = buffer[:wanted]
-    reader.read_into(ChunkPlace(place.path, place.offset + start, wanted), content)
+    fill_from_pack(ChunkPlace(place.path, place.offset + start, wanted), content)
     return content
 
 

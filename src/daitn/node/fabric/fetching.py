@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
@@ -30,7 +29,6 @@ from daitn.node.fabric.chunks import (
     WINDOW_WHOLE,
     ChunkAsk,
     ChunkLedger,
-    PackReader,
     Refusal,
     Window,
     check_wants,
@@ -68,7 +66,6 @@ class ChunkService:
         self._bulk = bulk
         self._counters = counters
         self._buffers = BufferPool()
-        self._local = threading.local()
         self._provider: ChunkProvider | None = None
 
     def start(self, provider: ChunkProvider) -> None:
@@ -89,7 +86,7 @@ class ChunkService:
             requester = keys.sender_of_message(question.key, self._config.domain, keys.CHUNK_LANE, self._config.node)
             ask = from_msgpack(question.payload(), ChunkAsk, "a chunk request")
             self._provider.authorise(requester, ask.grant, ask.artifact)
-            content = read_chunk(self._provider, ask.chunk, ask.artifact, self._reader(), buffer, ask.start, ask.size)
+            content = read_chunk(self._provider, ask.chunk, ask.artifact, buffer, ask.start, ask.size)
             self._pacer.wait(len(content))
             if ask.start == 0:
                 _log.debug("sending chunk %s to %s", ask.chunk, requester)
@@ -103,12 +100,6 @@ class ChunkService:
             question.refuse(Refusal(fault.kind, fault.what))
         finally:
             self._buffers.give(buffer)
-
-    def _reader(self) -> PackReader:
-        reader: PackReader | None = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = self._local.reader = PackReader()
-        return reader
 
 
 class ChunkFetcher:

@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -231,6 +232,26 @@ def sync_files(paths: Sequence[Path], folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_alone(fd: int) -> bool:
+    """Whether no other opening of this file stands, in any process, and no other mapping; `fd` is open for writing.
+
+    False where the file system cannot tell. Asked by a write lease, which the kernel gives on no other terms, and which
+    is given back at once; the signal that would tell of somebody who opens the file in between is one that is ignored.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
+
+
+def memory_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_bytes(folder: Path) -> int:

@@ -67,7 +67,7 @@ class HeldArtifacts:
             path.unlink()  # results of visits that a killed process was waiting for
         self._lock = threading.RLock()
         self._index = PackIndex(folder / "index.sqlite")
-        self._spares = Spares(folder / "spares")
+        self._spares = Spares(folder / "spares", quota_bytes)
         self._shelf = Shelf(self._packs, self._index, quota_bytes, self._spares, clock)
         self._receipts: dict[ArtifactId, Receipt] = {}
         self._outputs: dict[OutputFile, int] = {}
@@ -223,7 +223,7 @@ class HeldArtifacts:
     def release(self, artifact: ArtifactId, *, job: str = "") -> bool:
         """Drop an artifact now; False if it is pinned or in use (then it stays), True if it is gone.
 
-        `job`: whose next artifacts may take over its file (see `spares`).
+        `job`: whose next artifacts may take over its file while others may still have it open (see `spares`).
         """
         with self._lock:
             pack = self._shelf.artifacts.get(artifact)
@@ -235,8 +235,8 @@ class HeldArtifacts:
             return True
 
     def end_job(self, job: str) -> None:
-        """No further artifacts of this job come: its spare files go."""
-        self._spares.clear(job)
+        """No further artifacts of this job come, and its children have ended: its spare files are anyone's."""
+        self._spares.end_job(job)
 
     def verify(self, artifact: ArtifactId) -> bool:
         """Hash all of an artifact; one that is damaged is dropped and counted, even if pinned. Cost: hashing it."""

@@ -110,7 +110,7 @@ class Shelf:
     def remove(self, pack: Pack, job: str = "") -> None:
         """Drop a pack: first from the index, then its file, so that a cut between leaves an orphan, not a lie.
 
-        With `job` the file may be kept as a spare of that job.
+        The file may be kept as a spare: see `spares`.
         """
         self._index.remove([pack.name])
         self.packs.pop(pack.name, None)
