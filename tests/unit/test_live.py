@@ -12,8 +12,15 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.control_center.inference import live_book
 from daitn.control_center.inference.live_book import LiveBook
 from daitn.decision.canary_judging import MARGIN, CanaryVerdict, Seen, judge_canary
-from daitn.decision.live_accuracy import CHANCE, chance_of_look, fell, fitting_temperature, wilson
-from daitn.descriptors.live import TEMPERATURES, FieldOutcomes, ModelOutcomes
+from daitn.decision.live_accuracy import (
+    CHANCE,
+    chance_of_look,
+    fell,
+    fitting_temperature,
+    fitting_threshold,
+    wilson,
+)
+from daitn.descriptors.live import TEMPERATURES, THRESHOLDS, FieldOutcomes, ModelOutcomes
 from daitn.descriptors.serving import ServedModel, ServingGoal
 from daitn.node.http.problems import HttpError
 from daitn.node.serving import outcome_book
@@ -41,6 +48,10 @@ def test_feedback_makes_counts_of_an_answer_once_and_lets_its_rows_go() -> None:
     assert len(judged.surprise) == len(TEMPERATURES)
     wanted = -sum(math.log(1 / (1 + math.exp(sign * 2))) for sign in (-1, -1, 1))
     assert judged.surprise[TEMPERATURES.index(1.0)] == pytest.approx(wanted, rel=1e-5)
+    parts = len(THRESHOLDS) + 1
+    places = [place for place, rows in enumerate(judged.shared) for _ in range(rows)]
+    # shares of the second class: 0.12, twice, where one such row was of each class, and 0.88, rightly
+    assert places == [2, parts + 2, parts + 17]
     with pytest.raises(HttpError, match="judged already"):
         book.judge("q", "k", Feedback(right=(0, 1, 1)))
 
@@ -136,6 +147,41 @@ def test_intervals_hold_the_share_and_temperature_is_that_of_the_answers() -> No
         found = fitting_temperature(4000, list(outcome_book.surprise_of(scores, right)))
         assert found == pytest.approx(factor, rel=0.2)
     assert fitting_temperature(5, [0.0] * len(TEMPERATURES)) == 1.0
+
+
+def two_classes(draw: np.random.Generator, rows: int, shift: float) -> list[float]:
+    """Judged rows of a model of two classes whose scores say the second too rarely by `shift`."""
+    truth = draw.normal(size=rows)
+    right = (draw.random(rows) < 1 / (1 + np.exp(-2 * truth))).astype(int)
+    scores = np.stack([np.zeros(rows), 2 * truth - shift], axis=1)
+    return outcome_book.shared_of(scores, right).astype(float).tolist()
+
+
+def test_threshold_is_where_the_other_class_is_right_more_often() -> None:
+    draw = np.random.default_rng(4)
+    for wanted in (0.2, 0.5, 0.8):
+        shared = two_classes(draw, 4000, -math.log(wanted / (1 - wanted)))
+        found = fitting_threshold(shared)
+        assert found == pytest.approx(wanted, abs=0.1)
+        assert fitting_threshold(shared, found) == found, "what was found stays"
+    assert fitting_threshold([0.0] * 2 * (len(THRESHOLDS) + 1), 0.35) == 0.35
+    assert fitting_threshold([], 0.35) == 0.35, "models of more classes"
+
+
+def test_threshold_of_a_model_that_needs_none_is_hardly_ever_moved() -> None:
+    draw = np.random.default_rng(5)
+    parts = len(THRESHOLDS) + 1
+    erred = 0
+    for _ in range(300):
+        share = draw.random(1000)
+        right = draw.random(1000) < share
+        places = np.searchsorted(THRESHOLDS, share, side="right")
+        moved = False
+        for rows in range(30, 1000, 50):
+            shared = np.bincount(right[:rows] * parts + places[:rows], minlength=2 * parts)
+            moved = moved or fitting_threshold(shared.tolist()) != 0.5
+        erred += moved
+    assert erred / 300 <= 3 * CHANCE
 
 
 @pytest.mark.parametrize(

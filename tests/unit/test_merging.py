@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from daitn.base.errors import InputError
-from daitn.serving.merging import join_mean, join_votes, odds_weights, sureness
+from daitn.serving.merging import calibrated, join_mean, join_votes, odds_weights, sureness
 
 
 def test_weights_are_odds_and_of_whom_nothing_is_known_counts_as_the_least() -> None:
@@ -51,3 +51,15 @@ def test_sureness_is_the_largest_share_of_shares_or_scores() -> None:
     for wrong in (np.zeros(3, np.float32), np.zeros((2, 1), np.float32), np.zeros((2, 2), np.int64)):
         with pytest.raises(InputError):
             sureness(wrong)
+
+
+def test_calibrated_shares_change_sides_at_the_threshold_whatever_the_temperature() -> None:
+    shares = np.array([[0.7, 0.3], [0.61, 0.39], [0.59, 0.41], [0.1, 0.9]], np.float32)
+    for temperature in (0.5, 1.0, 4.0):
+        found = calibrated(shares, temperature, 0.4)
+        np.testing.assert_array_equal(found.argmax(axis=1), [0, 0, 1, 1])
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+        assert sureness(shares, temperature, 0.4)[1] < sureness(shares, temperature, 0.4)[0]
+    np.testing.assert_array_equal(calibrated(shares), shares.astype(np.float64))
+    three = np.array([[0.2, 0.3, 0.5]])
+    np.testing.assert_array_equal(calibrated(three, threshold=0.9), three)

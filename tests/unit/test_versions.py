@@ -26,7 +26,7 @@ from daitn.base.metrics import Counters
 from daitn.control_center.inference.commands import CanaryAsked, UndeployAsked
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.control_center.inference.records import CanaryEnded
-from daitn.descriptors.live import TEMPERATURES, FieldOutcomes, ModelOutcomes
+from daitn.descriptors.live import TEMPERATURES, THRESHOLDS, FieldOutcomes, ModelOutcomes
 from daitn.descriptors.serving import QueryGoal, ServingGoal, TensorSpec, parse_goal
 from daitn.descriptors.versions import Canary
 from daitn.node.clock import NodeClock
@@ -171,6 +171,22 @@ def test_judged_answers_calibrate_a_model_and_the_journal_has_it() -> None:
     assert trial.desk.models[MODEL].temperature == 2.0
 
 
+def test_judged_answers_move_the_threshold_of_two_classes_and_the_journal_has_it() -> None:
+    trial = Trial()
+    trial.count()
+    parts = len(THRESHOLDS) + 1
+    shared = [0] * 2 * parts
+    shared[2], shared[parts + 7], shared[parts + 9], shared[parts + 17] = 200, 60, 40, 200
+    judged = (FieldOutcomes(rows=500, right=400, shared=tuple(shared)),)
+    one = ModelOutcomes(model=MODEL, artifact=PACKAGE, answered=500, judged=judged)
+    trial.domain.do(Delivered(sender=GATE.node, message=OutcomesTold(since=1, outcomes=(one,))))
+    trial.look()
+    (served,) = trial.desk.served()
+    assert (served.threshold, served.temperature) == (pytest.approx(0.25, abs=0.11), 1.0)
+    trial.domain.restart()
+    assert trial.desk.models[MODEL].threshold == served.threshold
+
+
 def test_only_gateways_tell_what_became_of_queries() -> None:
     trial = Trial()
     trial.domain.do(Delivered(sender=NodeId("n0001"), message=OutcomesTold(since=1)))
@@ -248,6 +264,15 @@ def test_cascade_reads_how_sure_a_model_is_as_judged_answers_have_it() -> None:
     assert json.dumps(values(gate.ask("both")))
 
 
+def test_votes_go_by_the_threshold_that_judged_answers_have() -> None:
+    step = {"kind": "ensemble", "steps": [leaf("one"), leaf("two")], "output": "p", "join": "vote", "weights": "equal"}
+    gate = Gate({"name": "both", "step": step}).add("one", shares(0.7, 0.3)).add("two", shares(0.6, 0.4))
+    assert values(gate.ask("both"))[0] == [1.0, 0.0]
+    served = gate._served
+    gate._served = lambda name: msgspec.structs.replace(served(name), threshold=0.35)  # type: ignore[method-assign]
+    assert values(gate.ask("both"))[0] == [0.5, 0.5], "a share of 0.4 says the second"
+
+
 def test_answer_is_judged_by_whoever_asked_it_and_only_where_that_was_wished() -> None:
     async def story() -> None:
         gate = DoorWorld()
@@ -271,6 +296,12 @@ def test_answer_is_judged_by_whoever_asked_it_and_only_where_that_was_wished() -
                     assert await said.json() == {"rows": 1, "right": 1}
                 async with client.post(path, json={"right": [0]}) as said:
                     assert said.status == 409
+                async with client.post(INFER, data=BODY) as said:
+                    assert "x-daitn-threshold" not in said.headers
+                moved = [msgspec.structs.replace(one, threshold=0.35) for one in gate.engine.models.values()]
+                gate.engine.follow(moved, time.monotonic_ns())
+                async with client.post(INFER, data=BODY) as said:
+                    assert said.headers["x-daitn-threshold"] == "0.35"
         finally:
             await gate.door.stop()
         assert gate.counters.of("door_refused", "feedback") == 5

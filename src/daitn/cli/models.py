@@ -124,6 +124,10 @@ def _doing(one: ModelStatus) -> str:
         name = f"accuracy@{field.field}" if field.field else "accuracy"
         was = "" if field.measured is None else f", {field.measured:.1%} measured"
         lines.append(f"{name} {field.accuracy:.1%} ({field.low:.1%} – {field.high:.1%}){was}" + " FELL" * field.fell)
+    if one.live.temperature != 1.0:
+        lines.append(f"scores fit at temperature {one.live.temperature:.3g}")
+    if one.live.threshold != 0.5:
+        lines.append(f"the second class is better told from a share of {one.live.threshold:g} on")
     if (canary := one.canary) is not None:
         judged = f"{canary.right:.0f} of {canary.rows:.0f} right, old {canary.old_right:.0f} of {canary.old_rows:.0f}"
         lines.append(f"new version {canary.artifact[:8]} with {canary.share:.0%}: {judged}")

@@ -1,4 +1,4 @@
-"""What judged answers say of a model: its accuracy now, whether it fell, and the temperature that would fit (II-B).
+"""What judged answers say of a model: its accuracy, whether it fell, which temperature and threshold would fit (II-B).
 
 Pure. Intervals are Wilson's (1927), which hold for few rows and shares near one. Whether accuracy *fell* is asked again
 and again as rows come; so the interval widens with the number of looks, of which there is one each time that the rows
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Final, NamedTuple
 
-from daitn.descriptors.live import TEMPERATURES
+from daitn.descriptors.live import TEMPERATURES, THRESHOLDS
 
 CHANCE: Final = 0.01
 """That a model is said to have fallen, or to be worse than another, and is not: over all looks together."""
@@ -25,6 +25,9 @@ GROWTH: Final = 1.5
 
 GAIN_LEAST: Final = 0.01
 """Nats a row that another temperature must gain: less is not worth changing what callers see."""
+
+DECIDED: Final = 0.5
+"""The threshold that scores themselves have: the class with the larger share is told."""
 
 _NORMAL: Final = NormalDist()
 
@@ -68,3 +71,30 @@ def fitting_temperature(rows: float, surprise: Sequence[float], now: float = 1.0
     best = min(range(len(TEMPERATURES)), key=lambda place: surprise[place])
     gain = (surprise[TEMPERATURES.index(now)] - surprise[best]) / rows
     return TEMPERATURES[best] if gain >= GAIN_LEAST else now
+
+
+def fitting_threshold(shared: Sequence[float], now: float = DECIDED) -> float:
+    """The share of `THRESHOLDS` from which the second of two classes is right most often to tell; `now`, one of them
+    too, where no other is better beyond chance.
+
+    `shared`: rows as `descriptors.live.FieldOutcomes` counts them. Two thresholds differ in rows between them alone,
+    so these are judged (the sign test, as McNemar's of 1947); the chance of a look is parted among all thresholds.
+    """
+    parts = len(THRESHOLDS) + 1
+    if len(shared) != 2 * parts or sum(shared) < ROWS_LEAST:
+        return now
+    first, second = shared[:parts], shared[parts:]
+    at = THRESHOLDS.index(now) + 1
+
+    def differing(place: int) -> tuple[float, float]:
+        """Rows between `now` and a threshold, and how many of them that one tells rightly."""
+        between = slice(min(at, place), max(at, place))
+        gained = first[between] if place > at else second[between]
+        return sum(first[between]) + sum(second[between]), sum(gained)
+
+    found = {place: differing(place) for place in range(1, parts) if place != at}
+    best = max(found, key=lambda place: (2 * found[place][1] - found[place][0], -abs(place - at)))
+    rows, better = found[best]
+    if rows < 1 or wilson(rows, better, chance_of_look(sum(shared)) / len(found)).low <= DECIDED:
+        return now
+    return THRESHOLDS[best - 1]

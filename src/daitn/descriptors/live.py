@@ -2,7 +2,9 @@
 
 *Feedback* is what a client knows later: which answer would have been right. A gateway makes counts of it at once and
 keeps no row. Besides how many were right it adds up how surprising the right answers were (negative log likelihood) at
-each of `TEMPERATURES`: from these sums the temperature that fits best can be told without any answer.
+each of `TEMPERATURES`: from these sums the temperature that fits best can be told without any answer. Of a model of two
+classes it counts which class was right by the share that the second one was given, in the parts that `THRESHOLDS` make:
+from these counts follows from which share on the second class is better told.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from daitn.base.ids import ArtifactId, ModelName
 
 TEMPERATURES: Final = tuple(2.0 ** (step / 4) for step in range(-8, 13))
 """By which scores are divided before they become shares: from a quarter to eight, in steps of a fifth."""
+
+THRESHOLDS: Final = tuple(step / 20 for step in range(1, 20))
+"""Shares of the second of two classes from which that one may be told: from 0.05 to 0.95; 0.5 is how scores say it."""
 
 FIELDS_MOST: Final = 16
 """Fields of one model that feedback is counted of at one gateway; what names more is counted without a field."""
@@ -33,6 +38,9 @@ class FieldOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     right: Count = 0
     surprise: Annotated[tuple[Surprise, ...], msgspec.Meta(max_length=len(TEMPERATURES))] = ()
     """Summed over rows, by `TEMPERATURES`."""
+    shared: Annotated[tuple[Count, ...], msgspec.Meta(max_length=2 * (len(THRESHOLDS) + 1))] = ()
+    """Of a model of two classes: rows by the part of `THRESHOLDS` that the second one's share is in, first those where
+    the first class was right, then the others. Empty: more classes."""
 
 
 class ModelOutcomes(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,3 +77,5 @@ class LiveShown(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[LiveField, ...] = ()
     temperature: float = 1.0
     """That fits the judged answers best; 1: it says how sure it is as it should."""
+    threshold: float = 0.5
+    """Share of the second of two classes from which telling that one is right more often, beyond chance."""

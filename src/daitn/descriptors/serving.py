@@ -331,6 +331,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Of which model it is a new version; None: of none."""
     temperature: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
     """By which its scores are divided where it counts how sure an answer is, as judged answers have it."""
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    """Share of the second of two classes from which that one is told, as judged answers have it."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
 
 

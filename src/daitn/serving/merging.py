@@ -61,14 +61,23 @@ def join_votes(answers: Sequence[NDArray[Any]], weights: Floats) -> NDArray[np.f
     return found
 
 
-def sureness(answer: NDArray[Any], temperature: float = 1.0) -> Floats:
-    """(R,) how sure each row is: its largest share; softmax first where rows do not sum to one. `temperature`: that
-    scores are divided by before. InputError for an output that has not entries for each row."""
-    shares = shares_of(answer)
-    if temperature != 1.0:
-        shares = shares_of(np.log(np.maximum(shares, SHARE_LEAST)) / temperature)
-    sure: Floats = shares.max(axis=1)
+def sureness(answer: NDArray[Any], temperature: float = 1.0, threshold: float = 0.5) -> Floats:
+    """(R,) how sure each row is: its largest share; softmax first where rows do not sum to one. `temperature` and
+    `threshold`: as `calibrated`. InputError for an output that has not entries for each row."""
+    sure: Floats = calibrated(answer, temperature, threshold).max(axis=1)
     return sure
+
+
+def calibrated(answer: NDArray[Any], temperature: float = 1.0, threshold: float = 0.5) -> Floats:
+    """(R, C) shares as judged answers have them: scores divided by `temperature`; of two classes the second has the
+    larger share exactly where it had `threshold` or more. InputError as `shares_of`."""
+    shares = shares_of(answer)
+    if temperature == 1.0 and (threshold == 0.5 or shares.shape[1] != 2):
+        return shares
+    scores = np.log(np.maximum(shares, SHARE_LEAST))
+    if shares.shape[1] == 2:
+        scores[:, 1] -= math.log(threshold / (1 - threshold))
+    return shares_of(scores / temperature)
 
 
 def shares_of(answer: NDArray[Any]) -> Floats:

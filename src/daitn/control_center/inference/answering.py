@@ -67,5 +67,6 @@ def served_model(
         stage=model.needs.stage,
         canary=model.canary,
         temperature=model.temperature,
+        threshold=model.threshold,
         routes=tuple(routes),
     )

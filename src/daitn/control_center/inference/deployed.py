@@ -40,6 +40,8 @@ class Deployed:
         self.canary = record.canary
         self.temperature = 1.0
         """By which scores are divided where it counts how sure an answer is."""
+        self.threshold = 0.5
+        """Share of the second of two classes from which that one is told where answers are joined."""
         self.versions: deque[CanaryEnded] = deque(maxlen=VERSIONS_KEPT)
         """What became of new versions that were tried."""
         self.retrain = record.retrain
@@ -96,7 +98,8 @@ class Deployed:
         self.retrainings.extend(before.retrainings)
         self.retraining = before.retraining
         if before.artifact == self.artifact:
-            self.temperature, self.checked = before.temperature, before.checked
+            self.temperature, self.threshold = before.temperature, before.threshold
+            self.checked = before.checked
 
     def too_slow(self, replica: Replica) -> str:
         """Why a replica that was warmed up cannot keep the goal, whatever the load; empty if it can."""
@@ -128,7 +131,7 @@ def apply_record(models: dict[ModelName, Deployed], record: DeploymentRecord) ->
         case CanaryEnded(model=model) if model in models:
             models[model].versions.append(record)
         case ModelCalibrated(model=model) if model in models:
-            models[model].temperature = record.temperature
+            models[model].temperature, models[model].threshold = record.temperature, record.threshold
         case RetrainingBegun(model=model) if model in models:
             models[model].retraining = record
         case RetrainingEnded(model=model) if model in models:

@@ -13,8 +13,8 @@ from typing import Final
 
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.decision.canary_judging import Seen
-from daitn.decision.live_accuracy import fell, fitting_temperature, wilson
-from daitn.descriptors.live import TEMPERATURES, FieldOutcomes, LiveField, LiveShown, ModelOutcomes
+from daitn.decision.live_accuracy import fell, fitting_temperature, fitting_threshold, wilson
+from daitn.descriptors.live import TEMPERATURES, THRESHOLDS, FieldOutcomes, LiveField, LiveShown, ModelOutcomes
 from daitn.wire.center_serving import OutcomesTold
 
 WINDOW_ROWS: Final = 2000.0
@@ -22,6 +22,8 @@ WINDOW_ROWS: Final = 2000.0
 
 FIELDS_MOST: Final = 64
 """Fields of one model; what comes under more names is not counted."""
+
+_SHARED: Final = 2 * (len(THRESHOLDS) + 1)
 
 Key = tuple[NodeId, ModelName, ArtifactId]
 
@@ -32,13 +34,15 @@ class _Field:
     def __init__(self) -> None:
         self.rows = self.right = 0.0
         self.surprise = [0.0] * len(TEMPERATURES)
+        self.shared = [0.0] * _SHARED
 
-    def add(self, rows: float, right: float, surprise: list[float]) -> None:
+    def add(self, rows: float, right: float, surprise: list[float], shared: list[float]) -> None:
         keep = max(0.0, 1 - rows / WINDOW_ROWS)
         weight = min(1.0, WINDOW_ROWS / rows)
         self.rows = keep * self.rows + weight * rows
         self.right = keep * self.right + weight * right
         self.surprise = [keep * old + weight * new for old, new in zip(self.surprise, surprise, strict=True)]
+        self.shared = [keep * old + weight * new for old, new in zip(self.shared, shared, strict=True)]
 
 
 class _Model:
@@ -87,12 +91,14 @@ class LiveBook:
         model = self._models.get(artifact) or _Model()
         return Seen(rows=model.rows, right=model.right, answered=model.answered, lost=model.lost)
 
-    def shown(self, artifact: ArtifactId, measured: Mapping[str, float], temperature: float = 1.0) -> LiveShown:
-        """How a package does. `measured`: by verification units, as `accuracy` or `accuracy@field`; `temperature`: that
-        its answers are read with."""
+    def shown(
+        self, artifact: ArtifactId, measured: Mapping[str, float], temperature: float = 1.0, threshold: float = 0.5
+    ) -> LiveShown:
+        """How a package does. `measured`: by verification units, as `accuracy` or `accuracy@field`; `temperature` and
+        `threshold`: that its answers are read with."""
         model = self._models.get(artifact)
         if model is None:
-            return LiveShown(temperature=temperature)
+            return LiveShown(temperature=temperature, threshold=threshold)
         fields: list[LiveField] = []
         for name, field in sorted(model.fields.items()):
             was = measured.get(f"accuracy@{name}" if name else "accuracy", measured.get("accuracy"))
@@ -108,7 +114,13 @@ class LiveBook:
                     fell=fell(field.rows, field.right, was),
                 )
             )
-        return LiveShown(answered=model.answered, lost=model.lost, fields=tuple(fields), temperature=temperature)
+        return LiveShown(
+            answered=model.answered,
+            lost=model.lost,
+            fields=tuple(fields),
+            temperature=temperature,
+            threshold=threshold,
+        )
 
     def temperature(self, artifact: ArtifactId, now: float) -> float:
         """By which a package's scores fit its judged answers best; `now`: by which they are divided so far."""
@@ -118,6 +130,15 @@ class LiveBook:
         told = [field for field in model.fields.values() if any(field.surprise)]
         sums = [sum(each) for each in zip(*(field.surprise for field in told), strict=True)] if told else []
         return fitting_temperature(sum(field.rows for field in told), sums, now)
+
+    def threshold(self, artifact: ArtifactId, now: float) -> float:
+        """From which share of the second of two classes telling that one fits a package's judged answers best; `now`:
+        from which it is told so far. Counts of all fields together."""
+        model = self._models.get(artifact)
+        if model is None:
+            return now
+        told = [field.shared for field in model.fields.values()]
+        return fitting_threshold([sum(each) for each in zip(*told, strict=True)], now)
 
     def _add(self, before: ModelOutcomes, now: ModelOutcomes) -> None:
         model = self._models.setdefault(now.artifact, _Model())
@@ -132,13 +153,14 @@ class LiveBook:
             if one.field not in model.fields and len(model.fields) >= FIELDS_MOST:
                 continue
             field = model.fields.setdefault(one.field, _Field())
-            field.add(rows, right, _added(old.surprise, one.surprise))
+            surprise = _added(old.surprise, one.surprise, len(TEMPERATURES))
+            field.add(rows, right, surprise, _added(old.shared, one.shared, _SHARED))
             model.rows += rows
             model.right += right
 
 
-def _added(before: tuple[float, ...], now: tuple[float, ...]) -> list[float]:
-    if len(now) != len(TEMPERATURES):
-        return [0.0] * len(TEMPERATURES)
+def _added(before: tuple[float, ...], now: tuple[float, ...], entries: int) -> list[float]:
+    if len(now) != entries:
+        return [0.0] * entries
     old = before if len(before) == len(now) else (0.0,) * len(now)
     return [max(0.0, new - was) for new, was in zip(now, old, strict=True)]

@@ -70,10 +70,12 @@ class CanaryEnded(DeploymentRecord, frozen=True, kw_only=True, tag="canary_ended
 
 
 class ModelCalibrated(DeploymentRecord, frozen=True, kw_only=True, tag="model_calibrated"):
-    """How sure the model says it is, is read with this temperature from now on, as judged answers have it."""
+    """How sure the model says it is, is read with this temperature from now on, and which of two classes it says, by
+    this threshold, as judged answers have it."""
 
     artifact: ArtifactId
     temperature: float
+    threshold: float = 0.5
 
 
 class RetrainingBegun(DeploymentRecord, frozen=True, kw_only=True, tag="retraining_begun"):

@@ -67,11 +67,20 @@ class Versions:
         return changed
 
     def calibrate(self, turn: Turn) -> None:
-        """Record temperatures that fit what was judged better than those there are."""
+        """Record temperatures and thresholds that fit what was judged better than those there are."""
         for name, model in self._models.items():
-            found = self._book.temperature(model.artifact, model.temperature)
-            if found != model.temperature:
-                turn.record(ModelCalibrated(model=name, at_ns=turn.now_ns, artifact=model.artifact, temperature=found))
+            temperature = self._book.temperature(model.artifact, model.temperature)
+            threshold = self._book.threshold(model.artifact, model.threshold)
+            if (temperature, threshold) != (model.temperature, model.threshold):
+                turn.record(
+                    ModelCalibrated(
+                        model=name,
+                        at_ns=turn.now_ns,
+                        artifact=model.artifact,
+                        temperature=temperature,
+                        threshold=threshold,
+                    )
+                )
 
     def seen(self, name: ModelName) -> tuple[Seen, Seen]:
         """What was counted of the old and the new version, since both were there."""

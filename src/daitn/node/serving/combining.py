@@ -11,9 +11,10 @@ import random
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+from numpy.typing import NDArray
 
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName, OwnerId
@@ -33,7 +34,7 @@ from daitn.descriptors.pipelines import (
 )
 from daitn.descriptors.serving import QueryGoal, ServedModel, ServingGoal, TensorSpec
 from daitn.node.serving.asking import DEADLINE_S, Asked, Asking
-from daitn.serving.merging import join_mean, join_votes, odds_weights, sureness
+from daitn.serving.merging import calibrated, join_mean, join_votes, odds_weights, sureness
 from daitn.serving.tensors import Arrays, arrays_of, cut_rows, join_rows, rows_of, tensors_of
 from daitn.wire.queries import QueryAnswer
 
@@ -196,7 +197,10 @@ class Combining:
         measured = [self._accuracy(one, way.goal) if step.weights == "measured" else 0.7 for one, _ in answers]
         weights = odds_weights(measured)
         joined = [outputs[step.output] for _, outputs in answers]
-        return {step.output: join_votes(joined, weights) if step.join == "vote" else join_mean(joined, weights)}
+        if step.join != "vote":
+            return {step.output: join_mean(joined, weights)}
+        votes = [self._voted(one, answer) for (one, _), answer in zip(answers, joined, strict=True)]
+        return {step.output: join_votes(votes, weights)}
 
     async def _quorum(
         self, step: Ensemble, branches: list[Step], values: Arrays, way: _Way
@@ -239,7 +243,7 @@ class Combining:
             outputs = await self._do(one, {name: array[left] for name, array in values.items()}, way)
             if step.output not in outputs:
                 raise InputError(f"{_named(one)} has no output {step.output!r} that says how sure it is")
-            sure = sureness(outputs[step.output], self._temperature(one))
+            sure = sureness(outputs[step.output], *self._calibration(one))
             if len(sure) != len(left):
                 raise InputError(f"{_named(one)} has {len(sure)} rows for {len(left)}")
             each = cut_rows(outputs, [1] * len(left))
@@ -253,9 +257,16 @@ class Combining:
 
     # --- what is known of a step ------------------------------------------------------------------------------------
 
-    def _temperature(self, step: Step) -> float:
+    def _calibration(self, step: Step) -> tuple[float, float]:
+        """Temperature and threshold that a step's answers are read with."""
         model = self._engine.models.get(step.model) if isinstance(step, ModelStep) else None
-        return 1.0 if model is None else model.temperature
+        return (1.0, 0.5) if model is None else (model.temperature, model.threshold)
+
+    def _voted(self, step: Step, answer: NDArray[Any]) -> NDArray[Any]:
+        """An answer whose largest entries are what it votes for: of two classes as the threshold has it."""
+        threshold = self._calibration(step)[1]
+        two = answer.ndim == 2 and answer.shape[1] == 2 and answer.dtype.kind == "f"
+        return calibrated(answer, threshold=threshold) if two and threshold != 0.5 else answer
 
     def _accuracy(self, step: Step, goal: QueryGoal) -> float | None:
         model = self._engine.models.get(step.model) if isinstance(step, ModelStep) else None

@@ -308,6 +308,9 @@ class Door:
             told["x-daitn-price"] = f"{found.price:.9f}"
         if found.model != model.model:
             told["x-daitn-version"] = "next"
+        answered = self._engine.models.get(found.model, model)
+        if answered.threshold != 0.5:
+            told["x-daitn-threshold"] = f"{answered.threshold:g}"
         if headers.get(FEEDBACK):
             told |= self._feedback.remember(found, key, found.outcome.outputs)
         return _answered(*protocol.encode_answer(model, asked, found.outcome.outputs), told)

@@ -21,7 +21,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName
 from daitn.base.units import MIB
-from daitn.descriptors.live import FIELDS_MOST, TEMPERATURES, FieldName, FieldOutcomes, ModelOutcomes
+from daitn.descriptors.live import FIELDS_MOST, TEMPERATURES, THRESHOLDS, FieldName, FieldOutcomes, ModelOutcomes
 from daitn.descriptors.serving import NamedTensor, ServedModel
 from daitn.node.http.problems import conflict, unknown
 from daitn.serving.merging import SHARE_LEAST, shares_of
@@ -60,12 +60,21 @@ class _Kept(NamedTuple):
     """(R, C)."""
 
 
+class _Judged(NamedTuple):
+    """Of one model in one field: see `FieldOutcomes`."""
+
+    rows: int = 0
+    right: int = 0
+    surprise: NDArray[np.float64] = np.zeros(len(TEMPERATURES))
+    shared: NDArray[np.int64] = np.zeros(0, np.int64)
+
+
 class _Counts:
     """Of one model."""
 
     def __init__(self) -> None:
         self.answered = self.lost = 0
-        self.fields: dict[str, tuple[int, int, NDArray[np.float64]]] = {}
+        self.fields: dict[str, _Judged] = {}
 
 
 class OutcomeBook:
@@ -101,8 +110,14 @@ class OutcomeBook:
                 answered=counts.answered,
                 lost=counts.lost,
                 judged=tuple(
-                    FieldOutcomes(field=field, rows=rows, right=right, surprise=tuple(surprise.tolist()))
-                    for field, (rows, right, surprise) in counts.fields.items()
+                    FieldOutcomes(
+                        field=field,
+                        rows=one.rows,
+                        right=one.right,
+                        surprise=tuple(one.surprise.tolist()),
+                        shared=tuple(one.shared.tolist()),
+                    )
+                    for field, one in counts.fields.items()
                 ),
             )
             for (model, artifact), counts in list(self._counts.items())[: limits.MODELS_SERVED]
@@ -142,7 +157,9 @@ class OutcomeBook:
         if right.max() >= classes:
             raise InputError(f"class {right.max()} of {classes}; the first is 0")
         hits = int((kept.scores.argmax(axis=1) == right).sum())
-        self._add(kept, feedback.field, rows, hits, surprise_of(kept.scores, right))
+        self._add(
+            kept, feedback.field, _Judged(rows, hits, surprise_of(kept.scores, right), shared_of(kept.scores, right))
+        )
         del self._kept[query]
         self._bytes -= kept.scores.nbytes
         self._judged[query] = key
@@ -150,11 +167,17 @@ class OutcomeBook:
             self._judged.popitem(last=False)
         return rows, hits
 
-    def _add(self, kept: _Kept, field: str, rows: int, hits: int, surprise: NDArray[np.float64]) -> None:
+    def _add(self, kept: _Kept, field: str, now: _Judged) -> None:
         fields = self._of(kept.model, kept.artifact).fields
         name = field if field in fields or len(fields) < FIELDS_MOST else ""
-        before = fields.get(name, (0, 0, np.zeros(len(TEMPERATURES))))
-        fields[name] = (before[0] + rows, before[1] + hits, before[2] + surprise)
+        before = fields.get(name)
+        if before is None:
+            fields[name] = now
+        else:
+            shared = before.shared + now.shared if before.shared.shape == now.shared.shape else before.shared
+            fields[name] = _Judged(
+                before.rows + now.rows, before.right + now.right, before.surprise + now.surprise, shared
+            )
 
     def _of(self, model: ModelName, artifact: ArtifactId) -> _Counts:
         return self._counts.setdefault((model, artifact), _Counts())
@@ -172,6 +195,17 @@ def surprise_of(scores: NDArray[Any], right: NDArray[Any]) -> NDArray[np.float64
         lost = np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, right]
         found.append(float(np.minimum(lost, SURPRISE_MOST).sum()))
     return np.array(found)
+
+
+def shared_of(scores: NDArray[Any], right: NDArray[Any]) -> NDArray[np.int64]:
+    """Rows of (R, 2) scores by the right class and the second one's share, as `FieldOutcomes.shared`; of more classes
+    nothing."""
+    if scores.shape[1] != 2:
+        return np.zeros(0, np.int64)
+    parts = len(THRESHOLDS) + 1
+    places = np.searchsorted(np.array(THRESHOLDS), shares_of(scores)[:, 1], side="right")
+    counted: NDArray[np.int64] = np.bincount(right.astype(np.int64) * parts + places, minlength=2 * parts)
+    return counted
 
 
 def decode_feedback(body: bytes) -> Feedback:
