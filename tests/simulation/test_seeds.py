@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 import pytest
 from tests.builders import changed
@@ -19,10 +20,16 @@ from daitn.terminal.visit_records import VisitClosed
 SEEDS = range(12)
 
 
+@lru_cache
+def played(seed: int, faulty: bool):
+    """A seed's report; two tests look at the same seeds."""
+    return run_seed(seed, faulty=faulty)
+
+
 @pytest.mark.parametrize("faulty", [False, True], ids=["calm", "faulty"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_seed_holds_every_invariant(seed, faulty):
-    report = run_seed(seed, faulty=faulty)
+    report = played(seed, faulty)
 
     assert report.fault == "", "\n".join(report.trace[-20:])
     assert set(report.phases) <= FINAL_PHASES
@@ -33,7 +40,9 @@ def test_every_point_and_kind_of_the_matrix_can_be_drawn():
     """Which cells a few seeds come by is chance; that 1,000 come by all is for `--cover` to say."""
     hit: Counter[tuple[str, str]] = Counter()
     for seed in range(60):
-        hit.update({(point, kind): times for point, kind, times in run_seed(seed).hit})
+        hit.update({(point, kind): times for point, kind, times in played(seed, True).hit})
+        if len(missing(hit)) <= 2:  # more seeds hit more cells, and no fewer
+            break
 
     assert len(missing(hit)) <= 2, missing(hit)
 
