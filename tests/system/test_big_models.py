@@ -190,6 +190,7 @@ def flip_a_bit(domain: LocalDomain, name: str, job: Any) -> int:
 def test_bit_that_flips_in_a_store_is_found_there_and_no_model_goes_on_from_it(
     domain: LocalDomain, tmp_path: Path
 ) -> None:
+    assert submit(domain, "back", 1, "north").wait().visits == 1, "north, killed above, is given visits again"
     job = submit(domain, "flipped", 8, "north", "south")
     north = node_of(domain, "north")
     wait_until(lambda: any(one.kind == "trained" and one.node == north for one in job.log()), "a visit at north")
