@@ -103,7 +103,7 @@ class ControlCenter:
         self.orchestration = Orchestration(self.orchestrator, self.knowledge, self._presence, self._facts)
         self._visits = VisitDesk(config, self.knowledge, self.jobs, self.counters, tools.verify)
         self.tools = ToolsDesk(self.knowledge)
-        self.inference = InferenceDesks(config, tools, self.knowledge, self.counters, self.jobs)
+        self.inference = InferenceDesks(config, tools, self.knowledge, self.counters, self.jobs, alarms)
 
     # --- core -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.ids import ArtifactId, ModelName
+from daitn.base.ids import ArtifactId, ModelName, NodeId
 
 TEMPERATURES: Final = tuple(2.0 ** (step / 4) for step in range(-8, 13))
 """By which scores are divided before they become shares: from a quarter to eight, in steps of a fifth."""
@@ -25,7 +25,11 @@ THRESHOLDS: Final = tuple(step / 20 for step in range(1, 20))
 FIELDS_MOST: Final = 16
 """Fields of one model that feedback is counted of at one gateway; what names more is counted without a field."""
 
+PAIRS_MOST: Final = 64
+"""Pairs of hosts of one model whose answers a gateway has compared; of further pairs nothing is counted."""
+
 FieldName = Annotated[str, msgspec.Meta(max_length=limits.NAME_CHARS)]
+HostId = Annotated[NodeId, msgspec.Meta(min_length=1, max_length=64)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Surprise = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
 
@@ -43,6 +47,14 @@ class FieldOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     the first class was right, then the others. Empty: more classes."""
 
 
+class HostsCompared(msgspec.Struct, frozen=True, kw_only=True):
+    """How often two hosts that were asked the same query answered alike, and how often not."""
+
+    hosts: tuple[HostId, HostId]
+    same: Count = 0
+    differing: Count = 0
+
+
 class ModelOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     """What became of queries of one model at one gateway, since that gateway's process began."""
 
@@ -52,6 +64,7 @@ class ModelOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     lost: Count = 0
     """Work was begun, and no host that was tried gave an answer."""
     judged: Annotated[tuple[FieldOutcomes, ...], msgspec.Meta(max_length=FIELDS_MOST + 1)] = ()
+    compared: Annotated[tuple[HostsCompared, ...], msgspec.Meta(max_length=PAIRS_MOST)] = ()
 
 
 class LiveField(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,9 @@
 Paper II-A and III: the topology holds the terminals' trustworthiness scores, and routes are computed with them. A score
 is the mean of a Beta distribution over weighted evidence: (prior good + good) / (prior + good + bad). Evidence is of
 three kinds: promises (a visit accepted or lost), verified gains (a verification unit found the model better, or so much
-worse that it was rolled back), and liveness (its presence vanished). Old evidence counts half after `HALF_LIFE_S`, so
-that a mended site is trusted again and an old record does not excuse what happens now.
+worse that it was rolled back; or a host answers queries otherwise than others of its model), and liveness (its presence
+vanished). Old evidence counts half after `HALF_LIFE_S`, so that a mended site is trusted again and no old record
+excuses what happens now.
 
 Each piece is a record of the centre's journal: a restart rebuilds the same scores. What it does not do: prove anything;
 a site that behaves well until it matters is found out by verification, not by its score.

@@ -130,9 +130,9 @@ class DeploymentDesk:
             case DeployAsked() | DeployStagesAsked():
                 self._deploy(turn, event)
             case CanaryAsked():
-                self._changed(turn, self.judging.versions.begin(turn, event))
+                self.changed(turn, self.judging.versions.begin(turn, event))
             case UndeployAsked(model=model):
-                self._changed(turn, record_withdrawal(turn, self.models, model))
+                self.changed(turn, record_withdrawal(turn, self.models, model))
             case RetrainingAnswered():
                 self.judging.retraining.answered(turn, event)
             case Delivered(sender=sender, message=ModelsServed() as told):
@@ -195,11 +195,11 @@ class DeploymentDesk:
 
     def _deploy(self, turn: Turn, asked: DeployAsked | DeployStagesAsked) -> None:
         first = not self.models
-        self._changed(turn, record_deployment(turn, self.models, asked))
+        self.changed(turn, record_deployment(turn, self.models, asked))
         if first:
             turn.wake_in(LOOK_TIMER, LOOK_S)
 
-    def _changed(self, turn: Turn, names: Collection[ModelName]) -> None:
+    def changed(self, turn: Turn, names: Collection[ModelName]) -> None:
         for name in names:
             self.placing.forget(name)
         self._settle(turn)
@@ -219,7 +219,7 @@ class DeploymentDesk:
             self._counters.count("messages_for_another_role")
         elif isinstance(told, OutcomesTold):
             if changed := self.judging.hear(turn, sender, told):
-                self._changed(turn, changed)
+                self.changed(turn, changed)
         else:
             self.demand.take(sender, facts.descriptor.region, told, self.models, turn.now_ns)
             for one in told.counts:

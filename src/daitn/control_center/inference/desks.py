@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from daitn.base.effects import Event, PeerAppeared, PeerVanished, Started
+from daitn.base.effects import Delivered, Event, PeerAppeared, PeerVanished, Started
 from daitn.base.metrics import Counters
+from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.config import CenterConfig, CenterTools
+from daitn.control_center.inference.answer_checks import AnswerChecks
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.gateway_desk import GatewayDesk
 from daitn.control_center.inference.retraining import Jobs
 from daitn.control_center.turn import Turn
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.wire.center_serving import OutcomesTold
 
 
 class InferenceDesks:
     """See the module's docstring."""
 
     def __init__(
-        self, config: CenterConfig, tools: CenterTools, knowledge: KnowledgeMap, counters: Counters, jobs: Jobs
+        self,
+        config: CenterConfig,
+        tools: CenterTools,
+        knowledge: KnowledgeMap,
+        counters: Counters,
+        jobs: Jobs,
+        alarms: CenterAlarms,
     ) -> None:
         self.deployment = DeploymentDesk(config, tools, knowledge, counters, jobs)
         self.gateways = GatewayDesk(self.deployment, knowledge, counters)
+        live = self.deployment.judging.live
+        self.checks = AnswerChecks(self.deployment.models, live, knowledge, counters, alarms)
 
     def minds(self, event: Event) -> bool:
         """Whether an event is for these desks alone."""
@@ -31,6 +42,9 @@ class InferenceDesks:
             self.gateways.handle(turn, event)
         else:
             self.deployment.handle(turn, event)
+            told = isinstance(event, Delivered) and isinstance(event.message, OutcomesTold)
+            if told and (changed := self.checks.look(turn)):
+                self.deployment.changed(turn, changed)
 
     def follow(self, turn: Turn, event: Event) -> None:
         """At the end of each turn: what concerns others too (presence, the start), then what gateways are told."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from daitn.base.ids import ArtifactId, ModelName, NodeId
+from daitn.decision.answers_compared import Pair
 from daitn.decision.canary_judging import Seen
 from daitn.decision.live_accuracy import fell, fitting_temperature, fitting_threshold, wilson
 from daitn.descriptors.live import TEMPERATURES, THRESHOLDS, FieldOutcomes, LiveField, LiveShown, ModelOutcomes
@@ -19,6 +20,9 @@ from daitn.wire.center_serving import OutcomesTold
 
 WINDOW_ROWS: Final = 2000.0
 """Rows that count of one field, older ones less and less."""
+
+PAIRS_MOST: Final = 1024
+"""Pairs of hosts of one model; what is told of more is not counted."""
 
 FIELDS_MOST: Final = 64
 """Fields of one model; what comes under more names is not counted."""
@@ -53,6 +57,8 @@ class _Model:
         self.rows = self.right = 0
         """Judged, of all fields, none faded."""
         self.fields: dict[str, _Field] = {}
+        self.pairs: dict[tuple[NodeId, NodeId], Pair] = {}
+        """Of hosts whose answers were compared."""
 
 
 class LiveBook:
@@ -90,6 +96,16 @@ class LiveBook:
         """All that was counted of a package."""
         model = self._models.get(artifact) or _Model()
         return Seen(rows=model.rows, right=model.right, answered=model.answered, lost=model.lost)
+
+    def pairs(self, artifact: ArtifactId) -> Mapping[tuple[NodeId, NodeId], Pair]:
+        """How a package's hosts answered beside each other, the lesser first."""
+        model = self._models.get(artifact)
+        return {} if model is None else model.pairs
+
+    def forget_host(self, artifact: ArtifactId, node: NodeId) -> None:
+        """A host serves a package no more: what was compared with it is of the past."""
+        if (model := self._models.get(artifact)) is not None:
+            model.pairs = {hosts: pair for hosts, pair in model.pairs.items() if node not in hosts}
 
     def shown(
         self, artifact: ArtifactId, measured: Mapping[str, float], temperature: float = 1.0, threshold: float = 0.5
@@ -144,6 +160,14 @@ class LiveBook:
         model = self._models.setdefault(now.artifact, _Model())
         model.answered += max(0, now.answered - before.answered)
         model.lost += max(0, now.lost - before.lost)
+        compared = {one.hosts: Pair(one.same, one.differing) for one in before.compared}
+        for pair in now.compared:
+            was = compared.get(pair.hosts, Pair(0, 0))
+            hosts = (min(pair.hosts), max(pair.hosts))
+            if hosts[0] != hosts[1] and (hosts in model.pairs or len(model.pairs) < PAIRS_MOST):
+                so_far = model.pairs.get(hosts, Pair(0, 0))
+                same, differing = max(0, pair.same - was.same), max(0, pair.differing - was.differing)
+                model.pairs[hosts] = Pair(so_far.same + same, so_far.differing + differing)
         known = {one.field: one for one in before.judged}
         for one in now.judged:
             old = known.get(one.field, FieldOutcomes(field=one.field))

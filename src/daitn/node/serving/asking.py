@@ -27,6 +27,7 @@ from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
 from daitn.node.serving.alarms import Alarms
+from daitn.node.serving.comparing import Comparing
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.outcome_book import OutcomeBook
 from daitn.node.serving.turns import Standing, Turns, alike
@@ -45,6 +46,9 @@ PATIENCE_FACTOR: Final = 10.0
 
 WAIT_S: Final = 0.05
 """Between two looks for a host where none answers yet: a lost one is replaced meanwhile."""
+
+COMPARE_S: Final = 10.0
+"""Longest a second host is waited for whose answer is only compared."""
 
 LATE_LEAST_S: Final = 0.05
 """No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
@@ -141,6 +145,7 @@ class Asking:
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
         self._counts = counts or QueryCounts(lambda _: None)
+        self._comparing = Comparing(self._counts.outcomes, counters)
         self._turns = Turns(engine.engines, standing)
         self._versions: dict[ModelName, ServedModel] = {}
         self._random = random.Random()
@@ -236,6 +241,9 @@ class Asking:
         answered = isinstance(asked.outcome, QueryAnswer)
         if served is not None and (answered or _was_lost(asked.outcome)):
             self._counts.outcomes.ended(served, answered=answered)
+            if isinstance(asked.outcome, QueryAnswer) and secret is None and self._comparing.due(served):
+                first = NodeId(asked.host)
+                self._comparing.begin(served, first, asked.outcome, self._again(query, served, first))
         return asked
 
     async def _over_hosts(self, query: Query, name: ModelName, *, patient: bool) -> Asked:
@@ -259,6 +267,29 @@ class Asking:
             said = outcome
             if len(query.tried) >= TRIES:
                 return self._end(query, said)
+
+    async def _again(self, query: Query, served: ServedModel, first: NodeId) -> tuple[NodeId, QueryAnswer] | None:
+        """The same query at another host, for comparison; None where none is free or answers, or it serves another
+        package by now."""
+        goal = msgspec.structs.replace(query.goal, deadline_s=None)
+        other = query._replace(
+            goal=goal, session="", began_ns=self._clock_ns(), allowed_s=COMPARE_S, steps=[], tried=[first]
+        )
+        choice = self._choose(other)
+        if isinstance(choice, Refused):
+            return None
+        if choice.artifact != served.artifact or not self._engine.may_hedge():
+            self._engine.withdrawn(choice)
+            return None
+        copy = self._send(other, choice)
+        try:
+            await _first([copy], None, self._alarms)
+        except asyncio.CancelledError:
+            copy.came.cancel()
+            self._engine.withdrawn(choice)
+            raise
+        came = self._came(other, copy)
+        return (choice.route.host.node, came) if isinstance(came, QueryAnswer) else None
 
     def _left_s(self, query: Query) -> float:
         return query.allowed_s - (self._clock_ns() - query.began_ns) / 1e9

@@ -19,9 +19,18 @@ from numpy.typing import NDArray
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
-from daitn.base.ids import ArtifactId, ModelName
+from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.units import MIB
-from daitn.descriptors.live import FIELDS_MOST, TEMPERATURES, THRESHOLDS, FieldName, FieldOutcomes, ModelOutcomes
+from daitn.descriptors.live import (
+    FIELDS_MOST,
+    PAIRS_MOST,
+    TEMPERATURES,
+    THRESHOLDS,
+    FieldName,
+    FieldOutcomes,
+    HostsCompared,
+    ModelOutcomes,
+)
 from daitn.descriptors.serving import NamedTensor, ServedModel
 from daitn.node.http.problems import conflict, unknown
 from daitn.serving.merging import SHARE_LEAST, shares_of
@@ -75,6 +84,8 @@ class _Counts:
     def __init__(self) -> None:
         self.answered = self.lost = 0
         self.fields: dict[str, _Judged] = {}
+        self.pairs: dict[tuple[NodeId, NodeId], tuple[int, int]] = {}
+        """Of hosts: queries that both answered alike, and not."""
 
 
 class OutcomeBook:
@@ -95,6 +106,14 @@ class OutcomeBook:
             counts.answered += 1
         else:
             counts.lost += 1
+
+    def compared(self, model: ServedModel, host: NodeId, other: NodeId, *, same: bool) -> None:
+        """Two hosts were asked the same query."""
+        pairs = self._of(model.model, model.artifact).pairs
+        pair = (min(host, other), max(host, other))
+        if pair in pairs or len(pairs) < PAIRS_MOST:
+            alike, differing = pairs.get(pair, (0, 0))
+            pairs[pair] = (alike + same, differing + (not same))
 
     def follow(self, models: Sequence[ServedModel]) -> None:
         """Only what is served is counted."""
@@ -118,6 +137,10 @@ class OutcomeBook:
                         shared=tuple(one.shared.tolist()),
                     )
                     for field, one in counts.fields.items()
+                ),
+                compared=tuple(
+                    HostsCompared(hosts=hosts, same=same, differing=differing)
+                    for hosts, (same, differing) in counts.pairs.items()
                 ),
             )
             for (model, artifact), counts in list(self._counts.items())[: limits.MODELS_SERVED]
