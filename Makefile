@@ -11,10 +11,12 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "daitn needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt 'torch==2.13.0'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# On all cores, which pip does on one; what is no module of this Python is passed over.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	# Sandboxed children see the package read-only and could not keep what they compile.
-	$(BIN)/python -m compileall -q src
+	$(BIN)/python -m compileall -q -j 0 src
 	touch $@
 
 demo: setup

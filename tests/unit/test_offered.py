@@ -16,7 +16,7 @@ from daitn.descriptors.offers import SimulatedFault, SimulatedOffer
 from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaMeasured, ReplicaPhase, ServedModel
 from daitn.descriptors.texts import TextTask
 from daitn.node.node_config import HostConfig
-from daitn.node.serving.hosting import engines_of
+from daitn.node.serving.host_offer import engines_of
 from daitn.node.site_files import load_offers
 from daitn.terminal.model_host import ModelHost, OfferChanged
 from daitn.wire.center_serving import ModelsServed

@@ -53,7 +53,7 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.refusals import refused_here
 from daitn.node.sandbox.launcher import Limits, Sandbox
-from daitn.node.serving.hosting import PIN, host_descriptor
+from daitn.node.serving.host_offer import PIN, host_descriptor
 from daitn.node.serving.roles import ServingHands, open_serving
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch, MachineWatch

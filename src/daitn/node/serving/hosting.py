@@ -7,7 +7,6 @@ queued, and is neither logged nor kept; what is learnt from it is time.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import math
 import time
@@ -25,16 +24,16 @@ from daitn.base.metrics import Counters
 from daitn.decision.query_route.slots import LEASE_S, SlotLease
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.offers import Offer, check_offers
-from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor, Replica, ReplicaPhase
+from daitn.descriptors.serving import EngineKind, Replica, ReplicaPhase
 from daitn.descriptors.stages import Stage
-from daitn.descriptors.tariff import Tariff
 from daitn.node.engines.torch_graph import start_torch_graph
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
-from daitn.node.node_config import HostConfig, NodeConfig
+from daitn.node.node_config import NodeConfig
 from daitn.node.sandbox.launcher import Limits, Sandbox
 from daitn.node.serving.answering import Answering
 from daitn.node.serving.host_keys import HostKeys
+from daitn.node.serving.host_offer import PIN, engines_of
 from daitn.node.serving.offering import Offering
 from daitn.node.serving.replica import ServedReplica, open_replica
 from daitn.node.store import ChunkStore
@@ -47,11 +46,6 @@ from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, Re
 from daitn.wire.center_serving import ServeOrder
 from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
 from daitn.wire.secret_queries import SEALED_BYTES, SecretOutcome
-
-PIN: Final = "model "
-"""First word of the reason for which a served package stays in the store."""
-
-ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxscript")
 
 DRAIN_S: Final = 5.0
 """How long queries that wait at a model that is dropped are still answered."""
@@ -70,28 +64,6 @@ FETCH_WAIT_S: Final = 1.0
 """A package that cannot be fetched is asked for again, each time after twice the wait: its holder may be starting."""
 
 _log = logging.getLogger(__name__)
-
-
-def engines_of(config: HostConfig) -> tuple[EngineKind, ...]:
-    """What runs models here, the preferred one first. InputError where what was configured is not installed."""
-    if config.engine not in GRAPH_ENGINES:
-        raise InputError(f"{config.engine.value} runs no packages", todo=f"configure one of {', '.join(GRAPH_ENGINES)}")
-    if config.engine is EngineKind.ONNX_GRAPH and not all(map(importlib.util.find_spec, ONNX_LIBRARIES)):
-        raise InputError(
-            "this host is to compute with ONNX Runtime, which is not installed", todo="install daitn[onnx]"
-        )
-    return tuple(dict.fromkeys((config.engine, EngineKind.TORCH_GRAPH)))
-
-
-def host_descriptor(config: HostConfig, tariff: Tariff) -> HostDescriptor:
-    """What a host offers, as it was configured."""
-    return HostDescriptor(
-        engines=engines_of(config),
-        memory_bytes=config.memory_bytes,
-        concurrency=config.concurrency,
-        policy=config.policy,
-        tariff=tariff,
-    )
 
 
 def open_hosting(

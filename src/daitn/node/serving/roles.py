@@ -1,7 +1,7 @@
 """Which hands of serving a node has, by its roles.
 
-A gateway's are imported where a node is one: choices are compiled code, whose compiler takes half a second to load and
-a hundred megabytes.
+Those of a role are imported where a node has it: a gateway's choices are compiled code, whose compiler takes half a
+second to load and a hundred megabytes; a host speaks to other servers by HTTP, which takes a fifth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from daitn.descriptors.terminals import Role
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
-from daitn.node.serving.hosting import open_hosting
 from daitn.node.store import ChunkStore
 
 
@@ -50,6 +49,8 @@ def open_serving(
     """Those of a host and of a gateway, where the node has the role. `folder`: where it lives."""
     hands: list[ServingHands] = []
     if Role.HOST in config.roles:
+        from daitn.node.serving.hosting import open_hosting
+
         hands.append(open_hosting(config, fabric, store, moving, folder.tls, post))
     if Role.GATEWAY in config.roles:
         from daitn.node.serving.gateway import GatewayHands
