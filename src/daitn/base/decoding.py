@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from daitn.base.errors import PeerError
+from daitn.base.errors import DaitnError, PeerError
 
 UNDECODABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 """What msgspec's decoders raise for bytes that are not what was expected."""
@@ -19,9 +19,11 @@ UNDECODABLE: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 T = TypeVar("T")
 
 
-def from_msgpack(data: bytes | bytearray, kind: type[T], what: str) -> T:
-    """The `kind` that a peer sent; PeerError naming `what` it should have been. The caller has bounded the bytes."""
+def from_msgpack(data: bytes | bytearray, kind: type[T], what: str, fault: type[DaitnError] = PeerError) -> T:
+    """The `kind` that a peer sent, or a user with InputError as `fault`; that fault names `what` it should have been.
+
+    The caller has bounded the bytes."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except UNDECODABLE as error:
-        raise PeerError(f"{what} does not decode: {str(error)[:200]}") from None
+        raise fault(f"{what} does not decode: {str(error)[:200]}") from None

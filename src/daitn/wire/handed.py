@@ -12,8 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import PeerError
+from daitn.base.decoding import from_msgpack
 from daitn.base.units import MIB
 
 STREAM_WORD: Final = "handed"
@@ -56,15 +55,9 @@ class HandedSaid(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_handed(data: bytes) -> AnswerHanded:
     """What a gateway hands on; PeerError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=AnswerHanded)
-    except UNDECODABLE as error:
-        raise PeerError(f"the answer that was handed does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, AnswerHanded, "the answer that was handed")
 
 
 def decode_handed_said(data: bytes) -> HandedSaid:
     """What the other gateway says to it; PeerError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=HandedSaid)
-    except UNDECODABLE as error:
-        raise PeerError(f"the gateway's word does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, HandedSaid, "the gateway's word")

@@ -13,8 +13,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from daitn.base import limits
-from daitn.base.decoding import UNDECODABLE
-from daitn.base.errors import InputError, PeerError
+from daitn.base.decoding import UNDECODABLE, from_msgpack
+from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.serving import NamedTensor
 from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Generation, Given
@@ -117,10 +117,7 @@ class SecretPiece(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode_secret_text_query(data: bytes) -> SecretTextQuery:
     """A client's query of a text; InputError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=SecretTextQuery)
-    except UNDECODABLE as error:
-        raise InputError(f"the secret query does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, SecretTextQuery, "the secret query", InputError)
 
 
 def decode_text(data: bytes) -> SecretText:
@@ -133,26 +130,17 @@ def decode_text(data: bytes) -> SecretText:
 
 def decode_piece(data: bytes) -> SecretPiece:
     """What a host encrypted for a client; PeerError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=SecretPiece)
-    except UNDECODABLE as error:
-        raise PeerError(f"the host's piece does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, SecretPiece, "the host's piece")
 
 
 def decode_secret_query(data: bytes) -> SecretQuery:
     """A client's query; InputError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=SecretQuery)
-    except UNDECODABLE as error:
-        raise InputError(f"the secret query does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, SecretQuery, "the secret query", InputError)
 
 
 def decode_keys(data: bytes) -> KeysTold:
     """A gateway's answer; PeerError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=KeysTold)
-    except UNDECODABLE as error:
-        raise PeerError(f"the gateway's keys do not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, KeysTold, "the gateway's answer about keys")
 
 
 def decode_content(data: bytes) -> SecretContent:
@@ -165,7 +153,4 @@ def decode_content(data: bytes) -> SecretContent:
 
 def decode_outcome(data: bytes) -> SecretOutcome:
     """What a host encrypted for a client; PeerError where it does not decode."""
-    try:
-        return msgspec.msgpack.decode(data, type=SecretOutcome)
-    except UNDECODABLE as error:
-        raise PeerError(f"the host's answer does not decode: {str(error)[:200]}") from None
+    return from_msgpack(data, SecretOutcome, "the host's answer")
