@@ -72,6 +72,7 @@ ELSEWHERE = {
     "artifacts.graph._length": "property/test_graph_hostile.py",
     "artifacts.graph.decode_graph_pair": "property/test_graph_hostile.py",
     "wire.codec.decode": "property/test_wire_hostile.py",
+    "wire.codec.decode_all": "property/test_wire_hostile.py",
     "node.sandbox.exchanging._Inbox._open": "unit/test_exchange.py",
     "wire.data_plane.decode_hello": "property/test_wire_hostile.py",
     "wire.data_plane.decode_page": "property/test_wire_hostile.py",

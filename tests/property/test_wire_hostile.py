@@ -33,7 +33,7 @@ from daitn.descriptors.contract import FieldRule
 from daitn.descriptors.policy import PolicySummary
 from daitn.descriptors.terminals import ComputeDescriptor, Count, Histogram
 from daitn.wire.center_tools import VisitFailed, VisitProgress, VisitRefused, VisitReport, VisitResult
-from daitn.wire.codec import AnyMessage, decode, encode
+from daitn.wire.codec import AnyMessage, decode, decode_all, encode, join
 from daitn.wire.data_plane import (
     ExchangeHello,
     ExchangeRefused,
@@ -51,16 +51,23 @@ few = settings(hostile, max_examples=25)
 
 KINDS = typing.get_args(AnyMessage)
 SEEDS = [encode(make_order()), encode(Describe(sequence=1, generated_unix_s=0.0, descriptor=make_site(1)))]
+SEEDS.append(join(SEEDS))
 
 
 def decodes_or_blames(data: bytes) -> None:
     """A message that encodes again, or the peer's fault; nothing else."""
     try:
-        message = decode(data)
+        messages = decode_all(data)
     except PeerError:
+        with pytest.raises(PeerError):
+            decode(data)
         return
-    assert isinstance(message, Message)
-    assert same(decode(encode(message)), message)
+    assert all(isinstance(one, Message) for one in messages)
+    again = decode_all(join([encode(one) for one in messages]))
+    assert len(again) == len(messages)
+    assert all(same(one, other) for one, other in zip(again, messages, strict=True))
+    if len(messages) == 1:
+        assert same(decode(data), messages[0])
 
 
 @hostile

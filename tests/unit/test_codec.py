@@ -17,7 +17,7 @@ from daitn.base.effects import Message
 from daitn.base.errors import BugError, PeerError
 from daitn.base.ids import JobId, VisitId
 from daitn.wire.center_tools import InputRef, LeaseRenewed, ReleaseArtifacts, VisitFailed, VisitOrder
-from daitn.wire.codec import AnyMessage, decode, encode
+from daitn.wire.codec import TOGETHER_MOST, AnyMessage, decode, decode_all, encode, join
 from daitn.wire.terminal_tools import Left
 from daitn.wire.topology_tools import Describe, Described, Heartbeat
 
@@ -47,6 +47,31 @@ def test_message_survives_the_wire():
     order = make_order()
 
     assert decode(encode(order)) == order
+
+
+def test_messages_that_go_together_come_out_in_order_and_one_alone_is_as_ever():
+    messages = [LeaseRenewed(visit=VisitId(f"j/{number}"), fence=1, lease_s=1.0) for number in range(TOGETHER_MOST)]
+    encoded = [encode(one) for one in messages]
+
+    assert decode_all(join(encoded)) == tuple(messages)
+    assert join(encoded[:1]) == encoded[0]
+    assert decode_all(encoded[0]) == (messages[0],)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [encode(Left())],
+        [encode(Left())] * (TOGETHER_MOST + 1),
+        [encode(Left()), pack("left")],
+        [pack([]), pack([])],
+    ],
+    ids=["none", "one", "too-many", "one-that-is-none", "nested"],
+)
+def test_array_that_is_not_of_two_or_more_messages_is_the_peers_fault(parts):
+    with pytest.raises(PeerError):
+        decode_all(pack([msgspec.Raw(one) for one in parts]))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,30 @@ from typing import cast
 
 import pytest
 
-from daitn.base.effects import Append, CancelTimer, Effect, Event, Record, SetTimer, Started, TimerFired
-from daitn.base.errors import BugError, UnavailableError
-from daitn.base.ids import JobId, OwnerId
+from daitn.base.effects import (
+    Append,
+    CancelTimer,
+    Delivered,
+    Effect,
+    Event,
+    Message,
+    Record,
+    Send,
+    SendFailed,
+    SetTimer,
+    Started,
+    TimerFired,
+)
+from daitn.base.errors import BugError, PeerError, UnavailableError
+from daitn.base.ids import JobId, NodeId, OwnerId, VisitId
 from daitn.node.center_service import CenterService
 from daitn.node.clock import NodeClock
-from daitn.node.core_runner import TURNS_TOGETHER, CoreRunner
-from daitn.node.fabric.contract import Fabric
+from daitn.node.core_runner import TOGETHER_BYTES, TURNS_TOGETHER, CoreRunner
+from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.journal import Journal
+from daitn.wire.center_tools import LeaseRenewed, VisitFailed
+from daitn.wire.codec import decode_all, encode, join
+from daitn.wire.oam_records import RecordsKept
 
 
 class Seen(Record, frozen=True, kw_only=True, tag="seen-in-test"):
@@ -84,10 +100,20 @@ class Answered(Effect, frozen=True, kw_only=True):
 class Telling:
     """Keeps a fact of everything it is told and answers it; a bug where it is told so."""
 
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.not_sent: list[Message] = []
+
     def apply(self, record: Record) -> None:
         raise NotImplementedError
 
     def handle(self, event: Event, now_ns: int) -> list[Effect]:
+        if isinstance(event, SendFailed):
+            self.not_sent.append(event.message)
+            return []
+        if isinstance(event, Delivered):
+            self.heard.append(event.message)
+            return [Append(records=(Seen(),))]
         if isinstance(event, TimerFired):
             return [Answered(name=f"fired {event.name}")]
         assert isinstance(event, Told)
@@ -105,6 +131,20 @@ class Counting:
     def append(self, stream: str, records: Sequence[Record], *, time_ns: int | None = None) -> int:
         self.commits.append(len(records))
         return sum(self.commits)
+
+
+class Carrying:
+    """A fabric that notes what is sent, and loses it where it is told so."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[NodeId, Plane, bytes]] = []
+        self.lost = False
+
+    async def call(self, receiver: NodeId, payload: bytes, *, plane: Plane, timeout_s: float) -> bytes:
+        self.sent.append((receiver, plane, payload))
+        if self.lost:
+            raise UnavailableError("nobody there")
+        return b""
 
 
 def telling(journal: Counting, performed: list[Effect]) -> CoreRunner:
@@ -173,5 +213,71 @@ def test_timer_that_a_waiting_event_puts_off_does_not_fire() -> None:
             await asyncio.sleep(0)
 
         assert performed[1:] == [Answered(name="put off"), Answered(name="fired other")]
+
+    asyncio.run(run())
+
+
+def renewed(number: int) -> LeaseRenewed:
+    return LeaseRenewed(visit=VisitId(f"j/{number}"), fence=1, lease_s=1.0)
+
+
+def test_what_turns_of_one_commit_say_to_a_node_goes_as_one_and_each_is_told_of_when_it_is_lost() -> None:
+    async def run() -> None:
+        fabric, core = Carrying(), Telling()
+        runner = CoreRunner(core, cast(Journal, Counting()), "center", cast(Fabric, fabric), NodeClock(), [].append)
+        north, south = NodeId("n0001"), NodeId("n0002")
+        for number in range(3):
+            says = [Send(receiver=north, message=renewed(number))]
+            says += [Send(receiver=south, message=renewed(9))] if number == 1 else []
+            says += [Send(receiver=north, message=RecordsKept(since_ns=1, up_to=1))] if number == 2 else []
+            waits = runner.post_soon(Told(name=str(number), effects=tuple(says)))
+        await asyncio.wait_for(waits.wait(), 5)
+        await asyncio.sleep(0)
+
+        assert [(receiver, plane) for receiver, plane, _ in fabric.sent] == [
+            (north, Plane.CP),
+            (south, Plane.CP),
+            (north, Plane.RECORD),
+        ]
+        assert decode_all(fabric.sent[0][2]) == tuple(renewed(number) for number in range(3))
+        assert decode_all(fabric.sent[1][2]) == (renewed(9),)
+
+        fabric.lost = True
+        runner.post(Told(name="again", effects=tuple(Send(receiver=north, message=renewed(one)) for one in range(2))))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert core.not_sent == [renewed(0), renewed(1)]
+        assert runner.counters.of("messages_not_sent") == 2
+
+    asyncio.run(run())
+
+
+def test_what_is_too_much_for_one_message_goes_as_several() -> None:
+    async def run() -> None:
+        fabric = Carrying()
+        runner = CoreRunner(Telling(), cast(Journal, Counting()), "c", cast(Fabric, fabric), NodeClock(), [].append)
+        long = [VisitFailed(visit=VisitId(f"j/{one}"), fence=1, reason="x" * 4000, blame="bug") for one in range(8)]
+
+        runner.post(Told(name="much", effects=tuple(Send(receiver=NodeId("n0001"), message=one) for one in long)))
+        await asyncio.sleep(0)
+
+        assert all(len(payload) <= TOGETHER_BYTES + 5 for _, _, payload in fabric.sent)
+        assert [one for _, _, payload in fabric.sent for one in decode_all(payload)] == long
+        assert len(fabric.sent) == 3
+
+    asyncio.run(run())
+
+
+def test_messages_that_came_as_one_are_each_a_turn_and_answered_once_all_are_durable() -> None:
+    async def run() -> None:
+        core, journal = Telling(), Counting()
+        runner = CoreRunner(core, cast(Journal, journal), "center", cast(Fabric, None), NodeClock(), [].append)
+
+        assert await runner._receive(NodeId("n0001"), join([encode(renewed(one)) for one in range(3)])) == b""
+
+        assert (core.heard, journal.commits) == ([renewed(0), renewed(1), renewed(2)], [3])
+        with pytest.raises(PeerError):
+            await runner._receive(NodeId("n0001"), b"\x92")
+        assert runner.counters.of("messages_undecodable") == 1
 
     asyncio.run(run())

@@ -5,6 +5,7 @@ place, because whatever follows in the turn must not be begun before it; all oth
 While one commit is under way messages gather, and the facts of all their turns go into the next one, ahead of all that
 the turns do: a hundred results of a round cost a few commits, not a hundred. To a crash that is as if each turn's
 messages had been lost, which every core lives with; who sent a message is answered when its turn's facts are durable.
+What those turns say to one node goes as one message.
 
 An effect this module does not know is handed to `perform`, which the node gives.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from daitn.base.effects import (
@@ -44,12 +45,15 @@ from daitn.node.clock import NodeClock
 from daitn.node.computing import Computing
 from daitn.node.fabric.contract import Fabric, Plane
 from daitn.node.journal import Journal
-from daitn.wire.codec import decode, encode
+from daitn.wire.codec import TOGETHER_MOST, decode_all, encode, join
 from daitn.wire.oam_records import RecordsKept, RecordsReported
 
 TURNS_TOGETHER: Final = 64
 """Turns that share a commit at most: some ten milliseconds of a core, after which what the first of them has to say
 should wait no longer."""
+
+TOGETHER_BYTES: Final = 15 * 1024
+"""Messages of one commit to one node go as one up to this size: what the fabric sends without a change of threads."""
 
 SEND_S: Final = 2.0
 """How long a message may take to be handed over; the cores repeat what matters sooner than that."""
@@ -167,8 +171,15 @@ class CoreRunner:
         finally:
             if records:
                 self._journal.append(self._stream, records, time_ns=self._clock.now_ns())
+            sent: dict[tuple[NodeId, Plane], list[Message]] = {}
             for effect in effects:
-                self._do(effect)
+                if isinstance(effect, Send):
+                    plane = Plane.RECORD if isinstance(effect.message, RECORD_PLANE) else Plane.CP
+                    sent.setdefault((effect.receiver, plane), []).append(effect.message)
+                else:
+                    self._do(effect)
+            for (receiver, plane), messages in sent.items():
+                self._send_all(receiver, plane, messages)
 
     def check_going(self) -> None:
         """UnavailableError once the core has stopped: it may then know more than its journal does, and nobody may be
@@ -196,8 +207,6 @@ class CoreRunner:
 
     def _do(self, effect: Effect) -> None:
         match effect:
-            case Send(receiver=receiver, message=message):
-                self.spawn(self._send(receiver, message))
             case SetTimer(name=name, at_ns=at_ns):
                 self._set_timer(name, at_ns)
             case CancelTimer(name=name):
@@ -221,25 +230,47 @@ class CoreRunner:
             del self._timers[name]
             self.post(TimerFired(name=name))
 
-    async def _send(self, receiver: NodeId, message: Message) -> None:
+    def _send_all(self, receiver: NodeId, plane: Plane, messages: Sequence[Message]) -> None:
+        """Messages of one commit for one node: several that are small go as one."""
+        gathered: list[tuple[Message, bytes]] = []
+        size = 0
+        for message in messages:
+            try:
+                data = encode(message)
+            except DaitnError as error:
+                self.counters.count("messages_not_taken")
+                _log.error("a %s for %s cannot be sent: %s", type(message).__name__, receiver, error)
+                continue
+            if gathered and (size + len(data) > TOGETHER_BYTES or len(gathered) == TOGETHER_MOST):
+                self.spawn(self._send(receiver, plane, gathered))
+                gathered, size = [], 0
+            gathered.append((message, data))
+            size += len(data)
+        if gathered:
+            self.spawn(self._send(receiver, plane, gathered))
+
+    async def _send(self, receiver: NodeId, plane: Plane, gathered: Sequence[tuple[Message, bytes]]) -> None:
         try:
-            plane = Plane.RECORD if isinstance(message, RECORD_PLANE) else Plane.CP
-            await self._fabric.call(receiver, encode(message), plane=plane, timeout_s=SEND_S)
+            await self._fabric.call(receiver, join([data for _, data in gathered]), plane=plane, timeout_s=SEND_S)
         except UnavailableError:
-            self.counters.count("messages_not_sent")
-            self.post(SendFailed(receiver=receiver, message=message))
+            for message, _ in gathered:
+                self.counters.count("messages_not_sent")
+                self.post_soon(SendFailed(receiver=receiver, message=message))
         except DaitnError as error:
-            self.counters.count("messages_not_taken")
-            _log.warning("%s did not take a %s: %s", receiver, type(message).__name__, error)
+            for message, _ in gathered:
+                self.counters.count("messages_not_taken")
+                _log.warning("%s did not take a %s: %s", receiver, type(message).__name__, error)
 
     async def _receive(self, sender: NodeId, payload: bytes) -> bytes:
         """Decode under limits, hand to the core; the empty answer only says that its turn is over."""
         try:
-            message = decode(payload)
+            messages = decode_all(payload)
         except DaitnError:
             self.counters.count("messages_undecodable")
             raise
-        await self.post_soon(Delivered(sender=sender, message=message)).wait()
+        for message in messages:
+            durable = self.post_soon(Delivered(sender=sender, message=message))
+        await durable.wait()
         self.check_going()
         return b""
 

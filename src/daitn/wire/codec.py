@@ -6,7 +6,8 @@ of the link modules here. Anything else is the peer's fault.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -120,8 +121,16 @@ AnyMessage = (
     | RecordsKept
 )
 
+TOGETHER_MOST: Final = 64
+"""Messages that travel as one at most: as many as turns share a commit."""
+
+Together = Annotated[tuple[AnyMessage, ...], msgspec.Meta(min_length=2, max_length=TOGETHER_MOST)]
+
+T = TypeVar("T")
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
+_all_decoder: Final[msgspec.msgpack.Decoder[Any]] = msgspec.msgpack.Decoder(AnyMessage | Together)
 
 
 def encode(message: Message) -> bytes:
@@ -132,12 +141,28 @@ def encode(message: Message) -> bytes:
     return data
 
 
+def join(encoded: Sequence[bytes]) -> bytes:
+    """Encoded messages for one receiver as one; the bytes of a single one as they are. For `decode_all`."""
+    return encoded[0] if len(encoded) == 1 else _encoder.encode([msgspec.Raw(one) for one in encoded])
+
+
 def decode(data: bytes) -> Message:
     """The message in `data`; PeerError saying where it does not fit. O(len(data)), which is bounded first."""
+    message: Message = _decode(_decoder, data)
+    return message
+
+
+def decode_all(data: bytes) -> tuple[Message, ...]:
+    """The message in `data`, or the messages that were joined, at most `TOGETHER_MOST`. Errors as `decode`: one that
+    does not fit spoils those that came with it."""
+    found: Message | tuple[Message, ...] = _decode(_all_decoder, data)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     if len(data) > limits.MESSAGE_BYTES:
         raise PeerError(f"message of {len(data)} bytes, the limit is {limits.MESSAGE_BYTES}")
     try:
-        message: Message = _decoder.decode(data)
+        return decoder.decode(data)
     except UNDECODABLE as error:
         raise PeerError(f"message does not decode: {error}") from None
-    return message
