@@ -26,6 +26,8 @@ def _of(info: mi.Type) -> st.SearchStrategy[Any]:
             return st.deferred(lambda: st.builds(_builder(cls), **{field.name: _of(field.type) for field in fields}))
         case mi.UnionType(types=types):
             return st.one_of([_of(one) for one in types])
+        case mi.TupleType(item_types=items):
+            return st.tuples(*(_of(item) for item in items))
         case mi.VarTupleType(item_type=item, min_length=least):
             most = max(COUNT_MOST, least or 0)
             return st.lists(_of(item), min_size=least or 0, max_size=most).map(tuple)
