@@ -11,6 +11,7 @@ from tests.unit import (
     test_pipelines,
     test_query_engine,
     test_query_views,
+    test_retraining,
 )
 
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
@@ -124,3 +125,15 @@ def test_query_request_sees_the_hosts_that_may_serve_it_and_why_others_may_not()
 )
 def test_query_topology_is_updated_when_another_host_would_be_chosen_and_not_before():
     test_query_views.test_adapter_is_silent_while_the_choice_stands()
+
+
+@claim(
+    "II-B, II-A, OAM",
+    "Models that serve are watched and trained anew when they drift, as far as their provider agreed.",
+    "daitn.control_center.inference.retraining.RetrainingDesk",
+    "daitn.node.retraining.train_on",
+)
+def test_model_that_got_worse_is_trained_on_and_replaced_where_that_was_agreed():
+    test_retraining.test_model_that_got_worse_is_trained_on_tried_and_takes_over_by_what_it_answers()
+    test_retraining.test_training_by_itself_needs_an_agreement_and_rests()
+    test_retraining.test_unit_looks_now_and_then_and_its_figures_decide_where_nobody_judges()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import get_args
 
 import msgspec
 from tests.builders import (
@@ -20,6 +21,7 @@ from tests.builders import (
 )
 from tests.paper.claims import claim
 from tests.simulation.worlds import load, play, records
+from tests.unit import test_advising
 
 from daitn.base.ids import CENTER, DomainId, JobId, OwnerId
 from daitn.control_center.training.admission import TrainingAdmission
@@ -38,6 +40,8 @@ from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
+from daitn.learning.catalogue.models import catalogue_models
+from daitn.learning.catalogue.parts import Family
 from daitn.node.fabric import keys
 from daitn.oam.progress import job_status
 from daitn.oam.timeline import render_log
@@ -271,6 +275,19 @@ def test_owner_sees_progress_and_a_log_that_explains_each_step():
     assert [target.met for target in status.targets] == [True, True]
     assert len(log) == status.log_length
     assert all(entry.text for entry in log)
+
+
+@claim(
+    "II-A, (v)",
+    "Owners are advised on models: a refusal names one that would reach the goal, of theirs or of a catalogue.",
+    "daitn.control_center.training.advising.Advising",
+    "daitn.learning.catalogue.models.catalogue_models",
+)
+def test_refusal_names_another_model_that_would_do_or_says_that_none_does():
+    test_advising.test_smallest_variant_that_reaches_the_goal_is_named_and_no_further_one_is_tried()
+    test_advising.test_advice_says_that_none_does_where_none_is_predicted_to_reach_the_goal()
+    assert {"recurrent", "convolutional", "transformer"} <= set(get_args(Family))
+    assert catalogue_models(make_contract())
 
 
 @claim(
