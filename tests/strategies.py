@@ -59,8 +59,6 @@ def _of(info: mi.Type) -> st.SearchStrategy[Any]:
             return st.booleans()
         case mi.NoneType():
             return st.none()
-        case mi.TupleType(item_types=kinds):
-            return st.tuples(*(_of(kind) for kind in kinds))
         case mi.LiteralType(values=values):
             return st.sampled_from(values)
         case mi.EnumType(cls=cls):

@@ -82,3 +82,11 @@ def test_every_module_opens_with_what_it_is():
     silent = [path for path in SOURCES if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text()))]
 
     assert silent == []
+
+
+def test_each_decision_has_a_number_of_its_own_and_says_it() -> None:
+    decisions = sorted((ROOT.parents[1] / "docs" / "decisions").glob("*.md"))
+    numbers = [path.name[:4] for path in decisions]
+    assert len(set(numbers)) == len(numbers), "the next free number is the last one's and one more"
+    for path, number in zip(decisions, numbers, strict=True):
+        assert path.read_text().startswith(f"# {number}"), path.name

@@ -67,5 +67,8 @@ class Comparing:
             return
         other, said = found
         same = answers_alike(answer.outputs, said.outputs)
-        self._counters.count("answers_compared" if same else "answers_unlike")
+        if same:
+            self._counters.count("answers_compared")
+        else:
+            self._counters.count("answers_unlike")
         self._book.compared(served, host, other, same=same)
