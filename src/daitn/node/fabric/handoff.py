@@ -72,14 +72,19 @@ class Workers:
         A cancelled wait abandons the job: it runs to its own end and its result is dropped. UnavailableError if closed.
         """
         async with self._free:
-            if self._closed:
-                raise UnavailableError("the fabric is closed")
-            self._busy += 1
-            if self._busy > len(self._threads) and len(self._threads) < self._limit:
-                self._start_thread()
-            future: asyncio.Future[object] = self._loop.create_future()
-            self._jobs.put((future, job))
-            return await future  # type: ignore[return-value]
+            return await self.begin(job)
+
+    def begin(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """As `run`, of a job that its caller holds to a bound: a thread is woken for it in this turn of the loop. Where
+        all are busy it waits for one before those that wait in `run`."""
+        if self._closed:
+            raise UnavailableError("the fabric is closed")
+        self._busy += 1
+        if self._busy > len(self._threads) and len(self._threads) < self._limit:
+            self._start_thread()
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put((future, job))  # type: ignore[arg-type]
+        return future
 
     async def run_to_end(self, job: Callable[[], T], stop: Callable[[], None]) -> T:
         """Like `run`, but a cancelled wait calls `stop()` and returns only when `job` has ended."""

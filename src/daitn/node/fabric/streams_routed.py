@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -88,13 +88,13 @@ class RoutedStream(StreamEnd):
         self._early: dict[int, tuple[StreamFrame, Question]] = {}
         self._unanswered: dict[int, Question] = {}
         self._watcher: Question | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._entry: Entry | None = None
 
     def begin(self, *, opened_here: bool) -> None:
         """Watch the other end from now on."""
         self._entry = self._streams.ledger.open(self._peer, LinkKind.STREAM, opened_here=opened_here)
-        self._spawn(self._watch())
+        self._keep(asyncio.ensure_future(self._watch()))
 
     def take(self, frame: StreamFrame, question: Question) -> None:
         """A frame of the other end, in any order; called on the loop."""
@@ -111,7 +111,7 @@ class RoutedStream(StreamEnd):
 
     async def settle(self) -> None:
         """Wait until nothing of this end runs any more."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def _take_next(self, frame: StreamFrame, question: Question) -> None:
         self._next_in += 1
@@ -127,22 +127,25 @@ class RoutedStream(StreamEnd):
         frame = StreamFrame(self.name, DATA, self._next_out, bytes(message))
         self._note(sent=len(frame.body))
         self._next_out += 1
-        self._spawn(self._deliver(frame, on_sent))
+        self._deliver(frame, on_sent)
 
     def _carry_finish(self) -> None:
-        self._spawn(self._deliver(StreamFrame(self.name, FINISH, self._next_out), None))
+        self._deliver(StreamFrame(self.name, FINISH, self._next_out), None)
 
     def _acknowledge(self, number: int) -> None:
         self._streams.answer(self._unanswered.pop(number))
 
-    async def _deliver(self, frame: StreamFrame, on_sent: Callable[[], None] | None) -> None:
-        try:
-            await self._streams.ask(self._peer, frame, STALL_S, self._cancel)
-        except DaitnError as fault:
-            self.fail(f"was cut: {fault.what}")
-        else:
-            if frame.kind == DATA:
+    def _deliver(self, frame: StreamFrame, on_sent: Callable[[], None] | None) -> None:
+        """Have it sent at once, not by a task of the next turn of the loop: credit bounds how many are under way."""
+
+        def answered(asking: asyncio.Future[None]) -> None:
+            fault = None if asking.cancelled() else asking.exception()
+            if isinstance(fault, DaitnError):
+                self.fail(f"was cut: {fault.what}")
+            elif fault is None and frame.kind == DATA:
                 self.give_credit(on_sent)
+
+        self._keep(self._streams.begin(self._peer, frame, STALL_S, self._cancel)).add_done_callback(answered)
 
     async def _watch(self) -> None:
         while True:
@@ -180,10 +183,10 @@ class RoutedStream(StreamEnd):
             self._entry.sent(sent)
             self._entry.received(received)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _keep(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
+        return work
 
 
 class RoutedStreams:
@@ -239,6 +242,13 @@ class RoutedStreams:
 
     async def ask(self, peer: NodeId, frame: StreamFrame, timeout_s: float, cancel: Cancel) -> None:
         """Send a frame and wait for its answer."""
+        await self._workers.run(self._asking(peer, frame, timeout_s, cancel))
+
+    def begin(self, peer: NodeId, frame: StreamFrame, timeout_s: float, cancel: Cancel) -> asyncio.Future[None]:
+        """As `ask`, sent as soon as a thread is free, before what waits in `ask`."""
+        return self._workers.begin(self._asking(peer, frame, timeout_s, cancel))
+
+    def _asking(self, peer: NodeId, frame: StreamFrame, timeout_s: float, cancel: Cancel) -> Callable[[], None]:
         key = keys.message(self._config.domain, keys.STREAM_LANE, peer, self._config.node)
         body = msgspec.msgpack.encode(frame)
 
@@ -247,7 +257,7 @@ class RoutedStreams:
                 self._register.pacer.wait(len(body), lambda: cancel.cancelled)
             self._session.ask(key, keys.STREAM_LANE, body, timeout_s=timeout_s, cancel=cancel)
 
-        await self._workers.run(ask)
+        return ask
 
     def answer(self, question: Question) -> None:
         """Answer with nothing, soon."""
