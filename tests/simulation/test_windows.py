@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tests.builders import changed
+from types import SimpleNamespace
+
+from tests.builders import changed, make_candidate
 from tests.simulation.worlds import load, play, records
 
 from daitn.base.ids import CENTER
 from daitn.base.units import NS_PER_S
+from daitn.control_center.training import running
 from daitn.control_center.training.records import JobAssessed, PromiseMade, VisitAccepted, VisitOrdered
-from daitn.control_center.training.windows import closes_before
+from daitn.control_center.training.windows import batches_in_window, closes_before
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.job import Phase
 from daitn.descriptors.work import TrainWork
@@ -85,6 +88,47 @@ def test_no_visit_begins_that_would_not_be_through_before_its_window_closes():
             took_s.append(record.outcome.seconds)
     assert len(left_s) >= 3
     assert all(left >= needed for left, needed in left_s)
+
+
+def known_state(epochs: float = 1.0) -> SimpleNamespace:
+    """What is asked of a job: visits of 64 batches at a site of 400 records."""
+    training = SimpleNamespace(batches=64, batch_size=8)
+    plan = SimpleNamespace(epochs=epochs, training=training)
+    return SimpleNamespace(plan=plan, package=SimpleNamespace(total_bytes=1000), preflight=None)
+
+
+def attached(access: Access) -> SimpleNamespace:
+    """A map on which all nodes are attached like this."""
+    return SimpleNamespace(node=lambda _: SimpleNamespace(descriptor=SimpleNamespace(access=access)))
+
+
+def test_visit_has_as_many_batches_as_would_be_through_before_the_window_closes():
+    candidate = make_candidate("north", batch_s=1.0, bytes_per_s=1e6, share=1.0)
+    passes = attached(Access(kind=AccessKind.SATELLITE, windows=(Window(start_unix_s=1000.0, seconds=60.0),)))
+
+    def batches(at_s: float, epochs: float = 1.0) -> int:
+        return batches_in_window(candidate, 64, known_state(epochs), passes, int(at_s * NS_PER_S))
+
+    assert batches(1000.0) == 47  # 60 s with a quarter to spare, and the way there
+    assert batches(1030.0) == 23
+    assert batches(1045.0) == 64, "not even sixteen fit: the whole visit goes on in the next window"
+    assert batches(1000.0, epochs=0.0) == 64, "visits are as long as each other"
+    assert batches_in_window(candidate, 20, known_state(), passes, 1000 * NS_PER_S) == 20
+    assert batches_in_window(candidate, 64, known_state(), attached(Access()), 1000 * NS_PER_S) == 64
+
+
+def test_visit_of_fewer_batches_is_ordered_and_the_log_says_why(monkeypatch):
+    monkeypatch.setattr(running, "batches_in_window", lambda one, batches, *_: 5 if "north" in one.dataset else batches)
+    scenario = load()
+    job = changed(scenario.jobs[0], method="cyclic", visits=8)
+    report, world = play(changed(scenario, jobs=(job,), faults=changed(scenario.faults, cuts=())))
+
+    assert report.fault == ""
+    ordered = [one for one in records(world, VisitOrdered) if isinstance(one.work, TrainWork)]
+    shorter = [one for one in ordered if one.work.dataset == "north/records"]
+    assert {one.work.training.batches for one in shorter} == {5}
+    assert all(one.why.endswith("; 5 batches, since its window closes soon") for one in shorter)
+    assert {one.work.training.batches for one in ordered if one not in shorter} == {16}
 
 
 def test_what_waits_for_the_next_window_is_what_fits_there_and_not_in_this_one():

@@ -31,7 +31,7 @@ from daitn.control_center.training.route_desk import RouteDesk
 from daitn.control_center.training.spending import Spending
 from daitn.control_center.training.stragglers import Stragglers
 from daitn.control_center.training.tracing import Tracing
-from daitn.control_center.training.windows import through_in_time
+from daitn.control_center.training.windows import batches_in_window, through_in_time
 from daitn.control_center.turn import Turn
 from daitn.decision.hyperparameters import at_site
 from daitn.decision.keeping import meets
@@ -43,7 +43,7 @@ from daitn.decision.visit_length import planned_batches
 from daitn.descriptors.itinerary import Action, Segment
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Stop
-from daitn.descriptors.view import TrainingView
+from daitn.descriptors.view import Candidate, TrainingView
 from daitn.descriptors.work import (
     ShareWork,
     Training,
@@ -331,6 +331,8 @@ class Running:
     def _train(self, turn: Turn, view: TrainingView, model: ArtifactId, stop: Stop) -> None:
         train = self._work(turn, view, model, stop)
         if train is not None:
+            if (fewer := train.training.batches) < self._training_at(view, stop).batches:
+                stop = msgspec.structs.replace(stop, why=f"{stop.why}; {fewer} batches, since its window closes soon")
             self._groups.order_stop(turn, view, stop, train)
             self._desk.followed.chosen(view, f"{stop.dataset} was chosen: {stop.why}", turn.now_ns)
             self._desk.follow(turn)
@@ -343,9 +345,7 @@ class Running:
         """What is to be done at a stop; None where its records have to stream there first, which is then ordered."""
         state = self.state
         assert state.plan is not None
-        candidate = next(
-            one for one in view.candidates if (one.dataset, one.compute_node) == (stop.dataset, stop.compute_node)
-        )
+        candidate = _candidate(view, stop)
         records: ArtifactId | None = None
         if candidate.streamed:
             given = state.records.get((stop.dataset, stop.compute_node))
@@ -366,14 +366,12 @@ class Running:
         if state.plan.training.control_variates:
             known = state.server_states.get(model)
             shared, own = state.controls.for_visit(model, stop.dataset, known, self._desk.reachable)
-        here = at_site(
-            state.plan.training, planned_batches(state.plan, candidate.records), state.request.hyperparameters
-        )
-        training, privacy = _of_length(here, stop.length), state.request.privacy
+        training, privacy = self._training_at(view, stop), state.request.privacy
+        fitting = batches_in_window(candidate, training.batches, state, self._desk.knowledge, turn.now_ns)
         return TrainWork(
             model=model,
             dataset=stop.dataset,
-            training=training,
+            training=at_site(training, fitting, state.request.hyperparameters),
             private=None if privacy is None else private_steps(privacy, state.plan.training, candidate),
             seed=state.request.seed,
             records=records,
@@ -381,6 +379,13 @@ class Running:
             own_control=own,
             compression=state.plan.compression,
         )
+
+    def _training_at(self, view: TrainingView, stop: Stop) -> Training:
+        """The training of a visit there, as long as planned."""
+        state = self.state
+        assert state.plan is not None
+        batches = planned_batches(state.plan, _candidate(view, stop).records)
+        return _of_length(at_site(state.plan.training, batches, state.request.hyperparameters), stop.length)
 
     def _warm_next(self, turn: Turn, view: TrainingView, stop: Stop) -> None:
         """Tell the likely next site to get ready; it costs nothing if it is not."""
@@ -414,6 +419,10 @@ class Running:
         instead = next(one for one in (state.kept, state.best, state.request.package) if self._desk.reachable(one))
         turn.record(ModelGone(job=state.job, at_ns=turn.now_ns, model=state.head, instead=instead))
         self.run(turn)
+
+
+def _candidate(view: TrainingView, stop: Stop) -> Candidate:
+    return next(one for one in view.candidates if (one.dataset, one.compute_node) == (stop.dataset, stop.compute_node))
 
 
 def _of_length(training: Training, length: float) -> Training:
