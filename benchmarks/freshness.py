@@ -67,6 +67,7 @@ MEASURED: Final = (
     "benchmarks/freshness*.py",
     "src/daitn/describe/damping.py",
     "src/daitn/describe/reporting.py",
+    "src/daitn/describe/sweeping.py",
     "src/daitn/descriptors/reporting.py",
     "src/daitn/topology/adapter.py",
     "src/daitn/topology/budget.py",
@@ -84,7 +85,7 @@ CAPACITY_S: Final = 600.0
 """Of the split baseline: capacities, which change seldom, are told this often."""
 LEVELS: Final = 9
 KINDS: Final[dict[str, tuple[float, ...]]] = {
-    "tuned": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+    "tuned": (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
     "periodic": (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0, 1800.0),
     "periodic-split": (1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0),
     "view-adapter": (0.0,),

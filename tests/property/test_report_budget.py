@@ -103,6 +103,8 @@ class Sites:
                         number=message.number,
                         bytes_per_s=message.bytes_per_s,
                         burst_bytes=message.burst_bytes,
+                        sweep_step=message.sweep_step,
+                        swept=message.swept,
                         groups=tuple(held.values()),
                     ),
                     now_ns,

@@ -5,7 +5,8 @@ is told when one of them moved by more than its threshold since it was last told
 greatest age. What has moved is told alone; all facts of the group are told for their age. One site tells for all its
 terminals. Thresholds and ages come from the map's orchestrator (`Tuning`); what the site may take in bytes is kept
 here, by a token bucket, whatever the thresholds let through: what does not fit waits, the most urgent first, and what
-has moved back meanwhile is not told at all.
+has moved back meanwhile is not told at all. Where bytes are few, facts of the kinds that decisions depend on
+are told at intervals, of all things together, where they have changed at all (`describe.sweeping`).
 
 Yes-or-no facts that fall too often are told as *no* until they have been steady (`describe.damping`): nobody should
 plan with them, and nobody should hear of each fall.
@@ -25,6 +26,7 @@ from typing import Final
 from daitn.base.errors import BugError, InputError
 from daitn.base.units import ns_to_seconds, seconds_to_ns
 from daitn.describe.damping import DampingConfig, FlapDamper
+from daitn.describe.sweeping import Sweeps
 from daitn.descriptors.fact_kinds import Form
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import EVERY, GroupTuning, Reading, Tuning, amount_of
@@ -36,6 +38,9 @@ things are refused, and counted by the caller."""
 
 UNTUNED_FRAC: Final = 0.05
 """Without a tuning, a change of this part of what was told is told."""
+
+FAR_S: Final = 1e6
+"""Longest wait for bytes that is worked out."""
 
 UNTUNED_AGES: Final = 3.0
 """Without a tuning, a group is told this often before it would count as old."""
@@ -98,7 +103,21 @@ class _Told:
     """One group of one thing: the newest reading, what was last told of it, and how it flaps."""
 
     __slots__ = (
-        *("age_ns", "dampers", "moves", "newest", "said_ns", "shape", "shown", "stamp", "told", "told_ns", "wake_ns"),
+        *(
+            "age_ns",
+            "dampers",
+            "moves",
+            "newest",
+            "said_ns",
+            "shape",
+            "shown",
+            "stamp",
+            "sweeping",
+            "told",
+            "told_ns",
+            "varied",
+            "wake_ns",
+        ),
     )
 
     def __init__(self, shape: GroupShape, newest: Reading) -> None:
@@ -113,6 +132,10 @@ class _Told:
         self.moves: tuple[float, ...] = ()
         self.age_ns = 0
         self.stamp = 0
+        self.sweeping = False
+        """Whether it is to be told with the sweep that is being collected."""
+        self.varied = 0
+        """Facts that were not the same whenever they were told, as bits by place."""
         self.wake_ns = 0
         self.dampers: dict[int, FlapDamper] = {}
 
@@ -140,6 +163,7 @@ class ReportingRule:
         """When a group comes of age, or is released from damping: (moment, key, stamp); a stale stamp is skipped."""
         self._tokens = float(tuning.burst_bytes)
         self._filled_ns: int | None = None
+        self._sweeps = Sweeps()
         self._index()
 
     # --- what is to be told -----------------------------------------------------------------------------------------
@@ -156,6 +180,8 @@ class ReportingRule:
         for key, told in self._told.items():
             self._set(key, told)
             self._judge(key, told, now_ns)
+        self._sweeps.tune(tuning, now_ns)
+        self._sweeps.bytes = self._sweep_bytes()
         return True
 
     def take(self, reading: Reading, now_ns: int) -> bool:
@@ -213,8 +239,9 @@ class ReportingRule:
 
     def collect(self, now_ns: int, records_most: int) -> tuple[Reading, ...]:
         """What to tell now in one message, as many as the bytes allow; it counts as told. Empty where nothing is due,
-        or nothing affordable."""
+        or nothing affordable. O(T) when it is time to sweep."""
         self._come_of_age(now_ns)
+        swept = self._sweep(now_ns)
         if not self._due:
             return ()
         self._fill(now_ns)
@@ -229,13 +256,17 @@ class ReportingRule:
             part = self._part_of(told, now_ns)
             message = (told.shape.number, part)
             size = told.shape.bytes_of(part) + (0 if message in messages else self._header_bytes(part))
-            if size > left or len(chosen) >= records_most:
+            if size > left - self._kept_from(told, now_ns) or len(chosen) >= records_most:
                 break
             left -= size
             messages.add(message)
             chosen.append(self._tell(key, told, part, now_ns))
         if chosen:
             self._tokens = left
+        for key in swept:
+            if (told := self._told[key]).sweeping:  # the bytes did not reach: it comes first in the next sweep
+                told.sweeping = False
+                self._judge(key, told, now_ns)
         return tuple(chosen)
 
     def next_ns(self, now_ns: int) -> int | None:
@@ -244,12 +275,16 @@ class ReportingRule:
             self._fill(now_ns)
             first = self._told[min(self._due, key=lambda key: self._wait_order(key, now_ns))]
             part = self._part_of(first, now_ns)
-            wait_s = max(0.0, first.shape.bytes_of(part) + self._header_bytes(part) - self._tokens)
-            wait_s /= self.tuning.bytes_per_s
-            return now_ns + max(1, seconds_to_ns(wait_s))
-        while self._heap and self._stale(self._heap[0]):
-            heapq.heappop(self._heap)
-        return max(now_ns, self._heap[0][0]) if self._heap else None
+            size = first.shape.bytes_of(part) + self._header_bytes(part) + self._kept_from(first, now_ns)
+            rate = self.tuning.bytes_per_s - (0.0 if first.told is None else self._sweeps.rate(self.tuning))
+            moments = [now_ns + max(1, seconds_to_ns(min(FAR_S, max(0.0, size - self._tokens) / rate)))]
+        else:
+            while self._heap and self._stale(self._heap[0]):
+                heapq.heappop(self._heap)
+            moments = [self._heap[0][0]] if self._heap else []
+        if self._told and (sweeps_ns := self._sweeps.next_ns) is not None:
+            moments.append(sweeps_ns)
+        return max(now_ns, min(moments)) if moments else None
 
     def check_invariants(self) -> None:
         """BugError if more is saved up than may be, or something is due that is not held."""
@@ -267,8 +302,39 @@ class ReportingRule:
         """Which facts are to be told now: those that moved, or all (0) where that was never done, or is due by age."""
         if told.shape.part_bytes is None or told.told is None or told.told_ns + told.age_ns <= now_ns:
             return 0
-        moved = _moved(told.told, told.shown, told.moves)
+        moved = self._due_of(told, told.told)
         return moved % ((1 << len(told.shape.facts)) - 1)
+
+    def _kept_from(self, told: _Told, now_ns: int) -> float:
+        """Bytes that this may not take, since they are set aside for the next sweep; what the map lacks may."""
+        return 0.0 if told.told is None else self._sweeps.set_aside(self.tuning, now_ns)
+
+    def _sweep(self, now_ns: int) -> list[tuple[str, str]]:
+        """When it is time, what is swept and is not as it was told becomes due. What that is: O(T)."""
+        if not self._sweeps.begin(now_ns):
+            return []
+        self._sweeps.bytes = self._sweep_bytes()
+        for key, told in self._told.items():
+            told.sweeping = True
+            self._judge(key, told, now_ns)
+            told.sweeping = key in self._due
+        return [key for key, told in self._told.items() if told.sweeping]
+
+    def _sweep_bytes(self) -> int:
+        """What a sweep takes in which all has changed that ever did."""
+        total, messages = 0, set[tuple[int, int]]()
+        for told in self._told.values():
+            if part := self.tuning.swept.get(told.shape.number, 0) & told.varied:
+                total += told.shape.bytes_of(part)
+                messages.add((told.shape.number, part))
+        return total + sum(self._header_bytes(part) for _, part in messages)
+
+    def _due_of(self, told: _Told, before: tuple[float, ...]) -> int:
+        """Facts that are due for their thresholds, or in the sweep, as bits by place."""
+        moved = _moved(before, told.shown, told.moves)
+        if told.sweeping:
+            moved |= self.tuning.swept.get(told.shape.number, 0) & _moved(before, told.shown, (0.0,) * len(before))
+        return moved
 
     def _index(self) -> None:
         self._by_key = {(one.thing, one.group): one for one in self.tuning.groups}
@@ -290,7 +356,7 @@ class ReportingRule:
     def _judge(self, key: tuple[str, str], told: _Told, now_ns: int) -> None:
         """Whether a group is due, and when it will be if it does not move."""
         told.shown = self._damped(told, now_ns)
-        if told.told is None or told.told_ns + told.age_ns <= now_ns or _moved(told.told, told.shown, told.moves):
+        if told.told is None or told.told_ns + told.age_ns <= now_ns or self._due_of(told, told.told):
             self._due.setdefault(key)
             told.wake_ns = 0
         else:
@@ -338,7 +404,7 @@ class ReportingRule:
         told = self._told[key]
         if told.told is None:
             return -math.inf, told.said_ns, key
-        over = (now_ns - told.told_ns) / max(1, told.age_ns)
+        over = max(float(told.sweeping), (now_ns - told.told_ns) / max(1, told.age_ns))
         for was, now, move in zip(told.told, told.shown, told.moves, strict=True):
             if was != now and math.isfinite(move):
                 over = max(over, abs(now - was) / move if move > 0 else math.inf)
@@ -346,7 +412,9 @@ class ReportingRule:
 
     def _tell(self, key: tuple[str, str], told: _Told, part: int, now_ns: int) -> Reading:
         self._due.pop(key, None)
-        told.said_ns = now_ns
+        told.said_ns, told.sweeping = now_ns, False
+        if told.told is not None:
+            told.varied |= _moved(told.told, told.shown, (0.0,) * len(told.shown))
         if part and told.told is not None:
             pairs = enumerate(zip(told.told, told.shown, strict=True))
             told.told = tuple(now if part >> place & 1 else was for place, (was, now) in pairs)

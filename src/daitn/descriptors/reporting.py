@@ -69,6 +69,16 @@ Place = Annotated[int, msgspec.Meta(ge=0, lt=FACTS_OF_A_GROUP)]
 Step = Annotated[int, msgspec.Meta(ge=ANY_MOVE, le=200)]
 
 
+SweepStep = Annotated[int, msgspec.Meta(ge=-8, le=40)]
+"""How often a site sweeps, in the steps of ages."""
+
+SweptFacts = Annotated[
+    dict[Annotated[int, msgspec.Meta(ge=1, le=255)], Annotated[int, msgspec.Meta(ge=1, lt=1 << FACTS_OF_A_GROUP)]],
+    msgspec.Meta(max_length=255),
+]
+"""By a group's number: the facts that a sweep tells, as bits by place. Nothing: there are no sweeps."""
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What a group of facts of one thing was, in the order of the group's facts."""
 
@@ -104,4 +114,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """What all reports of the site may take in the mean. The default, until tuned: a report every few seconds."""
     burst_bytes: Annotated[int, msgspec.Meta(ge=64, le=1 << 20)] = 16_384
     """What may be saved up: a report of everything on joining, for a hundred terminals."""
+    sweep_step: SweepStep = 0
+    """How often a site sweeps: `amount_of` seconds."""
+    swept: SweptFacts = {}
+    """What it tells then, of all things together, where it has changed at all."""
     groups: Annotated[tuple[GroupTuning, ...], msgspec.Meta(max_length=TUNINGS_OF_A_SITE)] = ()

@@ -324,5 +324,7 @@ def merge_tuning(before: Tuning, message: TuneReporting) -> Tuning | None:
         number=message.number,
         bytes_per_s=message.bytes_per_s,
         burst_bytes=message.burst_bytes,
+        sweep_step=message.sweep_step,
+        swept=message.swept,
         groups=tuple(groups.values()),
     )

@@ -36,7 +36,7 @@ from daitn.descriptors.reporting import (
     rate_of,
     rate_step_below,
 )
-from daitn.topology.thresholds import SiteKnown, ThresholdsFound, ThresholdsSought
+from daitn.topology.thresholds import FAR_MOST, STEPS, SiteKnown, ThresholdsFound, ThresholdsSought
 from daitn.topology.watched import WatchedFact, WatchedGroup, WatchedSite, moves_in_force
 from daitn.wire.codec import encode
 from daitn.wire.topology_tools import TuneReporting
@@ -111,6 +111,13 @@ class ReportTuner:
         """What sites may tell in all: the budget without twice the tunings' share, which they may take in one
         period."""
         return self.config.budget_bytes_per_s * (1 - 2 * self.config.tuning_frac)
+
+    @property
+    def _sustained_bytes_per_s(self) -> float:
+        """Of that, what sites may tell for ever: the rest is what they may save up, once a window."""
+        window_bytes = self._reports_bytes_per_s * self.config.window_s
+        bursts = max(BURST_FRAC * window_bytes, len(self._sites) * BURST_LEAST)
+        return max(0.0, window_bytes - bursts) / self.config.window_s
 
     # --- learning ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +198,7 @@ class ReportTuner:
                 site: SiteKnown(tuple(known.things.values()), dict(known.sent)) for site, known in self._sites.items()
             },
             reports_bytes_per_s=self._reports_bytes_per_s,
+            sustained_bytes_per_s=self._sustained_bytes_per_s,
             gain=self._gain,
             overhead_bytes=self._overhead_bytes,
         )
@@ -200,27 +208,29 @@ class ReportTuner:
         wanted = {site: one for site, one in found.wanted.items() if site in self._sites}
         shares = self._share_out({site: one.bytes_per_s for site, one in wanted.items()})
         gains = {
-            site: wanted[site].gain + self._share_moved(site, shares[site])
+            site: wanted[site].gain + self._share_moved(site, shares[site]) + self._sweep_moved(site, found)
             for site in wanted
             if site in alive and shares[site] > 0
         }
         out: list[tuple[NodeId, TuneReporting]] = []
         for site in sorted(gains, key=lambda one: (-gains[one], one)):
             changes = list(wanted[site].changes)
-            if gains[site] > 0 and (message := self._affordable(site, changes, shares[site])) is not None:
+            if gains[site] > 0 and (message := self._affordable(site, changes, shares[site], found)) is not None:
                 out.append((site, message))
         return out
 
-    def _affordable(self, site: NodeId, changed: list[GroupTuning], share: float) -> TuneReporting | None:
+    def _affordable(
+        self, site: NodeId, changed: list[GroupTuning], share: float, found: ThresholdsFound
+    ) -> TuneReporting | None:
         """The message with as many of the changes as the allowance reaches for; it counts as sent."""
-        known = self._sites[site]
+        known, sweeps = self._sites[site], (found.sweep_step, found.swept)
         full = known.acknowledged != known.number or known.number == 0
         # From the clock, so that a centre that began anew is not behind the tunings it gave before.
         number = max(known.number + 1, (self._tuned_ns or 0) // NS_PER_S)
         while True:
             groups = {**known.sent, **{(one.thing, one.group): one for one in changed}} if full else None
             said = tuple(changed) if groups is None else _common_first(tuple(groups.values()))
-            message = _message(said, share, self.config.window_s, 0 if full else known.number, number)
+            message = _message(said, share, self.config.window_s, 0 if full else known.number, number, sweeps)
             size = len(encode(message))
             if size <= self._allowance:
                 break
@@ -229,7 +239,7 @@ class ReportTuner:
             changed = changed[: len(changed) // 2]
         self._allowance -= size
         self.tuning_bytes += size
-        known.number, known.share = message.number, share
+        known.number, known.share, known.sweeps = message.number, share, sweeps
         known.promised = max(known.promised, share)
         known.sent |= {(one.thing, one.group): one for one in changed}
         return message
@@ -244,7 +254,12 @@ class ReportTuner:
             known.acknowledged, known.promised = number, known.share
             return None
         message = _message(
-            _common_first(tuple(known.sent.values())), known.share, self.config.window_s, 0, known.number
+            _common_first(tuple(known.sent.values())),
+            known.share,
+            self.config.window_s,
+            0,
+            known.number,
+            known.sweeps,
         )
         size = len(encode(message))
         if size > self._allowance:
@@ -315,8 +330,23 @@ class ReportTuner:
         moved = abs(math.log2(share / known.share)) if known.share > 0 else 100.0
         return moved if moved >= 0.5 else 0.0
 
+    def _sweep_moved(self, site: NodeId, found: ThresholdsFound) -> float:
+        """What there is to gain by telling a site how often it sweeps, or what."""
+        before, swept = self._sites[site].sweeps
+        if swept != found.swept:
+            return float(FAR_MOST)
+        apart = abs(found.sweep_step - before) if swept else 0
+        return float(apart) if apart >= STEPS else 0.0
 
-def _message(groups: tuple[GroupTuning, ...], share: float, window_s: float, since: int, number: int) -> TuneReporting:
+
+def _message(
+    groups: tuple[GroupTuning, ...],
+    share: float,
+    window_s: float,
+    since: int,
+    number: int,
+    sweeps: tuple[int, dict[int, int]],
+) -> TuneReporting:
     """A share as rate and burst: over a window they add up to it."""
     burst_step = rate_step_below(max(1.0, BURST_FRAC * share * window_s))
     burst_step = min(BURST_STEP_MOST, max(BURST_LEAST_STEP, burst_step))
@@ -326,6 +356,8 @@ def _message(groups: tuple[GroupTuning, ...], share: float, window_s: float, sin
         back=number - since if since else 0,
         rate_step=rate_step_below(rate),
         burst_step=burst_step,
+        sweep_step=sweeps[0] if sweeps[1] else 0,
+        swept=sweeps[1],
         groups=groups[:TUNINGS_OF_A_SITE],
     )
 

@@ -95,7 +95,7 @@ class WatchedGroup(msgspec.Struct, frozen=True):
 class WatchedSite:
     """What a site was told, and what it has said of that."""
 
-    __slots__ = ("acknowledged", "need", "number", "promised", "sent", "share", "taken_bytes", "things")
+    __slots__ = ("acknowledged", "need", "number", "promised", "sent", "share", "sweeps", "taken_bytes", "things")
 
     def __init__(self) -> None:
         self.things: dict[tuple[str, str], WatchedGroup] = {}
@@ -107,6 +107,8 @@ class WatchedSite:
         """Bytes per second of the newest tuning."""
         self.promised = 0.0
         """The most that it may believe to have: the newest share, and older ones while they may still be in force."""
+        self.sweeps: tuple[int, dict[int, int]] = (0, {})
+        """How often it was told to sweep, and what."""
         self.number = 0
         self.acknowledged = 0
         self.sent: dict[Key, GroupTuning] = {}

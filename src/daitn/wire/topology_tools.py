@@ -24,6 +24,8 @@ from daitn.descriptors.reporting import (
     RATE_STEP_MOST,
     TUNINGS_OF_A_SITE,
     GroupTuning,
+    SweepStep,
+    SweptFacts,
     rate_of,
 )
 from daitn.descriptors.terminals import NodeDescriptor
@@ -108,7 +110,15 @@ class TuneReporting(
     frozen=True,
     kw_only=True,
     tag="tune",
-    rename={"number": "n", "back": "b", "rate_step": "r", "burst_step": "u", "groups": "g"},
+    rename={
+        "number": "n",
+        "back": "b",
+        "rate_step": "r",
+        "burst_step": "u",
+        "sweep_step": "s",
+        "swept": "w",
+        "groups": "g",
+    },
     omit_defaults=True,
 ):
     """Topology → terminal: report like this from now on. Taken, it is acknowledged by the next `Heartbeat`; a tuning
@@ -123,6 +133,9 @@ class TuneReporting(
     """Bytes per second that all reports may take in the mean: `descriptors.reporting.rate_of` this step."""
     burst_step: Annotated[int, msgspec.Meta(ge=BURST_STEP_LEAST, le=BURST_STEP_MOST)]
     """Bytes that may be saved up, in the same steps."""
+    sweep_step: SweepStep = 0
+    swept: SweptFacts = msgspec.field(default_factory=dict)
+    """How often these facts of all things are told together, where they have changed at all; said in each tuning."""
     groups: Annotated[tuple[GroupTuning, ...], msgspec.Meta(max_length=TUNINGS_OF_A_SITE)] = ()
 
     @property
