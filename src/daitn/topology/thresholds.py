@@ -40,7 +40,7 @@ fails once in an hour costs next to nothing to be told of, and may be chosen nex
 SWEEP_FRAC: Final = 0.9
 """Share of what sites may tell for ever that sweeps take (`describe.sweeping`), where there are sweeps."""
 
-SWEEP_LEAST_S: Final = 90.0
+SWEEP_LEAST_S: Final = 120.0
 """Where there are bytes to sweep more often than this, nobody does: thresholds spend them better then. Measured: a
 sweep each three minutes beside them made errors at 0.25 and 0.5 bytes a terminal and second greater by a tenth."""
 
