@@ -137,6 +137,7 @@ def test_book_is_what_the_kernel_has_through_join_transfer_cut_and_leave(domain:
     with daitn.connect(domain.operator_token()) as network:
         until_true(lambda: compared(domain, network, everyone), "after the joins")
         assert not [one for one in network.links() if one.state.direct]
+        assert {one["node"] for one in asked(domain, "links", "--node", "center")} == {CENTER}
 
         train(domain, "moving").wait()
         until_true(lambda: compared(domain, network, everyone), "after transfers")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daitn.base.ids import CENTER
 from daitn.base.units import show_bytes, show_seconds
 from daitn.cli.output import Json, Token, answer, errors
 
@@ -24,7 +25,7 @@ def show_links(
 ) -> None:
     """Every link between the domain's nodes: what for, direct or through the router, its class, what it carried."""
     with errors(json), _connect(token) as network:
-        names = {one.descriptor.node: one.descriptor.name for one in network.nodes()}
+        names = {CENTER: "center"} | {one.descriptor.node: one.descriptor.name for one in network.nodes()}
         found = tuple(
             one
             for one in network.links()
