@@ -50,6 +50,11 @@ _PIECE = (
     b'"model":"talker","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'
 )
 _MARK = b"data: {"
+_STOPPED = b'"finish_reason":"stop"'
+"""The simulated model draws how long each answer is; one in some 1,600 is shorter than what is asked for."""
+
+_KEPT = 512
+"""Bytes of what came last that are looked at again: more than the last two events."""
 
 
 class Heard(NamedTuple):
@@ -62,7 +67,7 @@ class Heard(NamedTuple):
 
 
 class _Reader(asyncio.Protocol):
-    """One stream: how many pieces came, and whether it ended."""
+    """One stream: how many pieces came, and whether they are all there are."""
 
     def __init__(self, request: bytes, ended: asyncio.Future[tuple[int, bool]]) -> None:
         self._request, self._ended = request, ended
@@ -76,9 +81,9 @@ class _Reader(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         whole = self._last + data
         self._pieces += whole.count(_MARK) - self._last.count(_MARK)
-        self._last = whole[-64:]
+        self._last = whole[-_KEPT:]
         if b"data: [DONE]" in whole:
-            self._finish(True)
+            self._finish(self._pieces >= TOKENS or _STOPPED in whole)
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -116,7 +121,7 @@ async def listen(url: str, key: str, seconds: float, pid: int) -> Heard:
     await asyncio.gather(*(go_on(loop.time() + seconds) for _ in range(STREAMS)))
     took_s = processor_s(pid) - before_s
     pieces = sum(count for count, _ in found)
-    broken = sum(not whole or count < TOKENS for count, whole in found)
+    broken = sum(not whole for _, whole in found)
     return Heard(pieces, len(found), broken, took_s)
 
 
