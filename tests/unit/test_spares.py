@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,9 +34,32 @@ def clock() -> Clock:
     return Clock()
 
 
+class Watched(Spares):
+    """Tells whoever waits when its wiper has done a piece of work."""
+
+    def __init__(self, folder: Path, quota_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.done = threading.Condition()
+        super().__init__(folder, quota_bytes, clock)
+
+    def _wipe(self, spare: Path) -> None:
+        super()._wipe(spare)
+        with self.done:
+            self.done.notify_all()
+
+    def _expire(self) -> None:
+        super()._expire()
+        with self.done:
+            self.done.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until the wiper has come so far."""
+        with self.done:
+            assert self.done.wait_for(condition, 30)
+
+
 @pytest.fixture
-def kept(tmp_path: Path, clock: Clock) -> Iterator[Spares]:
-    made = Spares(tmp_path / "spares", 1 * GIB, clock)
+def kept(tmp_path: Path, clock: Clock) -> Iterator[Watched]:
+    made = Watched(tmp_path / "spares", 1 * GIB, clock)
     yield made
     made.close()
 
@@ -47,17 +71,9 @@ def pack(folder: Path, size: int = SIZE, name: str = "a.pack") -> Path:
     return path
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Until the wiper has come so far."""
-    give_up = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
-
-
-def settle(kept: Spares) -> None:
+def settle(kept: Watched) -> None:
     """Until nothing is being wiped."""
-    wait_for(lambda: not kept._wiping)
+    kept.wait_for(lambda: not kept._wiping)
 
 
 def size_of(folder: Path) -> int:
@@ -65,7 +81,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def taken(kept: Spares, folder: Path, job: str, size: int = SIZE) -> bytes | None:
+def taken(kept: Watched, folder: Path, job: str, size: int = SIZE) -> bytes | None:
     """What a job finds in the file that it is given; None if there was none for it."""
     target = folder / "new.pack"
     kept.take(target, job, size)
@@ -76,7 +92,7 @@ def taken(kept: Spares, folder: Path, job: str, size: int = SIZE) -> bytes | Non
     return content
 
 
-def test_file_that_nobody_has_open_goes_to_another_job_and_is_wiped(tmp_path: Path, kept: Spares) -> None:
+def test_file_that_nobody_has_open_goes_to_another_job_and_is_wiped(tmp_path: Path, kept: Watched) -> None:
     path = pack(tmp_path)
     number = path.stat().st_ino
     kept.drop(path, "one")
@@ -91,14 +107,14 @@ def test_file_that_nobody_has_open_goes_to_another_job_and_is_wiped(tmp_path: Pa
     assert kept.held_bytes == 0
 
 
-def test_file_without_a_job_goes_to_anyone(tmp_path: Path, kept: Spares) -> None:
+def test_file_without_a_job_goes_to_anyone(tmp_path: Path, kept: Watched) -> None:
     kept.drop(pack(tmp_path))
     settle(kept)
     assert taken(kept, tmp_path, "") == bytes(SIZE)
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_file_that_is_still_mapped_goes_round_within_its_job_alone(tmp_path: Path, kept: Spares, flags: int) -> None:
+def test_file_that_is_still_mapped_goes_round_within_its_job_alone(tmp_path: Path, kept: Watched, flags: int) -> None:
     path = pack(tmp_path)
     fd = os.open(path, flags)
     with mmap.mmap(fd, SIZE, prot=mmap.PROT_READ):
@@ -111,7 +127,7 @@ def test_file_that_is_still_mapped_goes_round_within_its_job_alone(tmp_path: Pat
         assert taken(kept, tmp_path, "one") == bytes(SIZE)
 
 
-def test_file_that_is_still_open_and_nobodys_is_deleted(tmp_path: Path, kept: Spares) -> None:
+def test_file_that_is_still_open_and_nobodys_is_deleted(tmp_path: Path, kept: Watched) -> None:
     path = pack(tmp_path)
     with path.open("rb"):
         kept.drop(path)
@@ -121,7 +137,7 @@ def test_file_that_is_still_open_and_nobodys_is_deleted(tmp_path: Path, kept: Sp
 
 
 def test_what_was_written_through_an_old_mapping_after_the_wipe_reaches_no_other_job(
-    tmp_path: Path, kept: Spares
+    tmp_path: Path, kept: Watched
 ) -> None:
     path = pack(tmp_path)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as area:
@@ -134,7 +150,7 @@ def test_what_was_written_through_an_old_mapping_after_the_wipe_reaches_no_other
     assert taken(kept, tmp_path, "two") == bytes(SIZE)
 
 
-def test_file_that_is_open_when_its_job_ends_is_deleted(tmp_path: Path, kept: Spares) -> None:
+def test_file_that_is_open_when_its_job_ends_is_deleted(tmp_path: Path, kept: Watched) -> None:
     path = pack(tmp_path)
     with path.open("rb"):
         kept.drop(path, "one")
@@ -146,7 +162,7 @@ def test_file_that_is_open_when_its_job_ends_is_deleted(tmp_path: Path, kept: Sp
     assert list((tmp_path / "spares").iterdir()) == []
 
 
-def test_job_that_ends_leaves_the_files_of_others(tmp_path: Path, kept: Spares) -> None:
+def test_job_that_ends_leaves_the_files_of_others(tmp_path: Path, kept: Watched) -> None:
     path = pack(tmp_path)
     with path.open("rb"):
         kept.drop(path, "one")
@@ -156,7 +172,7 @@ def test_job_that_ends_leaves_the_files_of_others(tmp_path: Path, kept: Spares) 
         assert taken(kept, tmp_path, "one") == bytes(SIZE)
 
 
-def test_spare_of_about_the_size_is_taken_and_brought_to_it(tmp_path: Path, kept: Spares) -> None:
+def test_spare_of_about_the_size_is_taken_and_brought_to_it(tmp_path: Path, kept: Watched) -> None:
     sizes = [SIZE, SIZE * 3 // 2, SIZE * 4]
     for number, size in enumerate(sizes):
         kept.drop(pack(tmp_path, size, f"{number}.pack"))
@@ -168,7 +184,7 @@ def test_spare_of_about_the_size_is_taken_and_brought_to_it(tmp_path: Path, kept
     assert taken(kept, tmp_path, "one", SIZE * 4) == bytes(SIZE * 4)
 
 
-def test_small_files_are_not_kept_and_not_asked_for(tmp_path: Path, kept: Spares) -> None:
+def test_small_files_are_not_kept_and_not_asked_for(tmp_path: Path, kept: Watched) -> None:
     kept.drop(pack(tmp_path, SIZE - 1))
     kept.drop(pack(tmp_path))
     settle(kept)
@@ -176,7 +192,7 @@ def test_small_files_are_not_kept_and_not_asked_for(tmp_path: Path, kept: Spares
     assert taken(kept, tmp_path, "one", SIZE - 1) is None
 
 
-def test_file_that_is_there_is_not_replaced(tmp_path: Path, kept: Spares) -> None:
+def test_file_that_is_there_is_not_replaced(tmp_path: Path, kept: Watched) -> None:
     kept.drop(pack(tmp_path))
     settle(kept)
     there = pack(tmp_path, 3, "new.pack")
@@ -184,7 +200,7 @@ def test_file_that_is_there_is_not_replaced(tmp_path: Path, kept: Spares) -> Non
     assert there.read_bytes() == SECRET[:3]
 
 
-def test_newest_are_kept_when_there_are_too_many(tmp_path: Path, kept: Spares) -> None:
+def test_newest_are_kept_when_there_are_too_many(tmp_path: Path, kept: Watched) -> None:
     for number in range(FILES + 2):
         kept.drop(pack(tmp_path, SIZE + number, "a.pack"))
         settle(kept)
@@ -200,7 +216,7 @@ def test_spares_take_a_share_of_quota_memory_and_disk(
         monkeypatch.setattr(files, "memory_bytes", lambda: 8 * SIZE)
     if bound == "disk":
         monkeypatch.setattr(files, "free_bytes", lambda folder: 16 * SIZE - size_of(folder))
-    kept = Spares(tmp_path / "spares", quota)
+    kept = Watched(tmp_path / "spares", quota)
     for number in range(4):
         kept.drop(pack(tmp_path, SIZE, f"{number}.pack"))
         settle(kept)
@@ -211,16 +227,16 @@ def test_spares_take_a_share_of_quota_memory_and_disk(
 
 
 def test_spare_that_nobody_needs_goes(
-    tmp_path: Path, kept: Spares, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kept: Watched, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spares, "KEPT_S", 0.0)
     kept.drop(pack(tmp_path))
-    wait_for(lambda: kept.held_bytes == 0)
+    kept.wait_for(lambda: kept.held_bytes == 0)
     assert list((tmp_path / "spares").iterdir()) == []
     assert KEPT_S > 0
 
 
-def test_room_that_is_needed_is_given_back_at_once_also_while_a_file_is_wiped(tmp_path: Path, kept: Spares) -> None:
+def test_room_that_is_needed_is_given_back_at_once_also_while_a_file_is_wiped(tmp_path: Path, kept: Watched) -> None:
     for number in range(3):
         kept.drop(pack(tmp_path, SIZE * 2, f"{number}.pack"), "one")
     kept.clear()
@@ -234,7 +250,7 @@ def test_room_that_is_needed_is_given_back_at_once_also_while_a_file_is_wiped(tm
 def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:
     (tmp_path / "spares").mkdir()
     pack(tmp_path / "spares", SIZE, "1")
-    kept = Spares(tmp_path / "spares", 1 * GIB)
+    kept = Watched(tmp_path / "spares", 1 * GIB)
     assert list((tmp_path / "spares").iterdir()) == []
     kept.close()
     kept.drop(path := pack(tmp_path))
@@ -242,6 +258,6 @@ def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:
     assert kept.held_bytes == 0
 
 
-def test_missing_file_is_dropped_without_a_word(tmp_path: Path, kept: Spares) -> None:
+def test_missing_file_is_dropped_without_a_word(tmp_path: Path, kept: Watched) -> None:
     kept.drop(tmp_path / "not there")
     assert kept.held_bytes == 0
