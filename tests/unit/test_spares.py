@@ -239,12 +239,23 @@ def test_spare_that_nobody_needs_goes(
 def test_room_that_is_needed_is_given_back_at_once_also_while_a_file_is_wiped(tmp_path: Path, kept: Watched) -> None:
     for number in range(3):
         kept.drop(pack(tmp_path, SIZE * 2, f"{number}.pack"), "one")
-    kept.clear()
+    kept.give_way(SIZE * 6)
     assert kept.held_bytes == 0
     settle(kept)
     kept.drop(pack(tmp_path), "one")
     settle(kept)  # the wiper has come to the end of what was cleared
     assert [path.stat().st_size for path in (tmp_path / "spares").iterdir()] == [SIZE]
+
+
+def test_oldest_give_way_and_no_more_than_are_needed(tmp_path: Path, kept: Watched) -> None:
+    for number in range(3):
+        kept.drop(pack(tmp_path, SIZE, f"{number}.pack"), "one")
+        settle(kept)
+    kept.give_way(SIZE + 1)
+    assert kept.held_bytes == SIZE
+    assert [path.name for path in (tmp_path / "spares").iterdir()] == ["3"]
+    kept.give_way(0)
+    assert kept.held_bytes == SIZE
 
 
 def test_what_an_earlier_process_left_is_deleted(tmp_path: Path) -> None:

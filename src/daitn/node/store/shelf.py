@@ -148,8 +148,7 @@ class Shelf:
 
         NoRoomError, and nothing evicted, if it cannot fit.
         """
-        if self._excess(size) > 0:
-            self._spares.clear()
+        self._spares.give_way(self._excess(size))
         excess = self._excess(size)
         going = self._going(keep) if self._is_tight(excess) else []
         evictable = sum(self._size_of(one) for one in going)

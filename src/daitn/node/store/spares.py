@@ -132,12 +132,15 @@ class Spares:
                     self._wiping[spare] = one._replace(job="")
         self._wipe_aside(mine)
 
-    def clear(self) -> None:
-        """Delete all, also what is being wiped: the room is needed."""
+    def give_way(self, needed_bytes: int) -> None:
+        """Delete as many as hold this room, the oldest first, what is still being wiped last."""
+        gone: list[Path] = []
         with self._lock:
-            gone = [*self._ready, *self._wiping]
-            self._ready.clear()
-            self._wiping.clear()
+            for kept in (self._ready, self._wiping):
+                while kept and needed_bytes > 0:
+                    spare = next(iter(kept))
+                    needed_bytes -= kept.pop(spare).size
+                    gone.append(spare)
         for spare in gone:
             spare.unlink(missing_ok=True)
 
@@ -146,7 +149,8 @@ class Spares:
         with self._lock:
             self._open = False
             wiper, self._wiper = self._wiper, None
-        self.clear()
+            held = self._held()
+        self.give_way(held)
         if wiper is not None:
             self._work.put(None)
             wiper.join()
