@@ -23,7 +23,7 @@ from daitn.decision.answers_compared import Pair, odd_hosts
 from daitn.descriptors.live import HostsCompared, ModelOutcomes
 from daitn.node.serving import comparing
 from daitn.node.serving.asking import Asking
-from daitn.serving.likeness import answers_alike
+from daitn.serving.closeness import answers_alike
 from daitn.serving.tensors import tensor_of, tensors_of
 from daitn.wire.center_serving import OutcomesTold
 from daitn.wire.queries import QueryAnswer, QueryCall

@@ -19,7 +19,7 @@ from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.descriptors.serving import ServedModel
 from daitn.node.serving.outcome_book import OutcomeBook
-from daitn.serving.likeness import answers_alike
+from daitn.serving.closeness import answers_alike
 from daitn.wire.queries import QueryAnswer
 
 EVERY: Final = 200
