@@ -1072,13 +1072,19 @@ CASES = [
     Case(
         "wire.secret_queries.decode_text",
         lambda data, _: secret_queries.decode_text(data),
-        [msgspec.msgpack.encode(secret_queries.SecretText(asked=Generation(prompt="tell")))],
+        [
+            msgspec.msgpack.encode(secret_queries.SecretText(asked=Generation(prompt="tell"))),
+            msgspec.msgpack.encode(secret_queries.SecretText(asked=TextBatch(task="embed", texts=("tell",)))),
+        ],
         "msgpack",
     ),
     Case(
         "wire.secret_queries.decode_piece",
         lambda data, _: secret_queries.decode_piece(data),
-        [msgspec.msgpack.encode(secret_queries.SecretPiece(at=3, tokens=(1,), text="a", end="stop"))],
+        [
+            msgspec.msgpack.encode(secret_queries.SecretPiece(at=3, tokens=(1,), text="a", end="stop")),
+            msgspec.msgpack.encode(secret_queries.SecretPiece(at=0, values=TENSOR, labels=("no",))),
+        ],
         "msgpack",
     ),
     Case(

@@ -14,7 +14,7 @@ from daitn.descriptors.terminals import Role
 from daitn.descriptors.texts import Generation, Turn
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
-from daitn.sdk.secret_texts import tell_secretly
+from daitn.sdk.secret_texts import classify_secretly, embed_secretly, tell_secretly
 
 openai = pytest.importorskip("openai")
 
@@ -56,6 +56,11 @@ def test_unmodified_client_is_answered_in_pieces_while_the_host_that_answers_is_
             secretly = Generation(turns=turns, tokens_most=150)
             address = said["gate"]["queries"]
             assert "".join(tell_secretly(address, key, "talker", secretly)) == whole
+            told = client.embeddings.create(model="talker", input=[SECRET, "well"], encoding_format="float")
+            vectors = embed_secretly(address, key, "talker", [SECRET, "well"])
+            assert vectors.tolist() == [one.embedding for one in told.data]
+            labels, scores = classify_secretly(address, key, "talker", [SECRET])
+            assert scores.shape == (1, len(labels))
             _nothing_is_counted_of_it(domain, whole)
 
             raw = client.chat.completions.with_raw_response.create(**asked, stream=True)

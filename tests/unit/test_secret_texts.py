@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.answer_world import LIKENESS, MODEL, AnswerWorld, Spelling, whole
+from tests.answer_world import LIKENESS, MODEL, AnswerWorld, Spelling, simulated, whole
 
 from daitn.base.errors import PeerError
 from daitn.base.ids import NodeId
 from daitn.control_center.inference.query_admission import QueryRefusal
 from daitn.descriptors.serving import QueryGoal
-from daitn.descriptors.texts import Generation, Given
+from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask
 from daitn.node.serving.text_asking import Telling
 from daitn.serving.sealing import FILL_BYTES, HostSecret, Secret, seal_text
 from daitn.wire.answers import SealedPiece, TextPiece, decode_to_host, encode_frame, join_frames
@@ -42,7 +42,7 @@ class Hosts:
             node = NodeId(name)
             self.keys[node] = world.add(name, engine).secret = HostSecret(node)
 
-    def seal(self, *names: str, asked: Generation = ASKED, given: Given = Given()) -> tuple[SecretTextQuery, Secret]:  # noqa: B008  # a value
+    def seal(self, *names: str, asked: TextAsk = ASKED, given: Given = Given()) -> tuple[SecretTextQuery, Secret]:  # noqa: B008  # a value
         readers = {node: one.public for node, one in self.keys.items() if not names or node in names}
         return seal_text(SecretText(asked=asked, given=given), readers, MODEL, LIKENESS)
 
@@ -148,6 +148,54 @@ def test_what_is_wrong_with_a_secret_text_only_its_client_is_told() -> None:
         assert await whole(open_one)
 
     run(check)
+
+
+def test_vectors_and_labels_of_secret_texts_come_sealed_and_whole() -> None:
+    async def check(world: AnswerWorld) -> None:
+        hosts = Hosts(world, one=simulated(width=8))
+        for asked, width in (
+            (TextBatch(task="embed", texts=("Xylander", "scurvy", "Xylander")), 8),
+            (TextBatch(task="classify", texts=("Xylander", "scurvy", "Xylander")), 2),
+        ):
+            query, secret = hosts.seal(asked=asked)
+            assert (query.task, query.texts) == (TextTask(asked.task), 3), "what it is priced by is told in the open"
+            assert b"Xylander" not in msgspec.msgpack.encode(query)
+            telling = await world.asking.ask(MODEL, query, ANY)
+            (piece,) = await opened(telling, secret)
+            open_one = await world.asking.ask(MODEL, asked, ANY)
+            assert await open_one.next() is None
+            assert open_one.batch is not None
+            assert piece.values == open_one.batch.values
+            assert piece.values is not None
+            assert piece.values.shape == (3, width)
+            assert piece.labels == open_one.batch.labels
+            assert telling.tokens == open_one.tokens > 0
+            assert telling.refused is None
+
+    run(check)
+
+
+def test_vectors_that_a_model_does_not_give_or_that_are_too_many_are_refused_and_the_latter_in_secret() -> None:
+    async def check(world: AnswerWorld) -> None:
+        hosts = Hosts(world, one=Spelling())
+        query, _ = hosts.seal(asked=TextBatch(task="embed", texts=("Xylander",)))
+        refused = (await world.asking.ask(MODEL, query, ANY)).refused
+        assert refused is not None
+        assert refused.reason is QueryRefusal.INPUT
+        assert "does not embed: it generate" in refused.what
+
+    run(check)
+
+    async def many(world: AnswerWorld) -> None:
+        hosts = Hosts(world, one=simulated(width=1024))
+        query, secret = hosts.seal(asked=TextBatch(task="embed", texts=("Xylander",) * 1000))
+        telling = await world.asking.ask(MODEL, query, ANY)
+        (piece,) = await opened(telling, secret)
+        assert "the answer has 4096000 bytes" in piece.fault
+        assert "ask for fewer texts" in piece.fault
+        assert telling.refused is None
+
+    run(many)
 
 
 def test_pieces_out_of_turn_or_of_another_query_are_not_opened() -> None:

@@ -6,7 +6,8 @@ second one when the first is lost, without its client. Each capsule is bound to 
 tensors: none can be joined to another query or sent to another model. Answers are encrypted under a second key of the
 same secret, with a random nonce, since several hosts may answer; who knows neither key can neither read nor make one.
 A text is sealed the same way, and its continuation piece by piece: each is bound to its number, so none can be left out
-or moved, and filled up to a multiple of `FILL_BYTES`, so that its size tells little of its words.
+or moved, and filled up to a multiple of `FILL_BYTES`, so that its size tells little of its words. Vectors and labels of
+texts come in one piece.
 
 What is not hidden: model, rows, sizes, moments, and which host answered.
 """
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from daitn.base.errors import InputError, PeerError
 from daitn.base.ids import ArtifactId, NodeId
+from daitn.descriptors.texts import Generation, TextBatch, task_of
 from daitn.wire.secret_queries import (
     SealedPart,
     SecretContent,
@@ -97,9 +99,17 @@ def seal_query(
 def seal_text(
     text: SecretText, hosts: Mapping[NodeId, bytes], model: str, artifact: ArtifactId
 ) -> tuple[SecretTextQuery, Secret]:
-    """A text to be continued that these hosts can read, and what its pieces are opened with. As `seal_query`."""
+    """A text to be continued, or some that vectors or labels are wanted of, which these hosts can read, and what the
+    pieces of the answer are opened with. As `seal_query`."""
     key, capsules, data = _seal(text, hosts, model, artifact)
-    query = SecretTextQuery(artifact=artifact, tokens_most=text.asked.tokens_most, capsules=capsules, data=data)
+    query = SecretTextQuery(
+        artifact=artifact,
+        task=task_of(text.asked),
+        tokens_most=text.asked.tokens_most if isinstance(text.asked, Generation) else 1,
+        texts=len(text.asked.texts) if isinstance(text.asked, TextBatch) else 1,
+        capsules=capsules,
+        data=data,
+    )
     return query, Secret(key, model, artifact)
 
 

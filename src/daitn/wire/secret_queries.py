@@ -17,7 +17,7 @@ from daitn.base.decoding import UNDECODABLE, from_msgpack
 from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.serving import NamedTensor
-from daitn.descriptors.texts import TEXT_CHARS, TOKENS_MOST, Generation, Given
+from daitn.descriptors.texts import TEXT_CHARS, TEXTS, TOKENS_MOST, Given, TextAsk, TextTask
 
 SEALED_BYTES: Final = limits.QUERY_BYTES
 """Encrypted tensors with their names and shapes: what is carried of tensors that are not."""
@@ -86,32 +86,39 @@ class SecretOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecretTextQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Client → gateway: a text to be continued, that these hosts can read. Goal and key are headers."""
+    """Client → gateway: a text to be continued, or some that vectors or labels are wanted of, which these hosts can
+    read. Goal and key are headers."""
 
     artifact: ArtifactId
-    tokens_most: Annotated[int, msgspec.Meta(ge=1, le=TOKENS_MOST)]
-    """What the choice of a host and its price count with."""
+    task: TextTask = TextTask.GENERATE
+    tokens_most: Annotated[int, msgspec.Meta(ge=1, le=TOKENS_MOST)] = 1
+    """What the choice of a host and its price count with, for a continuation."""
+    texts: Annotated[int, msgspec.Meta(ge=1, le=TEXTS)] = 1
+    """The same for vectors and labels."""
     capsules: Annotated[dict[NodeId, Capsule], msgspec.Meta(min_length=1, max_length=RECIPIENTS)]
     data: Sealed
     """`SecretText`, encrypted."""
 
 
 class SecretText(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be continued, and what of its continuation the client has already."""
+    """What is asked, and what of a continuation the client has already."""
 
-    asked: Generation
+    asked: TextAsk
     given: Given = Given()
 
 
 class SecretPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host says of a continuation: what comes next, or its end, or what is wrong with it, which is nobody else's
-    to know either."""
+    """What a host says of a text: what comes next of its continuation, or its end; all vectors or scores at once; or
+    what is wrong with what was asked, which is nobody else's to know either."""
 
     at: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
     """Characters of the continuation before it, `given` included."""
     tokens: Annotated[tuple[int, ...], msgspec.Meta(max_length=TOKENS_MOST)] = ()
     text: Annotated[str, msgspec.Meta(max_length=TEXT_CHARS)] = ""
     end: Literal["", "stop", "length"] = ""
+    values: NamedTensor | None = None
+    """Vectors of all texts, or a score for each label; None: a continuation was asked for."""
+    labels: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=1024)], ...], msgspec.Meta(max_length=65_536)] = ()
     fault: Annotated[str, msgspec.Meta(max_length=4000)] = ""
 
 

@@ -42,11 +42,13 @@ from daitn.wire.answers import (
     encode_frame,
 )
 from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
-from daitn.wire.secret_queries import SecretPiece
+from daitn.wire.secret_queries import SEALED_BYTES, SecretPiece
 
 UNDER_WAY: Final = 4096
 """Queries of one gateway under way at a time: beyond what engines and their queues take."""
 
+SECRET_BYTES: Final = SEALED_BYTES - 65_536
+"""Vectors or scores of one secret query: what is carried, less their names and what is filled up."""
 
 Tensors = Callable[[NodeId, QueryCall | KeyCall], Awaitable[QueryAnswer | QueryRefused | KeyTold]]
 """Answers a gateway's query of tensors, or tells the key for secret ones."""
@@ -159,7 +161,7 @@ class _Link:
                     given = frame.given if isinstance(frame, TextAsked) else _of(opened).given
                     await self._generate(frame.query, asked, given, replica, queued_s, opened)
                 else:
-                    await self._batch(frame.query, asked, replica, queued_s)
+                    await self._batch(frame.query, asked, replica, queued_s, opened)
             self._all.answered += 1
         except InputError as error:
             await self._wrong(frame.query, error, opened)
@@ -240,9 +242,27 @@ class _Link:
         )
         await self._writer.put(end)
 
-    async def _batch(self, query: int, asked: TextBatch, replica: TextReplica, queued_s: float) -> None:
+    async def _batch(
+        self, query: int, asked: TextBatch, replica: TextReplica, queued_s: float, opened: OpenedText | None
+    ) -> None:
         began_s = time.monotonic()
         made = await replica.engine.batch(asked)
+        if opened is not None:
+            values = tensor_of("values", made.values)
+            if (size := len(values.data) + sum(map(len, made.labels))) > SECRET_BYTES:
+                raise InputError(f"the answer has {size} bytes, {SECRET_BYTES} are carried", todo="ask for fewer texts")
+            await self._seal(query, opened, SecretPiece(at=0, values=values, labels=made.labels))
+            end = TextEnded(
+                query=query,
+                reason="stop",
+                prompt_tokens=made.prompt_tokens,
+                simulated=replica.simulated,
+                queued_s=queued_s,
+                first_s=time.monotonic() - began_s,
+                load=replica.load(),
+            )
+            await self._writer.put(end)
+            return
         answer = BatchAnswered(
             query=query,
             values=tensor_of("values", made.values),

@@ -129,11 +129,15 @@ class Telling:
 
     @property
     def _units(self) -> int:
-        return len(self._asked.texts) if isinstance(self._asked, TextBatch) else self._asked.tokens_most
+        if isinstance(self._asked, TextBatch):
+            return len(self._asked.texts)
+        if isinstance(self._asked, SecretTextQuery) and self._asked.task is not TextTask.GENERATE:
+            return self._asked.texts
+        return self._asked.tokens_most
 
     @property
     def _task(self) -> TextTask:
-        return TextTask.GENERATE if isinstance(self._asked, SecretTextQuery) else task_of(self._asked)
+        return self._asked.task if isinstance(self._asked, SecretTextQuery) else task_of(self._asked)
 
     @property
     def tokens(self) -> int:
