@@ -80,6 +80,7 @@ from daitn.descriptors.destinations import parse_destination, parse_networks
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import LogEntry
+from daitn.descriptors.pipelines import Cascade, ModelStep
 from daitn.descriptors.privacy import parse_privacy
 from daitn.descriptors.question_text import parse_question
 from daitn.descriptors.request import parse_target
@@ -1096,7 +1097,21 @@ CASES = [
     Case(
         "wire.secret_queries.decode_keys",
         lambda data, _: secret_queries.decode_keys(data),
-        [msgspec.msgpack.encode(secret_queries.KeysTold(artifact=ArtifactId("a" * 64), authority="x"))],
+        [
+            msgspec.msgpack.encode(secret_queries.KeysTold(artifact=ArtifactId("a" * 64), authority="x")),
+            msgspec.msgpack.encode(
+                secret_queries.KeysTold(
+                    artifact=ArtifactId(""),
+                    authority="x",
+                    combined=secret_queries.CombinedTold(
+                        step=Cascade(
+                            steps=(ModelStep(model=ModelName("a")), ModelStep(model=ModelName("b"))), output="p"
+                        ),
+                        parts=(secret_queries.PartTold(model=ModelName("a"), accuracy=0.5),),
+                    ),
+                )
+            ),
+        ],
         "msgpack",
     ),
     Case(

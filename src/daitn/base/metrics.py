@@ -157,7 +157,7 @@ _TERMINAL: Final = (
         name="door_refused",
         rise="requests are refused at the gateway's door, before any host hears of them",
         label="why",
-        values=("key", "rate", "model", "quota", "input", "too-large", "path", "unload", "feedback"),
+        values=("key", "rate", "model", "quota", "input", "too-large", "path", "unload", "feedback", "combined"),
     ),
     Metric(name="visits_failed", rise="visits taken here end without a result", label="blame", values=BLAMES),
     Metric(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from daitn.base.errors import InputError, PeerError, UnavailableError
 from daitn.descriptors.texts import TEXTS, Generation, Given, TextBatch, check_text_ask
-from daitn.sdk.secret_queries import asked as answered
-from daitn.sdk.secret_queries import readers_of
+from daitn.sdk.secret_calls import asked as answered
+from daitn.sdk.secret_calls import readers_of
 from daitn.serving.sealing import Secret, seal_text
 from daitn.serving.tensors import array_of
 from daitn.wire.secret_queries import SEALED_BYTES, SecretPiece, SecretText
@@ -46,10 +46,10 @@ def tell_secretly(
     check_text_ask(asked)
     given, tries = Given(), 0
     while True:
-        where, headers, readers, artifact = readers_of(gateway, key, model, hosts, goal)
-        query, secret = seal_text(SecretText(asked=asked, given=given), readers, model, artifact)
+        found = readers_of(gateway, key, model, hosts, goal)
+        query, secret = seal_text(SecretText(asked=asked, given=given), found.hosts, model, found.artifact)
         try:
-            for piece in _pieces(where + "/secret/text", headers, msgspec.msgpack.encode(query), secret):
+            for piece in _pieces(found.where + "/secret/text", found.headers, msgspec.msgpack.encode(query), secret):
                 if piece.fault:
                     raise InputError(piece.fault)
                 if piece.at != len(given.text):
@@ -104,10 +104,10 @@ def _judged(
         raise InputError(f"{len(asked.texts)} texts, 1 to {TEXTS} are taken at a time")
     check_text_ask(asked)
     for number in range(1, TRIES + 1):
-        where, headers, readers, artifact = readers_of(gateway, key, model, hosts, goal)
-        query, secret = seal_text(SecretText(asked=asked), readers, model, artifact)
+        found = readers_of(gateway, key, model, hosts, goal)
+        query, secret = seal_text(SecretText(asked=asked), found.hosts, model, found.artifact)
         try:
-            for piece in _pieces(where + "/secret/text", headers, msgspec.msgpack.encode(query), secret):
+            for piece in _pieces(found.where + "/secret/text", found.headers, msgspec.msgpack.encode(query), secret):
                 if piece.fault:
                     raise InputError(piece.fault)
                 if piece.values is None or piece.values.shape[:1] != (len(asked.texts),):

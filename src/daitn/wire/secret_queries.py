@@ -15,8 +15,9 @@ import msgspec
 from daitn.base import limits
 from daitn.base.decoding import UNDECODABLE, from_msgpack
 from daitn.base.errors import InputError
-from daitn.base.ids import ArtifactId, NodeId
-from daitn.descriptors.serving import NamedTensor
+from daitn.base.ids import ArtifactId, ModelName, NodeId
+from daitn.descriptors.pipelines import STEPS, Step
+from daitn.descriptors.serving import NamedTensor, TensorSpec
 from daitn.descriptors.texts import TEXT_CHARS, TEXTS, TOKENS_MOST, Given, TextAsk, TextTask
 
 SEALED_BYTES: Final = limits.QUERY_BYTES
@@ -24,6 +25,9 @@ SEALED_BYTES: Final = limits.QUERY_BYTES
 
 RECIPIENTS: Final = 64
 """Hosts that one query is encrypted for."""
+
+PART: Final = "x-daitn-part"
+"""Header of a client that joins the answers of a combined model itself: which of its models is asked."""
 
 Capsule = Annotated[bytes, msgspec.Meta(min_length=80, max_length=80)]
 """A content key of 32 bytes for one host, by HPKE: 32 bytes encapsulated, 32 encrypted, 16 of authentication."""
@@ -45,13 +49,37 @@ class KeyStatement(msgspec.Struct, frozen=True, kw_only=True):
     """ECDSA over host and key."""
 
 
+class PartTold(msgspec.Struct, frozen=True, kw_only=True):
+    """Gateway → client: what whoever joins answers must know of one model of a combined one."""
+
+    model: Annotated[ModelName, msgspec.Meta(max_length=64)]
+    inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
+    accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """As a verification unit measured it, in the goal's field; None: nobody did."""
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=64)] = 1.0
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    """As `ServedModel` has them."""
+
+
+class CombinedTold(msgspec.Struct, frozen=True, kw_only=True):
+    """Gateway → client: how a model is combined of others. Each is asked as a part (`PART`), with keys of its own."""
+
+    step: Step
+    parts: Annotated[tuple[PartTold, ...], msgspec.Meta(max_length=STEPS)]
+    """Those that there are now, each once."""
+
+
 class KeysTold(msgspec.Struct, frozen=True, kw_only=True):
-    """Gateway → client: hosts that a query of this model and goal may be encrypted for."""
+    """Gateway → client: hosts that a query of this model and goal may be encrypted for; or, of a combined model, what
+    it is combined of."""
 
     artifact: ArtifactId
+    """Empty for a combined model."""
     authority: Annotated[str, msgspec.Meta(max_length=8192)]
     """The domain's certificate (PEM), to be compared with the fingerprint that the client's key carries."""
     statements: Annotated[tuple[KeyStatement, ...], msgspec.Meta(max_length=RECIPIENTS)] = ()
+    combined: CombinedTold | None = None
 
 
 class SecretQuery(msgspec.Struct, frozen=True, kw_only=True):

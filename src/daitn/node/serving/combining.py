@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as SequenceOf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName, OwnerId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
-from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.pipelines import (
     Cascade,
     Ensemble,
@@ -32,11 +31,38 @@ from daitn.descriptors.pipelines import (
     check_pipelines,
     leaves,
 )
-from daitn.descriptors.serving import QueryGoal, ServedModel, ServingGoal, TensorSpec
-from daitn.node.serving.asking import DEADLINE_S, Asked, Asking
+from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel, ServingGoal, TensorSpec
+from daitn.node.serving.asking import DEADLINE_S, Asked
 from daitn.serving.merging import calibrated, join_mean, join_votes, odds_weights, sureness
 from daitn.serving.tensors import Arrays, arrays_of, cut_rows, join_rows, rows_of, tensors_of
 from daitn.wire.queries import QueryAnswer
+from daitn.wire.secret_queries import CombinedTold, PartTold
+
+
+class Known(Protocol):
+    """Knows the models that there are: a gateway's route engine, or what a client was told of them."""
+
+    @property
+    def models(self) -> Mapping[ModelName, ServedModel]:
+        """By name."""
+        ...
+
+
+class Asks(Protocol):
+    """Asks one model: `asking.Asking` at a gateway; at a client, in secret, `daitn.sdk.secret_combined`."""
+
+    async def ask(
+        self,
+        model: str,
+        inputs: tuple[NamedTensor, ...],
+        rows: int,
+        goal: QueryGoal,
+        session: str = "",
+        key: str = "",
+        /,
+    ) -> Asked:
+        """Its answer, or why there is none."""
+        ...
 
 
 class Combined(NamedTuple):
@@ -85,8 +111,8 @@ class Combining:
     def __init__(
         self,
         pipelines: SequenceOf[Pipeline],
-        engine: QueryRouteEngine,
-        asking: Asking,
+        engine: Known,
+        asking: Asks,
         counters: Counters,
         seed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -135,6 +161,26 @@ class Combining:
         """Every pipeline, as models are described."""
         found = (self.described(name) for name in self.pipelines if name not in self._engine.models)
         return tuple(one for one in found if one is not None)
+
+    def told(self, name: str, goal: QueryGoal) -> CombinedTold | None:
+        """What a client needs that walks a pipeline itself, as in secret; None where there is no such one."""
+        pipeline = self.pipelines.get(ModelName(name))
+        if pipeline is None:
+            return None
+        steps = {leaf.model: leaf for leaf in leaves(pipeline.step)}
+        known = [(leaf, self._engine.models[name]) for name, leaf in steps.items() if name in self._engine.models]
+        parts = tuple(
+            PartTold(
+                model=model.model,
+                inputs=model.inputs,
+                outputs=model.outputs,
+                accuracy=self._accuracy(leaf, goal),
+                temperature=model.temperature,
+                threshold=model.threshold,
+            )
+            for leaf, model in known
+        )
+        return CombinedTold(step=pipeline.step, parts=parts)
 
     async def ask(self, name: str, inputs: Arrays, goal: QueryGoal, session: str = "", key: str = "") -> Combined:
         """The answer of a pipeline that there is. InputError where the inputs do not fit it."""

@@ -83,6 +83,8 @@ class Door:
         self._engine, self._asking, self._counters, self._openai = engine, asking, counters, openai
         self._feedback = FeedbackDoor(asking.outcomes, engine, counters)
         self._combining = Combining(pipelines, engine, asking, counters)
+        if secret is not None:
+            secret.follow(self._combining)
         self._ways = WayBook() if openai is None else openai.ways
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None

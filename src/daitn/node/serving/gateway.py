@@ -65,7 +65,9 @@ class GatewayHands:
         telling = TextAsking(self._engine, self._links, self.counters)
         texts = OpenAiDoor(self._engine, telling, WayBook(), self._switching, self._keys)
         asking = Asking(self._engine, self._links.query, self.counters, self._counts, standing=self._keys.standing)
-        secret = SecretDoor(self._engine, asking, self._links, authority_of(tls), self.counters, telling)
+        secret = SecretDoor(
+            self._engine, asking, self._links, authority_of(tls), self.counters, telling, self._switching.switches
+        )
 
         def later(answer: Answerer) -> LaterQueries:
             webhooks = Webhooks(kept / "signing.key", parse_networks(config.answers_to))
