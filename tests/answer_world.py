@@ -43,6 +43,12 @@ class MemoryStream:
     async def send(self, message: bytes, *, on_sent: Callable[[], None] | None = None) -> None:
         await self._or_gone(self.other.arrived.put(bytes(message)))
 
+    def send_now(self, message: bytes) -> bool:
+        if self.gone.is_set() or self.other.arrived.full():
+            return False
+        self.other.arrived.put_nowait(message)
+        return True
+
     async def ready(self) -> None:
         """`send` waits by itself."""
 

@@ -796,8 +796,13 @@ def test_stream_sender_waits_for_a_reader_that_does_not_read(domain: LoopbackDom
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await stream.ready()
+        assert not stream.send_now(b"what would have to wait")
         read.set()
+        await stream.ready()
+        assert stream.send_now(b"what need not")
+        sent += 1
         await stream.finish()
+        assert not stream.send_now(b"nothing more is sent")
         assert await stream.receive() == b"%d" % sent
         assert await stream.receive() is None
 

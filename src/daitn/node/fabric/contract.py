@@ -168,6 +168,11 @@ class Stream(Protocol):
         """
         ...
 
+    def send_now(self, message: bytes) -> bool:
+        """Send in this turn of the loop; False, and nothing is sent, where `send` would wait or fail, which then says
+        why. One sender."""
+        ...
+
     async def ready(self) -> None:
         """Wait until `send` would not wait: for whoever sends what has gathered meanwhile. One sender."""
         ...

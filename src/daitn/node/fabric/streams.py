@@ -21,6 +21,7 @@ import msgspec
 from daitn.base.errors import BugError, DaitnError, InputError, PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.node.fabric.contract import STREAM_CREDITS, STREAM_MESSAGE_BYTES, Buffer, FabricCounters, StreamHandler
+from daitn.node.fabric.credit import Credit
 from daitn.node.fabric.link_ledger import LinkLedger
 from daitn.node.fabric.pacing import Pacer
 
@@ -51,7 +52,7 @@ class StreamEnd(ABC):
         self._peer_finished = False
         self._finished = False
         self._fault: UnavailableError | None = None
-        self._credit = asyncio.Semaphore(credits)
+        self._credit = Credit(credits)
         self._take_message: Callable[[bytes], None] | None = None
         self._when_over: Callable[[DaitnError | None], None] | None = None
 
@@ -71,6 +72,15 @@ class StreamEnd(ABC):
             self._credit.release()  # for the next one who waits
             raise self._fault
         self._carry(message, on_sent)
+
+    def send_now(self, message: bytes) -> bool:
+        """See `Stream.send_now`."""
+        if len(message) > STREAM_MESSAGE_BYTES:
+            raise InputError(f"stream message of {len(message)} bytes is larger than {STREAM_MESSAGE_BYTES}")
+        if self._finished or self._fault is not None or not self._credit.take():
+            return False
+        self._carry(message, None)
+        return True
 
     async def ready(self) -> None:
         """See `Stream.ready`."""

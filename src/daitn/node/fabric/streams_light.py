@@ -83,6 +83,10 @@ class LightStream(StreamEnd):
             await asyncio.sleep(due_s)
         await super().send(message, on_sent=on_sent)
 
+    def send_now(self, message: bytes) -> bool:
+        """See `Stream.send_now`; not where the access is held to a limit, and a turn may have to be waited for."""
+        return self._pacer.bytes_per_s <= 0 and super().send_now(message)
+
     def _carry(self, message: Buffer, on_sent: Callable[[], None] | None) -> None:
         self._out.append(HEADER.pack(DATA, len(message)) + message)  # a copy: the caller's memory is free at once
         if on_sent is not None:

@@ -280,7 +280,7 @@ class AnswerLinks:
             return
         whole.link, whole.number = link, self._numbers
         link.answers[self._numbers] = whole
-        link.writer.put_now(data)
+        link.writer.put_now(data, at_once=len(link.answers) == 1)
 
     async def _put_soon(self, host: Holder, whole: Whole, call: QueryCall | KeyCall) -> None:
         try:

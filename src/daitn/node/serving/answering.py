@@ -141,7 +141,7 @@ class _Link:
     def _say(self, number: int, answer: QueryAnswer | QueryRefused | KeyTold) -> None:
         if isinstance(answer, QueryRefused):
             self._all.counters.count("queries_refused", answer.reason)
-        self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)))
+        self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)), at_once=len(self._tasks) <= 1)
 
     async def _answer(self, frame: TextAsked | SecretTextAsked) -> None:
         replica = self._all.replicas.get(frame.model)

@@ -1,4 +1,8 @@
-"""Frames on their way out: whatever waits is sent together, and whoever brings more than the stream takes waits."""
+"""Frames on their way out: whatever waits is sent together, and whoever brings more than the stream takes waits.
+
+What comes in one turn of the loop goes together at its end: a message costs more than the frames in it. Whoever knows
+that nobody else has anything to say (`at_once`) does not wait for company.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,18 @@ FRAME_BYTES: Final = STREAM_MESSAGE_BYTES - 16
 
 
 class FrameWriter:
-    """See the module's docstring. `run` sends until it is cancelled or the stream fails."""
+    """See the module's docstring. `run` sends what the stream did not take at once, until it is cancelled or the stream
+    fails."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._some = asyncio.Event()
+        """What waits is for `run` to send."""
+        self._gathering = False
+        """What waits goes at the end of this turn."""
         self._room = asyncio.Event()
         self._room.set()
 
@@ -49,24 +58,47 @@ class FrameWriter:
             self._room.clear()
             await self._room.wait()
 
-    def put_now(self, data: bytes) -> None:
+    def put_now(self, data: bytes, *, at_once: bool = False) -> None:
         """Have a small frame sent that must not wait, such as one that ends something."""
         self._waiting.append(data)
         self._bytes += len(data)
-        self._some.set()
+        if at_once:
+            self._send_those()
+        elif not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._send_those)
+
+    def _send_those(self) -> None:
+        """Send what waits, as much as the stream takes without waiting; the rest is for `run`."""
+        self._gathering = False
+        while self._waiting and not self._some.is_set():
+            batch, size = self._gathered()
+            if self._stream.send_now(join_frames(batch)):
+                self._sent(size)
+            else:
+                self._waiting.extendleft(reversed(batch))
+                self._some.set()
+
+    def _gathered(self) -> tuple[list[bytes], int]:
+        """The frames of the next message, which wait no more, and their bytes."""
+        batch = [self._waiting.popleft()]
+        size = len(batch[0])
+        while self._waiting and len(batch) < FRAMES and size + len(self._waiting[0]) <= FRAME_BYTES:
+            batch.append(self._waiting.popleft())
+            size += len(batch[-1])
+        return batch, size
+
+    def _sent(self, size: int) -> None:
+        self._bytes -= size
+        self._room.set()
 
     async def run(self) -> None:
-        """Send whatever comes; UnavailableError once the other end is gone."""
+        """Send what comes and was not taken at once; UnavailableError once the other end is gone."""
         while True:
             await self._some.wait()
             await self._stream.ready()
-            batch: list[bytes] = []
-            size = 0
-            while self._waiting and len(batch) < FRAMES and size + len(self._waiting[0]) <= FRAME_BYTES:
-                batch.append(self._waiting.popleft())
-                size += len(batch[-1])
+            batch, size = self._gathered()
             await self._stream.send(join_frames(batch))
-            self._bytes -= size
-            self._room.set()
+            self._sent(size)
             if not self._waiting:
                 self._some.clear()
