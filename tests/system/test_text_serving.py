@@ -14,6 +14,7 @@ from daitn.descriptors.terminals import Role
 from daitn.descriptors.texts import Generation, Turn
 from daitn.node.processes import LocalDomain
 from daitn.scenario.spec import NodeSpec
+from daitn.sdk.later_queries import ask_text_later, fetch_text_later, forget_later
 from daitn.sdk.secret_texts import classify_secretly, embed_secretly, tell_secretly
 
 openai = pytest.importorskip("openai")
@@ -62,6 +63,13 @@ def test_unmodified_client_is_answered_in_pieces_while_the_host_that_answers_is_
             labels, scores = classify_secretly(address, key, "talker", [SECRET])
             assert scores.shape == (1, len(labels))
             _nothing_is_counted_of_it(domain, whole)
+
+            query = ask_text_later(address, key, "chat/completions", asked)
+            wait_until(lambda: fetch_text_later(address, key, query) is not None, "it is answered, later", 10)
+            later = fetch_text_later(address, key, query)
+            assert later is not None
+            assert later["choices"][0]["message"]["content"] == whole
+            forget_later(address, key, query)  # nor is that in any file then
 
             raw = client.chat.completions.with_raw_response.create(**asked, stream=True)
             answering = nodes[raw.headers["x-daitn-host"]]

@@ -1,4 +1,4 @@
-"""Queries that nobody waits for, for a client's program: asked, fetched by name, forgotten.
+"""Queries that nobody waits for, for a client's program: asked, fetched by name, forgotten. Tensors and texts.
 
 Answers that are posted to an address of the client's are checked with `verify_webhook`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from daitn.descriptors.serving import DATATYPES
 from daitn.sdk.gateway_calls import call_gateway
 from daitn.serving.webhook_signing import verify_webhook
 
-__all__ = ["ask_later", "fetch_later", "forget_later", "verify_webhook"]
+__all__ = ["ask_later", "ask_text_later", "fetch_later", "fetch_text_later", "forget_later", "verify_webhook"]
 
 _DATATYPES: Final = {word: name for name, word in DATATYPES.items()}
 
@@ -41,11 +41,39 @@ def ask_later(
     PolicyError for a key that opens nothing, UnavailableError where nobody answers or no room is left.
     """
     body = {"inputs": [_tensor(name, array) for name, array in inputs.items()]}
+    path = f"/v2/models/{urllib.parse.quote(model, safe='')}/later"
+    return _taken(gateway, key, path, body, goal, within_s, answer_to, again)
+
+
+def ask_text_later(
+    gateway: str,
+    key: str,
+    kind: Literal["chat/completions", "completions", "embeddings"],
+    body: Mapping[str, Any],
+    *,
+    goal: Mapping[str, str] | None = None,
+    within_s: float | None = None,
+    answer_to: str = "",
+    again: str = "",
+) -> str:
+    """The same of a text: `body` is a request of OpenAI's interface, which is answered whole. As `ask_later`."""
+    return _taken(gateway, key, f"/v1/{kind}/later", body, goal, within_s, answer_to, again)
+
+
+def _taken(
+    gateway: str,
+    key: str,
+    path: str,
+    body: Mapping[str, Any],
+    goal: Mapping[str, str] | None,
+    within_s: float | None,
+    answer_to: str,
+    again: str,
+) -> str:
     headers = dict(goal or {})
     headers |= {"x-daitn-within-s": f"{within_s:g}"} if within_s is not None else {}
     headers |= {"x-daitn-answer-to": answer_to} if answer_to else {}
     headers |= {"Idempotency-Key": again} if again else {}
-    path = f"/v2/models/{urllib.parse.quote(model, safe='')}/later"
     _, told = call_gateway(gateway, key, "POST", path, headers, json.dumps(body).encode())
     try:
         return str(told["query"])
@@ -67,6 +95,13 @@ def fetch_later(gateway: str, key: str, query: str) -> dict[str, NDArray[Any]] |
     except (KeyError, TypeError, ValueError) as error:
         raise PeerError(f"the gateway's answer does not decode: {error}") from None
     return found
+
+
+def fetch_text_later(gateway: str, key: str, query: str) -> Any | None:
+    """What came of a text: the body that OpenAI's interface would have answered, or None while it is under way. Errors
+    as `fetch_later`."""
+    status, told = call_gateway(gateway, key, "GET", _path(query), {}, None)
+    return None if status == 202 else told
 
 
 def forget_later(gateway: str, key: str, query: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -44,7 +43,7 @@ from daitn.node.serving.later import SEALED
 from daitn.node.serving.later_door import LaterDoor, LaterMaking
 from daitn.node.serving.openai_door import OpenAiDoor, error_response
 from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
-from daitn.node.serving.replies import refusal, response_of
+from daitn.node.serving.replies import refusal, response_of, told_of
 from daitn.node.serving.secret_door import SecretDoor
 from daitn.node.serving.ways import WayBook, trace_header
 from daitn.serving.tensors import rows_of, tensors_of
@@ -174,7 +173,7 @@ class Door:
         except web.HTTPRequestEntityTooLarge:
             return _error_at(request, 413, self._too_large_what())
         except HttpError as error:
-            return _error_at(request, error.status, error.what, _told(error))
+            return _error_at(request, error.status, error.what, told_of(error))
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -279,7 +278,7 @@ class Door:
             self._counters.count("door_refused", "input")
             return Reply(400, _error_body(error.render()), {})
         except HttpError as error:
-            return Reply(error.status, _error_body(error.what), _told(error))
+            return Reply(error.status, _error_body(error.what), told_of(error))
         except Exception:  # noqa: BLE001  # whoever asked must not wait for ever because of a bug of ours
             _log.exception("a query failed")
             return Reply(500, _error_body("the gateway failed; the reason is in its log"), {})
@@ -357,6 +356,11 @@ class Door:
         """Whether it carries secret queries."""
         return self._secret is not None
 
+    @property
+    def texts(self) -> OpenAiDoor | None:
+        """What reads requests of texts."""
+        return self._openai
+
     def owner_of(self, key: str) -> str:
         """Whose key it is, by its digest; empty where it opens nothing, or not any more."""
         return self.keys.owner_of(key)
@@ -390,7 +394,7 @@ class Door:
         except InputError as error:
             return Reply(400, _error_body(error.render()), {})
         except HttpError as error:
-            return Reply(error.status, _error_body(error.what), _told(error))
+            return Reply(error.status, _error_body(error.what), told_of(error))
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""
@@ -404,12 +408,6 @@ def _answered(body: bytes, cut: int | None, told: dict[str, str]) -> Reply:
     if cut is None:
         return Reply(200, body, told)
     return Reply(200, body, {**told, protocol.HEADER: str(cut)}, "application/octet-stream")
-
-
-def _told(error: HttpError) -> dict[str, str]:
-    if error.status == 401:
-        return {"WWW-Authenticate": 'Bearer realm="daitn"'}
-    return {"Retry-After": str(max(1, math.ceil(error.wait_s)))} if error.wait_s else {}
 
 
 def _json(value: object) -> web.Response:

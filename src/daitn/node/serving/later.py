@@ -66,6 +66,9 @@ SEALED: Final = "x-daitn-sealed"
 """Among what is kept of a query's headers: it is encrypted for its hosts, and its answer for who asked. Said by the
 door that it came by, and never by a client."""
 
+TEXT: Final = "x-daitn-text"
+"""The same of a text: which kind of request it is (`openai_protocol.Kind`)."""
+
 _log = logging.getLogger(__name__)
 
 Answerer = Callable[[Later], Awaitable[Reply]]
@@ -320,7 +323,7 @@ class LaterQueries:
                     task.cancel()
 
 
-_HEADERS: Final = frozenset((protocol.HEADER.lower(), "x-daitn-session", SEALED, *protocol.GOAL_WORDS.values()))
+_HEADERS: Final = frozenset((protocol.HEADER.lower(), "x-daitn-session", SEALED, TEXT, *protocol.GOAL_WORDS.values()))
 """Of a request's headers, those that say what is asked; no key is kept."""
 
 

@@ -2,7 +2,8 @@
 
 One SQLite file beside the gateway's node, readable by its owner only. A query is on disk before it is acknowledged, its
 outcome before it is told; both are overwritten with zeros when they are deleted (`secure_delete`), which is when the
-client says so or their time is over. Times are Unix seconds. Thread-safe; each call is one transaction.
+client says so or their time is over, and the base's log beside it is emptied then. Times are Unix seconds. Thread-safe;
+each call is one transaction.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class LaterStore:
                 "headers = '{}' WHERE query = ?",
                 (status, json.dumps(told), kind, answer, expires_s, query),
             )
+            self._wipe_log()
 
     def delivered(self, query: str, how: str) -> None:
         """Where its answer should go it went, or will not."""
@@ -124,13 +126,14 @@ class LaterStore:
         """Its client needs it no more."""
         with self._lock:
             self._run("DELETE FROM later WHERE query = ?", (query,))
+            self._wipe_log()
 
     def expire(self, now_s: float) -> list[str]:
         """Delete what was kept long enough; its names."""
         with self._lock:
-            return [
-                str(row[0]) for row in self._run("DELETE FROM later WHERE expires_s <= ? RETURNING query", (now_s,))
-            ]
+            gone = self._run("DELETE FROM later WHERE expires_s <= ? RETURNING query", (now_s,))
+            self._wipe_log()  # also what could not be wiped when it was deleted, since a program read the file
+        return [str(row[0]) for row in gone]
 
     def held(self, owner: str) -> tuple[int, int, int]:
         """How many queries of an owner are kept, and how many and how many bytes of all."""
@@ -143,6 +146,10 @@ class LaterStore:
         """Let the file go."""
         with self._lock:
             self._base.close()
+
+    def _wipe_log(self) -> None:
+        """What was deleted stands in the log of the base until that is written back and cut off."""
+        self._run("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _run(self, line: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         try:

@@ -3,12 +3,11 @@
 The same keys, goals and refusals as at the other door. What a stream cannot say in its status any more it says in its
 last event: an `error` where no host could go on. A client that reads slowly is sent no more than its connection holds,
 and no more is made; one that leaves stops the work. `x-daitn-simulated: 1` and `system_fingerprint` mark answers that
-nothing computed. Neither queries nor answers are logged.
+nothing computed. Neither queries nor answers are logged. What is asked for later is answered by the same code, whole.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -21,29 +20,17 @@ from daitn.base.ids import ModelName
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import QueryGoal
-from daitn.descriptors.texts import TextAsk
+from daitn.descriptors.texts import TextAsk, check_text_ask, task_of
+from daitn.node.http.problems import HttpError
 from daitn.node.serving import openai_protocol as protocol
 from daitn.node.serving.inference_protocol import GOAL_WORDS, goal_of
 from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.piece_writer import PieceWriter
+from daitn.node.serving.quick_door import Reply
+from daitn.node.serving.replies import STATUS, refusal, response_of, told_of
 from daitn.node.serving.switching import Switching
 from daitn.node.serving.text_asking import Telling, TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
-
-STATUS = {
-    QueryRefusal.UNKNOWN_MODEL: 404,
-    QueryRefusal.INPUT: 400,
-    QueryRefusal.QUALITY: 422,
-    QueryRefusal.REGION: 503,
-    QueryRefusal.ZONE: 503,
-    QueryRefusal.PRICE: 422,
-    QueryRefusal.NO_HOST: 503,
-    QueryRefusal.LATE: 503,
-    QueryRefusal.BUSY: 429,
-    QueryRefusal.LOST: 503,
-    QueryRefusal.DESTINATION: 422,
-}
-"""Of a refusal, at both doors."""
 
 
 class OpenAiDoor:
@@ -81,36 +68,71 @@ class OpenAiDoor:
         if model is None and switch is not None:
             return _json(protocol.switch_of(switch))
         if model is None:
-            return refused_response(unknown_model(name, self._engine.models))
+            return response_of(_refusal(unknown_model(name, self._engine.models)))
         return _json(protocol.model_of(model))
 
     def _may_ask(self, request: web.Request, model: str) -> bool:
         return self.keys.may_ask(request["key"], model)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        asked, generation = protocol.decode_chat(await request.read())
-        telling = await self._ask(request, asked.model, generation, _goal(asked.daitn, request.headers))
-        return await self._tell(request, telling, asked, chat=True)
+        return await self._said(request, "chat")
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        asked, generation = protocol.decode_completion(await request.read())
-        telling = await self._ask(request, asked.model, generation, _goal(asked.daitn, request.headers))
-        return await self._tell(request, telling, asked, chat=False)
+        return await self._said(request, "completion")
 
-    async def _embed(self, request: web.Request) -> web.Response:
-        asked, batch = protocol.decode_embedding(await request.read())
-        telling = await self._ask(request, asked.model, batch, _goal(asked.daitn, request.headers))
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        return await self._said(request, "embedding")
+
+    async def _said(self, request: web.Request, kind: protocol.Kind) -> web.StreamResponse:
+        asked, wanted = protocol.request_of(kind, await request.read())
+        telling = await self._ask(request["key"], asked.model, wanted, _goal(asked.daitn, request.headers))
         try:
-            await telling.next()
-            if telling.batch is None:
-                return refused_response(_why(telling), _headers(request, telling))
-            return _json(protocol.embeddings_of(asked, telling.batch), _headers(request, telling))
+            if telling.refused is None and not isinstance(asked, protocol.EmbeddingRequest) and asked.stream:
+                return await self._stream(request, telling, asked, kind)
+            return response_of(await self._whole(telling, asked, kind, request.headers))
         finally:
-            self._end(request, telling)
+            self._end(request["key"], telling)
 
-    async def _ask(self, request: web.Request, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+    # --- texts that nobody waits for: see `later_door` ----------------------------------------------------------------
+
+    def named(self, kind: protocol.Kind, body: bytes) -> str:
+        """The model that a request asks; InputError for one that does not decode, or wants pieces."""
+        asked, _ = protocol.request_of(kind, body)
+        if not isinstance(asked, protocol.EmbeddingRequest) and asked.stream:
+            raise InputError("nobody waits for pieces of what is answered later", todo="leave stream out")
+        return asked.model
+
+    def check(self, kind: protocol.Kind, headers: Mapping[str, str], body: bytes) -> Reply | None:
+        """What would be said to a request before any host hears of it; InputError, or None where nothing is wrong."""
+        asked, wanted = protocol.request_of(kind, body)
+        _goal(asked.daitn, headers)
+        check_text_ask(wanted)
+        model, switch = self._engine.models.get(ModelName(asked.model)), asked.model in self._switching.switches
+        if model is None:
+            return None if switch else _refusal(unknown_model(asked.model, self._engine.models))
+        if model.routes and task_of(wanted) not in model.tasks:
+            does = ", ".join(model.tasks) or "takes tensors"
+            what = f"model {asked.model} does not {task_of(wanted).value}: it {does}"
+            return _refusal(Refused(QueryRefusal.INPUT, what))
+        return None
+
+    async def answer(self, kind: protocol.Kind, key: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """What a request that was let in before is answered now, whole."""
+        try:
+            asked, wanted = protocol.request_of(kind, body)
+            telling = await self._ask(key, asked.model, wanted, _goal(asked.daitn, headers))
+            try:
+                return await self._whole(telling, asked, kind, headers)
+            finally:
+                self._end(key, telling)
+        except InputError as error:
+            return _refused(400, error.render())
+        except HttpError as error:
+            return _refused(error.status, error.what, told_of(error))
+
+    async def _ask(self, key: str, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
         """Ask the model, or of a switch the one that suffices, and the other where that one cannot answer."""
-        await self.keys.begin(request["key"], name)
+        await self.keys.begin(key, name)
         began_s = time.monotonic()
         first, *others = await self._switching.models_for(name, asked)
         telling = await self._asking.ask(first, asked, goal)
@@ -124,45 +146,40 @@ class OpenAiDoor:
             telling = await self._asking.ask(other, asked, goal)
         return telling
 
-    def _end(self, request: web.Request, telling: Telling) -> None:
+    def _end(self, key: str, telling: Telling) -> None:
         telling.stop()
-        self.ways.keep(request["key"], telling.asked)
-        self.keys.spent(request["key"], telling.tokens)
+        self.ways.keep(key, telling.asked)
+        self.keys.spent(key, telling.tokens)
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
-    async def _tell(
+    async def _whole(
+        self, telling: Telling, asked: protocol.Request, kind: protocol.Kind, headers: Mapping[str, str]
+    ) -> Reply:
+        """All of an answer at once, or why there is none."""
+        parts: list[str] = []
+        while telling.refused is None and (text := await telling.next()) is not None:
+            parts.append(text)
+        told = _headers(headers, telling)
+        if isinstance(asked, protocol.EmbeddingRequest):
+            if telling.batch is not None:
+                return Reply(200, msgspec.json.encode(protocol.embeddings_of(asked, telling.batch)), told)
+        elif telling.ended is not None:
+            whole = _shape(telling, asked, kind).whole("".join(parts), telling.ended)
+            return Reply(200, msgspec.json.encode(whole), told)
+        return _refusal(_why(telling), told)
+
+    async def _stream(
         self,
         request: web.Request,
         telling: Telling,
         asked: protocol.ChatRequest | protocol.CompletionRequest,
-        *,
-        chat: bool,
+        kind: protocol.Kind,
     ) -> web.StreamResponse:
-        try:
-            if telling.refused is not None:
-                return refused_response(telling.refused, _headers(request, telling))
-            shape = protocol.Shape(
-                secrets.token_hex(12), asked.model, int(time.time()), chat=chat, simulated=telling.simulated
-            )
-            if asked.stream:
-                usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-                return await self._stream(request, telling, shape, usage=usage)
-            parts: list[str] = []
-            while (text := await telling.next()) is not None:
-                parts.append(text)
-            headers = _headers(request, telling)
-            if telling.ended is None:
-                return refused_response(_why(telling), headers)
-            return _json(shape.whole("".join(parts), telling.ended), headers)
-        finally:
-            self._end(request, telling)
-
-    async def _stream(
-        self, request: web.Request, telling: Telling, shape: protocol.Shape, *, usage: bool
-    ) -> web.StreamResponse:
+        shape = _shape(telling, asked, kind)
+        usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        response = web.StreamResponse(headers={**headers, **_headers(request, telling)})
+        response = web.StreamResponse(headers={**headers, **_headers(request.headers, telling)})
         writer = PieceWriter(request, response)
         await response.prepare(request)
 
@@ -188,20 +205,27 @@ class OpenAiDoor:
         return response
 
 
-def refused_response(refused: Refused, headers: Mapping[str, str] | None = None) -> web.Response:
-    """A refusal with the standard body of an error."""
-    told = {"x-daitn-reason": refused.reason.value, **(headers or {})}
-    if refused.retry_after_s > 0:
-        told["Retry-After"] = str(max(1, math.ceil(refused.retry_after_s)))
-    if refused.offer:
-        told["x-daitn-offer"] = refused.offer
-    status = STATUS[refused.reason]
-    return _json(protocol.error_of(status, refused.what, refused.reason.value), told, status)
-
-
 def error_response(status: int, what: str, headers: Mapping[str, str] | None = None) -> web.Response:
     """An error of the door itself, as clients of this interface read it."""
     return _json(protocol.error_of(status, what), headers, status)
+
+
+def _refusal(refused: Refused, headers: Mapping[str, str] | None = None) -> Reply:
+    """A refusal with the standard body of an error."""
+    said = refusal(refused, dict(headers or {}))
+    return said._replace(body=msgspec.json.encode(protocol.error_of(said.status, refused.what, refused.reason.value)))
+
+
+def _refused(status: int, what: str, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, msgspec.json.encode(protocol.error_of(status, what)), headers or {})
+
+
+def _shape(
+    telling: Telling, asked: protocol.ChatRequest | protocol.CompletionRequest, kind: protocol.Kind
+) -> protocol.Shape:
+    return protocol.Shape(
+        secrets.token_hex(12), asked.model, int(time.time()), chat=kind == "chat", simulated=telling.simulated
+    )
 
 
 def _why(telling: Telling) -> Refused:
@@ -214,7 +238,7 @@ def _goal(wanted: Mapping[str, object], headers: Mapping[str, str]) -> QueryGoal
     return goal_of(wanted, headers)
 
 
-def _headers(request: web.Request, telling: Telling) -> dict[str, str]:
+def _headers(given: Mapping[str, str], telling: Telling) -> dict[str, str]:
     told = {"x-daitn-query": telling.query, **({"x-daitn-host": telling.host} if telling.host else {})}
     if telling.price is not None:
         told["x-daitn-price"] = f"{telling.price:.9f}"
@@ -222,7 +246,7 @@ def _headers(request: web.Request, telling: Telling) -> dict[str, str]:
         told["x-daitn-model"] = telling.model
     if telling.simulated:
         told["x-daitn-simulated"] = "1"
-    if request.headers.get("x-daitn-trace"):
+    if given.get("x-daitn-trace"):
         told["x-daitn-trace"] = trace_header(telling.asked)
     return told
 

@@ -25,6 +25,7 @@ from daitn.descriptors.texts import (
     TOKENS_MOST,
     TURNS,
     Generation,
+    TextAsk,
     TextBatch,
     Turn,
     check_text_ask,
@@ -119,6 +120,14 @@ class EmbeddingRequest(_Asked, frozen=True, kw_only=True):
     dimensions: int | None = None
 
 
+Kind = Literal["chat", "completion", "embedding"]
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "/v1/chat/completions": "chat", "/v1/completions": "completion", "/v1/embeddings": "embedding",
+}  # fmt: skip
+"""By path."""
+
 _chat: Final = msgspec.json.Decoder(ChatRequest)
 _completion: Final = msgspec.json.Decoder(CompletionRequest)
 _embedding: Final = msgspec.json.Decoder(EmbeddingRequest)
@@ -159,6 +168,17 @@ def decode_embedding(body: bytes) -> tuple[EmbeddingRequest, TextBatch]:
     batch = TextBatch(task="embed", texts=_texts("input", asked.input))
     check_text_ask(batch)
     return asked, batch
+
+
+def request_of(kind: Kind, body: bytes) -> tuple[Request, TextAsk]:
+    """A request of some kind, and what it asks; InputError naming the part that cannot be."""
+    match kind:
+        case "chat":
+            return decode_chat(body)
+        case "completion":
+            return decode_completion(body)
+        case "embedding":
+            return decode_embedding(body)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
