@@ -64,13 +64,18 @@ def test_secret_text_is_told_sealed_and_nobody_between_reads_any_of_it() -> None
         engine.step = asyncio.Semaphore(1)
         telling = await world.asking.ask(MODEL, query, ANY)
         theirs, carried = world.fabric.ends[NodeId("one")].other, bytearray()
-        send = theirs.send
+        send, send_now = theirs.send, theirs.send_now
 
         async def seen(message: bytes, **knobs: Any) -> None:
             carried.extend(message)
             await send(message, **knobs)
 
-        theirs.send = seen  # type: ignore[method-assign]
+        def seen_now(message: bytes) -> bool:
+            taken = send_now(message)
+            carried.extend(message if taken else b"")
+            return taken
+
+        theirs.send, theirs.send_now = seen, seen_now  # type: ignore[method-assign]
         for _ in range(20):
             engine.step.release()
         sealed: list[bytes] = []
