@@ -12,11 +12,13 @@ from daitn.base.effects import Delivered, Effect, PeerVanished, Send, SetTimer, 
 from daitn.base.ids import CENTER, ModelName, NodeId, OwnerId
 from daitn.control_center.inference.commands import KeysListed
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.places import RoundTrip
 from daitn.descriptors.serving import ApiKey
 from daitn.descriptors.terminals import Role
 from daitn.node.serving.counting import QueryCounts
 from daitn.terminal.gateway import Gateway, OutcomesCounted, QueriesCounted, TakeKeys, TakeRoutes
 from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
+from daitn.wire.topology_tools import TerminalGathered
 
 GATE = NodeId("n0009")
 KEY = ApiKey(digest="a" * 64, owner=OwnerId("app"), expires_unix_s=1e9)
@@ -123,3 +125,20 @@ def test_gateways_are_told_of_each_other_while_they_can_be_reached() -> None:
     given = RoutesGiven(sequence=7, gateways=(Holder(node=GATE),))
     taken = [one for one in core.handle(Delivered(sender=CENTER, message=given), 0) if isinstance(one, TakeRoutes)]
     assert [one.gateways for one in taken] == [(Holder(node=GATE),)]
+
+
+def test_each_gateway_is_told_its_own_way_to_a_host_where_the_map_knows_it() -> None:
+    gates = [make_site(number, data=(), compute=None, roles=(Role.GATEWAY,)) for number in (8, 9)]
+    domain = Domain(make_host(1), *gates)
+    domain.deploy("= 1 replicas")
+    (node,) = domain.placed()
+    measured = (RoundTrip(peer=node, seconds=0.12),)
+    domain.center.knowledge.gathered.take(TerminalGathered(node=GATE, round_trips=measured), domain.now_ns)
+
+    domain.serve(node)
+
+    told = {}
+    for gate in (GATE, NodeId("n0008")):
+        (given,) = sent(domain.do(Delivered(sender=gate, message=RoutesHeld(routes=0, keys=0))), RoutesGiven)
+        told[gate] = given.models[0].routes[0].path_s
+    assert told == {GATE: 0.12, NodeId("n0008"): None}

@@ -203,6 +203,9 @@ def test_key_asks_its_models_only_and_no_more_tokens_than_its_quota() -> None:
                 assert [model.id for model in (await client.models.list()).data] == [MODEL]
                 with pytest.raises(openai.PermissionDeniedError, match="may not ask 'other'"):
                     await client.chat.completions.create(model="other", messages=SAY)
+                for name in ("other", "talke"):  # nor is it told whether there is one
+                    with pytest.raises(openai.PermissionDeniedError, match=f"may not ask '{name}'"):
+                        await client.models.retrieve(name)
                 told = await client.chat.completions.create(model=MODEL, messages=SAY, max_tokens=12)
                 assert told.usage.total_tokens > 10
                 with pytest.raises(openai.RateLimitError, match="10 tokens a minute") as spent:

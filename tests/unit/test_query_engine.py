@@ -190,8 +190,11 @@ def test_every_choice_is_explained_with_every_host() -> None:
     [
         (QueryGoal(quality_least=0.95), 10.0, QueryRefusal.QUALITY, "accuracy >= 0.9"),
         (QueryGoal(quality_least=0.5, field="cardiology"), 10.0, QueryRefusal.QUALITY, ""),
-        (QueryGoal(region="south"), 10.0, QueryRefusal.REGION, ""),
-        (QueryGoal(zone=("clinic", "lab")), 10.0, QueryRefusal.ZONE, ""),
+        (QueryGoal(region="south"), 10.0, QueryRefusal.REGION, "region = north"),
+        (QueryGoal(zone=("clinic", "lab")), 10.0, QueryRefusal.ZONE, "zone = acme"),
+        (QueryGoal(region="south", zone=("acme",)), 10.0, QueryRefusal.REGION, "region = north"),
+        (QueryGoal(region="south", zone=("lab",)), 10.0, QueryRefusal.REGION, "region = north, zone = acme"),
+        (QueryGoal(region="north", zone=("lab",)), 10.0, QueryRefusal.ZONE, "zone = acme"),
         (QueryGoal(price_most=0.001), 10.0, QueryRefusal.PRICE, "price <= 0.002"),
         (QueryGoal(), 1e-6, QueryRefusal.LATE, "deadline >="),
     ],

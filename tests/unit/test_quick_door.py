@@ -8,14 +8,17 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
+import msgspec
 import numpy as np
 import pytest
 from tests.unit.test_asking import ANSWER, carried
 from tests.unit.test_query_engine import make_model, make_route
 
-from daitn.base.ids import DomainId, NodeId, OwnerId
+from daitn.base.ids import DomainId, ModelName, NodeId, OwnerId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine
+from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.serving import ApiKey, TensorSpec
 from daitn.node.http.owner_token import OwnerToken
 from daitn.node.http.tokens import digest_of_secret
@@ -35,8 +38,6 @@ class World:
     def __init__(self) -> None:
         self.engine, self.counters = QueryRouteEngine(), Counters()
         spec = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
-        import msgspec
-
         model = msgspec.structs.replace(make_model(make_route("one")), inputs=(spec,))
         self.engine.follow([model], time.monotonic_ns())
         self.door = Door(self.engine, Asking(self.engine, carried(self.call), self.counters), self.counters)
@@ -266,3 +267,19 @@ def test_connection_that_is_to_be_closed_is_closed_after_its_answer() -> None:
 def test_names_of_models_and_hosts_cannot_make_headers() -> None:
     reply = quick_door.Reply(200, b"", {"x-daitn-offer": "a\r\nSet-Cookie: b"})
     assert b"\r\nSet-Cookie" not in quick_door._encoded(reply, last=False)
+
+
+@pytest.mark.parametrize("name", ["sides", "no-such"])
+@pytest.mark.parametrize("path", ["", "/ready", "/config", "/infer"])
+def test_key_for_other_models_is_told_nothing_of_this_one(name: str, path: str) -> None:
+    async def check(world: World, _: Callable[[], Awaitable[Client]]) -> None:
+        key = msgspec.structs.replace(world.keys[0], terms=KeyTerms(models=(ModelName("other"),)))
+        world.door.take_keys([key])
+        async with aiohttp.ClientSession(world.door.address, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+            method, body = ("POST", BODY) if path == "/infer" else ("GET", None)
+            async with client.request(method, f"/v2/models/{name}{path}", data=body) as response:
+                assert response.status == 403
+                assert await response.json() == {"error": f"this key may not ask '{name}'; it is for other"}
+        assert world.asked == 0
+
+    run(check)

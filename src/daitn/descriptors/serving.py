@@ -335,6 +335,11 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the second of two classes from which that one is told, as judged answers have it."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether users are shown it: not a stage, which answers nothing alone, and not a version on trial."""
+        return self.stage is None and self.canary is None
+
 
 # --- what a query wants -----------------------------------------------------------------------------------------------
 

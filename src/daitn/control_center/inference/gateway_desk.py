@@ -1,11 +1,13 @@
 """Gateway desk: tells every gateway of the domain which models may be asked where, and which keys open its door.
 
-Whole states under a sequence, as for hosts (decision 0039). Gateways are equal: each is told the same, and none asks
-another. Hosts are told who the gateways are, and answer nobody else. What is left of keys' quotas is leased to them in
-parts (`quota_desk`).
+Whole states under a sequence, as for hosts (decision 0039). Gateways are equal: each is told the same hosts, with its
+own way to them where the map knows it, and none asks another. Hosts are told who the gateways are, and answer nobody
+else. What is left of keys' quotas is leased to them in parts (`quota_desk`).
 """
 
 from __future__ import annotations
+
+from msgspec.structs import replace
 
 from daitn.base import limits
 from daitn.base.effects import Delivered, Event
@@ -16,7 +18,7 @@ from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.quota_desk import QuotaDesk
 from daitn.control_center.turn import Turn
 from daitn.descriptors.grant import Holder
-from daitn.descriptors.serving import ApiKey, ServedModel
+from daitn.descriptors.serving import ApiKey, Route, ServedModel
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_serving import GATEWAYS, KeysGiven, QuotasAsked, RoutesGiven, RoutesHeld
@@ -106,7 +108,16 @@ class GatewayDesk:
         return self._sequence
 
     def _give_routes(self, turn: Turn, node: NodeId) -> None:
-        turn.send(node, RoutesGiven(sequence=self._routes_sequence, models=self._routes or (), gateways=self._others))
+        """The models, each host with its way from this gateway: what a choice begins with before it has learnt more."""
+        models = tuple(
+            replace(model, routes=tuple(self._from(node, route) for route in model.routes))
+            for model in self._routes or ()
+        )
+        turn.send(node, RoutesGiven(sequence=self._routes_sequence, models=models, gateways=self._others))
+
+    def _from(self, gateway: NodeId, route: Route) -> Route:
+        path_s = self._knowledge.gathered.round_trip_s(gateway, route.host.node)
+        return route if path_s is None else replace(route, path_s=path_s)
 
     def _give_keys(self, turn: Turn, node: NodeId) -> None:
         turn.send(node, KeysGiven(sequence=self._keys_sequence, keys=(self._keys or ())[: limits.GATEWAY_KEYS]))

@@ -8,7 +8,7 @@ back helps it says when, and where another goal would do it names the nearest on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -71,17 +71,34 @@ def admissible(model: ServedModel, goal: QueryGoal, units: int = 1) -> tuple[Rou
         inside = tuple(route for route in inside if route.region == goal.region)
     if not inside:
         there = ", ".join(sorted({route.region or "none" for route in model.routes}))
-        return Refused(
-            QueryRefusal.REGION, f"no host of region {goal.region} serves {model.model}; it is in {there}", RETRY_S
-        )
+        what = f"no host of region {goal.region} serves {model.model}; it is in {there}"
+        return Refused(QueryRefusal.REGION, what, RETRY_S, _nearest_place(model.routes, goal))
     if goal.zone:
         trusted = tuple(route for route in inside if route.operator in goal.zone)
         if not trusted:
             there = ", ".join(sorted({route.operator or "nobody" for route in inside}))
             what = f"no host of {' or '.join(goal.zone)} serves {model.model} there; those that do are of {there}"
-            return Refused(QueryRefusal.ZONE, what, RETRY_S)
+            return Refused(QueryRefusal.ZONE, what, RETRY_S, _nearest_place(model.routes, goal))
         inside = trusted
     return inside if goal.price_most is None else _affordable(model, inside, goal.price_most, units)
+
+
+def _nearest_place(routes: Sequence[Route], goal: QueryGoal) -> str:
+    """Region and zone that somebody could keep: one of them as asked for if that can be."""
+    in_zone = [route for route in routes if not goal.zone or route.operator in goal.zone]
+    in_region = [route for route in routes if not goal.region or route.region == goal.region]
+    if in_zone:
+        return _any_of("region", (route.region for route in in_zone))
+    if in_region:
+        return _any_of("zone", (route.operator for route in in_region))
+    route = min(routes, key=lambda one: (one.region, one.operator))
+    return f"{_any_of('region', (route.region,))}, {_any_of('zone', (route.operator,))}"
+
+
+def _any_of(word: str, values: Iterable[str]) -> str:
+    """What may be asked for: one of the values, or nothing where a host states none."""
+    known = sorted({value for value in values if value})
+    return f"{word} = {' or '.join(known)}" if known else f"no {word}"
 
 
 def _affordable(

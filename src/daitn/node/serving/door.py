@@ -223,8 +223,7 @@ class Door:
                 "reason": "" if model.routes else "no host answers for it now",
             }
             for model in (*self._engine.models.values(), *self._combining.all())
-            if model.stage is None and model.canary is None and (model.routes or not only_ready)
-            if self.keys.may_ask(request["key"], model.model)
+            if model.is_listed and (model.routes or not only_ready) and self.keys.may_ask(request["key"], model.model)
         ]
         return _json(found)
 
@@ -244,14 +243,16 @@ class Door:
         )
 
     def _model(self, request: web.Request) -> ServedModel | web.Response:
-        found = self._find(request.match_info["model"], request.match_info.get("version", ""))
+        found = self._find(request["key"], request.match_info["model"], request.match_info.get("version", ""))
         return response_of(found) if isinstance(found, Reply) else found
 
-    def _find(self, name: str, version: str) -> ServedModel | Reply:
-        """A model or pipeline by its name, or what is said where there is none."""
+    def _find(self, key: str, name: str, version: str) -> ServedModel | Reply:
+        """A model or pipeline by its name, or what is said where there is none. HttpError: the key is for others."""
+        self.keys.check(key, name)
         model = self._engine.models.get(ModelName(name)) or self._combining.described(name)
         if model is None:
-            return refusal(unknown_model(name, (*self._engine.models, *self._combining.pipelines)))
+            listed = (one.model for one in self._engine.models.values() if one.is_listed)
+            return refusal(unknown_model(name, (*listed, *self._combining.pipelines)))
         if version not in ("", protocol.VERSION):
             self._counters.count("door_refused", "input")
             what = f"model {name} has version {protocol.VERSION}, not {version[:40]!r}"
@@ -272,7 +273,7 @@ class Door:
         try:
             headers = asked.headers
             key = self.keys.admit(headers.get("authorization", ""), headers.get("x-api-key", ""))
-            model = self._find(asked.model, asked.version)
+            model = self._find(key, asked.model, asked.version)
             return model if isinstance(model, Reply) else await self._ask(key, model, headers, asked.body)
         except InputError as error:
             self._counters.count("door_refused", "input")
@@ -332,6 +333,7 @@ class Door:
     async def _keys_of(self, request: web.Request) -> web.Response:
         """Keys of hosts, for a secret query."""
         assert self._secret is not None
+        self.keys.check(request["key"], request.match_info["model"])
         said = await self._secret.keys(request.match_info["model"], request.headers)
         return response_of(refusal(said) if isinstance(said, Refused) else said)
 
@@ -369,12 +371,16 @@ class Door:
         """Until it is known which keys open the door."""
         await self.keys.told.wait()
 
-    def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+    def check_key(self, key: str, name: str) -> None:
+        """HttpError where a key is not for a model."""
+        self.keys.check(key, name)
+
+    def check(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """What would be said to a query before any host hears of it; InputError, or None where nothing is wrong."""
         if headers.get(SEALED):
             wrong = None if self._secret is None else self._secret.check(name, headers, body)
             return None if wrong is None else refusal(wrong)
-        model = self._find(name, version)
+        model = self._find(key, name, version)
         if isinstance(model, Reply):
             return model
         asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
@@ -389,7 +395,7 @@ class Door:
                 await self.keys.begin(key, name)
                 said = await self._secret.ask(name, headers, body, key, self._ways)
                 return refusal(said) if isinstance(said, Refused) else said
-            model = self._find(name, version)
+            model = self._find(key, name, version)
             return model if isinstance(model, Reply) else await self._ask(key, model, headers, body)
         except InputError as error:
             return Reply(400, _error_body(error.render()), {})

@@ -90,14 +90,18 @@ class KeyBook:
         key = self._keys.get(digest)
         return key is not None and (not key.terms.models or model in key.terms.models)
 
-    async def begin(self, digest: str, model: str) -> None:
-        """A query of a model is about to be asked with a key: counted from now on. HttpError 403 where the key is not
-        for that model, 429 where a quota is used up; then nothing was counted."""
+    def check(self, digest: str, model: str) -> None:
+        """HttpError 403 where the key is not for that model, whether there is one of that name or not."""
         if not self.may_ask(digest, model):
             self._counters.count("door_refused", "model")
             key = self._keys.get(digest)
             models = ", ".join(key.terms.models) if key is not None else "nothing any more"
             raise HttpError(403, "policy", f"this key may not ask {model[:64]!r}; it is for {models}")
+
+    async def begin(self, digest: str, model: str) -> None:
+        """A query of a model is about to be asked with a key: counted from now on. HttpError 403 where the key is not
+        for that model, 429 where a quota is used up; then nothing was counted."""
+        self.check(digest, model)
         if (spent := await self._quotas.begin(digest)) is None:
             return
         self._counters.count("door_refused", "quota")

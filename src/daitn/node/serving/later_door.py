@@ -64,7 +64,11 @@ class Asked(Protocol):
         """Until keys are known."""
         ...
 
-    def check(self, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
+    def check_key(self, key: str, name: str) -> None:
+        """HttpError where a key is not for a model."""
+        ...
+
+    def check(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
         """What is wrong with a query before any host hears of it."""
         ...
 
@@ -113,14 +117,15 @@ class LaterDoor:
         given = {word.lower(): value for word, value in request.headers.items()}
         headers = {word: value for word, value in given.items() if word not in (SEALED, TEXT)} | dict(ours)
         version, body = request.match_info.get("version", ""), await request.read()
+        key = request["key"]
+        self._door.check_key(key, name)
         texts, kind = self._door.texts, ours.get(TEXT)
         if kind is None or texts is None:
-            wrong = self._door.check(name, version, headers, body)
+            wrong = self._door.check(key, name, version, headers, body)
         else:
             wrong = texts.check(cast(Kind, kind), headers, body)
         if wrong is not None:
             return response_of(wrong)
-        key = request["key"]
         said = await self._later.take(Came(self._door.owner_of(key), key, name, version, headers, body))
         return response_of(refusal(said) if isinstance(said, Refused) else said)
 

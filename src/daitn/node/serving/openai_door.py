@@ -57,18 +57,21 @@ class OpenAiDoor:
         app.router.add_post("/v1/embeddings", self._embed)
 
     async def _models(self, request: web.Request) -> web.Response:
-        may = [model for model in self._engine.models.values() if self._may_ask(request, model.model)]
+        listed = (model for model in self._engine.models.values() if model.is_listed)
+        may = [model for model in listed if self._may_ask(request, model.model)]
         switches = [one for name, one in self._switching.switches.items() if self._may_ask(request, name)]
         models = [*map(protocol.model_of, may), *map(protocol.switch_of, switches)]
         return _json({"object": "list", "data": models})
 
     async def _model(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
+        self.keys.check(request["key"], name)
         model, switch = self._engine.models.get(ModelName(name)), self._switching.switches.get(ModelName(name))
         if model is None and switch is not None:
             return _json(protocol.switch_of(switch))
         if model is None:
-            return response_of(_refusal(unknown_model(name, self._engine.models)))
+            listed = (one.model for one in self._engine.models.values() if one.is_listed)
+            return response_of(_refusal(unknown_model(name, listed)))
         return _json(protocol.model_of(model))
 
     def _may_ask(self, request: web.Request, model: str) -> bool:
