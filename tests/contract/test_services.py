@@ -55,7 +55,7 @@ START_NS = 1_700_000_000_000_000_000
 SERVICES: dict[str, Callable[[], Service]] = {
     "measurement": lambda: LinkMeasurement(ME),
     "location": lambda: LocationService(ME),
-    "links": LinkKeeper,
+    "links": lambda: LinkKeeper(ME),
     "communication": CommunicationService,
     "compute": ComputeService,
     "processes": ProcessService,

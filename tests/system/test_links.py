@@ -144,6 +144,7 @@ def test_book_is_what_the_kernel_has_through_join_transfer_cut_and_leave(domain:
         direct = [one for one in network.links() if one.state.direct]
         assert {one.state.peer for one in direct} >= {node for node, name in names_of(domain).items() if name in SITES}
         assert sum(one.state.received_bytes for one in direct) > 10_000
+        assert not [one for one in direct if one.node == one.state.peer], "no node has a link to itself"
         assert any(one.state.round_trip_s for one in direct)
         tools = network.tools()
         assert tools.managed_by == CENTER

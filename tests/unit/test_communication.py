@@ -248,13 +248,32 @@ def test_report_to_the_wrong_manager_is_taken_and_the_right_one_named():
     assert [one.node for one in links_shown(center, START_NS)] == [A]
 
 
-def test_visit_that_is_announced_has_its_link_made():
-    world = two()
-    package = InputRef(artifact=ArtifactId("a" * 64), holders=(Holder(node=B, direct=("b:1",)),), grant="")
+def announced(*holders: NodeId) -> Delivered:
+    """A visit is to be prepared whose package these nodes hold."""
+    named = tuple(Holder(node=one, direct=(f"{one}:1",)) for one in holders)
+    package = InputRef(artifact=ArtifactId("a" * 64), holders=named, grant="")
     warrant = Warrant(owner="o", purpose="p", method="m", signer="s")
-    world.give(
-        A,
-        Delivered(sender=CENTER, message=VisitPrepare(job=JobId("j"), package=package, warrant=warrant, dataset=None)),
+    return Delivered(
+        sender=CENTER, message=VisitPrepare(job=JobId("j"), package=package, warrant=warrant, dataset=None)
     )
 
-    assert (A, OpenLink(peer=B, direct=("b:1",))) in world.performed
+
+def opened(world: ToolsWorld) -> list[tuple[NodeId, NodeId]]:
+    return [(node, effect.peer) for node, effect in world.performed if isinstance(effect, OpenLink)]
+
+
+def test_visit_that_is_announced_has_its_link_made():
+    world = two()
+    world.give(A, announced(B))
+
+    assert (A, OpenLink(peer=B, direct=(f"{B}:1",))) in world.performed
+
+
+def test_node_that_holds_the_package_itself_makes_its_link_to_another_holder_and_none_to_itself():
+    world = two()
+    world.give(A, announced(A, B))
+    assert opened(world) == [(A, B)]
+
+    world.give(A, announced(A))
+
+    assert opened(world) == [(A, B)]

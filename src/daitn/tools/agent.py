@@ -95,7 +95,7 @@ class ToolsAgent:
         self.manager = CENTER
         self.location = LocationService(node)
         self.measurement = LinkMeasurement(node)
-        self.links = LinkKeeper()
+        self.links = LinkKeeper(node)
         self.compute = ComputeService()
         self.processes = ProcessService()
         self.measurement.place = lambda: self.location.place  # type: ignore[method-assign]

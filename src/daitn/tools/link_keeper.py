@@ -8,6 +8,7 @@ the fabric showed last, whole each time, so that the book of the domain is never
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ from daitn.base.units import seconds_to_ns
 from daitn.descriptors.access import Access
 from daitn.descriptors.links import LINKS, LinkState
 from daitn.tools.service import CloseLinks, LinksSeen, ManagerChanged, OpenLink, PaceLinks, ServiceView
-from daitn.wire.center_tools import VisitPrepare
+from daitn.wire.center_tools import InputRef, VisitPrepare
 from daitn.wire.terminal_tools import LinksPlanned, LinksReported
 
 REPEAT_S: Final = 0.5
@@ -51,7 +52,8 @@ class LinkKeeper:
 
     name: Final = "links"
 
-    def __init__(self) -> None:
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
         self._manager = CENTER
         self._access = Access()
         self._direct: tuple[str, ...] = ()
@@ -78,8 +80,7 @@ class LinkKeeper:
             case Delivered(sender=sender, message=LinksPlanned() as plan):
                 return self._planned(plan, now_ns) if sender == self._manager else []
             case Delivered(sender=sender, message=VisitPrepare(package=package)):
-                holder = next((one for one in package.holders if one.direct), None) if sender == CENTER else None
-                return [OpenLink(peer=holder.node, direct=holder.direct)] if holder is not None else []
+                return self._ahead(package) if sender == CENTER else []
             case TimerFired(name="links report"):
                 return self._report(now_ns)
             case _:
@@ -95,6 +96,12 @@ class LinkKeeper:
         numbers = [one.number for one in self._links]
         if len(set(numbers)) != len(numbers):
             raise BugError("two links of this node have one number")
+
+    def _ahead(self, package: InputRef) -> list[Effect]:
+        """A link to whoever holds what a visit will need. A site that was visited before is a holder itself, often the
+        newest: it needs no link to itself, but the model is coming from another that was visited, too."""
+        others = (one for one in package.holders if one.direct and one.node != self._node)
+        return [OpenLink(peer=one.node, direct=one.direct) for one in islice(others, 1)]
 
     def _news(self, now_ns: int) -> list[Effect]:
         self._repeat_s = REPEAT_S
