@@ -22,7 +22,7 @@ from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.serving import ApiKey, TensorSpec
 from daitn.node.http.owner_token import OwnerToken
 from daitn.node.http.tokens import digest_of_secret
-from daitn.node.serving import quick_door
+from daitn.node.serving import asking, quick_door
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.door import BODY_BYTES, Door
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
@@ -57,6 +57,11 @@ class World:
             self.stopped += 1
             raise
         return self.answer
+
+    def add_host(self, name: str) -> None:
+        model = self.engine.models[ModelName("sides")]
+        both = msgspec.structs.replace(model, routes=(*model.routes, make_route(name)))
+        self.engine.follow([both], time.monotonic_ns())
 
     @property
     def port(self) -> int:
@@ -239,6 +244,70 @@ def test_client_that_does_not_read_is_sent_no_more_and_holds_up_nobody() -> None
                 others += 1
                 assert (await other.receive())[0] == 200
         assert seen < 50, "its answers wait for it, and so do its queries"
+
+    run(story)
+
+
+def test_client_that_reads_late_gets_every_answer() -> None:
+    async def story(world: World, connect: Any) -> None:
+        from daitn.serving.tensors import tensor_of
+
+        world.answer = QueryAnswer(outputs=(tensor_of("y", np.zeros((1, 400_000), np.float32)),), engine_s=0.001)
+        slow, other = await connect(), await connect()
+        for _ in range(20):
+            slow.send()
+        other.send()
+        assert (await other.receive())[0] == 200
+        for _ in range(20):
+            assert (await slow.receive())[0] == 200
+
+    run(story)
+
+
+def test_many_queries_sent_ahead_that_are_refused_at_once_are_all_answered() -> None:
+    async def story(world: World, connect: Any) -> None:
+        client = await connect()
+        for _ in range(600):
+            client.send(body=b"", Content_Length="0", Authorization="-")
+        for _ in range(600):
+            assert (await client.receive())[0] == 401
+
+    run(story)
+
+
+def test_door_that_closes_answers_what_is_under_way() -> None:
+    async def story(world: World, connect: Any) -> None:
+        world.go.clear()
+        client, idle = await connect(), await connect()
+        client.send()
+        await until(lambda: world.asked == 1)
+        closing = asyncio.create_task(world.door.stop())
+        assert await asyncio.wait_for(idle.reader.read(), 5) == b""
+        world.go.set()
+        assert (await client.receive())[0] == 200
+        assert await asyncio.wait_for(client.reader.read(), 5) == b""
+        await closing
+
+    run(story)
+
+
+def test_late_query_goes_on_at_another_host_or_is_stopped_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "LATE_LEAST_S", 0.01)
+
+    async def story(world: World, connect: Any) -> None:
+        world.go.clear()
+        world.add_host("two")
+        client, other = await connect(), await connect()
+        for _ in range(20):  # each that is answered earns a part of a second copy
+            world.engine.begun()
+        client.send()
+        await until(lambda: world.asked == 2)
+        client.writer.transport.abort()
+        await until(lambda: world.stopped == 2)
+        assert all(kept.table.under_way == 0 for kept in world.engine._kept.values())
+        world.go.set()
+        other.send()
+        assert (await other.receive())[0] == 200
 
     run(story)
 

@@ -23,7 +23,8 @@ from daitn.descriptors.serving import QueryGoal
 from daitn.node import pki
 from daitn.node.enrolment import AUTHORITY_FILE, CERT_FILE, KEY_FILE
 from daitn.node.serving.answer_links import AnswerLinks
-from daitn.node.serving.asking import Asked, Asking
+from daitn.node.serving.asked_query import Asked
+from daitn.node.serving.asking import Asking
 from daitn.node.serving.host_keys import HostKeys, authority_of, verified_keys
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.secret_door import SecretDoor

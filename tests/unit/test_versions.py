@@ -31,7 +31,8 @@ from daitn.descriptors.serving import QueryGoal, ServingGoal, TensorSpec, parse_
 from daitn.descriptors.versions import Canary
 from daitn.node.clock import NodeClock
 from daitn.node.deployment_service import DeploymentService
-from daitn.node.serving.asking import Asked, Asking
+from daitn.node.serving.asked_query import Asked
+from daitn.node.serving.asking import Asking
 from daitn.serving.tensors import tensors_of
 from daitn.wire.center_serving import OutcomesTold
 from daitn.wire.queries import QueryAnswer, QueryCall

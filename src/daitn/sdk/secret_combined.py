@@ -27,7 +27,7 @@ from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.descriptors.pipelines import STEPS, Pipeline
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel, ServingGoal
-from daitn.node.serving.asking import Asked
+from daitn.node.serving.asked_query import Asked
 from daitn.node.serving.combining import Combined, Combining
 from daitn.node.serving.inference_protocol import GOAL_WORDS, goal_of
 from daitn.sdk.secret_calls import Arrays, Goal, opened_of, readers_or_parts, request_of, sealed_for

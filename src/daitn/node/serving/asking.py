@@ -4,6 +4,10 @@ What a model computes is a pure function of the query, so a query may be asked a
 twice where the first host is late; an answer is given once, since the caller waits here. A host that says busy is
 believed for this query; one that does not answer counts as lost, and is left out for all when that happens again.
 Second copies are paid for by a budget (`decision.query_route.hedging`). Nothing of a query is logged.
+
+Nearly every query is answered by the first host it is sent to, in time. Such a one is `Begun`: sent in the turn of the
+loop in which it was read, and told in the turn in which its answer is, without a task between. Whatever comes instead
+is gone on with by a task, from there.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -24,9 +28,9 @@ from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
-from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
-from daitn.node.serving.alarms import Alarms
+from daitn.node.serving.alarms import Alarm, Alarms
+from daitn.node.serving.asked_query import TRIES, Asked, Caller, Copy, Query, Step, first_of, is_last, size_of, was_lost
 from daitn.node.serving.comparing import Comparing
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.outcome_book import OutcomeBook
@@ -36,9 +40,6 @@ from daitn.wire.secret_queries import SealedPart, SecretQuery
 
 DEADLINE_S: Final = 10.0
 """Time of a query that names none."""
-
-TRIES: Final = 4
-"""Hosts one query is sent to at most."""
 
 PATIENCE_LEAST_S: Final = 1.0
 PATIENCE_FACTOR: Final = 10.0
@@ -52,83 +53,6 @@ COMPARE_S: Final = 10.0
 
 LATE_LEAST_S: Final = 0.05
 """No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
-
-
-class Coming(Protocol):
-    """What a host will say to a query; `answer_links.Whole`."""
-
-    def done(self) -> bool:
-        """Whether it is known."""
-
-    def result(self) -> QueryAnswer | QueryRefused:
-        """What it said; raises why it said nothing."""
-
-    def call_when_done(self, wake: Callable[[], None] | None) -> None:
-        """Whom to call when it is known; None: nobody any more."""
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more."""
-
-
-Caller = Callable[[Holder, QueryCall, float], Coming]
-"""Sends a query to a host; what it says within some seconds. Errors and cancelling as `AnswerLinks.query`."""
-
-
-class Step(NamedTuple):
-    """One host that was asked: why, what was predicted, and what came."""
-
-    choice: Choice
-    came: str
-
-    @property
-    def host(self) -> NodeId:
-        """Who was asked."""
-        return self.choice.route.host.node
-
-
-class Asked(NamedTuple):
-    """How a query ended: the answer, or a refusal; and the way there."""
-
-    query: str
-    outcome: QueryAnswer | Refused
-    steps: tuple[Step, ...]
-    took_s: float
-    model: ModelName = ModelName("")
-    """What was asked: a new version of it has a name of its own."""
-
-    @property
-    def host(self) -> str:
-        """Who answered; empty where nobody did."""
-        return next((step.host for step in self.steps if step.came == "answered"), "")
-
-    @property
-    def price(self) -> float | None:
-        """What whoever answered states for it; None: nothing."""
-        return next((step.choice.price for step in self.steps if step.came == "answered"), None)
-
-
-class Query(NamedTuple):
-    """One query, as it is asked of hosts."""
-
-    number: str
-    model: str
-    inputs: tuple[NamedTensor, ...]
-    rows: int
-    goal: QueryGoal
-    session: str
-    began_ns: int
-    allowed_s: float
-    steps: list[Step]
-    tried: list[NodeId]
-    secret: SecretQuery | None = None
-
-
-class _Copy(NamedTuple):
-    """A query at one host."""
-
-    choice: Choice
-    sent_ns: int
-    came: Coming
 
 
 class Asking:
@@ -215,11 +139,8 @@ class Asking:
         patient: bool = True,
     ) -> Asked:
         """One version of a model. Without `patient` no host that is lacking is waited for."""
-        self._queries += 1
-        allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
-        number = f"{self._prefix}-{self._queries:x}"
-        query = Query(number, model, inputs, rows, goal, session, self._clock_ns(), allowed_s, [], [], secret)
-        size = sum(len(tensor.data) for tensor in inputs) + (0 if secret is None else len(secret.data))
+        query = self._query(model, inputs, rows, goal, session, secret)
+        size = size_of(inputs) + (0 if secret is None else len(secret.data))
         if size > limits.QUERY_BYTES:
             what = f"the query's tensors have {size} bytes, {limits.QUERY_BYTES} are carried"
             return self._end(query, Refused(QueryRefusal.INPUT, what, offer="fewer rows"))
@@ -232,23 +153,84 @@ class Asking:
             refused = await self._turns.wait(name, key, self._left_s(query))
             if refused is not None:
                 return self._end(query, refused)
+        return await self._in_turn(query, name, patient=patient)
+
+    def _query(
+        self,
+        model: str,
+        inputs: tuple[NamedTensor, ...],
+        rows: int,
+        goal: QueryGoal,
+        session: str,
+        secret: SecretQuery | None = None,
+    ) -> Query:
+        self._queries += 1
+        allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
+        number = f"{self._prefix}-{self._queries:x}"
+        return Query(number, model, inputs, rows, goal, session, self._clock_ns(), allowed_s, [], [], secret)
+
+    def begin(
+        self, model: str, inputs: tuple[NamedTensor, ...], rows: int, goal: QueryGoal, session: str = ""
+    ) -> Begun | None:
+        """Send a query to its first host now; None, and nothing was done, where there is something to wait for or to
+        refuse: then `ask`."""
+        name, size = ModelName(model), size_of(inputs)
+        if name in self._versions or name not in self._engine.models or size > limits.QUERY_BYTES:
+            return None
+        if not self._turns.now(name):
+            return None
+        query = self._query(model, inputs, rows, goal, session)
+        choice = self._choose(query)
+        if isinstance(choice, Refused):
+            self._turns.done(name, 0.0)
+            return None
+        self._counts.asked(name, size)
+        self._engine.begun()
+        return Begun(self, query, name, self._send(query, choice))
+
+    async def _in_turn(
+        self,
+        query: Query,
+        name: ModelName,
+        *,
+        patient: bool = True,
+        copy: Copy | None = None,
+        said: Refused | None = None,
+    ) -> Asked:
+        """A query that has its turn. `copy`: it was sent already, and is late; `said`: it was, and that was said."""
         asked: Asked | None = None
         try:
-            asked = await self._over_hosts(query, name, patient=patient)
+            asked = await self._over_hosts(query, name, patient=patient, copy=copy, said=said)
         finally:
             self._turns.done(name, 0.0 if asked is None else asked.took_s)
-        served = self._engine.models.get(name)
-        answered = isinstance(asked.outcome, QueryAnswer)
-        if served is not None and (answered or _was_lost(asked.outcome)):
-            self._counts.outcomes.ended(served, answered=answered)
-            if isinstance(asked.outcome, QueryAnswer) and secret is None and self._comparing.due(served):
-                first = NodeId(asked.host)
-                self._comparing.begin(served, first, asked.outcome, self._again(query, served, first))
+        self._note(query, name, asked)
         return asked
 
-    async def _over_hosts(self, query: Query, name: ModelName, *, patient: bool) -> Asked:
-        """As many hosts as it takes, in the time that is left."""
-        said: Refused | None = None
+    def _note(self, query: Query, name: ModelName, asked: Asked) -> None:
+        """What came of it counts, and may be compared."""
+        served, outcome = self._engine.models.get(name), asked.outcome
+        if served is None or not (isinstance(outcome, QueryAnswer) or was_lost(outcome)):
+            return
+        self._counts.outcomes.ended(served, answered=isinstance(outcome, QueryAnswer))
+        if isinstance(outcome, QueryAnswer) and query.secret is None and self._comparing.due(served):
+            first = NodeId(asked.host)
+            self._comparing.begin(served, first, outcome, self._again(query, served, first))
+
+    async def _over_hosts(
+        self,
+        query: Query,
+        name: ModelName,
+        *,
+        patient: bool,
+        copy: Copy | None = None,
+        said: Refused | None = None,
+    ) -> Asked:
+        """As many hosts as it takes, in the time that is left; `copy` and `said` as in `_in_turn`."""
+        if copy is not None:
+            outcome = await self._try(query, copy, late=True)
+            if isinstance(outcome, QueryAnswer) or is_last(query, outcome):
+                return self._end(query, outcome)
+            said = outcome
         while True:
             choice = self._choose(query)
             if isinstance(choice, Refused):
@@ -261,12 +243,10 @@ class Asking:
                 self._counters.count("queries_retried")
             else:
                 self._engine.begun()
-            outcome = await self._try(query, choice)
-            if isinstance(outcome, QueryAnswer) or outcome.reason is QueryRefusal.INPUT:
+            outcome = await self._try(query, self._send(query, choice))
+            if isinstance(outcome, QueryAnswer) or is_last(query, outcome):
                 return self._end(query, outcome)
             said = outcome
-            if len(query.tried) >= TRIES:
-                return self._end(query, said)
 
     async def _again(self, query: Query, served: ServedModel, first: NodeId) -> tuple[NodeId, QueryAnswer] | None:
         """The same query at another host, for comparison; None where none is free or answers, or it serves another
@@ -283,7 +263,7 @@ class Asking:
             return None
         copy = self._send(other, choice)
         try:
-            await _first([copy], None, self._alarms)
+            await first_of([copy], None, self._alarms)
         except asyncio.CancelledError:
             copy.came.cancel()
             self._engine.withdrawn(choice)
@@ -307,12 +287,13 @@ class Asking:
             session=query.session,
         )  # fmt: skip
 
-    async def _try(self, query: Query, choice: Choice) -> QueryAnswer | Refused:
+    async def _try(self, query: Query, copy: Copy, *, late: bool = False) -> QueryAnswer | Refused:
         """One host, and a second one where the first is late and the budget allows it: the first answer counts, the
         other copy is withdrawn."""
-        copies = [self._send(query, choice)]
+        copies = [copy]
         try:
-            done = await _first(copies, max(choice.late_s, LATE_LEAST_S), self._alarms)
+            late_s = max(copy.choice.late_s, LATE_LEAST_S)
+            done = [copy][: copy.came.done()] if late else await first_of(copies, late_s, self._alarms)
             if not done and len(query.tried) < TRIES and self._engine.may_hedge():
                 second = self._choose(query)
                 if isinstance(second, Choice):
@@ -320,7 +301,7 @@ class Asking:
                     copies.append(self._send(query, second))
             outcome: QueryAnswer | Refused | None = None
             while copies and not isinstance(outcome, QueryAnswer):
-                for copy in done or await _first(copies, None, self._alarms):
+                for copy in done or await first_of(copies, None, self._alarms):
                     copies.remove(copy)
                     came = self._came(query, copy)
                     outcome = outcome if isinstance(outcome, QueryAnswer) else came
@@ -333,7 +314,7 @@ class Asking:
                 self._engine.withdrawn(copy.choice)
                 query.steps.append(Step(copy.choice, "withdrawn"))
 
-    def _send(self, query: Query, choice: Choice) -> _Copy:
+    def _send(self, query: Query, choice: Choice) -> Copy:
         left_s = self._left_s(query)
         call = QueryCall(
             model=choice.model,
@@ -346,9 +327,9 @@ class Asking:
         )
         patience_s = min(left_s, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * choice.predicted_s))
         query.tried.append(choice.route.host.node)
-        return _Copy(choice, self._clock_ns(), self._call(choice.route.host, call, patience_s))
+        return Copy(choice, self._clock_ns(), self._call(choice.route.host, call, patience_s))
 
-    def _came(self, query: Query, copy: _Copy) -> QueryAnswer | Refused:
+    def _came(self, query: Query, copy: Copy) -> QueryAnswer | Refused:
         """What came of a copy that is over."""
         choice, now_ns = copy.choice, self._clock_ns()
         try:
@@ -382,8 +363,77 @@ class Asking:
         return Asked(query.number, outcome, tuple(query.steps), took_s, ModelName(query.model))
 
 
-def _was_lost(outcome: QueryAnswer | Refused) -> bool:
-    return isinstance(outcome, Refused) and outcome.reason is QueryRefusal.LOST
+class Begun:
+    """A query at its first host. What it comes to is told by `then`; or it is stopped, by `stop`."""
+
+    def __init__(self, asking: Asking, query: Query, name: ModelName, copy: Copy) -> None:
+        self._asking, self._query, self._name, self._copy = asking, query, name, copy
+        self._alarm: Alarm | None = None
+        self._over = False
+        """Whether it is none of this object's any more."""
+
+    def then(self, told: Callable[[Asked], None], go_on: Callable[[Coroutine[Any, Any, Asked]], None]) -> None:
+        """`told` is called once, where it was answered in time; otherwise `go_on`, with what has to be run."""
+        self._told, self._go_on = told, go_on
+        came = self._copy.came
+        if came.done():
+            self._come()
+            return
+        self._alarm = self._asking._alarms.set(max(self._copy.choice.late_s, LATE_LEAST_S), self._late)
+        came.call_when_done(self._come)
+
+    def stop(self) -> None:
+        """Nobody waits for it any more: its host stops. What goes on is its task's to stop."""
+        if self._over:
+            return
+        self._over = True
+        self._copy.came.call_when_done(None)
+        self._copy.came.cancel()
+        self._asking._engine.withdrawn(self._copy.choice)
+        self._leave()
+
+    def _leave(self, took_s: float = 0.0) -> None:
+        if self._alarm is not None:
+            Alarms.off(self._alarm)
+        self._asking._turns.done(self._name, took_s)
+
+    def _come(self) -> None:
+        """The first host has said something."""
+        if self._over:
+            return
+        try:
+            ended = self._ended()
+        except Exception as error:  # noqa: BLE001  # a bug of ours is for whoever waits, not for who read the answer
+            self._over = True
+            self._go_on(_raising(error))
+            return
+        if isinstance(ended, Asked):
+            self._told(ended)
+        else:
+            self._go_on(self._rest(None, ended))
+
+    def _ended(self) -> Asked | Refused:
+        """How the query ended; a refusal where another host is to be asked."""
+        if self._alarm is not None:
+            Alarms.off(self._alarm)
+        asking, query = self._asking, self._query
+        outcome = asking._came(query, self._copy)
+        if isinstance(outcome, Refused) and not is_last(query, outcome):
+            return outcome
+        self._over = True
+        asked = asking._end(query, outcome)
+        self._leave(asked.took_s)
+        asking._note(query, self._name, asked)
+        return asked
+
+    def _late(self) -> None:
+        if not self._over:
+            self._copy.came.call_when_done(None)
+            self._go_on(self._rest(self._copy, None))
+
+    async def _rest(self, copy: Copy | None, said: Refused | None) -> Asked:
+        self._over = True
+        return await self._asking._in_turn(self._query, self._name, copy=copy, said=said)
 
 
 def _part_of(secret: SecretQuery, host: NodeId) -> SealedPart:
@@ -395,23 +445,5 @@ def _kind(error: DaitnError) -> str:
     return f"{error.kind} ({error.what[:120]})" if isinstance(error, UnavailableError) else error.kind
 
 
-async def _first(copies: Sequence[_Copy], seconds: float | None, alarms: Alarms) -> list[_Copy]:
-    """Those that are over, once any is; none where that takes longer."""
-    if not any(copy.came.done() for copy in copies):
-        some: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def wake() -> None:
-            if not some.done():
-                some.set_result(None)
-
-        alarm = None if seconds is None else alarms.set(seconds, wake)
-        for copy in copies:
-            copy.came.call_when_done(wake)
-        try:
-            await some
-        finally:
-            if alarm is not None:
-                alarms.off(alarm)
-            for copy in copies:
-                copy.came.call_when_done(None)
-    return [copy for copy in copies if copy.came.done()]
+async def _raising(error: Exception) -> Asked:
+    raise error

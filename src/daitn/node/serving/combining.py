@@ -32,7 +32,8 @@ from daitn.descriptors.pipelines import (
     leaves,
 )
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel, ServingGoal, TensorSpec
-from daitn.node.serving.asking import DEADLINE_S, Asked
+from daitn.node.serving.asked_query import Asked
+from daitn.node.serving.asking import DEADLINE_S
 from daitn.serving.merging import calibrated, join_mean, join_votes, odds_weights, sureness
 from daitn.serving.tensors import Arrays, arrays_of, cut_rows, join_rows, rows_of, tensors_of
 from daitn.wire.queries import QueryAnswer

@@ -13,7 +13,6 @@ those that only a host can read have a door of their own, `secret_door`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
@@ -22,12 +21,10 @@ import msgspec
 from aiohttp import web
 
 from daitn import __version__
-from daitn.base import limits
 from daitn.base.errors import InputError, UnavailableError
-from daitn.base.ids import ModelName
 from daitn.base.metrics import Counters
 from daitn.base.units import MIB
-from daitn.control_center.inference.query_admission import Refused, unknown_model
+from daitn.control_center.inference.query_admission import Refused
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.pipelines import Pipeline
 from daitn.descriptors.serving import ApiKey, ServedModel
@@ -36,29 +33,22 @@ from daitn.node.serving import door_schema
 from daitn.node.serving import inference_protocol as protocol
 from daitn.node.serving.asking import Asking
 from daitn.node.serving.combining import Combining
-from daitn.node.serving.feedback_door import HEADER as FEEDBACK
 from daitn.node.serving.feedback_door import FeedbackDoor
 from daitn.node.serving.key_book import KeyBook
 from daitn.node.serving.later import SEALED
 from daitn.node.serving.later_door import LaterDoor, LaterMaking
 from daitn.node.serving.openai_door import OpenAiDoor, error_response
-from daitn.node.serving.quick_door import Plain, QuickProtocol, Reply, Ways
+from daitn.node.serving.query_door import QueryDoor, error_body
+from daitn.node.serving.quick_door import QuickProtocol, Reply, Ways
 from daitn.node.serving.replies import refusal, response_of, told_of
 from daitn.node.serving.secret_door import SecretDoor
-from daitn.node.serving.ways import WayBook, trace_header
-from daitn.serving.tensors import rows_of, tensors_of
+from daitn.node.serving.ways import WayBook
 
 BODY_BYTES: Final = 32 * MIB
 """Largest body: the tensors of a query as JSON, at 15 characters for a number of 4 bytes."""
 
-QUERIES_TOLD: Final = 16
-NOTICE_CHARS: Final = 1000
-"""Of a combined answer's queries and notices, as many are told in headers."""
-
 STOP_S: Final = 2.0
 """How long what is under way is given when the door closes."""
-
-_log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -85,6 +75,7 @@ class Door:
         if secret is not None:
             secret.follow(self._combining)
         self._ways = WayBook() if openai is None else openai.ways
+        self._queries = QueryDoor(engine, asking, self._combining, self.keys, self._ways, self._feedback, counters)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._quick: set[QuickProtocol] = set()
@@ -133,7 +124,7 @@ class Door:
         general = self._runner.server
         assert general is not None
 
-        ways = Ways(self._plain, general, BODY_BYTES, self._too_large)
+        ways = Ways(self._queries.begin, general, BODY_BYTES, self._too_large)
         try:
             self._listener = await asyncio.get_running_loop().create_server(
                 lambda: QuickProtocol(ways, self._quick), host, port, ssl=context
@@ -151,10 +142,10 @@ class Door:
             self._listener.close()
         if self._later is not None:
             await self._later.close()
-        if under_way := [task for one in list(self._quick) if (task := one.close()) is not None]:
+        if under_way := [over for one in list(self._quick) if (over := one.close()) is not None]:
             await asyncio.wait(under_way, timeout=STOP_S)
-            for task in under_way:
-                task.cancel()
+            for one in list(self._quick):
+                one.abort()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -243,21 +234,8 @@ class Door:
         )
 
     def _model(self, request: web.Request) -> ServedModel | web.Response:
-        found = self._find(request["key"], request.match_info["model"], request.match_info.get("version", ""))
+        found = self._queries.find(request["key"], request.match_info["model"], request.match_info.get("version", ""))
         return response_of(found) if isinstance(found, Reply) else found
-
-    def _find(self, key: str, name: str, version: str) -> ServedModel | Reply:
-        """A model or pipeline by its name, or what is said where there is none. HttpError: the key is for others."""
-        self.keys.check(key, name)
-        model = self._engine.models.get(ModelName(name)) or self._combining.described(name)
-        if model is None:
-            listed = (one.model for one in self._engine.models.values() if one.is_listed)
-            return refusal(unknown_model(name, (*listed, *self._combining.pipelines)))
-        if version not in ("", protocol.VERSION):
-            self._counters.count("door_refused", "input")
-            what = f"model {name} has version {protocol.VERSION}, not {version[:40]!r}"
-            return Reply(404, _error_body(what), {})
-        return model
 
     # --- queries ----------------------------------------------------------------------------------------------------
 
@@ -266,69 +244,14 @@ class Door:
         model = self._model(request)
         if isinstance(model, web.Response):
             return model
-        return response_of(await self._ask(request["key"], model, request.headers, await request.read()))
-
-    async def _plain(self, asked: Plain) -> Reply:
-        """A query that came by the quick way. Whatever is wrong is answered, as at the general one."""
-        try:
-            headers = asked.headers
-            key = self.keys.admit(headers.get("authorization", ""), headers.get("x-api-key", ""))
-            model = self._find(key, asked.model, asked.version)
-            return model if isinstance(model, Reply) else await self._ask(key, model, headers, asked.body)
-        except InputError as error:
-            self._counters.count("door_refused", "input")
-            return Reply(400, _error_body(error.render()), {})
-        except HttpError as error:
-            return Reply(error.status, _error_body(error.what), told_of(error))
-        except Exception:  # noqa: BLE001  # whoever asked must not wait for ever because of a bug of ours
-            _log.exception("a query failed")
-            return Reply(500, _error_body("the gateway failed; the reason is in its log"), {})
+        return response_of(await self._queries.ask(request["key"], model, request.headers, await request.read()))
 
     def _too_large_what(self) -> str:
         self._counters.count("door_refused", "too-large")
         return f"the body has more than {BODY_BYTES} bytes; send fewer rows"
 
     def _too_large(self) -> Reply:
-        return Reply(413, _error_body(self._too_large_what()), {})
-
-    async def _ask(self, key: str, model: ServedModel, headers: Mapping[str, str], body: bytes) -> Reply:
-        asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
-        await self.keys.begin(key, model.model)
-        session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
-        if model.model not in self._engine.models:
-            return await self._ask_combined(key, model, asked, session)
-        rows = rows_of(asked.arrays, model.inputs)
-        found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session, key)
-        self._ways.keep(key, found)
-        told = {"x-daitn-query": found.query}
-        if headers.get("x-daitn-trace"):
-            told["x-daitn-trace"] = trace_header(found)
-        if isinstance(found.outcome, Refused):
-            return refusal(found.outcome, told)
-        told["x-daitn-host"] = found.host
-        if found.price is not None:
-            told["x-daitn-price"] = f"{found.price:.9f}"
-        if found.model != model.model:
-            told["x-daitn-version"] = "next"
-        answered = self._engine.models.get(found.model, model)
-        if answered.threshold != 0.5:
-            told["x-daitn-threshold"] = f"{answered.threshold:g}"
-        if headers.get(FEEDBACK):
-            told |= self._feedback.remember(found, key, found.outcome.outputs)
-        return _answered(*protocol.encode_answer(model, asked, found.outcome.outputs), told)
-
-    async def _ask_combined(self, key: str, model: ServedModel, asked: protocol.Infer, session: str) -> Reply:
-        """A pipeline: the queries that it became can be explained each by its name."""
-        found = await self._combining.ask(model.model, asked.arrays, asked.goal, session, key)
-        told = {"x-daitn-query": ", ".join(one.query for one in found.asked[:QUERIES_TOLD])}
-        for one in found.asked:
-            self._ways.keep(key, one)
-        if found.notices:
-            told["x-daitn-notice"] = "; ".join(found.notices)[:NOTICE_CHARS]
-        if isinstance(found.outcome, Refused):
-            return refusal(found.outcome, told)
-        told["x-daitn-host"] = ", ".join(dict.fromkeys(one.host for one in found.asked[:QUERIES_TOLD] if one.host))
-        return _answered(*protocol.encode_answer(model, asked, tensors_of(found.outcome)), told)
+        return Reply(413, error_body(self._too_large_what()), {})
 
     async def _keys_of(self, request: web.Request) -> web.Response:
         """Keys of hosts, for a secret query."""
@@ -380,13 +303,7 @@ class Door:
         if headers.get(SEALED):
             wrong = None if self._secret is None else self._secret.check(name, headers, body)
             return None if wrong is None else refusal(wrong)
-        model = self._find(key, name, version)
-        if isinstance(model, Reply):
-            return model
-        asked = protocol.decode_infer(body, headers.get(protocol.HEADER.lower()), headers)
-        if model.model in self._engine.models:
-            rows_of(asked.arrays, model.inputs)
-        return None
+        return self._queries.check(key, name, version, headers, body)
 
     async def answer(self, key: str, name: str, version: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """A query that was let in before."""
@@ -395,12 +312,12 @@ class Door:
                 await self.keys.begin(key, name)
                 said = await self._secret.ask(name, headers, body, key, self._ways)
                 return refusal(said) if isinstance(said, Refused) else said
-            model = self._find(key, name, version)
-            return model if isinstance(model, Reply) else await self._ask(key, model, headers, body)
+            model = self._queries.find(key, name, version)
+            return model if isinstance(model, Reply) else await self._queries.ask(key, model, headers, body)
         except InputError as error:
-            return Reply(400, _error_body(error.render()), {})
+            return Reply(400, error_body(error.render()), {})
         except HttpError as error:
-            return Reply(error.status, _error_body(error.what), told_of(error))
+            return Reply(error.status, error_body(error.what), told_of(error))
 
     async def _explain(self, request: web.Request) -> web.Response:
         """How hosts were chosen for a query, to whoever asked it."""
@@ -408,12 +325,6 @@ class Door:
         if way is None:
             return _error(404, "no such query of this key is remembered here: the last ones are, each at its gateway")
         return _json(way)
-
-
-def _answered(body: bytes, cut: int | None, told: dict[str, str]) -> Reply:
-    if cut is None:
-        return Reply(200, body, told)
-    return Reply(200, body, {**told, protocol.HEADER: str(cut)}, "application/octet-stream")
 
 
 def _json(value: object) -> web.Response:
@@ -426,8 +337,4 @@ def _error_at(request: web.Request, status: int, what: str, headers: dict[str, s
 
 
 def _error(status: int, what: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=_error_body(what), headers=headers, content_type="application/json")
-
-
-def _error_body(what: str) -> bytes:
-    return msgspec.json.encode({"error": what})
+    return web.Response(status=status, body=error_body(what), headers=headers, content_type="application/json")

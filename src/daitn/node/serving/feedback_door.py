@@ -18,7 +18,7 @@ from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import NamedTensor
 from daitn.node.http.problems import HttpError
-from daitn.node.serving.asking import Asked
+from daitn.node.serving.asked_query import Asked
 from daitn.node.serving.outcome_book import OutcomeBook, decode_feedback
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.replies import response_of

@@ -90,6 +90,10 @@ class KeyBook:
         key = self._keys.get(digest)
         return key is not None and (not key.terms.models or model in key.terms.models)
 
+    def begin_now(self, digest: str, model: str) -> bool:
+        """As `begin`, where there is nothing to wait for; False, and nothing was counted, where there is."""
+        return self.may_ask(digest, model) and self._quotas.begin_now(digest)
+
     def check(self, digest: str, model: str) -> None:
         """HttpError 403 where the key is not for that model, whether there is one of that name or not."""
         if not self.may_ask(digest, model):

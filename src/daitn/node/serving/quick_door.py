@@ -13,7 +13,7 @@ nothing more is read. A client that goes away cancels its query; one that does n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 16 * 1024
@@ -55,8 +55,9 @@ class Plain(NamedTuple):
 class Ways(NamedTuple):
     """What a door does with what is read."""
 
-    answer: Callable[[Plain], Awaitable[Reply]]
-    """Answers a query; never raises."""
+    begin: Callable[[Plain, Callable[[Reply], None]], Callable[[], None]]
+    """Begins with a query and tells once what is answered, perhaps before it returns; what is returned stops it. Never
+    raises."""
     general: Callable[[], asyncio.Protocol]
     """Makes the protocol that takes a connection over."""
     most: int
@@ -83,14 +84,18 @@ class QuickProtocol(asyncio.Protocol):
     """See the module's docstring. `ways`: what answers, and what takes over; `open_`: connections that are open."""
 
     def __init__(self, ways: Ways, open_: set[QuickProtocol]) -> None:
-        self._answer, self._general, self._most, self._too_large = ways
+        self._begin, self._general, self._most, self._too_large = ways
         self._open = open_
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
-        self._task: asyncio.Task[None] | None = None
+        self._stop: Callable[[], None] | None = None
+        """Stops what is under way."""
+        self._busy = self._written = self._going = False
+        """Whether a query is under way, or its answer is not taken; whether that is written; whether `_go_on` runs."""
+        self._over: asyncio.Future[None] | None = None
+        """Of whoever waits for the end of what is under way."""
         self._taken: asyncio.Protocol | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._writable = True
         self._closing = self._dropping = False
         self._heard_s = 0.0
         self._head, self._found = b"", _NOTHING
@@ -115,79 +120,114 @@ class QuickProtocol(asyncio.Protocol):
             return
         self._buffer += data
         self._heard_s = self._loop.time()
-        if self._task is None:
+        if not self._busy:
             if len(self._buffer) >= self._need:
-                self._next()
+                self._go_on()
         elif len(self._buffer) > AHEAD_BYTES:
             self._transport.pause_reading()
 
     def pause_writing(self) -> None:
         """It does not read its answers."""
-        self._writable.clear()
+        self._writable = False
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._writable.set()
+        self._writable = True
+        if self._busy and self._written:
+            self._end()
+            self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """It has gone: nobody waits for what a host would compute for it."""
         self._forget()
-        self._writable.set()
-        if self._task is not None:
-            self._task.cancel()
+        self._closing = True
+        self.abort()
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def close(self) -> asyncio.Task[None] | None:
-        """Take no more requests; what is under way, if anything is."""
+    def close(self) -> asyncio.Future[None] | None:
+        """Take no more requests; the end of what is under way, if anything is."""
         self._closing = True
-        if self._task is None:
+        if not self._busy:
             self._transport.close()
-        return self._task
+            return None
+        if self._over is None:
+            self._over = self._loop.create_future()
+        return self._over
 
-    def _next(self) -> None:
-        """Begin with the request at the front of the buffer, if all of it is there."""
+    def abort(self) -> None:
+        """Stop what is under way."""
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop()
+        if self._busy:
+            self._end()
+
+    def _go_on(self) -> None:
+        """Begin with what is at the front of the buffer, until something is under way or more has to come."""
+        if self._going:
+            return
+        self._going = True
+        try:
+            while not self._busy and self._taken is None and not self._transport.is_closing() and self._next():
+                pass
+        finally:
+            self._going = False
+
+    def _next(self) -> bool:
+        """Begin with the request at the front of the buffer, if all of it is there; whether it was."""
         end = self._buffer.find(b"\r\n\r\n", 0, HEAD_BYTES + 4)
         if end < 0:
             if len(self._buffer) > HEAD_BYTES:
                 self._hand_over()
-            return
+            return False
         head = bytes(self._buffer[:end])
         found = self._found if head == self._head else _read_head(head)
         if found is None:
             self._hand_over()
-            return
+            return False
         self._head, self._found = head, found
         model, version, headers, length = found
         if length > self._most:
             self._turn_away()
-            return
+            return False
         self._need = end + 4 + length
         if len(self._buffer) < self._need:
-            return
+            return False
         body = bytes(self._buffer[end + 4 : self._need])
         del self._buffer[: self._need]
         self._need = 0
         if headers.get("connection", "").lower() == "close":
             self._closing = True
-        self._task = self._loop.create_task(self._work(Plain(model, version, headers, body)))
+        self._busy, self._written = True, False
+        stop = self._begin(Plain(model, version, headers, body), self._told)
+        if self._busy and not self._written:
+            self._stop = stop
+        return True
 
-    async def _work(self, asked: Plain) -> None:
-        try:
-            reply = await self._answer(asked)
-            if not self._transport.is_closing():
-                self._transport.write(_encoded(reply, last=self._closing))
-                if not self._writable.is_set():
-                    await self._writable.wait()
-        finally:
-            self._task = None
+    def _told(self, reply: Reply) -> None:
+        """What is answered."""
+        self._stop = None
+        if self._transport.is_closing():
+            if self._busy:
+                self._end()
+            return
+        self._transport.write(_encoded(reply, last=self._closing))
+        self._written = True
+        if self._writable:
+            self._end()
+            self._go_on()
+
+    def _end(self) -> None:
+        """The request at hand is over."""
+        self._busy = False
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
         if self._closing:
             self._transport.close()
             return
         self._heard_s = self._loop.time()
         self._transport.resume_reading()
-        if self._buffer:
-            self._next()
 
     def _turn_away(self) -> None:
         """A body too large to be read: said at once, not after 50 megabytes; what still comes is dropped for a while,
@@ -207,7 +247,7 @@ class QuickProtocol(asyncio.Protocol):
 
     def _look(self) -> None:
         silent_s = self._loop.time() - self._heard_s
-        if self._task is None and silent_s >= SILENT_S:
+        if not self._busy and silent_s >= SILENT_S:
             self._transport.close()
             return
         self._timer = self._loop.call_later(max(1.0, SILENT_S - silent_s), self._look)

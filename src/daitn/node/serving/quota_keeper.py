@@ -74,15 +74,22 @@ class QuotaKeeper:
                     found[key.digest].alone = KeyQuotas(key.terms, self._clock_s())
         self._keys = found
 
-    async def begin(self, digest: str) -> QuotaSpent | None:
-        """A query is to be asked with a key: counted from now on; or why it may not, and nothing was counted."""
+    def begin_now(self, digest: str) -> bool:
+        """As `begin`, where there is nothing to wait for; False, and nothing was counted, where there may be."""
         key = self._keys.get(digest)
         if key is None:
+            return True
+        if key.alone is not None or not key.purse.take(self._clock_s()):
+            return False
+        if key.purse.low():
+            self._ask_soon(digest)
+        return True
+
+    async def begin(self, digest: str) -> QuotaSpent | None:
+        """A query is to be asked with a key: counted from now on; or why it may not, and nothing was counted."""
+        if self.begin_now(digest):
             return None
-        if key.alone is None and key.purse.take(self._clock_s()):
-            if key.purse.low():
-                self._ask_soon(digest)
-            return None
+        key = self._keys[digest]
         for _ in range(ROUNDS if key.alone is None else 0):
             try:
                 async with asyncio.timeout(SILENT_S):

@@ -29,7 +29,8 @@ from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import EngineKind, QueryGoal, ServedModel
 from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, check_text_ask, task_of
 from daitn.node.serving.answer_links import Answer, AnswerLinks, Taker
-from daitn.node.serving.asking import TRIES, WAIT_S, Asked, Step
+from daitn.node.serving.asked_query import TRIES, Asked, Step
+from daitn.node.serving.asking import WAIT_S
 from daitn.wire.answers import BatchAnswered, SealedPiece, TextEnded, TextPiece, TextRefused
 from daitn.wire.queries import QueryAnswer
 from daitn.wire.secret_queries import SealedPart, SecretTextQuery

@@ -15,7 +15,7 @@ from daitn.control_center.inference.query_admission import Refused
 from daitn.control_center.inference.query_engine import UNPRICED, QueryRouteEngine
 from daitn.decision.query_route.explaining import ReplicaWeighed
 from daitn.descriptors.query_way import HostWeighed, StepShown, Way
-from daitn.node.serving.asking import Asked
+from daitn.node.serving.asked_query import Asked
 from daitn.wire.queries import QueryAnswer
 
 WAYS_KEPT: Final = 512
