@@ -64,7 +64,7 @@ from daitn.base.ids import (
 )
 from daitn.base.metrics import Count
 from daitn.base.units import parse_bytes
-from daitn.cli.access import parse_access, parse_engine, parse_listen, parse_window
+from daitn.cli.access import host_policy, parse_access, parse_engine, parse_listen, parse_window
 from daitn.control_center.training.job_state import JobState
 from daitn.demo.medquad import data as medquad
 from daitn.demo.medquad.sites import INSTITUTES
@@ -1243,6 +1243,11 @@ CASES = [
         lambda data, _: inference_protocol.decode_index(data),
         [b'{"ready": true}'],
         "json",
+    ),
+    Case(
+        "cli.access.host_policy",
+        lambda data, _: host_policy([as_text(data)], [as_text(data)], [as_text(data)], as_text(data)),
+        [b"ab" * 32, b"ada", b"5MB"],
     ),
     Case("cli.access.parse_engine", lambda data, _: parse_engine(as_text(data)), [b"onnx-graph", b"torch-graph"]),
     Case("cli.access.parse_listen", lambda data, _: parse_listen(as_text(data)), [b"127.0.0.1:8600", b"[::1]:0"]),

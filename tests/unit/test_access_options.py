@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from daitn.base.errors import InputError
-from daitn.cli.access import parse_access, parse_window
+from daitn.cli.access import host_policy, parse_access, parse_window
 from daitn.descriptors.access import Access, AccessKind, Window, is_open
+from daitn.descriptors.host_policy import HostPolicy
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 from daitn.node.node_config import NodeConfig, NodeFolder
@@ -96,3 +97,14 @@ def test_access_of_a_scenario_reaches_its_node_as_options_unchanged(access):
 def test_tariff_of_a_scenario_reaches_its_node_as_options():
     assert tariff_arguments(Tariff()) == []
     assert tariff_arguments(Tariff(price_per_hour=0.0, watts=65.5)) == ["--price-per-hour", "0.0", "--watts", "65.5"]
+
+
+def test_policy_of_a_host_is_what_its_options_say():
+    key = "AB" * 32
+    policy = host_policy(["ada", "bob"], [key], None, "5MB")
+    assert policy == HostPolicy(owners=("ada", "bob"), signers=(key.lower(),), model_bytes_most=5_000_000)
+    assert host_policy(None, None, ["MIT"], "") == HostPolicy(licences=("MIT",))
+    with pytest.raises(InputError, match="'abc' is no key"):
+        host_policy(None, ["abc"], None, "")
+    with pytest.raises(InputError, match="no policy of a host"):
+        host_policy([""], None, None, "")

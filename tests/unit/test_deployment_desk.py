@@ -30,10 +30,10 @@ from daitn.control_center.inference.commands import DeployAsked, UndeployAsked
 from daitn.control_center.inference.deployment_desk import WINDOW_TIMER
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.host_policy import HostPolicy
 from daitn.descriptors.serving import (
     EngineKind,
     HostDescriptor,
-    HostPolicy,
     ModelNeeds,
     Replica,
     ReplicaMeasured,
@@ -175,6 +175,26 @@ def test_admission_lists_every_condition_that_fails() -> None:
     assert set(failed) == {"memory", "replicas", "quality"}
     assert failed["memory"] == "memory: required 100 bytes, available 50 bytes at most"
     assert failed["quality"] == "quality: required accuracy >= 0.9, available 0.8 measured"
+
+
+def test_weights_lie_at_hosts_of_the_operators_that_the_goal_names_and_licences_that_hosts_take() -> None:
+    domain = Domain(
+        make_host(1, operator="clinic"),
+        make_host(2, operator="lab"),
+        make_host(3, operator="clinic", policy=HostPolicy(licences=("MIT",))),
+    )
+    desk = domain.center.inference.deployment
+
+    def judged(goal: str, licence: str = "") -> tuple[list[str], list[str]]:
+        needs = msgspec.structs.replace(NEEDS, licence=licence)
+        admission = desk.judge(needs, parse_goal(goal), OwnerId("ada"), {}, MODEL)
+        return sorted(admission.candidates), [str(one) for one in admission.failed()]
+
+    assert judged("operator clinic, = 1 replicas") == (["n0001"], [])
+    assert judged("operator clinic, operator lab, = 2 replicas", "MIT") == (["n0001", "n0002", "n0003"], [])
+    hosts, failed = judged("operator other clinic, = 1 replicas")
+    assert hosts == []
+    assert failed[0] == "operator: required other clinic, available clinic, lab"
 
 
 def test_host_that_vanishes_is_not_asked_at_once_and_replaced_after_patience() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from daitn.base.effects import Delivered, Effect, Send, Started, TimerFired
 from daitn.base.ids import CENTER, ArtifactId, ModelName, NodeId, OwnerId
-from daitn.descriptors.serving import EngineKind, HostDescriptor, HostPolicy, ModelNeeds, Replica, ReplicaPhase
+from daitn.descriptors.host_policy import HostPolicy
+from daitn.descriptors.serving import EngineKind, HostDescriptor, ModelNeeds, Replica, ReplicaPhase
 from daitn.terminal.model_host import DropReplica, LoadReplica, ModelHost, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ModelsServed, ServeModels, ServeOrder
 from daitn.wire.center_tools import InputRef

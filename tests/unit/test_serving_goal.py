@@ -6,8 +6,9 @@ import pytest
 
 from daitn.base.errors import InputError
 from daitn.base.ids import OwnerId
+from daitn.descriptors.host_policy import HostPolicy
 from daitn.descriptors.request import Target
-from daitn.descriptors.serving import HostPolicy, LatencyTarget, ServingGoal, parse_goal
+from daitn.descriptors.serving import LatencyTarget, ServingGoal, parse_goal
 
 
 def test_goal_with_every_part_is_read() -> None:
@@ -53,7 +54,10 @@ def test_goal_that_cannot_be_is_refused_with_what_is_wrong(text: str, said: str)
 
 
 def test_host_says_every_rule_against_a_model() -> None:
-    policy = HostPolicy(owners=("ada",), signers=("aa",), model_bytes_most=10)
+    policy = HostPolicy(owners=("ada",), signers=("aa",), licences=("MIT", "Apache-2.0"), model_bytes_most=10)
 
-    assert policy.faults(OwnerId("ada"), "aa", 10) == ()
-    assert len(policy.faults(OwnerId("bob"), "bb", 11)) == 3
+    assert policy.faults(OwnerId("ada"), "aa", "MIT", 10) == ()
+    assert len(policy.faults(OwnerId("bob"), "bb", "GPL-3.0-only", 11)) == 4
+    (unstated,) = policy.faults(OwnerId("ada"), "aa", "", 10)
+    assert unstated == "models whose licence is not stated are not accepted here, only under MIT, Apache-2.0"
+    assert HostPolicy().faults(OwnerId("bob"), "bb", "", 11) == ()

@@ -13,6 +13,7 @@ from daitn.base.decoding import UNDECODABLE
 from daitn.base.errors import InputError
 from daitn.base.units import parse_bytes
 from daitn.descriptors.access import METERED, RATE_LEAST_BYTES_PER_S, Access, AccessKind, Window, check_access
+from daitn.descriptors.host_policy import HostPolicy
 from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind
 from daitn.descriptors.tariff import Tariff
 from daitn.node.node_config import GatewayConfig
@@ -93,3 +94,20 @@ def parse_engine(text: str) -> EngineKind:
     if text not in GRAPH_ENGINES:
         raise InputError(f"--engine {text[:40]!r} is no engine", todo=f"write one of {', '.join(GRAPH_ENGINES)}")
     return EngineKind(text)
+
+
+def host_policy(
+    owners: Sequence[str] | None, signers: Sequence[str] | None, licences: Sequence[str] | None, largest: str
+) -> HostPolicy:
+    """Whose models a host serves, as options of `daitn join` say it; InputError with what is wrong."""
+    said = {"owners": owners, "signers": [one.lower() for one in signers or ()], "licences": licences}
+    given: dict[str, object] = {name: list(values) for name, values in said.items() if values}
+    for key in given.get("signers", ()):  # type: ignore[attr-defined]  # a list of words
+        if re.fullmatch(r"[0-9a-f]{64}", key) is None:
+            raise InputError(f"{key[:80]!r} is no key", todo="give the 64 hexadecimal digits of a public key")
+    if largest:
+        given["model_bytes_most"] = parse_bytes(largest)
+    try:
+        return msgspec.convert(given, type=HostPolicy)
+    except UNDECODABLE as error:
+        raise InputError(f"this is no policy of a host: {error}", todo="correct it") from None

@@ -23,7 +23,12 @@ def deploy(
     package: Annotated[Path, typer.Argument(help="Directory of a model package, as `daitn train fetch` makes one.")],
     name: Annotated[str, typer.Option(help="Name by which queries ask it.")],
     goal: Annotated[
-        str, typer.Option(help="'p95 <= 50 ms, accuracy >= 90%, >= 1 replicas, <= 2 replicas, region north'")
+        str,
+        typer.Option(help="'p95 <= 50 ms, accuracy >= 90%, >= 1 replicas, <= 2 replicas, region north, operator lab'"),
+    ] = "",
+    licence: Annotated[
+        str,
+        typer.Option(help="Under which you give it (Apache-2.0, as SPDX has it); hosts may ask for certain ones."),
     ] = "",
     split: Annotated[
         str,
@@ -57,7 +62,9 @@ def deploy(
     with errors(json), _connect(token) as network:
         agreed = _retraining(retrain, check_hours, canary, canary_hours)
         tried = _canary(canary, canary_hours) if agreed is None else None
-        status = network.models.deploy(package, name, goal, split=_split(split), canary=tried, retrain=agreed)
+        status = network.models.deploy(
+            package, name, goal, split=_split(split), canary=tried, retrain=agreed, licence=licence
+        )
         if status.phase.value != "refused" and wait > 0:
             status = network.models.wait(name, wait)
         answer(json, status, lambda where: _show(where, (status,)))

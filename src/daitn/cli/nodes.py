@@ -133,6 +133,14 @@ def join(
     accept_owner: Annotated[
         list[str] | None, typer.Option(help="Serve models of this owner only; may be repeated. With the role host.")
     ] = None,
+    accept_signer: Annotated[
+        list[str] | None, typer.Option(help="Serve packages that this key signed only; may be repeated. As above.")
+    ] = None,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option(help="Serve models under this licence only (Apache-2.0); may be repeated. As above."),
+    ] = None,
+    largest_model: Annotated[str, typer.Option(help="Serve no larger models, such as 500MB. As above.")] = "",
     price_per_hour: Annotated[
         float | None, typer.Option(help="Charged for an hour of a visit, in the domain's unit of account.")
     ] = None,
@@ -173,9 +181,9 @@ def join(
             from daitn.cli.access import parse_access
 
             knobs["access"] = parse_access(access or "wireline", metered, rate, window or ())
-        if host_memory or accept_owner or engine or offers:
-            from daitn.cli.access import parse_engine
-            from daitn.descriptors.serving import HostPolicy
+        policy = (accept_owner, accept_signer, accept_licence, largest_model)
+        if host_memory or any(policy) or engine or offers:
+            from daitn.cli.access import host_policy, parse_engine
             from daitn.node.node_config import HostConfig
 
             hosting: dict[str, Any] = {"memory_bytes": parse_bytes(host_memory)} if host_memory else {}
@@ -185,8 +193,8 @@ def join(
                 from daitn.node.site_files import load_offers
 
                 hosting["offers"] = load_offers(offers)
-            if accept_owner:
-                hosting["policy"] = HostPolicy(owners=tuple(accept_owner))
+            if any(policy):
+                hosting["policy"] = host_policy(*policy)
             knobs["hosting"] = HostConfig(**hosting)
         if (price_per_hour, price_per_gb, watts) != (None, None, None):
             from daitn.cli.access import tariff_of

@@ -20,6 +20,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeId
     name: str
     region: str
+    operator: str
+    """Who runs it, as its enrolment proves."""
     offered: HostDescriptor
     memory_left_bytes: int
     """Beside the models it has been given."""
@@ -76,12 +78,17 @@ def admit(
         there = sorted({host.region or "none" for host in left})
         _say(conditions, "region", " or ".join(goal.regions), ", ".join(there) or "none", bool(inside))
         left = inside
+    if goal.operators:
+        trusted = [host for host in left if host.operator in goal.operators]
+        there = sorted({host.operator or "nobody" for host in left})
+        _say(conditions, "operator", " or ".join(goal.operators), ", ".join(there) or "none", bool(trusted))
+        left = trusted
     able = [host for host in left if any(engine in engines for engine in host.offered.engines)]
     _say(conditions, "engine", " or ".join(sorted(engines)), f"{len(able)} of {len(left)} hosts have it", bool(able))
     willing: list[HostView] = []
     against: list[str] = []
     for host in able:
-        faults = host.offered.policy.faults(owner, needs.signer, needs.payload_bytes)
+        faults = host.offered.policy.faults(owner, needs.signer, needs.licence, needs.payload_bytes)
         against += [f"{host.name}: {fault}" for fault in faults]
         willing += [] if faults else [host]
     _say(conditions, "policy", "a host that accepts it", "; ".join(against[:5]) or f"{len(willing)} do", bool(willing))

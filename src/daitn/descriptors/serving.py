@@ -19,6 +19,7 @@ from daitn.base.errors import InputError
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.host_policy import Bytes, HostPolicy, Licence
 from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.live import LiveShown
 from daitn.descriptors.request import Target, parse_target
@@ -28,7 +29,6 @@ from daitn.descriptors.texts import TextTask
 from daitn.descriptors.versions import Canary, CanaryShown, RetrainingShown
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=limits.ARTIFACT_BYTES)]
 Rows = Annotated[int, msgspec.Meta(ge=1, le=limits.QUERY_ROWS)]
 
 DATATYPES: Final[dict[str, str]] = {
@@ -109,12 +109,15 @@ class ServingGoal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     replicas_most: Annotated[int, msgspec.Meta(ge=1, le=limits.HOSTS_PER_MODEL)] = 2
     regions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=8)] = ()
     """Where its weights may lie; empty: anywhere."""
+    operators: Annotated[tuple[Name, ...], msgspec.Meta(max_length=limits.ZONE_OPERATORS)] = ()
+    """At whose hosts its weights may lie; empty: at anyone's."""
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 300.0
     """With `replicas_least` 0: after so long without a query the last replica is let go."""
 
     def __str__(self) -> str:
         regions = [f"region {name}" for name in self.regions]
         counts = [f">= {self.replicas_least} replicas", f"<= {self.replicas_most} replicas"]
+        regions += [f"operator {name}" for name in self.operators]
         idle = [f"idle {self.idle_s:g} s"] if self.replicas_least == 0 else []
         return ", ".join([*map(str, self.latency), *map(str, self.quality), *counts, *regions, *idle])
 
@@ -123,20 +126,21 @@ _LATENCY = re.compile(
     r"p(?P<percent>\d{1,2}(?:\.\d{1,3})?)\s*(?:<=|≤|<)\s*(?P<value>\d{1,9}(?:\.\d{1,9})?)\s*(?P<unit>ms|s)"
 )
 _REPLICAS = re.compile(r"(?P<sense><=|>=|≤|≥|=)\s*(?P<count>\d{1,4})\s*(?:replicas?|copies)")
-_REGION = re.compile(r"region\s*=?\s*(?P<name>[^\s,]{1,63})")
+_WHERE = re.compile(r"(?P<kind>region|operator)\s*=?\s*(?P<name>[^\s,](?:[^,]{0,254}[^\s,])?)")
 _IDLE = re.compile(r"idle\s*=?\s*(?P<value>\d{1,9}(?:\.\d{1,9})?)\s*s")
 GOAL_CHARS: Final = 4096
 """Longest text of a goal."""
 
 
 def parse_goal(text: str) -> ServingGoal:
-    """`p95 <= 50 ms, accuracy@cardiology >= 0.9, >= 2 replicas, <= 3 replicas, region north`; InputError where a part
-    cannot be read, or parts contradict each other."""
+    """`p95 <= 50 ms, accuracy@cardiology >= 0.9, >= 2 replicas, <= 3 replicas, region north, operator clinic`;
+    InputError where a part cannot be read, or parts contradict each other."""
     if len(text) > GOAL_CHARS:
         raise InputError(f"the goal has {len(text)} characters, the limit is {GOAL_CHARS}", todo="say less")
     latency: list[LatencyTarget] = []
     quality: list[Target] = []
     regions: list[str] = []
+    operators: list[str] = []
     least, most, idle_s = None, None, 300.0
     for part in (one.strip() for one in text.split(",") if one.strip()):
         if (found := _LATENCY.fullmatch(part)) is not None:
@@ -149,8 +153,8 @@ def parse_goal(text: str) -> ServingGoal:
             count = int(found["count"])
             least = count if found["sense"] in (">=", "≥", "=") else least
             most = count if found["sense"] in ("<=", "≤", "=") else most
-        elif (found := _REGION.fullmatch(part)) is not None:
-            regions.append(found["name"])
+        elif (found := _WHERE.fullmatch(part)) is not None:
+            (regions if found["kind"] == "region" else operators).append(found["name"])
         elif (found := _IDLE.fullmatch(part)) is not None:
             idle_s = float(found["value"])
         else:
@@ -164,6 +168,7 @@ def parse_goal(text: str) -> ServingGoal:
             replicas_least=least,
             replicas_most=most,
             regions=tuple(regions),
+            operators=tuple(operators),
             idle_s=idle_s,
         )
     )
@@ -183,6 +188,7 @@ def check_goal(goal: ServingGoal) -> ServingGoal:
         ("latencies", len(goal.latency), 4),
         ("figures", len(goal.quality), 8),
         ("regions", len(goal.regions), 8),
+        ("operators", len(goal.operators), limits.ZONE_OPERATORS),
     ):
         faults += [f"{found} {what}, the limit is {most}"] if found > most else []
     faults += [f"{target}: the value is not finite" for target in goal.quality if not math.isfinite(target.value)]
@@ -192,26 +198,6 @@ def check_goal(goal: ServingGoal) -> ServingGoal:
 
 
 # --- what a host offers -----------------------------------------------------------------------------------------------
-
-
-class HostPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose models a host accepts; the host checks it itself, whatever the centre believed."""
-
-    owners: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ("*",)
-    signers: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1024)] = ("*",)
-    """Public keys (hex) that may have signed a package."""
-    model_bytes_most: Bytes = limits.ARTIFACT_BYTES
-
-    def faults(self, owner: OwnerId, signer: str, model_bytes: int) -> tuple[str, ...]:
-        """Every rule against a model."""
-        found: list[str] = []
-        if "*" not in self.owners and owner not in self.owners:
-            found.append(f"models of {owner} are not accepted here")
-        if "*" not in self.signers and signer not in self.signers:
-            found.append(f"packages signed by {signer[:16]} are not accepted here")
-        if model_bytes > self.model_bytes_most:
-            found.append(f"the model has {model_bytes} bytes, {self.model_bytes_most} are accepted here")
-        return tuple(found)
 
 
 class HostDescriptor(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +221,8 @@ class ModelNeeds(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: Bytes
     """In use while it serves; an upper estimate before it was loaded anywhere."""
     signer: str
+    licence: Licence = ""
+    """Under which its provider gives it, as SPDX names it; empty: not stated."""
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(max_length=limits.TENSORS_PER_QUERY)] = ()
     stage: Stage | None = None
     """Which stage of the package's model it is; None: the whole."""

@@ -76,11 +76,13 @@ class DeploymentService:
         canary: CanaryWanted | None = None,
         retrain: Retraining | None = None,
         better: str = "",
+        licence: str = "",
     ) -> ModelStatus:
         """Take a package on under a name, or refuse it with every reason. The same name again is another package or
-        goal for it. With `split` it is served in stages, with `canary` tried beside the version that is served, with
-        `retrain` trained on by itself where it gets worse. `better`: how a unit found a new version better.
-        InputError for what cannot be right, PolicyError for a name that is somebody else's."""
+        goal for it. With `split` it is served in stages, with `canary` tried beside the version that is served,
+        with `retrain` trained on by itself where it gets worse. `better`: how a unit found a new version better;
+        its `licence`, where none is given, is that of the version which is served. InputError for what cannot be
+        right, PolicyError for a name that is somebody else's."""
         if canary is not None and split is not None:
             raise InputError("a new version is tried whole, not in stages", todo="deploy it without a canary")
         name = ModelName(check_name("model", model))
@@ -96,6 +98,8 @@ class DeploymentService:
         beside = name
         if canary is not None:
             beside, goal = self._beside(owner, name, goal, needs)
+            licence = licence or self._desk.models[name].needs.licence
+        needs = msgspec.structs.replace(needs, licence=licence)
         if split is None:
             failed = self._desk.judge(needs, goal, owner, measured, beside).failed()
         else:

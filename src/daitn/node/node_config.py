@@ -32,9 +32,10 @@ from daitn.base.errors import InputError
 from daitn.base.units import GIB
 from daitn.descriptors.access import Access
 from daitn.descriptors.destinations import NETWORKS
+from daitn.descriptors.host_policy import HostPolicy
 from daitn.descriptors.offers import OFFERS, Offer
 from daitn.descriptors.pipelines import PIPELINES, Pipeline, TextSwitch
-from daitn.descriptors.serving import EngineKind, HostPolicy
+from daitn.descriptors.serving import EngineKind
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
 

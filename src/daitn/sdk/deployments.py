@@ -36,15 +36,16 @@ class Deployments:
         split: int | bool | None = None,
         canary: CanaryWanted | None = None,
         retrain: Retraining | None = None,
+        licence: str = "",
     ) -> ModelStatus:
         """Give a package (its folder, or the id of one the domain holds) to the network under a name.
 
         `split`: in stages, each at a host of its own: a number of them, or True for as few as fit. None: in stages only
         where no host has the memory for the whole, which needs the package's folder; False: never. `canary`: beside the
         version that is served under that name, with a share of its queries, until it takes over or is taken back.
-        `retrain`: trained on by itself where judged answers show that it has got worse, by the job that made it. The
-        status says `refused` with every reason, or how far its placement is, and in how many stages. InputError for
-        what cannot be right.
+        `retrain`: trained on by itself where judged answers show that it has got worse, by the job that made it.
+        `licence`: under which it is given, as SPDX names it; hosts may ask for certain ones. The status says `refused`
+        with every reason, or how far its placement is, and in how many stages. InputError for what cannot be right.
         """
         if isinstance(goal, str):
             goal = parse_goal(goal)
@@ -53,7 +54,7 @@ class Deployments:
         if held and wanted:
             raise InputError("where to cut is found from the package itself", todo="give its folder, not its id")
         artifact = ArtifactId(str(package)) if held else self._upload(Path(package))
-        body = DeployBody(model=name, package=artifact, goal=goal, canary=canary, retrain=retrain)
+        body = DeployBody(model=name, package=artifact, goal=goal, licence=licence, canary=canary, retrain=retrain)
         if wanted:
             asked = SplitAsked(profile=_profile(Path(package)), stages=0 if split is True else int(split or 0))
             return self._deploy(msgspec.structs.replace(body, split=asked))

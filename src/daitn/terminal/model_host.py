@@ -120,7 +120,8 @@ class ModelHost:
         return effects
 
     def _take(self, order: ServeOrder) -> list[Effect]:
-        faults = list(self.offered.policy.faults(order.owner, order.needs.signer, order.needs.payload_bytes))
+        needs = order.needs
+        faults = list(self.offered.policy.faults(order.owner, needs.signer, needs.licence, needs.payload_bytes))
         left = self.offered.memory_bytes - self._promised()
         if not faults and order.needs.memory_bytes > left:
             faults.append(f"the model needs {order.needs.memory_bytes} bytes of memory, {left} are left")

@@ -376,6 +376,7 @@ class DeploymentDesk:
                     node=descriptor.node,
                     name=descriptor.name,
                     region=descriptor.region,
+                    operator=descriptor.operator,
                     offered=offered,
                     memory_left_bytes=max(0, offered.memory_bytes - promised),
                     # A host that carries the model and vanished a moment ago is waited for, not planned without.

@@ -15,6 +15,7 @@ from daitn.base import limits
 from daitn.base.ids import ArtifactId, NodeId
 from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Name
+from daitn.descriptors.host_policy import Licence
 from daitn.descriptors.key_terms import KeyTerms
 from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip
@@ -71,6 +72,8 @@ class DeployBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     model: Name
     package: Digest
     goal: ServingGoal = ServingGoal()
+    licence: Licence = ""
+    """Under which its provider gives it; hosts may ask for certain ones."""
     split: SplitAsked | None = None
     canary: CanaryWanted | None = None
     """Tried beside the version that is served, with a share of its queries."""

@@ -31,6 +31,8 @@ class Deployments(Protocol):
         split: SplitAsked | None,
         canary: CanaryWanted | None,
         retrain: Retraining | None,
+        *,
+        licence: str,
     ) -> ModelStatus:
         """Take a package on, or refuse it with every reason."""
         ...
@@ -77,6 +79,7 @@ def add_model_routes(
             asked.split,
             asked.canary,
             asked.retrain,
+            licence=asked.licence,
         )
         return _json(status, 200 if status.phase is ModelPhase.REFUSED else 201)
 
