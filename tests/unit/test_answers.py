@@ -302,6 +302,27 @@ def test_deadline_ends_an_answer_with_its_reason() -> None:
     run(check)
 
 
+def test_deadlines_of_clients_leave_no_healthy_host_out() -> None:
+    async def check() -> None:
+        async with AnswerWorld() as world:
+            for node in ("one", "two", "three", "four"):
+                world.add(node, simulated(words_most=100_000, token_s=0.005))
+
+            async def one() -> None:
+                telling = await world.asking.ask(MODEL, ASKED, QueryGoal(deadline_s=0.2))
+                assert await whole(telling)
+                assert telling.refused is not None
+                assert [step.came for step in telling.steps] == ["overdue"]
+                assert "tokens of the answer had come" in telling.refused.what
+
+            await asyncio.gather(*(one() for _ in range(16)))
+            assert world.counters.of("hosts_ejected") == world.counters.of("answers_missing") == 0
+            assert world.counters.of("deadlines_passed") == 16
+            assert world.in_flight() == 0
+
+    run(check)
+
+
 def test_deadline_ends_an_answer_whose_pieces_still_come() -> None:
     async def check() -> None:
         async with AnswerWorld() as world:

@@ -185,6 +185,28 @@ def test_late_query_is_sent_to_a_second_host_and_the_first_answer_counts() -> No
     assert counters.shown() == {"queries_answered": 1, "queries_hedged": 1}
 
 
+def test_deadline_of_a_client_that_passes_is_no_fault_of_healthy_hosts() -> None:
+    engine, counters = QueryRouteEngine(), Counters()
+    engine.follow([make_model(*(make_route(node) for node in ("one", "two", "three", "four")))], time.monotonic_ns())
+
+    async def call(host: NodeId, query: QueryCall, timeout_s: float) -> QueryAnswer | QueryRefused:
+        await asyncio.sleep(timeout_s)
+        raise UnavailableError("no answer in time")
+
+    async def many() -> list[Asked]:
+        asking = Asking(engine, carried(call), counters)
+        return await asyncio.gather(*(asking.ask("sides", INPUTS, 1, QueryGoal(deadline_s=0.04)) for _ in range(16)))
+
+    found = asyncio.run(many())
+
+    assert counters.of("hosts_ejected") == counters.of("answers_missing") == 0
+    assert counters.of("deadlines_passed") >= 16
+    for one in found:
+        assert isinstance(one.outcome, Refused)
+        assert one.outcome.reason is QueryRefusal.LOST
+        assert "its time was over after 0.040 s" in one.outcome.what
+
+
 def test_second_copies_are_sent_within_a_budget() -> None:
     engine, counters = QueryRouteEngine(), Counters()
     engine.follow([make_model(make_route("one"), make_route("two"))], time.monotonic_ns())

@@ -120,6 +120,14 @@ def test_host_that_loses_queries_is_avoided_then_left_out_and_tried_again() -> N
     assert later == {"bad": "", "good": ""}
 
 
+def test_deadline_that_passes_counts_only_where_an_answer_so_late_would_count() -> None:
+    engine, among = engine_with(make_route("one"), make_route("two")), (NodeId("two"),)
+    for _ in range(20):
+        assert not engine.overdue(chosen(ask(engine, tried=among)), 0.05, 100 * S)
+    assert [engine.overdue(chosen(ask(engine, tried=among)), 0.5, 100 * S) for _ in range(5)] == [*[False] * 4, True]
+    assert {node_of(ask(engine)) for _ in range(5)} == {"two"}
+
+
 def test_loss_is_forgiven_with_time() -> None:
     engine = engine_with(make_route("one", row_s=0.001), make_route("two", row_s=0.004, batch_s=0.02))
     engine.lost(chosen(ask(engine, tried=(NodeId("two"),))), 100 * S)

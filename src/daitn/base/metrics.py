@@ -78,6 +78,7 @@ _TERMINAL: Final = (
         answers_missing="hosts gave this gateway no answer, or none that can be read: look at hosts and links",
         answers_compared="queries were asked of a second host, and both answered alike; work, no fault",
         answers_unlike="two hosts answered the same query unlike each other: the centre says who is odd",
+        deadlines_passed="deadlines passed while hosts worked: predictions are off, or hosts are slower",
         hosts_ejected="hosts lost queries in a row, or are far slower than they were, and are left out for a while",
         models_not_hosted="models are ordered that this host's policy or memory forbids: they changed, or we err",
         replicas_failed="models could not be loaded, or their engines died again and again: see `daitn models`",

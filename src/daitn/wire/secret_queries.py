@@ -92,6 +92,10 @@ class SecretQuery(msgspec.Struct, frozen=True, kw_only=True):
     data: Sealed
     """`SecretContent`, encrypted."""
 
+    def part_for(self, host: NodeId) -> SealedPart:
+        """What one of its hosts needs of it."""
+        return SealedPart(capsule=self.capsules[host], data=self.data)
+
 
 class SealedPart(msgspec.Struct, frozen=True, kw_only=True):
     """Of a query: what one host needs of `SecretQuery`."""
@@ -126,6 +130,10 @@ class SecretTextQuery(msgspec.Struct, frozen=True, kw_only=True):
     capsules: Annotated[dict[NodeId, Capsule], msgspec.Meta(min_length=1, max_length=RECIPIENTS)]
     data: Sealed
     """`SecretText`, encrypted."""
+
+    def part_for(self, host: NodeId) -> SealedPart:
+        """What one of its hosts needs of it."""
+        return SealedPart(capsule=self.capsules[host], data=self.data)
 
 
 class SecretText(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, admissible, unknown_model
 from daitn.decision.query_route import choosing
 from daitn.decision.query_route.choosing import QueryAsked, Why
-from daitn.decision.query_route.ejection import Ejector
+from daitn.decision.query_route.ejection import SLOW, Ejector
 from daitn.decision.query_route.explaining import ReplicaWeighed, explain
 from daitn.decision.query_route.hedging import HedgeBudget, hedge_after_s
 from daitn.decision.query_route.replicas import Column, Floats, ReplicaFacts, ReplicaTable
@@ -322,6 +322,19 @@ class QueryRouteEngine:
         """No answer came, or none that can be read; whether the host is left out from now on."""
         kept, host = self._ended(choice, lost=True)
         if kept is None or not kept.ejector.lost(host, len(kept.routes), now_ns / 1e9):
+            return False
+        kept.table.set_open(host, False)
+        return True
+
+    def overdue(self, choice: Choice, waited_s: float, now_ns: int) -> bool:
+        """The query's own time was over before the host had said anything, after so long; whether the host is left out
+        from now on. Its client chose that time: no loss, and nothing is learnt, unless an answer after so long would
+        count as far too slow by itself."""
+        kept, host = self._ended(choice)
+        expected_s = max(choice.predicted_s, JITTER_S)
+        if kept is None or waited_s <= SLOW * expected_s:
+            return False
+        if not kept.ejector.answered(host, waited_s, expected_s, len(kept.routes), now_ns / 1e9):
             return False
         kept.table.set_open(host, False)
         return True

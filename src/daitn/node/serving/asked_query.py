@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from daitn.base.errors import DaitnError, UnavailableError
 from daitn.base.ids import ModelName, NodeId
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice
@@ -17,6 +18,13 @@ from daitn.wire.secret_queries import SecretQuery
 
 TRIES: Final = 4
 """Hosts one query is sent to at most."""
+
+
+LATE_LEAST_S: Final = 0.05
+"""No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
+
+TIME_OVER_S: Final = 1e-3
+"""Less is left of a query's time than anybody could use: it is over."""
 
 
 class Coming(Protocol):
@@ -109,6 +117,11 @@ def size_of(inputs: Sequence[NamedTensor]) -> int:
 def was_lost(outcome: QueryAnswer | Refused) -> bool:
     """Whether work was lost on it."""
     return isinstance(outcome, Refused) and outcome.reason is QueryRefusal.LOST
+
+
+def kind_of(error: DaitnError) -> str:
+    """Who must act, and what the error says; a host's words about a query are not passed on."""
+    return f"{error.kind} ({error.what[:120]})" if isinstance(error, UnavailableError) else error.kind
 
 
 async def first_of(copies: Sequence[Copy], seconds: float | None, alarms: Alarms) -> list[Copy]:

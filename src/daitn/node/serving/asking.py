@@ -13,8 +13,6 @@ is gone on with by a task, from there.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -23,20 +21,35 @@ from typing import Any, Final
 import msgspec
 
 from daitn.base import limits
-from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, UnavailableError
+from daitn.base.errors import InputError, PeerError, PolicyError, UnavailableError
 from daitn.base.ids import ModelName, NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
 from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import NamedTensor, QueryGoal, ServedModel
 from daitn.node.serving.alarms import Alarm, Alarms
-from daitn.node.serving.asked_query import TRIES, Asked, Caller, Copy, Query, Step, first_of, is_last, size_of, was_lost
+from daitn.node.serving.asked_query import (
+    LATE_LEAST_S,
+    TIME_OVER_S,
+    TRIES,
+    Asked,
+    Caller,
+    Copy,
+    Query,
+    Step,
+    first_of,
+    is_last,
+    kind_of,
+    size_of,
+    was_lost,
+)
 from daitn.node.serving.comparing import Comparing
 from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.outcome_book import OutcomeBook
 from daitn.node.serving.turns import Standing, Turns, alike
+from daitn.node.serving.versions import Versions
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused
-from daitn.wire.secret_queries import SealedPart, SecretQuery
+from daitn.wire.secret_queries import SecretQuery
 
 DEADLINE_S: Final = 10.0
 """Time of a query that names none."""
@@ -50,9 +63,6 @@ WAIT_S: Final = 0.05
 
 COMPARE_S: Final = 10.0
 """Longest a second host is waited for whose answer is only compared."""
-
-LATE_LEAST_S: Final = 0.05
-"""No query is late before this: a machine that is shared makes queries of a millisecond wait for tens."""
 
 
 class Asking:
@@ -71,8 +81,7 @@ class Asking:
         self._counts = counts or QueryCounts(lambda _: None)
         self._comparing = Comparing(self._counts.outcomes, counters)
         self._turns = Turns(engine.engines, standing)
-        self._versions: dict[ModelName, ServedModel] = {}
-        self._random = random.Random()
+        self._versions = Versions()
         self._alarms = Alarms()
         self._prefix, self._queries = secrets.token_hex(4), 0
 
@@ -91,7 +100,7 @@ class Asking:
 
         Where a new version of the model is tried, a share of the queries asks that first; what it does not answer in
         half of the time is asked of the model as if nothing had been."""
-        newer = None if secret is not None else self._newer(model, session)
+        newer = None if secret is not None else self._versions.newer(model, session)
         if newer is not None:
             began_ns = self._clock_ns()
             allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
@@ -110,21 +119,9 @@ class Asking:
         return self._counts.outcomes
 
     def follow(self, models: Sequence[ServedModel]) -> None:
-        """These are served now: new versions of models are asked by their share from now on."""
-        self._versions = {one.canary.model: one for one in models if one.canary is not None and one.routes}
+        """These are served now."""
+        self._versions.follow(models)
         self._counts.outcomes.follow(models)
-
-    def _newer(self, model: str, session: str) -> str | None:
-        """The new version that a query shall ask first. Queries of a session all ask the same."""
-        version = self._versions.get(ModelName(model))
-        if version is None or version.canary is None:
-            return None
-        if session:
-            digest = hashlib.blake2b(session.encode(), digest_size=8).digest()
-            drawn = int.from_bytes(digest, "big") / 2.0**64
-        else:
-            drawn = self._random.random()
-        return version.model if drawn < version.canary.share else None
 
     async def _ask(
         self,
@@ -323,7 +320,7 @@ class Asking:
             lease=choice.lease,
             wanted=choice.wanted,
             inputs=query.inputs,
-            sealed=None if query.secret is None else _part_of(query.secret, choice.route.host.node),
+            sealed=None if query.secret is None else query.secret.part_for(choice.route.host.node),
         )
         patience_s = min(left_s, max(PATIENCE_LEAST_S, PATIENCE_FACTOR * choice.predicted_s))
         query.tried.append(choice.route.host.node)
@@ -339,11 +336,13 @@ class Asking:
             query.steps.append(Step(choice, QueryRefusal.INPUT.value))
             return Refused(QueryRefusal.INPUT, error.render(), offer="fewer rows")
         except (UnavailableError, PeerError, PolicyError) as error:
+            if isinstance(error, UnavailableError) and self._left_s(query) <= TIME_OVER_S:
+                return self._overdue(query, copy)
             self._counters.count("answers_missing")
             if self._engine.lost(choice, now_ns):
                 self._counters.count("hosts_ejected")
             query.steps.append(Step(choice, QueryRefusal.LOST.value))
-            return Refused(QueryRefusal.LOST, f"host {choice.route.host.node} gave no answer: {_kind(error)}", 1.0)
+            return Refused(QueryRefusal.LOST, f"host {choice.route.host.node} gave no answer: {kind_of(error)}", 1.0)
         if isinstance(answer, QueryRefused):
             self._engine.refused(choice, answer.load, now_ns)
             reason = QueryRefusal.INPUT if answer.reason == "input" else QueryRefusal.BUSY
@@ -353,6 +352,17 @@ class Asking:
         self._engine.answered(choice, (now_ns - copy.sent_ns) / 1e9, answer, now_ns)
         query.steps.append(Step(choice, "answered"))
         return answer
+
+    def _overdue(self, query: Query, copy: Copy) -> Refused:
+        """The query's own time was over while a host worked on it: that is no fault of the host by itself."""
+        self._counters.count("deadlines_passed")
+        choice, now_ns = copy.choice, self._clock_ns()
+        waited_s = (now_ns - copy.sent_ns) / 1e9
+        if self._engine.overdue(choice, waited_s, now_ns):
+            self._counters.count("hosts_ejected")
+        query.steps.append(Step(choice, "overdue"))
+        what = f"its time was over after {query.allowed_s:.3f} s, {waited_s:.3f} s of it at {choice.route.host.node}"
+        return Refused(QueryRefusal.LOST, what, 1.0, "a later deadline")
 
     def _end(self, query: Query, outcome: QueryAnswer | Refused) -> Asked:
         if isinstance(outcome, Refused):
@@ -434,15 +444,6 @@ class Begun:
     async def _rest(self, copy: Copy | None, said: Refused | None) -> Asked:
         self._over = True
         return await self._asking._in_turn(self._query, self._name, copy=copy, said=said)
-
-
-def _part_of(secret: SecretQuery, host: NodeId) -> SealedPart:
-    return SealedPart(capsule=secret.capsules[host], data=secret.data)
-
-
-def _kind(error: DaitnError) -> str:
-    """Who must act, and what the error says; a host's words about a query are not passed on."""
-    return f"{error.kind} ({error.what[:120]})" if isinstance(error, UnavailableError) else error.kind
 
 
 async def _raising(error: Exception) -> Asked:

@@ -29,11 +29,11 @@ from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
 from daitn.descriptors.serving import EngineKind, QueryGoal, ServedModel
 from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, check_text_ask, task_of
 from daitn.node.serving.answer_links import Answer, AnswerLinks, Taker
-from daitn.node.serving.asked_query import TRIES, Asked, Step
+from daitn.node.serving.asked_query import TIME_OVER_S, TRIES, Asked, Step
 from daitn.node.serving.asking import WAIT_S
 from daitn.wire.answers import BatchAnswered, SealedPiece, TextEnded, TextPiece, TextRefused
 from daitn.wire.queries import QueryAnswer
-from daitn.wire.secret_queries import SealedPart, SecretTextQuery
+from daitn.wire.secret_queries import SecretTextQuery
 
 DEADLINE_S: Final = 300.0
 """Time of a query that names none: a long answer of a slow model."""
@@ -227,7 +227,10 @@ class Telling:
                     self._note(frame)
                     return frame
             except (UnavailableError, PeerError, PolicyError, TimeoutError) as error:
-                self._lost(error)
+                if isinstance(error, TimeoutError) and self._left_s() <= TIME_OVER_S:
+                    self._overdue()
+                else:
+                    self._lost(error)
                 continue
             if isinstance(frame, TextRefused):
                 self._refused_by_host(frame)
@@ -307,7 +310,7 @@ class Telling:
     async def _send(self, choice: Choice, left_s: float) -> Answer:
         links, host = self._asking.links, choice.route.host
         if isinstance(self._asked, SecretTextQuery):
-            part = SealedPart(capsule=self._asked.capsules[host.node], data=self._asked.data)
+            part = self._asked.part_for(host.node)
             return await links.ask_secret(host, choice.model, choice.artifact, part, left_s)
         given = Given(tokens=tuple(self._tokens), text="".join(self._parts))
         return await links.ask(host, choice.model, choice.artifact, self._asked, given, left_s)
@@ -360,6 +363,20 @@ class Telling:
         why = error.kind if isinstance(error, DaitnError) else "it said nothing in time"
         self._said = Refused(QueryRefusal.LOST, f"host {self._choice.route.host.node} gave no answer: {why}", 1.0)
         self._close("lost")
+
+    def _overdue(self) -> None:
+        """The query's own time was over: that is no fault of its host by itself."""
+        assert self._choice is not None
+        counters, engine, now_ns = self._asking.counters, self._asking.engine, self._asking.clock_ns()
+        counters.count("deadlines_passed")
+        if self._at:
+            engine.withdrawn(self._choice)
+        elif engine.overdue(self._choice, (now_ns - self._sent_ns) / 1e9, now_ns):
+            counters.count("hosts_ejected")
+        told = "nothing" if not self._at else f"{self.tokens} tokens"
+        what = f"its time was over after {self._allowed_s:.3f} s, {told} of the answer had come"
+        self._said = Refused(QueryRefusal.LOST, what, 1.0, "a later deadline")
+        self._close("overdue")
 
     def _refused_by_host(self, refused: TextRefused) -> None:
         assert self._choice is not None
