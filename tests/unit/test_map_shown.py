@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 
-import pytest
 from rich.console import Console
 from tests.builders import START_NS, make_site
 
@@ -62,7 +61,7 @@ def test_alarms_are_shown_with_who_and_what():
     assert alarm_table(alarms_of(())) == "no alarms"
 
 
-def test_measured_link_is_shown_and_bounds_a_claim():
+def test_measured_link_is_shown():
     knowledge = made()
     node = NodeId("n0001")
     knowledge.measured_round_trip(node, 0.0125, 0.001, START_NS)
@@ -72,5 +71,3 @@ def test_measured_link_is_shown_and_bounds_a_claim():
     (shown,) = nodes_on_map(knowledge, START_NS)
 
     assert "12.5 ms away, 65.0 MB/s" in fast_facts(shown)
-    assert knowledge.measured_flops(node, 1e3, START_NS)
-    assert knowledge.facts[Kind.TERMINAL].value(0, "flops") == pytest.approx(2e3)

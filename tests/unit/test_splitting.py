@@ -150,7 +150,7 @@ def test_view_of_split_learning_pairs_data_with_compute_its_policy_names():
 
     (found,) = view.candidates
     assert (found.data_node, found.compute_node, found.split, found.streamed) == ("n0001", "n0005", True, False)
-    assert (found.data_flops, found.flops) == (1e9, 1e11)
+    assert (found.data_flops, found.flops) == (pytest.approx(1e9), pytest.approx(1e11))
     assert (found.tariff.price_per_hour, found.tariff.watts) == (2.0, 100.0)
 
 

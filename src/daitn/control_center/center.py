@@ -238,6 +238,7 @@ class ControlCenter:
             case VisitProgress() | VisitResult() | VisitFailed() | VisitRefused():
                 self.orchestration.spoke(turn, sender)
                 machine = self._visits.hear(turn, sender, message)
+                self._facts.bounded(turn)
                 if machine is not None:
                     self._advance(turn, machine)
             case RecordsReported(since_ns=since_ns):
@@ -268,6 +269,7 @@ class ControlCenter:
         described = self.knowledge.describe(message.descriptor, message.sequence, turn.now_ns)
         if described is not None:
             turn.record(described)
+            self._facts.bounded(turn)
         self.knowledge.heard(sender, message.sequence, turn.now_ns)
         self.orchestration.spoke(turn, sender)
         turn.send(sender, Described(sequence=message.sequence, heartbeat_s=self.config.heartbeat_s))

@@ -100,6 +100,13 @@ class FactDesk:
         self.ask(turn)
         return seen
 
+    def bounded(self, turn: Turn) -> None:
+        """Claims that descriptions made, or that visits measured, were cut: each is counted and named."""
+        cut, self._knowledge.intake.bounded = self._knowledge.intake.bounded, []
+        for example in cut:
+            self.counters.count("facts_marked", Fault.CLAIM_BOUNDED.label)
+            self._alarm(turn, Fault.CLAIM_BOUNDED, example, 1)
+
     def damaged(self, turn: Turn, event: MapDamaged) -> None:
         """Let the operator know; what was lost is told again by those whose facts it was."""
         self.alarms.sound(turn, "map damaged", event.what)

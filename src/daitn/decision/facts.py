@@ -69,6 +69,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True):
     batch_seconds: float = 0.0
     """Per batch of the preflight's size, at the unit."""
     unit_flops: float = 0.0
+    unit_memory_bytes_per_s: float = 0.0
     evaluate_seconds: float = 0.0
     test_records: int = 0
     fault: str = ""

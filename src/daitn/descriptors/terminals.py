@@ -20,6 +20,9 @@ from daitn.descriptors.serving import HostDescriptor
 from daitn.descriptors.tariff import Tariff
 
 Count = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+Speed = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+"""As far as the registry of facts goes: an absurd claim is a description that counts for what is believed of it."""
+
 Frac = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -98,18 +101,19 @@ class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ComputeDescriptor(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node can compute with. `flops` is measured at joining, not claimed."""
+    """What a node can compute with. It measures its own `flops`; to others they are a claim, and count as far as visits
+    bear them out (`topology.taking`)."""
 
     slots: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     cores: Annotated[int, msgspec.Meta(ge=1, le=65_536)]
     memory_bytes: Count
     storage_bytes: Count
     """Room for an artifact now, after evicting what may go."""
-    flops: Count
+    flops: Speed
     store_bytes: Count = 0.0
     """Room there would be if nothing in the store were in use; a smaller value than `storage_bytes` says nothing."""
-    memory_bytes_per_s: Count = 0.0
-    """Copied by one thread, measured at joining; 0: not measured."""
+    memory_bytes_per_s: Speed = 0.0
+    """Copied by one thread, as the node measured it; 0: not measured."""
     processor: Annotated[str, msgspec.Meta(max_length=128)] = ""
     accelerators: tuple[str, ...] = ()
     sandbox: tuple[str, ...] = ()

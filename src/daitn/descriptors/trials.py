@@ -17,6 +17,9 @@ from daitn.descriptors.server_step import ServerStep
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 """Bytes or records as a site states them; bounded, so that sums stay integers that every encoding has."""
+PREFLIGHT_RECORDS: Final = 32
+"""Records of a preflight's one batch: a common batch size, so that the seconds measured mean something."""
+
 BatchCount = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 
 

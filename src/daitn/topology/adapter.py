@@ -52,10 +52,12 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     """Has room for the model."""
     trust: float
     bytes_per_s: float
+    flops: float
 
     def same_kind(self, other: Standing) -> bool:
         """Whether a view would hold the same candidates of it."""
-        return msgspec.structs.replace(self, trust=other.trust, bytes_per_s=other.bytes_per_s) == other
+        moved = {name: getattr(other, name) for name in ("trust", "bytes_per_s", "flops")}
+        return msgspec.structs.replace(self, **moved) == other
 
 
 def standings(
@@ -74,6 +76,7 @@ def standings(
             has_room(facts, asker),
             trust,
             facts.bytes_per_s,
+            facts.flops,
         )
     return found
 
@@ -174,8 +177,8 @@ class ViewAdapter:
         )
         verifiers = tuple(
             one
-            if one.bytes_per_s == found[one.node].bytes_per_s
-            else msgspec.structs.replace(one, bytes_per_s=found[one.node].bytes_per_s)
+            if (one.bytes_per_s, one.flops) == ((now := found[one.node]).bytes_per_s, now.flops)
+            else msgspec.structs.replace(one, bytes_per_s=now.bytes_per_s, flops=now.flops)
             for one in view.verifiers
         )
         refreshed = msgspec.structs.replace(
@@ -203,6 +206,9 @@ def _moved(candidate: Candidate, found: Mapping[NodeId, Standing], batch_s: Mapp
     data, compute = found[candidate.data_node], found[candidate.compute_node]
     trust = min(data.trust, compute.trust)
     timed = batch_s.get((candidate.dataset, candidate.compute_node))
-    if (trust, timed, compute.bytes_per_s) == (candidate.trust, candidate.batch_s, candidate.bytes_per_s):
+    moved = {"trust": trust, "batch_s": timed, "bytes_per_s": compute.bytes_per_s, "flops": compute.flops}
+    if candidate.split:
+        moved["data_flops"] = data.flops
+    if all(getattr(candidate, name) == value for name, value in moved.items()):
         return candidate
-    return msgspec.structs.replace(candidate, trust=trust, batch_s=timed, bytes_per_s=compute.bytes_per_s)
+    return msgspec.structs.replace(candidate, **moved)

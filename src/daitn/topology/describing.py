@@ -20,7 +20,7 @@ from daitn.descriptors.facts import fact_named
 from daitn.descriptors.terminals import DataDescriptor, Histogram, NodeDescriptor, Role
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.intake import FactIntake
-from daitn.topology.taking import CENTER_SOURCE, bound_claim
+from daitn.topology.taking import CENTER_SOURCE
 
 _TYPES: Final = {"text": "text", "image": "image"}
 """What records are, by the kinds of their columns; anything else is a table."""
@@ -72,9 +72,10 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
             "storage_bytes": compute.storage_bytes,
             "accelerators": len(compute.accelerators),
             "flops": compute.flops,
+            "memory_bytes_per_s": compute.memory_bytes_per_s or None,
         }
         terminals.note(row, "capacity", believed(Kind.TERMINAL, capacity), source=owner, **stamps)
-        bound_claim(terminals, row, "flops")
+        intake.bound_claims(row)
     priced = compute or descriptor.host
     if priced is not None and priced.tariff.price_per_hour is not None:
         price: dict[str, Value] = {

@@ -18,12 +18,12 @@ from daitn.base.errors import PeerError, UnavailableError
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_MS
 from daitn.descriptors.fact_kinds import Group, Kind
-from daitn.descriptors.facts import BY_NUMBER
+from daitn.descriptors.facts import BY_KIND, BY_NUMBER
 from daitn.topology.fact_book import FactBook
 from daitn.topology.refusals import Example, Fault, Taken
 from daitn.topology.rosters import THINGS_MOST, Roster
 from daitn.topology.sources import SourceBook
-from daitn.topology.taking import Batch, take
+from daitn.topology.taking import Batch, bound_claim, take
 from daitn.wire.packed_facts import (
     HEADER,
     PACKED_VERSION,
@@ -80,6 +80,8 @@ class FactIntake:
         self.rosters: dict[Kind, Roster] = {kind: Roster() for kind in Kind}
         self.unsynced: dict[int, int] = {}
         """Sources that are to be asked for all their facts, and when they were asked last (0: not yet)."""
+        self.bounded: list[Example] = []
+        """Claims of descriptions, or beside new measurements, that were cut and that nobody was told of yet."""
         self._told: dict[int, tuple[int, int]] = {}
         """Sources that say they have sent all: up to which message, and when they said so."""
 
@@ -142,6 +144,14 @@ class FactIntake:
         """What a node may report, as bytes: its share of records, were each the largest there is in a message of its
         own. May be asked by another thread."""
         return self.sources.records_per_s(self.sources.find(node)) * MESSAGE_MOST_BYTES
+
+    def bound_claims(self, row: int) -> None:
+        """Cut what a terminal claims of itself to what is believed of it; what was cut is kept in `bounded`."""
+        for group in BY_KIND[Kind.TERMINAL]:
+            for fact in group.facts:
+                if fact.measured_as:
+                    cut = bound_claim(self.book[Kind.TERMINAL], row, fact.name)
+                    self.bounded += [cut] if cut is not None else []
 
     # --- messages ---------------------------------------------------------------------------------------------------
 

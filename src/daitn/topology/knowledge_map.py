@@ -36,7 +36,8 @@ from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
 from daitn.topology.link_graph import LinkGraph
 from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
-from daitn.topology.taking import CENTER_SOURCE, bound_claim
+from daitn.topology.paces import VisitPace
+from daitn.topology.taking import CENTER_SOURCE
 from daitn.topology.trust import EvidenceFound, TrustBook
 
 __all__ = [
@@ -130,6 +131,7 @@ class KnowledgeMap:
             case NodeDescribed(descriptor=descriptor, sequence=sequence):
                 self._put(descriptor, sequence, 0)
                 self._nodes[descriptor.node].set_reachable(False, 0)
+                self.intake.bounded.clear()
             case NodeRemoved(node=node):
                 self._take_off(node)
             case EvidenceFound():
@@ -152,6 +154,7 @@ class KnowledgeMap:
             known.rebind(self.facts[Kind.TERMINAL], row)
             known.set_reachable(False, 0)
             known.set_trust(self.trust_book.score(node, now_ns), now_ns)
+        self.intake.bounded.clear()  # they were told when they were made
         self.facts.restarted(now_ns)
         intake.unsynced = {index: 0 for index in range(1, len(intake.sources)) if intake.sources.incarnation[index]}
         self.version += 1
@@ -311,13 +314,13 @@ class KnowledgeMap:
         """What is asked of the network now, all of it, as gateways counted."""
         describe_queries(self.intake, demands, now_ns)
 
-    def measured_flops(self, node: NodeId, flops: float, now_ns: int) -> bool:
-        """Work there ran at this speed; whether what the node claims was above what is believed after that."""
+    def measured_visit(self, node: NodeId, pace: VisitPace, now_ns: int) -> None:
+        """A visit there has trained: what it says of the node's compute bounds what the node claims."""
         known = self._nodes.get(node)
-        if known is None or not 0 < flops <= 1e18:
-            return False
-        known.set_measured_flops(flops, now_ns)
-        return bound_claim(self.facts[Kind.TERMINAL], known.row, "flops")
+        if known is None:
+            return
+        known.set_measured(believed(Kind.TERMINAL, dict(known.paces.take(pace))), now_ns)
+        self.intake.bound_claims(known.row)
 
     def node(self, node: NodeId) -> NodeFacts | None:
         """What is known of a node."""

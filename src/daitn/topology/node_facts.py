@@ -6,11 +6,13 @@ costs two look-ups, which is nothing beside a decision and too much for a millio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from daitn.base.units import NS_PER_S, ns_to_seconds
 from daitn.descriptors.terminals import NodeDescriptor
-from daitn.topology.columns import FactTable
+from daitn.topology.columns import FactTable, Value
+from daitn.topology.paces import Paces
 from daitn.topology.taking import CENTER_SOURCE
 
 DEFAULT_BYTES_PER_S: Final = 50e6
@@ -35,6 +37,8 @@ class NodeFacts:
         """Until when what the map says of its access's windows holds; infinite where it has none."""
         self.gaps_s: list[float] = []
         """Seconds between signs of life of its visits, the newest `GAPS` of them."""
+        self.paces = Paces()
+        """What its last visits showed of its compute."""
 
     def rebind(self, table: FactTable, row: int) -> None:
         """The columns were read anew: this is its row in them."""
@@ -67,6 +71,16 @@ class NodeFacts:
         """What transfers to it have reached, in the running mean."""
         value = self._table.value(self.row, "bytes_per_s")
         return DEFAULT_BYTES_PER_S if value is None else float(value)
+
+    @property
+    def flops(self) -> float:
+        """What is believed of its speed: as it claims, as far as visits bear it out; 0 where it claims none."""
+        return self._number("flops")
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        """What is believed of its memory's speed, as `flops`."""
+        return self._number("memory_bytes_per_s")
 
     @property
     def round_trip_s(self) -> float | None:
@@ -111,18 +125,22 @@ class NodeFacts:
         """A round trip took so long."""
         self._note("path", {"round_trip_s": seconds}, now_ns, now_ns, {"round_trip_s": deviation_s})
 
-    def set_measured_flops(self, flops: float, now_ns: int) -> None:
-        """Work ran at this speed."""
-        self._note("measured", {"measured_flops": flops}, now_ns, now_ns)
+    def set_measured(self, values: Mapping[str, Value], now_ns: int) -> None:
+        """Visits measured this of its compute: facts of the group `measured`."""
+        self._note("measured", values, now_ns, now_ns)
 
     def set_cool_until(self, until_ns: int) -> None:
         """It rests until then."""
         self._note("reach", {"rests_until_unix_s": ns_to_seconds(until_ns)}, self.spoke_ns, self.spoke_ns)
 
+    def _number(self, fact: str) -> float:
+        value = self._table.value(self.row, fact)
+        return 0.0 if value is None else float(value)
+
     def _note(
         self,
         group: str,
-        values: dict[str, float | bool],
+        values: Mapping[str, Value],
         generated_ns: int,
         received_ns: int,
         deviations: dict[str, float] | None = None,

@@ -247,15 +247,16 @@ def _example(batch: Batch, place: int, fact: Fact | None = None, most: float = 0
     )
 
 
-def bound_claim(table: FactTable, row: int, fact: str) -> bool:
-    """Cut one claim that was noted singly to what is believed of it; whether it was above."""
+def bound_claim(table: FactTable, row: int, fact: str) -> Example | None:
+    """Cut one claim that was noted singly to what is believed of it; what was claimed, where that was above."""
     group, found = fact_named(table.kind, fact)
     claims = table.group(group.name)
     if claims is None or not found.measured_as:
-        return False
+        return None
     bound = float(_bounds(table, found, np.asarray([row], np.intp))[0])
-    if not float(claims.values[fact][row]) > bound:
-        return False
+    claimed = float(claims.values[fact][row])
+    if not claimed > bound:
+        return None
     claims.values[fact][row] = bound
     claims.deviations[fact][row] = encode_deviations(bound)
-    return True
+    return Example(source=int(table.owners()[row]), row=row, group=group.name, fact=fact, value=claimed, most=bound)

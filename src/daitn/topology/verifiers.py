@@ -75,7 +75,6 @@ def make_verifiers(
         ):
             continue
         datasets, records, fields = samples.of(unit.descriptor.operator)
-        machine = unit.descriptor.compute
         verifiers.append(
             Verifier(
                 node=unit.descriptor.node,
@@ -84,7 +83,7 @@ def make_verifiers(
                 sample_records=records,
                 sample_fields=dict(fields),
                 evaluations_left=max(0, described.evaluations_per_job - evaluations_used),
-                flops=machine.flops if machine is not None else 0.0,
+                flops=unit.flops,
                 bytes_per_s=unit.bytes_per_s,
             )
         )

@@ -345,7 +345,7 @@ def _candidate(
         fields=field_counts(contract, data),
         record_bytes=data.record_bytes,
         relevance={},
-        flops=machine.flops,
+        flops=compute.flops,
         memory_bytes=machine.memory_bytes,
         slots=machine.slots,
         batch_s=measured_batch_s.get((data.dataset, node)),

@@ -69,11 +69,10 @@ def plan_stages(
 def _host(view: HostView, knowledge: KnowledgeMap, gateways: Collection[NodeId]) -> StageHost:
     facts = knowledge.node(view.node)
     ways = [knowledge.gathered.round_trip_s(view.node, gateway) for gateway in gateways]
-    compute = None if facts is None else facts.descriptor.compute
     return StageHost(
         node=view.node,
         memory_bytes=view.memory_left_bytes,
-        flops=0.0 if compute is None else compute.flops,
+        flops=0.0 if facts is None else facts.flops,
         bytes_per_s=1e6 if facts is None else facts.bytes_per_s,
         way_s=min((one for one in ways if one is not None), default=0.0),
     )

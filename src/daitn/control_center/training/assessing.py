@@ -148,12 +148,12 @@ class Assessing:
 
     def _preflight(self, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome) -> Preflight:
         facts = self._desk.knowledge.node(node)
-        compute = facts.descriptor.compute if facts is not None else None
         return Preflight(
             measurements=outcome.measurements,
             overfits=outcome.overfits,
             batch_seconds=outcome.batch_seconds,
-            unit_flops=compute.flops if compute is not None else 0.0,
+            unit_flops=facts.flops if facts is not None else 0.0,
+            unit_memory_bytes_per_s=facts.memory_bytes_per_s if facts is not None else 0.0,
             evaluate_seconds=outcome.seconds,
             test_records=max((one.records for one in outcome.measurements), default=0),
             curve=outcome.curve,

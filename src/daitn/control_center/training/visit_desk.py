@@ -15,6 +15,7 @@ from daitn.base.units import ns_to_seconds
 from daitn.control_center.config import CenterConfig
 from daitn.control_center.training.job import JobMachine
 from daitn.control_center.training.open_visits import OpenVisit
+from daitn.control_center.training.pacing import pace_of
 from daitn.control_center.training.results import Verify, wrong_in
 from daitn.control_center.turn import Turn
 from daitn.descriptors.trust import Evidence
@@ -141,6 +142,9 @@ class VisitDesk:
             turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
             if isinstance(report.outcome, TrainOutcome):
                 self._knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
+                pace = pace_of(opened.ordered.work, report.outcome, machine.state.preflight)
+                if pace is not None:
+                    self._knowledge.measured_visit(sender, pace, turn.now_ns)
             return
         self._counters.count("results_refused", wrong.label)
         turn.send(sender, ResultFenced(visit=report.visit, fence=report.fence))

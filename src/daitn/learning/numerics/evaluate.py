@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from daitn.base.errors import InputError
 from daitn.descriptors.splitting import CutCost
+from daitn.descriptors.trials import PREFLIGHT_RECORDS
 from daitn.descriptors.work import Measurement, Training
 from daitn.learning.graphs.profile import profile_cuts
 from daitn.learning.graphs.rebuild import RebuiltModule
@@ -29,8 +30,6 @@ from daitn.learning.tasks.contract import Batch, RecordsLike, TaskNumerics, coun
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
 
-PREFLIGHT_RECORDS: Final = 32
-"""Records of the one batch: a common batch size, so that the seconds measured mean something."""
 PREFLIGHT_STEPS: Final = 60
 """Steps per learning rate; a small net on 32 records halves its loss within 20."""
 PREFLIGHT_RATES: Final = (1e-3, 1e-2, 1e-1)
