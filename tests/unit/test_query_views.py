@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +14,14 @@ from tests.builders import START_NS, make_site
 from tests.unit.test_deployment_desk import Domain, make_host
 
 from daitn.base.effects import Compute, TimerFired
-from daitn.base.errors import InputError
+from daitn.base.errors import BugError, InputError
 from daitn.base.ids import ArtifactId, ModelName, NodeId
 from daitn.base.units import NS_PER_S
 from daitn.decision.query_route.standing import ranges_of, standing_of
 from daitn.describe.reporting import registered_shape
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.facts import group_named
 from daitn.descriptors.query_view import (
     HOSTS_MOST,
     HostCandidate,
@@ -40,14 +42,22 @@ from daitn.descriptors.serving import (
 )
 from daitn.descriptors.tariff import Tariff
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.texts import TextTask
+from daitn.descriptors.uncertainty import encode_deviations
+from daitn.terminal.fact_reporter import measured_facts
 from daitn.topology.knowledge_map import CONSENT_AGE_S, KnowledgeMap
 from daitn.topology.orchestrator import TUNE_TIMER, ReadingsAccepted
 from daitn.topology.query_adapter import QueryViewAdapter, apply_query_delta, query_delta
 from daitn.topology.query_views import demands_of, make_query_view
 from daitn.topology.thresholds import ThresholdsSought
 from daitn.topology.view_updates import ViewUpdates
+from daitn.wire.packed_facts import encode_records, record_dtype
 
 HOST = HostDescriptor(engines=(EngineKind.TORCH_GRAPH,), memory_bytes=1000)
+
+
+def make_replica() -> Replica:
+    return Replica(model=ModelName("sides"), artifact=ArtifactId("a" * 64), phase=ReplicaPhase.SERVING)
 
 
 class Hosts:
@@ -150,6 +160,47 @@ def test_hosts_that_may_not_serve_are_named_with_the_reason():
     said = {one.thing: one.why for one in view.excluded}
     assert said["s4/sides"] == "accuracy in north is 0.400, asked for is 0.600"
     assert said["s2/sides"] == "its host is in south, asked for is north"
+
+
+def test_accuracy_that_units_measured_stands_beside_what_a_host_reports_of_its_model():
+    hosts = Hosts()
+    node = hosts.add(1, quality={"accuracy": 0.9})
+    intake, thing = hosts.knowledge.intake, "s1/sides"
+    intake.begin(node, 7)
+    intake.announce(node, Kind.MODEL, 0, [thing])
+    told = measured_facts(thing, "model_state", {"model_queue_s": 0.25, "service_s": 0.02}, START_NS)
+    group = group_named("model_state")
+    record = np.zeros(1, record_dtype(group))
+    record["sequence"], record["generated_ns"] = 1, START_NS
+    for fact, value in zip(group.facts, told.values, strict=True):
+        record[fact.name] = value
+    record["deviations"] = encode_deviations([math.nan if math.isnan(one) else 0.0 for one in told.values])
+
+    seen = intake.take_messages([node], [encode_records(group, record, sequence=1, incarnation=7)], START_NS)
+
+    assert (seen.records, seen.counts) == (1, {})
+    view = hosts.view(model="sides", goal=QueryGoal(quality_least=0.8))
+    assert [(one.thing, one.queue_s) for one in view.hosts] == [(thing, pytest.approx(0.25))]
+    assert view.hosts[0].accuracy == pytest.approx(0.9)
+    hosts.knowledge.hosted(node, {"sides": (make_replica(), {"accuracy": 0.7})}, START_NS + 1)
+    assert reasons(hosts.view(model="sides", goal=QueryGoal(quality_least=0.8))) == {thing: HostReason.QUALITY}
+
+
+def test_tokens_of_a_second_are_told_of_models_that_continue_texts():
+    hosts = Hosts()
+    node = hosts.add(1)
+    spoken = ReplicaMeasured(memory_bytes=100, row_s=0.1, batch_rows=33, batch_s=0.9)
+    for tasks, tokens_per_s in (((TextTask.GENERATE,), pytest.approx(40)), ((TextTask.EMBED,), None)):
+        model = f"texts-{tasks[0].value}"
+        replica = msgspec.structs.replace(make_replica(), model=ModelName(model), tasks=tasks, measured=spoken)
+        hosts.knowledge.hosted(node, {model: (replica, {})}, START_NS)
+        table = hosts.knowledge.facts[Kind.MODEL]
+        assert table.value(table.row_of(f"s1/{model}") or 0, "tokens_per_s") == tokens_per_s
+
+
+def test_fact_of_another_group_is_our_bug():
+    with pytest.raises(BugError, match="accuracy"):
+        measured_facts("s1/sides", "model_state", {"accuracy": 1.0}, START_NS)
 
 
 def test_hosts_outside_of_zone_and_price_are_named_with_what_they_are():

@@ -149,17 +149,25 @@ MODEL_GROUPS: Final = (
     Group(
         name="model_state",
         kind=Kind.MODEL,
-        number=32,
+        number=34,
         age_most_s=10.0,
         meaning="how it does at its host",
         facts=(
             number("model_bytes", "bytes", 1e15, "its size in memory"),
-            frac("accuracy", "measured over all fields"),
             number("service_s", "s", 1e6, "a query takes so long once begun"),
             number("tokens_per_s", "1/s", 1e9, "words it makes in a second, where it makes words"),
             frac("model_load_frac", "share of its slots in use"),
             number("model_queue_s", "s", 1e6, "a query asked now would wait so long"),
         ),
+    ),
+    Group(
+        name="model_quality",
+        kind=Kind.MODEL,
+        number=35,
+        age_most_s=30 * DAY_S,
+        source=Source.OVERSEER,
+        meaning="how good it is: its host has no say in that",
+        facts=(frac("accuracy", "measured by a verification unit, over all fields"),),
     ),
     Group(
         name="model_field",

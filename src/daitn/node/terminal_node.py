@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from pathlib import Path
@@ -24,7 +23,6 @@ from daitn.base.errors import DaitnError
 from daitn.base.ids import DataSetId, JobId
 from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_S
-from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.machine import MachineState
 from daitn.descriptors.policy import Policy
 from daitn.descriptors.terminals import (
@@ -60,7 +58,7 @@ from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
-from daitn.terminal.fact_reporter import FactsMeasured, ReportFacts
+from daitn.terminal.fact_reporter import ReportFacts, measured_facts
 from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import ModelHost
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
@@ -378,16 +376,14 @@ class TerminalNode:
             slots, busy = self.config.slots, core.keeper.busy_slots()
             room_bytes = await asyncio.to_thread(store.room_bytes)
             free_bytes = min(measures.memory_free_bytes(), self.config.memory_bytes * max(0, slots - busy))
-            values = (measures.busy_frac(), busy, max(0, slots - busy), math.nan, free_bytes, room_bytes)
-            runner.post(
-                FactsMeasured(
-                    kind=Kind.TERMINAL,
-                    thing=self.membership.slot,
-                    group="load",
-                    values=tuple(float(value) for value in values),
-                    measured_ns=self._clock.now_ns(),
-                )
-            )
+            load = {
+                "load_frac": measures.busy_frac(),
+                "busy_slots": busy,
+                "free_slots": max(0, slots - busy),
+                "memory_free_bytes": free_bytes,
+                "storage_free_bytes": room_bytes,
+            }
+            runner.post(measured_facts(self.membership.slot, "load", load, self._clock.now_ns()))
             await asyncio.sleep(LOAD_S)
 
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:

@@ -12,7 +12,7 @@ together, by group.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from daitn.base.ids import CENTER
 from daitn.base.metrics import Counters
 from daitn.base.units import NS_PER_MS, seconds_to_ns
 from daitn.describe.reporting import ReportingRule, registered_shape
-from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.fact_kinds import UNKNOWN_CODE, Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import Reading, Tuning
 from daitn.descriptors.uncertainty import encode_deviations
@@ -72,6 +72,16 @@ class FactsMeasured(Event, frozen=True, kw_only=True):
     values: tuple[float, ...]
     deviations: tuple[float, ...] = ()
     measured_ns: int
+
+
+def measured_facts(thing: str, name: str, values: Mapping[str, float], measured_ns: int) -> FactsMeasured:
+    """Facts of a group by name, as they are told; those not named are not known. BugError for one of another group."""
+    group = group_named(name)
+    known = {fact.name: math.nan if fact.numeric else float(UNKNOWN_CODE) for fact in group.facts}
+    if strange := sorted(values.keys() - known):
+        raise BugError(f"{', '.join(strange)}: no fact of the group {name}")
+    told = tuple(float(value) for value in (known | dict(values)).values())
+    return FactsMeasured(kind=group.kind, thing=thing, group=name, values=told, measured_ns=measured_ns)
 
 
 class ThingDropped(Event, frozen=True, kw_only=True):

@@ -14,6 +14,9 @@ import numpy as np
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.serving import Replica, ReplicaPhase
 from daitn.descriptors.terminals import NodeDescriptor
+from daitn.descriptors.texts import TextTask
+from daitn.topology.columns import Value
+from daitn.topology.describing import believed
 from daitn.topology.intake import FactIntake
 from daitn.topology.taking import CENTER_SOURCE
 
@@ -59,16 +62,25 @@ def describe_models(
         intake.sources.things[owner] += len(table) - known
         stamps = _Stamps(source=CENTER_SOURCE, generated_ns=now_ns, received_ns=now_ns)
         table.note(row, "model_identity", {"terminal": terminal, "model": name, "model_accessible": True}, **stamps)
-        state = {"model_bytes": float(replica.measured.memory_bytes), "service_s": replica.measured.row_s}
-        if "accuracy" in quality:
-            state["accuracy"] = min(1.0, max(0.0, quality["accuracy"]))
         if not _reported(intake, row):
-            table.note(row, "model_state", state, **stamps)
+            table.note(row, "model_state", believed(Kind.MODEL, _state(replica)), **stamps)
+        if "accuracy" in quality:
+            table.note(row, "model_quality", {"accuracy": min(1.0, max(0.0, quality["accuracy"]))}, **stamps)
         for target, value in quality.items():
             if target.startswith(FIELD_PREFIX) and 0 <= value <= 1:
                 field = target.removeprefix(FIELD_PREFIX)
                 bar = fields.add(f"{thing}#{field}", CENTER_SOURCE)
                 fields.note(bar, "model_field", {"model": row, "field": field, "field_accuracy": value}, **stamps)
+
+
+def _state(replica: Replica) -> dict[str, Value]:
+    """How it did when its host warmed it up; of one that continues texts, the tokens of a second after the first."""
+    measured = replica.measured
+    state: dict[str, Value] = {"model_bytes": float(measured.memory_bytes), "service_s": measured.row_s}
+    rest_s = measured.batch_s - measured.row_s
+    if TextTask.GENERATE in replica.tasks and measured.batch_rows > 1 and rest_s > 0:
+        state["tokens_per_s"] = (measured.batch_rows - 1) / rest_s
+    return state
 
 
 def _reported(intake: FactIntake, row: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ from daitn.serving.batching import Refused
 from daitn.serving.engine import Engine
 from daitn.serving.sealing import HostSecret
 from daitn.serving.tensors import arrays_of, rows_of, tensors_of
-from daitn.terminal.fact_reporter import FactsMeasured, ThingDropped
+from daitn.terminal.fact_reporter import ThingDropped, measured_facts
 from daitn.terminal.model_host import DropReplica, LoadReplica, NameGateways, ReplicaChanged
 from daitn.wire.center_serving import ServeOrder
 from daitn.wire.queries import HostLoad, KeyCall, KeyTold, QueryAnswer, QueryCall, QueryRefused, RefusalReason
@@ -259,23 +258,27 @@ class Hosting:
         used = sum(replica.measured.memory_bytes for replica in served.values())
         waits = {model: replica.queue.wait_s(now_ns) for model, replica in served.items()}
         longest_s = max(waits.values(), default=0.0)
-        host = (len(served), max(0, self._memory_bytes - used), rate, self._most_per_s, longest_s)
-        events: list[Event] = [self._facts(Kind.TERMINAL, self._fabric.node, "hosting", host, measured_ns)]
+        host = {
+            "models": len(served),
+            "model_memory_free_bytes": max(0, self._memory_bytes - used),
+            "queries_per_s": rate,
+            "queries_per_s_most": self._most_per_s,
+            "queue_s": longest_s,
+        }
+        events: list[Event] = [measured_facts(self._fabric.node, "hosting", host, measured_ns)]
         for model, replica in served.items():
             measured = replica.measured
-            state = (
-                *(measured.memory_bytes, math.nan, replica.queue.expected_s(1), math.nan),
-                *(replica.queue.busy_frac(), waits[model]),
-            )
-            events.append(self._facts(Kind.MODEL, f"{self._name}/{model}", "model_state", state, measured_ns))
+            state = {
+                "model_bytes": measured.memory_bytes,
+                "service_s": replica.queue.expected_s(1),
+                "model_load_frac": replica.queue.busy_frac(),
+                "model_queue_s": waits[model],
+            }
+            events.append(measured_facts(f"{self._name}/{model}", "model_state", state, measured_ns))
         for model in self._told - set(served):
             events.append(ThingDropped(kind=Kind.MODEL, thing=f"{self._name}/{model}"))
         self._told = set(served)
         return events
-
-    def _facts(self, kind: Kind, thing: str, group: str, values: Sequence[float], measured_ns: int) -> FactsMeasured:
-        told = tuple(float(value) for value in values)
-        return FactsMeasured(kind=kind, thing=thing, group=group, values=told, measured_ns=measured_ns)
 
     # --- queries ----------------------------------------------------------------------------------------------------
 
