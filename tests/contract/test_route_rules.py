@@ -254,6 +254,23 @@ def test_routed_visits_a_slow_site_less_and_still_for_what_it_alone_has():
     assert Counter(walk(RULES["routed"], alone, 20))["a/records"] >= 5
 
 
+def test_routed_comes_back_to_a_slow_site_for_a_label_that_nobody_else_holds():
+    """A split of the digits, slow where the only 7 is, which was read in the first round and never again."""
+    held = ("12457", "23469", "134", "058", "0124")
+    slow = {"s0": 1.0}
+    sites = (
+        make_candidate(f"s{number}", dict.fromkeys(labels, 50.0), batch_s=slow.get(f"s{number}", 0.2))
+        for number, labels in enumerate(held)
+    )
+    visited = walk(RULES["routed"], make_view(*sites), 40)
+
+    places = [place for place, name in enumerate(visited) if name == "s0/records"]
+    gaps = [after - before for before, after in zip(places, [*places[1:], 40], strict=True)]
+    assert len(places) >= 3
+    assert max(gaps) <= 16
+    assert len(places) < min(Counter(visited)[f"s{number}/records"] for number in (1, 3))
+
+
 def test_routed_is_not_kept_by_one_site_that_has_every_label():
     view = make_view(*(make_candidate(f"s{number}", {"0": 50.0, "1": 50.0}) for number in range(4)))
 

@@ -12,10 +12,12 @@ every label would keep the model for ever, and what the others know would never 
 reads more of a site than half its records, since what it read already teaches little the next time. Where nobody
 reveals labels, data sets decide alone.
 
-What a real network adds: a visit to a site trusted or available by half is expected to teach half; a place that takes
-longer than the usual one has to bring more, `SECOND_COST` of worth for each time the median. A stop where the model is
-already is a transfer less, and wins ties. Label counts are private, hence noisy: below `NOISE_FRAC` of a data set they
-are not counted on.
+What a real network adds: a visit to a site trusted or available by half is expected to teach half. A place that takes
+longer than the usual one has to bring more, `SECOND_COST` of worth for each time the median. Against labels that cost
+counts less the longer ago the place was visited, so that a slow one is visited seldom and never left out for good, as
+what nobody else holds would never be learnt. Against data sets it always counts in full, where labels are known: one
+that holds what all hold can be left out. A stop where the model is already is a transfer less, and wins ties. Label
+counts are private, hence noisy: below `NOISE_FRAC` of a data set they are not counted on.
 
 Legend: S data sets, L labels, V visits remembered. Cost: O((V + S) · L).
 """
@@ -48,7 +50,9 @@ READ_FRAC: Final = 0.5
 NOISE_FRAC: Final = 0.005
 """Share of a data set below which a label's count is taken for noise."""
 SECOND_COST: Final = 0.05
-"""Worth that a visit must bring more for each median of seconds per batch beyond the median."""
+"""Worth that a visit must bring more for each median of seconds per batch beyond the median, if the place was just
+visited. A label that nobody else holds is never worth more than a tenth with ten labels, so that a cost that stays kept
+the model from a place five times slower for good."""
 CERTAIN: Final = 2e-9
 """Lead of worth from which on a choice is no tie: worths are compared to nine places."""
 REMEMBERED: Final = 60
@@ -82,7 +86,8 @@ class Routed:
             fresh = worth([_after(old, new) / total for old, new in zip(by_label, teaches[name], strict=True)])
             kept = by_dataset[name]
             moved = math.log(_after(kept, sure[name]) / total + FLOOR) - math.log(FADE * kept / total + FLOOR)
-            return fresh + weight_of_datasets * (elsewhere + moved) / len(names) - costs[name]
+            apart = _apart(weight_of_datasets * moved / len(names), costs[name], kept, with_labels=bool(labels))
+            return fresh + weight_of_datasets * elsewhere / len(names) + apart
 
         values = {name: value(name) for name in names}
         # Rounded, so that a tie is one on every machine; then staying, then the name decides.
@@ -142,8 +147,9 @@ def _leads(span: Span, seen: Seen, records_per_visit: int, stop: Stop) -> dict[D
             min(freshened(mine, 0, at, label) - freshened(other, 1, at, label) for at in range(2))
             for label in range(len(labels))
         ) / max(1, len(labels))
-        lead += scale * (mine_moved - moved(other, sure[other][1]))
-        leads[other] = lead - (costs[mine][1] - costs[other][0])
+        other_moved = scale * moved(other, sure[other][1])
+        lead += _apart(scale * mine_moved, costs[mine][1], by_dataset[mine], with_labels=bool(labels))
+        leads[other] = lead - _apart(other_moved, costs[other][0], by_dataset[other], with_labels=bool(labels))
     return leads
 
 
@@ -197,6 +203,19 @@ def sureness(candidate: Candidate) -> float:
 
 def _after(exposure: float, taught: float) -> float:
     return FADE * exposure + (1 - FADE) * taught
+
+
+def _apart(moved: float, cost: float, kept: float, *, with_labels: bool) -> float:
+    """Worth of a stop apart from labels: what it adds for its data set (`moved`), less what its slowness costs.
+
+    `kept`: what is left of the data set's reading, by which the cost fades. Where there are labels, the part that faded
+    still counts against `moved`, down to nothing. Grows with `moved` and falls with `cost`.
+    """
+    if cost == math.inf:
+        return -math.inf
+    recent = min(1.0, kept / (1 - FADE))
+    faded = cost * (1 - recent) if with_labels else 0.0
+    return max(0.0, moved - faded) - cost * recent
 
 
 def _costs(places: Mapping[DataSetId, Candidate]) -> dict[DataSetId, float]:
