@@ -160,6 +160,9 @@ class Spelling:
 class AnswerWorld:
     """A gateway that asks, and hosts with engines that tests steer."""
 
+    begins = False
+    """Whether hosts begin with queries of tensors where they read them."""
+
     def __init__(self, *, patience: Patience = Patience(stall_s=0.3, first_least_s=0.3)) -> None:  # noqa: B008
         self.fabric = MemoryFabric()
         self.counters = Counters()
@@ -182,10 +185,17 @@ class AnswerWorld:
                 raise
         return QueryAnswer(outputs=call.inputs, engine_s=0.001)
 
+    def begin(self, node: NodeId, call: QueryCall, told: Callable[[Any], None]) -> Callable[[], Any]:
+        """The same, begun with by the host without a task of its own."""
+        task = asyncio.ensure_future(self.tensors(node, call))
+        task.add_done_callback(lambda done: None if done.cancelled() else told(done.result()))
+        return task.cancel
+
     def add(self, node: str, engine: Any, *, model: ModelName = MODEL, region: str = "") -> Answering:
         """A host, asked in the order of being added."""
         measured = ReplicaMeasured(engine=engine.kind, row_s=0.01 * (1 + len(self.routes)), batch_rows=4, batch_s=0.05)
-        answering = Answering(self.fabric, self.host_counters, self.tensors)  # type: ignore[arg-type]
+        begin = self.begin if self.begins else None
+        answering = Answering(self.fabric, self.host_counters, self.tensors, begin)  # type: ignore[arg-type]
         answering.gateways = frozenset([GATE])
 
         async def make() -> Any:

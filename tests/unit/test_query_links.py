@@ -24,6 +24,12 @@ def call(number: int = 0, size: int = 2) -> QueryCall:
     return QueryCall(model=MODEL, artifact=LIKENESS, left_s=5.0, inputs=inputs)
 
 
+@pytest.fixture(autouse=True, params=[False, True])
+def begins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of answering come to the same."""
+    monkeypatch.setattr(AnswerWorld, "begins", request.param)
+
+
 def run(story: Callable[[AnswerWorld, Answering], Awaitable[None]]) -> None:
     async def all_of_it() -> None:
         async with AnswerWorld() as world:

@@ -11,6 +11,7 @@ import pytest
 from daitn.base.errors import InputError, UnavailableError
 from daitn.descriptors.serving import EngineKind, TensorSpec
 from daitn.node.serving.replica import Answered, ServedReplica, open_replica
+from daitn.serving.batching import Refused
 from daitn.serving.tensors import Arrays
 
 
@@ -128,3 +129,36 @@ def test_closed_replica_refuses_and_what_waited_is_told() -> None:
         assert "not served" in (await ask(replica, 1)).why  # type: ignore[attr-defined]
 
     assert run(check) == []
+
+
+def test_engine_goes_on_before_others_are_told_and_survives_what_they_make_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def check(replica: ServedReplica, engines: list[Doubling]) -> None:
+        engines[0].gate = asyncio.Event()
+        told: list[tuple[float, int]] = []
+        over = asyncio.Event()
+
+        def ended(came: object) -> None:
+            assert isinstance(came, Answered)
+            told.append((float(came.outputs["y"][0, 0]), len(engines[0].batches) - measured))
+            if len(told) == 2:
+                over.set()
+            raise RuntimeError("a bug of whoever waits")
+
+        measured = len(engines[0].batches)
+        late_ns = time.monotonic_ns() + int(10e9)
+        replica.offer({"x": np.full((1, 1), 1, np.float32)}, 1, late_ns, ended)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        replica.offer({"x": np.full((1, 1), 2, np.float32)}, 1, late_ns, ended)
+        forgotten = replica.offer({"x": np.full((1, 1), 3, np.float32)}, 1, late_ns, ended)
+        assert not isinstance(forgotten, Refused)
+        replica.forget(forgotten)
+        engines[0].gate.set()
+        await over.wait()
+        assert sorted(told) == [(2.0, 2), (4.0, 2)], "the second batch was computed when the first one was told"
+        assert await ask(replica, 4) == 8.0
+        assert caplog.text.count("could not be told") == 2
+
+    run(check)

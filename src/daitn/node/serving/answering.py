@@ -1,8 +1,9 @@
 """A host's side of queries: one stream from each gateway, many queries on it (`wire.answers`).
 
-Every query is a task of its own: it waits for a place in its model's engine, and for the gateway's leave before each
-piece, so that what a slow client does not take is not made either. A query that nobody wants any more, or whose gateway
-is gone, is cancelled, and its engine is free at once. Nothing of a query is logged or kept.
+A query of tensors is queued where it is read, and told where its batch ended. One of texts is a task of its own: it
+waits for a place in its model's engine, and for the gateway's leave before each piece, so that what a slow client does
+not take is not made either. A query that nobody wants any more, or whose gateway is gone, is cancelled, and its engine
+is free at once. Nothing of a query is logged or kept.
 """
 
 from __future__ import annotations
@@ -53,12 +54,17 @@ SECRET_BYTES: Final = SEALED_BYTES - 65_536
 Tensors = Callable[[NodeId, QueryCall | KeyCall], Awaitable[QueryAnswer | QueryRefused | KeyTold]]
 """Answers a gateway's query of tensors, or tells the key for secret ones."""
 
+Told = Callable[[QueryAnswer | QueryRefused], None]
+Beginning = Callable[[NodeId, QueryCall, Told], Callable[[], None]]
+"""Begins with a gateway's query of tensors that is not secret and tells its answer once; what is returned stops it."""
+
 
 class Answering:
-    """See the module's docstring. `replicas`: by name, filled by whoever opens them; `tensors`: answers the others."""
+    """See the module's docstring. `replicas`: by name, filled by whoever opens them; `tensors`: answers the others,
+    those that are not secret by `begin`, where that is given."""
 
-    def __init__(self, fabric: Fabric, counters: Counters, tensors: Tensors) -> None:
-        self.tensors = tensors
+    def __init__(self, fabric: Fabric, counters: Counters, tensors: Tensors, begin: Beginning | None = None) -> None:
+        self.tensors, self.begin = tensors, begin
         self.replicas: dict[ModelName, TextReplica] = {}
         self.gateways: frozenset[NodeId] = frozenset()
         self.counters = counters
@@ -87,6 +93,8 @@ class _Link:
         self._writer = FrameWriter(stream)
         self._credits: dict[int, asyncio.Semaphore] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._begun: dict[int, Callable[[], None]] = {}
+        """Queries of tensors under way, and what stops each."""
 
     async def run(self) -> None:
         writing = asyncio.create_task(self._writer.run())
@@ -95,6 +103,8 @@ class _Link:
         try:
             await over
         finally:
+            for stop in self._begun.values():
+                stop()
             tasks = [*self._tasks.values(), writing]
             for task in tasks:
                 task.cancel()
@@ -110,14 +120,16 @@ class _Link:
         number = frame.query
         match frame:
             case QueryAsked(call=call):
-                if number in self._tasks or len(self._tasks) >= UNDER_WAY:
-                    busy = f"{len(self._tasks)} queries of this gateway are under way"
+                if self._is_full(number):
+                    busy = f"{self._under_way} queries of this gateway are under way"
                     self._say(number, QueryRefused(reason="busy", what=busy, retry_after_s=1.0))
-                    return
-                self._tasks[number] = asyncio.create_task(self._query(number, call))
+                elif self._all.begin is None or isinstance(call, KeyCall) or call.sealed is not None:
+                    self._tasks[number] = asyncio.create_task(self._query(number, call))
+                else:
+                    self._begin(self._all.begin, number, call)
             case TextAsked() | SecretTextAsked():
-                if number in self._tasks or len(self._tasks) >= UNDER_WAY:
-                    self._refuse(number, "busy", f"{len(self._tasks)} queries of this gateway are under way", 1.0)
+                if self._is_full(number):
+                    self._refuse(number, "busy", f"{self._under_way} queries of this gateway are under way", 1.0)
                     return
                 self._credits[number] = asyncio.Semaphore(frame.pieces)
                 self._tasks[number] = asyncio.create_task(self._answer(frame))
@@ -129,6 +141,33 @@ class _Link:
                 if (task := self._tasks.get(number)) is not None:
                     self._all.counters.count("answers_stopped")
                     task.cancel()
+                elif (stop := self._begun.pop(number, None)) is not None:
+                    self._all.counters.count("answers_stopped")
+                    stop()
+
+    @property
+    def _under_way(self) -> int:
+        return len(self._tasks) + len(self._begun)
+
+    def _is_full(self, number: int) -> bool:
+        """Whether another query may not begin."""
+        return number in self._tasks or number in self._begun or self._under_way >= UNDER_WAY
+
+    def _begin(self, begin: Beginning, number: int, call: QueryCall) -> None:
+        over = False
+
+        def told(answer: QueryAnswer | QueryRefused) -> None:
+            nonlocal over
+            over = True
+            self._begun.pop(number, None)
+            if self._writer.free:
+                self._say(number, answer)
+            else:
+                self._tasks[number] = asyncio.create_task(self._say_later(number, answer))
+
+        stop = begin(self._stream.peer, call, told)
+        if not over:
+            self._begun[number] = stop
 
     async def _query(self, number: int, call: QueryCall | KeyCall) -> None:
         try:
@@ -138,10 +177,18 @@ class _Link:
         finally:
             self._tasks.pop(number, None)
 
+    async def _say_later(self, number: int, answer: QueryAnswer | QueryRefused) -> None:
+        try:
+            await self._writer.room()
+            self._say(number, answer)
+        finally:
+            self._tasks.pop(number, None)
+
     def _say(self, number: int, answer: QueryAnswer | QueryRefused | KeyTold) -> None:
         if isinstance(answer, QueryRefused):
             self._all.counters.count("queries_refused", answer.reason)
-        self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)), at_once=len(self._tasks) <= 1)
+        alone = self._under_way == (number in self._tasks)
+        self._writer.put_now(encode_frame(QueryDone(query=number, answer=answer)), at_once=alone)
 
     async def _answer(self, frame: TextAsked | SecretTextAsked) -> None:
         replica = self._all.replicas.get(frame.model)

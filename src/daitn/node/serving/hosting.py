@@ -34,7 +34,7 @@ from daitn.node.serving.answering import Answering
 from daitn.node.serving.host_keys import HostKeys
 from daitn.node.serving.host_offer import PIN, engines_of
 from daitn.node.serving.offering import Offering
-from daitn.node.serving.replica import ServedReplica, open_replica
+from daitn.node.serving.replica import Answered, ServedReplica, open_replica
 from daitn.node.store import ChunkStore
 from daitn.serving.batching import Refused
 from daitn.serving.engine import Engine
@@ -121,7 +121,7 @@ class Hosting:
         """Packages that could not be exported here; torch serves them."""
         self.counters = Counters()
         self.address = ""
-        self._answering = Answering(fabric, self.counters, self.ask)
+        self._answering = Answering(fabric, self.counters, self.ask, self.begin)
         self._answering.secret = keys.secret
         self._offering = Offering(offers, self._answering, self.counters, post, sandbox)
 
@@ -303,45 +303,83 @@ class Hosting:
         return said if said.reason != "lost" else msgspec.structs.replace(said, what="the engine lost it")
 
     async def _ask(self, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
+        came: asyncio.Future[QueryAnswer | QueryRefused] = asyncio.get_running_loop().create_future()
+        stop = self.begin(gateway, call, came.set_result)
+        try:
+            return await came
+        finally:
+            stop()
+
+    def begin(
+        self, gateway: NodeId, call: QueryCall, told: Callable[[QueryAnswer | QueryRefused], None]
+    ) -> Callable[[], None]:
+        """Begin with a query that is not secret: `told` is called once, perhaps at once, with its answer or why there
+        is none. What is returned stops it, if it is under way."""
         held = self._replicas.get(call.model)
         if held is None or held[0] != call.artifact:
             held = self._offering.tensors.get(call.model)
         if held is None or held[0] != call.artifact or not held[1].serving:
-            return _refused("not-served", f"model {call.model} is not served here")
+            told(_refused("not-served", f"model {call.model} is not served here"))
+            return _nothing
         replica, now_s = held[1], time.monotonic()
         slots = replica.slots
         if not (call.lease and slots.began(gateway, call.lease, now_s)) and not slots.took(gateway, now_s):
             what = f"all {slots.slots} places at {call.model} are taken here, or promised to other gateways"
-            return _refused("busy", what, LEASE_S, load=_load(replica, gateway, call))
-        try:
-            return await self._infer(replica, gateway, call)
-        finally:
-            slots.ended(gateway)
+            told(_refused("busy", what, LEASE_S, load=_load(replica, gateway, call)))
+            return _nothing
 
-    async def _infer(self, replica: ServedReplica, gateway: NodeId, call: QueryCall) -> QueryAnswer | QueryRefused:
+        def ended(came: Answered | Refused | DaitnError) -> None:
+            try:
+                said = self._said(replica, gateway, call, came)
+            finally:
+                slots.ended(gateway)
+            told(said)
+
         deadline_ns = time.monotonic_ns() + int(min(call.left_s, QUERY_S) * 1e9)
         try:
             arrays = arrays_of(call.inputs)
-            found = await replica.infer(arrays, rows_of(arrays, replica.inputs), deadline_ns)
+            ticket = replica.offer(arrays, rows_of(arrays, replica.inputs), deadline_ns, ended)
         except InputError as error:
-            return _refused("input", error.render(), load=_load(replica, gateway, call))
-        except UnavailableError as error:
-            return _refused("lost", error.what, load=_load(replica, gateway, call))
+            ended(error)
+            return _nothing
+        if isinstance(ticket, Refused):
+            ended(ticket)
+            return _nothing
+
+        def stop() -> None:
+            if not ticket.over:
+                replica.forget(ticket)
+                slots.ended(gateway)
+
+        return stop
+
+    def _said(
+        self, replica: ServedReplica, gateway: NodeId, call: QueryCall, came: Answered | Refused | DaitnError
+    ) -> QueryAnswer | QueryRefused:
+        """What a gateway is told of a query that is over."""
         load = _load(replica, gateway, call)
-        if isinstance(found, Refused):
-            return _refused("busy", found.why, found.retry_after_s, load=load)
+        if isinstance(came, InputError):
+            return _refused("input", came.render(), load=load)
+        if isinstance(came, DaitnError):
+            return _refused("lost", came.what, load=load)
+        if isinstance(came, Refused):
+            return _refused("busy", came.why, came.retry_after_s, load=load)
         self._answered += 1
         answer = QueryAnswer(
-            outputs=tensors_of(found.outputs),
-            queued_s=found.queued_s,
-            engine_s=found.engine_s,
-            batch_frac=found.batch_frac,
+            outputs=tensors_of(came.outputs),
+            queued_s=came.queued_s,
+            engine_s=came.engine_s,
+            batch_frac=came.batch_frac,
             load=load,
         )
         size = sum(len(tensor.data) for tensor in answer.outputs)
         if size > limits.QUERY_BYTES:
             return _refused("input", f"the answer has {size} bytes, {limits.QUERY_BYTES} may be; ask with fewer rows")
         return answer
+
+
+def _nothing() -> None:
+    """Stops what is over."""
 
 
 def _load(replica: ServedReplica, gateway: NodeId, call: QueryCall) -> HostLoad:

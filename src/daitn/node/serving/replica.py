@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from daitn.base.errors import DaitnError, InputError, PeerError, UnavailableError
@@ -39,7 +39,24 @@ class Answered(NamedTuple):
     batch_frac: float = 1.0
 
 
-Ticket = asyncio.Future[Answered]
+class Ticket:
+    """Of one query in the queue: `ended` is called once with what came of it, unless nobody waits any more."""
+
+    __slots__ = ("_ended", "over")
+
+    def __init__(self, ended: Callable[[Answered | DaitnError], None]) -> None:
+        self._ended = ended
+        self.over = False
+
+    def end(self, came: Answered | DaitnError) -> None:
+        """That came of it."""
+        if self.over:
+            return
+        self.over = True
+        try:
+            self._ended(came)
+        except Exception:  # noqa: BLE001  # a bug of whoever waits is not the engine's, nor other queries'
+            _log.exception("what came of a query could not be told")
 
 
 class ServedReplica:
@@ -72,22 +89,39 @@ class ServedReplica:
         """Whether queries are taken."""
         return not self._closed
 
-    async def infer(self, arrays: Arrays, rows: int, deadline_ns: int) -> Answered | Refused:
-        """Queue a query and wait for its answer. InputError where the model fails on it, UnavailableError where the
-        engine was lost or the deadline passed while it waited."""
+    def offer(
+        self, arrays: Arrays, rows: int, deadline_ns: int, ended: Callable[[Answered | DaitnError], None]
+    ) -> Ticket | Refused:
+        """Queue a query; `ended` is called in the turn of the loop in which its answer comes, with an InputError where
+        the model fails on it, an UnavailableError where the engine was lost or the deadline passed while it waited."""
         if self._closed:
             return Refused("the model is not served here any more", 0.0)
-        now_ns = time.monotonic_ns()
-        ticket: Ticket = asyncio.get_running_loop().create_future()
+        now_ns, ticket = time.monotonic_ns(), Ticket(ended)
         refused = self.queue.offer(Waiting(arrays, rows, now_ns, deadline_ns, ticket), now_ns)
         if refused is not None:
             return refused
         self._arrived.set()
+        return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more; it may be over."""
+        if not ticket.over:
+            ticket.over = True
+            self.queue.remove(ticket)
+
+    async def infer(self, arrays: Arrays, rows: int, deadline_ns: int) -> Answered | Refused:
+        """Queue a query and wait for its answer; raises what `offer` tells."""
+        came: asyncio.Future[Answered | DaitnError] = asyncio.get_running_loop().create_future()
+        ticket = self.offer(arrays, rows, deadline_ns, came.set_result)
+        if isinstance(ticket, Refused):
+            return ticket
         try:
-            return await ticket
+            found = await came
         finally:
-            if not ticket.done() or ticket.cancelled():
-                self.queue.remove(ticket)
+            self.forget(ticket)
+        if isinstance(found, DaitnError):
+            raise found
+        return found
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Take no more queries, let those that wait or are computed be answered for `drain_s`, end the engines."""
@@ -124,30 +158,34 @@ class ServedReplica:
         begun_ns = time.monotonic_ns()
         number = self.queue.begun(sum(rows), begun_ns, len(batch))
         took_s: float | None = None
+        came: list[Answered | DaitnError] = []
         try:
             outputs = cut_rows(await engine.infer(join_rows([query.arrays for query in batch])), rows)
             took_s = (time.monotonic_ns() - begun_ns) / 1e9
+            came += [
+                Answered(own, (begun_ns - query.arrived_ns) / 1e9, took_s, query.rows / sum(rows))
+                for query, own in zip(batch, outputs, strict=True)
+            ]
         except InputError as error:
-            if len(batch) == 1:
-                self._fail(batch, error)
-            else:
-                for query in batch:
-                    if engine.alive:
-                        await self._run(engine, [query])
-                    else:
-                        self._fail([query], UnavailableError("the engine was lost at this"))
+            came += [error] if len(batch) == 1 else []
         except (UnavailableError, PeerError) as error:
-            self._fail(batch, UnavailableError(error.what, todo=error.todo))
+            came += [UnavailableError(error.what, todo=error.todo)] * len(batch)
         except asyncio.CancelledError:
             self._fail(batch, UnavailableError("the host stopped serving the model"))
             raise
-        else:
-            for query, own in zip(batch, outputs, strict=True):
-                if not query.ticket.done():
-                    queued_s = (begun_ns - query.arrived_ns) / 1e9
-                    query.ticket.set_result(Answered(own, queued_s, took_s, query.rows / sum(rows)))
         finally:
             self.queue.ended(number, sum(rows), took_s)
+        if not came:
+            for query in batch:
+                if engine.alive:
+                    await self._run(engine, [query])
+                else:
+                    self._fail([query], UnavailableError("the engine was lost at this"))
+        elif len(self.queue) and engine.alive:
+            # Others wait for the engine: it goes on before these are told.
+            asyncio.get_running_loop().call_soon(_tell, batch, came)
+        else:
+            _tell(batch, came)
 
     async def _revive(self, engine: Engine) -> Engine:
         """Another engine in place of one that died; UnavailableError where that happens too often."""
@@ -167,9 +205,12 @@ class ServedReplica:
             self._on_failed(why)
 
     def _fail(self, batch: list[Waiting[Ticket]], error: DaitnError) -> None:
-        for query in batch:
-            if not query.ticket.done():
-                query.ticket.set_exception(error)
+        _tell(batch, [error] * len(batch))
+
+
+def _tell(batch: Sequence[Waiting[Ticket]], came: Sequence[Answered | DaitnError]) -> None:
+    for query, one in zip(batch, came, strict=True):
+        query.ticket.end(one)
 
 
 async def open_replica(make: EngineMaker, engines: int, on_failed: Callable[[str], None]) -> ServedReplica:
