@@ -50,6 +50,9 @@ UNDER_WAY: Final = 4096
 
 SECRET_BYTES: Final = SEALED_BYTES - 65_536
 """Vectors or scores of one secret query: what is carried, less their names and what is filled up."""
+TEXTS_MANY: Final = 8
+"""With so many texts under way for a gateway, their pieces are gathered: a millisecond brings company."""
+
 
 Tensors = Callable[[NodeId, QueryCall | KeyCall], Awaitable[QueryAnswer | QueryRefused | KeyTold]]
 """Answers a gateway's query of tensors, or tells the key for secret ones."""
@@ -244,9 +247,9 @@ class _Link:
         await self._seal(query, opened, SecretPiece(at=0, fault=error.render()[:4000]))
         await self._writer.put(TextEnded(query=query, reason="stop"))
 
-    async def _seal(self, query: int, opened: OpenedText, piece: SecretPiece) -> None:
+    async def _seal(self, query: int, opened: OpenedText, piece: SecretPiece, *, patient: bool = False) -> None:
         number = opened.pieces
-        await self._writer.put(SealedPiece(query=query, number=number, data=opened.seal(piece)))
+        await self._writer.put(SealedPiece(query=query, number=number, data=opened.seal(piece)), patient=patient)
 
     async def _generate(
         self,
@@ -267,10 +270,13 @@ class _Link:
                     break
                 first_s = first_s or time.monotonic() - began_s
                 await credit.acquire()
+                patient = at > len(given.text) and len(self._credits) >= TEXTS_MANY  # the first piece never waits
                 if opened is None:
-                    await self._writer.put(TextPiece(query=query, at=at, tokens=piece.tokens, text=piece.text))
+                    frame = TextPiece(query=query, at=at, tokens=piece.tokens, text=piece.text)
+                    await self._writer.put(frame, patient=patient)
                 else:
-                    await self._seal(query, opened, SecretPiece(at=at, tokens=piece.tokens, text=piece.text))
+                    said = SecretPiece(at=at, tokens=piece.tokens, text=piece.text)
+                    await self._seal(query, opened, said, patient=patient)
                 at += len(piece.text)
         if ended is None:
             raise UnavailableError("the engine ended without saying so")
