@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -31,6 +32,8 @@ from daitn.control_center.inference.deployment_desk import WINDOW_TIMER
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.host_policy import HostPolicy
+from daitn.descriptors.latency import bucket_of
+from daitn.descriptors.places import RoundTrip
 from daitn.descriptors.serving import (
     EngineKind,
     HostDescriptor,
@@ -42,7 +45,7 @@ from daitn.descriptors.serving import (
 )
 from daitn.descriptors.terminals import NodeDescriptor, Role
 from daitn.wire.center_serving import DemandTold, ModelsServed, QueriesOf, ServeModels
-from daitn.wire.topology_tools import Describe
+from daitn.wire.topology_tools import Describe, TerminalGathered
 
 S = 1_000_000_000
 MODEL = ModelName("sides")
@@ -60,8 +63,9 @@ def make_gate(number: int, region: str) -> NodeDescriptor:
     return make_site(number, data=(), compute=None, roles=(Role.GATEWAY,), region=region)
 
 
-def demand(gateway: str, queries: int) -> Delivered:
-    counts = (QueriesOf(model=MODEL, queries=queries, bytes=120.0 * queries),) if queries else ()
+def demand(gateway: str, queries: int, took_s: float | None = None) -> Delivered:
+    took = {} if took_s is None else {bucket_of(took_s): queries}
+    counts = (QueriesOf(model=MODEL, queries=queries, bytes=120.0 * queries, took=took),) if queries else ()
     return Delivered(sender=NodeId(gateway), message=DemandTold(seconds=2.0, counts=counts))
 
 
@@ -129,12 +133,12 @@ class Domain:
         )
         self.do(Delivered(sender=NodeId(node), message=ModelsServed(sequence=told.sequence, replicas=replicas)))
 
-    def asked(self, seconds: int, **per_s: int) -> None:
+    def asked(self, seconds: int, took_s: float | None = None, **per_s: int) -> None:
         """Gateways are asked so much for a while, and tell it; placements are looked at meanwhile."""
         for _ in range(0, seconds, 2):
             self.now_ns += 2 * S
             for gateway, rate in per_s.items():
-                self.do(demand(gateway, 2 * rate))
+                self.do(demand(gateway, 2 * rate, took_s))
             self.do(TimerFired(name="placing"))
 
     def staying(self) -> set[str]:
@@ -355,6 +359,54 @@ def test_more_is_asked_than_one_replica_serves_and_another_one_is_placed() -> No
 
     domain.asked(120, n0009=120)
     assert len(domain.staying()) == 2, "one computes a hundred a second, seven tenths of which it is given"
+
+
+def test_answers_that_take_longer_than_the_goal_allows_get_more_replicas_which_go_again_once_they_are_quick() -> None:
+    domain = Domain(make_host(1), make_host(2), make_host(3), make_gate(9, ""))
+    domain.deploy("p95 <= 50 ms, >= 1 replicas, <= 3 replicas")
+    domain.serve(*domain.staying(), row_s=0.01)
+    desk = domain.center.inference.deployment
+    domain.asked(60, 0.02, n0009=40)
+    (shown,) = desk.demand.latencies(MODEL, desk.models[MODEL].goal, domain.now_ns)
+    assert shown.kept
+    assert shown.measured_s == pytest.approx(0.02, rel=0.2)
+    assert len(domain.staying()) == 1
+
+    domain.asked(60, 0.3, n0009=40)
+    (shown,) = desk.demand.latencies(MODEL, desk.models[MODEL].goal, domain.now_ns)
+    assert shown.kept is False
+    assert len(domain.staying()) == 2, "one is planned to be busy for less of its time"
+    for node in domain.staying():
+        domain.serve(node, row_s=0.01)
+    domain.asked(3600, 0.02, n0009=40)
+    assert len(domain.staying()) == 1
+
+
+def test_latency_is_not_judged_by_few_answers_and_lost_ones_count_as_slow() -> None:
+    domain = Domain(make_host(1), make_gate(9, ""))
+    domain.deploy("p95 <= 50 ms, p50 <= 5 s, = 1 replicas")
+    desk = domain.center.inference.deployment
+    goal = desk.models[MODEL].goal
+    domain.do(demand("n0009", 99, 0.02))
+    assert [one.kept for one in desk.demand.latencies(MODEL, goal, domain.now_ns)] == [None, True]
+    domain.do(demand("n0009", 20, math.inf))
+    tail, median = desk.demand.latencies(MODEL, goal, domain.now_ns)
+    assert (tail.measured_s, tail.kept) == (None, False)
+    assert (median.kept, median.answers) == (True, 117)
+
+
+def test_goal_that_no_host_is_near_enough_for_is_refused_with_the_nearest() -> None:
+    domain = Domain(make_host(1), make_host(2), make_gate(9, ""))
+    desk, goal = domain.center.inference.deployment, parse_goal("p95 <= 10 ms, = 1 replicas")
+    assert desk.judge(NEEDS, goal, OwnerId("ada"), {}, MODEL).admitted, "nobody has measured it"
+    ways: list[RoundTrip] = []
+    for node, seconds in (("n0001", 0.04), ("n0002", 0.02)):
+        assert "n0002" in desk.judge(NEEDS, goal, OwnerId("ada"), {}, MODEL).candidates
+        ways.append(RoundTrip(peer=NodeId(node), seconds=seconds))
+        measured = TerminalGathered(node=NodeId("n0009"), round_trips=tuple(ways))
+        domain.center.knowledge.gathered.take(measured, domain.now_ns)
+    failed = desk.judge(NEEDS, goal, OwnerId("ada"), {}, MODEL).failed()[0]
+    assert str(failed) == ("latency: required a host within 10 ms of a gateway, available the nearest is 20.0 ms away")
 
 
 def test_model_nobody_asks_has_no_replica_where_its_goal_allows_that_and_gets_one_when_it_is_asked() -> None:

@@ -9,17 +9,19 @@ from tests.unit.test_deployment_desk import Domain, make_host
 
 from daitn.assembly.terminal import concerns_gateway
 from daitn.base.effects import Delivered, Effect, PeerVanished, Send, SetTimer, Started
-from daitn.base.ids import CENTER, ModelName, NodeId, OwnerId
+from daitn.base.ids import CENTER, ArtifactId, ModelName, NodeId, OwnerId
 from daitn.control_center.inference.commands import KeysListed
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.latency import BUCKETS, bucket_of
 from daitn.descriptors.places import RoundTrip
-from daitn.descriptors.serving import ApiKey
+from daitn.descriptors.serving import ApiKey, ServedModel, ServingGoal
 from daitn.descriptors.terminals import Role
 from daitn.node.serving.counting import QueryCounts
 from daitn.terminal.gateway import Gateway, OutcomesCounted, QueriesCounted, TakeKeys, TakeRoutes
 from daitn.wire.center_serving import DemandTold, KeysGiven, QueriesOf, RoutesGiven, RoutesHeld
 from daitn.wire.topology_tools import TerminalGathered
 
+SIDES = ServedModel(model=ModelName("sides"), artifact=ArtifactId("a" * 64), owner=OwnerId("ada"), goal=ServingGoal())
 GATE = NodeId("n0009")
 KEY = ApiKey(digest="a" * 64, owner=OwnerId("app"), expires_unix_s=1e9)
 
@@ -101,6 +103,20 @@ def test_queries_of_served_models_are_counted_and_told_at_once_where_no_host_ans
 
     (told,) = posted
     assert [(one.model, one.queries, one.bytes) for one in told.counts] == [("sides", 3, 360.0)]
+
+
+def test_queries_that_ended_are_told_by_how_long_they_took_also_where_none_came() -> None:
+    posted: list[Any] = []
+    counts = QueryCounts(posted.append)
+    counts.asked(ModelName("sides"), 120)
+    counts.tell()
+    for seconds in (0.01, 0.01, None):
+        counts.ended(SIDES, seconds)
+    counts.tell()
+    counts.tell()
+
+    told = [[(one.queries, one.took) for one in each.counts] for each in posted if isinstance(each, QueriesCounted)]
+    assert told == [[(1, {})], [(0, {bucket_of(0.01): 2, BUCKETS - 1: 1})], []]
 
 
 def test_what_hands_count_reaches_the_gateways_core() -> None:

@@ -127,6 +127,10 @@ def _retraining(times: int, every_h: float, share: float, hours: float) -> Retra
 def _doing(one: ModelStatus) -> str:
     """How a model does: queries, what was judged, its new version."""
     lines = [f"{one.live.answered} answered, {one.live.lost} lost"] if one.live.answered or one.live.lost else []
+    for each in one.latency:
+        if each.kept is not None:
+            found = "lost" if each.measured_s is None else f"{each.measured_s * 1000:.1f} ms"
+            lines.append(f"{each.target}: {found}" + " NOT KEPT" * (not each.kept))
     for field in one.live.fields:
         name = f"accuracy@{field.field}" if field.field else "accuracy"
         was = "" if field.measured is None else f", {field.measured:.1%} measured"

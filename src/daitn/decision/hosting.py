@@ -26,6 +26,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     memory_left_bytes: int
     """Beside the models it has been given."""
     reachable: bool = True
+    path_s: float | None = None
+    """Round trip from the gateway that is nearest to it; None: not known yet."""
 
 
 class HostCondition(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,13 @@ def admit(
         there = sorted({host.operator or "nobody" for host in left})
         _say(conditions, "operator", " or ".join(goal.operators), ", ".join(there) or "none", bool(trusted))
         left = trusted
+    if goal.latency:
+        within_s = min(one.most_s for one in goal.latency)
+        near = [host for host in left if host.path_s is None or host.path_s <= within_s]
+        ways = [host.path_s for host in left if host.path_s is not None]
+        said = f"the nearest is {min(ways) * 1000:.1f} ms away" if ways else "nobody has measured how far hosts are"
+        _say(conditions, "latency", f"a host within {within_s * 1000:g} ms of a gateway", said, bool(near) or not left)
+        left = near
     able = [host for host in left if any(engine in engines for engine in host.offered.engines)]
     _say(conditions, "engine", " or ".join(sorted(engines)), f"{len(able)} of {len(left)} hosts have it", bool(able))
     willing: list[HostView] = []

@@ -99,6 +99,8 @@ class PlacementSought(Problem, frozen=True, kw_only=True):
     most: int
     within_s: float = math.inf
     """What path and service may take together, by the provider's goal."""
+    busy_frac: float = BUSY_FRAC
+    """Share of a replica's engines that demands may take: smaller where answers have been slow."""
 
     def solve(self) -> PlacementFound:
         """One programme; some milliseconds for tens of hosts."""
@@ -109,7 +111,7 @@ class PlacementSought(Problem, frozen=True, kw_only=True):
             raise UnavailableError(f"no host may carry {self.model}")
         hosts = len(self.hosts)
         wait_HD, asked_D = self._waits()
-        capacity_H = np.array([max(one.serves_per_s * BUSY_FRAC, 1e-6) for one in self.hosts])
+        capacity_H = np.array([max(one.serves_per_s * self.busy_frac, 1e-6) for one in self.hosts])
         most = min(self.most, hosts)
         room = float(np.sort(capacity_H)[::-1][:most].sum())
         if asked_D.sum() > 0.999 * room:

@@ -21,6 +21,7 @@ from daitn.descriptors.contract import Name
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.host_policy import Bytes, HostPolicy, Licence
 from daitn.descriptors.key_terms import KeyTerms
+from daitn.descriptors.latency import LatencyShown
 from daitn.descriptors.live import LiveShown
 from daitn.descriptors.request import Target, parse_target
 from daitn.descriptors.stages import Stage
@@ -404,6 +405,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How many the model is served in; 0: whole."""
     live: LiveShown = LiveShown()
     """How it does while it is asked."""
+    latency: tuple[LatencyShown, ...] = ()
+    """Of each latency that the goal names, what it is."""
     canary: CanaryShown | None = None
     """A new version that is tried beside it."""
     versions: tuple[str, ...] = ()

@@ -301,6 +301,7 @@ class DeploymentService:
             replicas=tuple(one for each in shown.values() for one in each),
             stages=0 if first.needs.stage is None else first.needs.stage.of,
             live=self._desk.judging.live.shown(first.artifact, first.quality, first.temperature, first.threshold),
+            latency=self._desk.demand.latencies(name, first.goal, self._clock.now_ns()),
             canary=self._canary(name),
             versions=tuple(
                 f"{one.artifact[:16]} {'took over' if one.took_over else 'was taken back'}: {one.why}"

@@ -16,6 +16,7 @@ from daitn.base import limits
 from daitn.base.effects import Message
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.descriptors.grant import Holder
+from daitn.descriptors.latency import Took
 from daitn.descriptors.live import ModelOutcomes
 from daitn.descriptors.offers import OFFERS
 from daitn.descriptors.serving import ApiKey, ModelNeeds, Replica, ServedModel
@@ -82,9 +83,11 @@ class QueriesOf(msgspec.Struct, frozen=True, kw_only=True):
     """Queries of one model that a gateway was asked."""
 
     model: Annotated[ModelName, msgspec.Meta(max_length=64)]
-    queries: Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+    queries: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     bytes: Annotated[float, msgspec.Meta(ge=0, le=1e18)] = 0.0
     """Of all their tensors."""
+    took: Took = {}
+    """What ended in these seconds, by how long it took; what hosts lost, as what took longest."""
 
 
 class DemandTold(Message, frozen=True, kw_only=True, tag="demand_told"):

@@ -14,7 +14,9 @@ from typing import Final, NamedTuple
 
 from daitn.base import limits
 from daitn.base.ids import ModelName, NodeId
+from daitn.descriptors.latency import LatencyShown, Took, quantile_of
 from daitn.descriptors.query_view import QueryDemand
+from daitn.descriptors.serving import ServingGoal
 from daitn.wire.center_serving import DemandTold
 
 LEVEL_S: Final = 20.0
@@ -27,6 +29,12 @@ FORECAST_S: Final = 60.0
 
 SILENT_S: Final = 30.0
 """What a gateway told so long ago counts no more: it tells every two seconds."""
+
+LATENCY_S: Final = 120.0
+"""Answers count by how long they took for about so long."""
+
+BEYOND: Final = 5.0
+"""So many answers lie beyond a quantile before it is believed: a hundred, for p95."""
 
 BURSTY: Final = 3.0
 """A pattern is called bursty where its peak is so many times its level."""
@@ -41,8 +49,13 @@ class _Series:
         self.told_ns = now_ns
         self.asked_ns = now_ns
         """When it was asked last."""
+        self.took: dict[int, float] = {}
 
-    def take(self, queries: int, seconds: float, mean_bytes: float, now_ns: int) -> None:
+    def take(self, queries: int, seconds: float, mean_bytes: float, took: Took, now_ns: int) -> None:
+        kept = math.exp(-seconds / LATENCY_S)
+        self.took = {bucket: count * kept for bucket, count in self.took.items() if count * kept > 0.01}
+        for bucket, count in took.items():
+            self.took[bucket] = self.took.get(bucket, 0.0) + count
         rate = queries / seconds
         before = self.level
         weight = 1.0 - math.exp(-seconds / LEVEL_S)
@@ -91,7 +104,8 @@ class DemandBook:
             if series is None:
                 series = self._series[model, gateway] = _Series(now_ns)
             queries = one.queries if one is not None else 0
-            series.take(queries, told.seconds, one.bytes / max(1, queries) if one is not None else 0.0, now_ns)
+            mean_bytes = one.bytes / max(1, queries) if one is not None else 0.0
+            series.take(queries, told.seconds, mean_bytes, {} if one is None else one.took, now_ns)
             if queries:
                 self._asked_ns[model] = now_ns
         for key in [key for key in self._series if key[0] not in known]:
@@ -105,6 +119,27 @@ class DemandBook:
             for (name, gateway), series in sorted(self._series.items())
             if name == model and now_ns - series.told_ns < SILENT_S * 1e9
         )
+
+    def latencies(self, model: ModelName, goal: ServingGoal, now_ns: int) -> tuple[LatencyShown, ...]:
+        """Each latency that was asked for, and how it is over all gateways that speak."""
+        took: dict[int, float] = {}
+        for (name, _), series in self._series.items():
+            if name == model and now_ns - series.told_ns < SILENT_S * 1e9:
+                for bucket, count in series.took.items():
+                    took[bucket] = took.get(bucket, 0.0) + count
+        answers = sum(took.values())
+        shown: list[LatencyShown] = []
+        for target in goal.latency:
+            found = quantile_of(took, target.quantile) if answers * (1 - target.quantile) >= BEYOND else None
+            shown.append(
+                LatencyShown(
+                    target=str(target),
+                    measured_s=found if found is not None and found < math.inf else None,
+                    answers=round(answers),
+                    kept=None if found is None else found <= target.most_s,
+                )
+            )
+        return tuple(shown)
 
     def asked_ns(self, model: ModelName) -> int:
         """When a model was asked last; 0: not since this process began."""

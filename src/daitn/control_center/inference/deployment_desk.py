@@ -30,6 +30,7 @@ from daitn.control_center.inference.commands import (
 )
 from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed, apply_record
+from daitn.control_center.inference.host_views import host_views, hosting
 from daitn.control_center.inference.host_windows import lasting, next_edge_s
 from daitn.control_center.inference.judging import Judging
 from daitn.control_center.inference.offered import OfferedModels
@@ -51,7 +52,6 @@ from daitn.descriptors.serving import (
 )
 from daitn.descriptors.terminals import Role
 from daitn.topology.knowledge_map import KnowledgeMap
-from daitn.topology.node_facts import NodeFacts
 from daitn.wire.center_serving import DemandTold, ModelsServed, OutcomesTold, ServeModels, ServeOrder
 from daitn.wire.center_tools import InputRef
 
@@ -236,6 +236,7 @@ class DeploymentDesk:
             name = names[(self._looked + place) % len(names)]
             self._place(turn, name, self.models[name])
         self._looked += LOOKS
+        self.placing.follow(self.models)
         for name in self.judging.look(turn):
             self.placing.forget(name)
         self._knowledge.demanded(self.demand.demands(turn.now_ns), turn.now_ns)
@@ -279,14 +280,14 @@ class DeploymentDesk:
         """Take away what failed or is lost, place what is lacking, and tell whoever is concerned."""
         self.version += 1
         self._settled_ns = turn.now_ns
-        if (edge_s := next_edge_s(self._hosting(), turn.now_ns)) is not None:
+        if (edge_s := next_edge_s(hosting(self._knowledge), turn.now_ns)) is not None:
             turn.wake_in(WINDOW_TIMER, edge_s)
         for name, model in list(self.models.items()):
             self._weed(turn, name, model)
             self._let_go(turn, name, model)
             if len(model.staying) < model.goal.replicas_least:
                 self._place(turn, name, model)
-        for node in {facts.descriptor.node for facts in self._hosting()} | set(self._host_sequences):
+        for node in {facts.descriptor.node for facts in hosting(self._knowledge)} | set(self._host_sequences):
             self._order_if_new(turn, node)
 
     def _weed(self, turn: Turn, name: ModelName, model: Deployed) -> None:
@@ -356,34 +357,9 @@ class DeploymentDesk:
         found = lasting(found, self._knowledge, turn.now_ns, max(1, model.goal.replicas_least))
         self.placing.seek(turn, name, model, found, measured, room)
 
-    def _hosting(self) -> tuple[NodeFacts, ...]:
-        return tuple(facts for facts in self._knowledge.with_role(Role.HOST) if facts.descriptor.host is not None)
-
     def hosts(self, besides: Collection[ModelName]) -> list[HostView]:
         """All hosts, with the memory they have beside models other than `besides`."""
-        views: list[HostView] = []
-        carried = {node for name in besides if name in self.models for node in self.models[name].placed}
-        for facts in self._hosting():
-            descriptor, offered = facts.descriptor, facts.descriptor.host
-            assert offered is not None
-            promised = sum(
-                model.needs.memory_bytes
-                for name, model in self.models.items()
-                if name not in besides and descriptor.node in model.placed
-            )
-            views.append(
-                HostView(
-                    node=descriptor.node,
-                    name=descriptor.name,
-                    region=descriptor.region,
-                    operator=descriptor.operator,
-                    offered=offered,
-                    memory_left_bytes=max(0, offered.memory_bytes - promised),
-                    # A host that carries the model and vanished a moment ago is waited for, not planned without.
-                    reachable=facts.reachable or descriptor.node in carried,
-                )
-            )
-        return views
+        return host_views(self._knowledge, self.models, besides, self.gateways)
 
     def _replica(self, node: NodeId, model: ModelName, artifact: ArtifactId) -> Replica | None:
         """What a host said last of a model, if it speaks of this package."""

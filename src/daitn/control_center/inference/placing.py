@@ -10,15 +10,17 @@ let go once gateways have known that for a while.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Final
 
 from daitn.base.ids import ModelName, NodeId
+from daitn.base.units import NS_PER_S
 from daitn.control_center.inference.demand_book import DemandBook
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.records import ReplicaLeaving, ReplicaPlaced
 from daitn.control_center.turn import Turn
 from daitn.decision.hosting import HostView
-from daitn.decision.model_placement import DemandSeen, HostOffered, PlacementFound, PlacementSought
+from daitn.decision.model_placement import BUSY_FRAC, DemandSeen, HostOffered, PlacementFound, PlacementSought
 from daitn.descriptors.serving import ReplicaMeasured
 from daitn.topology.knowledge_map import KnowledgeMap
 
@@ -27,6 +29,19 @@ KEY: Final = "place "
 
 STEP: Final = 1.5
 """Demand is another one where it changed by this factor: replicas are whole, and so is what they can serve."""
+
+TIGHTER: Final = 1.5
+"""While answers take longer than the goal allows, replicas are planned to be busy for a part of the time that is this
+much smaller at each step, so that more of them share the queries."""
+
+TIGHTEST: Final = 4
+SETTLE_S: Final = 60.0
+"""Between two steps: a replica starts, and answers from before it are forgotten."""
+
+EASED: Final = 0.6
+"""Below this part of what the goal allows, and for `EASE_S`, a step is taken back."""
+
+EASE_S: Final = 600.0
 
 SERVICE_S: Final = 0.005
 """Of a query, where no host has measured the model yet."""
@@ -40,6 +55,8 @@ class Placing:
     def __init__(self, knowledge: KnowledgeMap, demand: DemandBook) -> None:
         self._knowledge, self._demand = knowledge, demand
         self._sought: dict[ModelName, Signature] = {}
+        self._tight: dict[ModelName, tuple[int, int]] = {}
+        """How many steps tighter a model is planned, and since when."""
         self.plans: dict[ModelName, PlacementFound] = {}
         """The newest of each model."""
 
@@ -47,6 +64,10 @@ class Placing:
         """A model is served no longer, or is another one now."""
         self._sought.pop(name, None)
         self.plans.pop(name, None)
+
+    def follow(self, names: Collection[ModelName]) -> None:
+        """Of models that are served no longer nothing is kept."""
+        self._tight = {name: tight for name, tight in self._tight.items() if name in names}
 
     def seek(
         self,
@@ -61,11 +82,12 @@ class Placing:
         replicas that the domain has left for it."""
         asked = self._demand.asked(name, turn.now_ns)
         most = min(model.goal.replicas_most, room)
+        steps = self._tightness(name, model, turn.now_ns)
         signature: Signature = (
             model.artifact,
             tuple(sorted(host.node for host in hosts)),
             tuple(sorted(model.staying)),
-            (model.goal.replicas_least, most),
+            (model.goal.replicas_least, most, steps),
             tuple((one.gateway, _step(one.forecast_per_s)) for one in asked),
         )
         if most < 1 or not hosts or self._sought.get(name) == signature:
@@ -82,8 +104,31 @@ class Placing:
             least=model.goal.replicas_least,
             most=most,
             within_s=min((one.most_s for one in model.goal.latency), default=math.inf),
+            busy_frac=BUSY_FRAC / TIGHTER**steps,
         )
         turn.compute(KEY + name, problem, turn.now_ns)
+
+    def _tightness(self, name: ModelName, model: Deployed, now_ns: int) -> int:
+        """How many steps tighter a model is planned now, by how long its answers take at gateways."""
+        steps, since_ns = self._tight.get(name, (0, 0))
+        known = self._demand.latencies(name, model.goal, now_ns)
+        parts = [
+            (math.inf if one.measured_s is None else one.measured_s) / target.most_s
+            for one, target in zip(known, model.goal.latency, strict=True)
+            if one.kept is not None
+        ]
+        worst = max(parts, default=0.0)
+        if worst > 1 and steps < TIGHTEST and now_ns - since_ns >= SETTLE_S * NS_PER_S:
+            steps, since_ns = steps + 1, now_ns
+        elif worst > EASED:
+            since_ns = max(since_ns, now_ns - int(SETTLE_S * NS_PER_S))
+        elif steps and now_ns - since_ns >= EASE_S * NS_PER_S:
+            steps, since_ns = steps - 1, now_ns
+        if steps:
+            self._tight[name] = (steps, since_ns)
+        else:
+            self._tight.pop(name, None)
+        return steps
 
     def found(self, turn: Turn, model: Deployed, plan: PlacementFound) -> None:
         """A plan came: order what it has and is not there, let go what it has no longer."""

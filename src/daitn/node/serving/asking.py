@@ -208,7 +208,7 @@ class Asking:
         served, outcome = self._engine.models.get(name), asked.outcome
         if served is None or not (isinstance(outcome, QueryAnswer) or was_lost(outcome)):
             return
-        self._counts.outcomes.ended(served, answered=isinstance(outcome, QueryAnswer))
+        self._counts.ended(served, asked.took_s if isinstance(outcome, QueryAnswer) else None)
         if isinstance(outcome, QueryAnswer) and query.secret is None and self._comparing.due(served):
             first = NodeId(asked.host)
             self._comparing.begin(served, first, outcome, self._again(query, served, first))

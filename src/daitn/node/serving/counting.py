@@ -6,6 +6,7 @@ Only models that are served are counted: other names are whatever callers send. 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +14,9 @@ from typing import Final
 from daitn.base import limits
 from daitn.base.effects import Event
 from daitn.base.ids import ModelName
+from daitn.descriptors.latency import bucket_of
 from daitn.descriptors.live import ModelOutcomes
+from daitn.descriptors.serving import ServedModel
 from daitn.node.serving.outcome_book import OutcomeBook
 from daitn.terminal.gateway import OutcomesCounted, QueriesCounted
 from daitn.wire.center_serving import QueriesOf
@@ -34,6 +37,7 @@ class QueryCounts:
         self._since = time.time_ns()
         self._told_outcomes: tuple[ModelOutcomes, ...] = ()
         self._counts: dict[ModelName, list[float]] = {}
+        self._took: dict[ModelName, dict[int, int]] = {}
         self._since_s = time.monotonic()
         self._told_missing: dict[ModelName, float] = {}
 
@@ -44,6 +48,13 @@ class QueryCounts:
             found = self._counts[model] = [0, 0.0]
         found[0] += 1
         found[1] += size_bytes
+
+    def ended(self, served: ServedModel, seconds: float | None) -> None:
+        """A query was answered so many seconds after it came; None: hosts lost it."""
+        self.outcomes.ended(served, answered=seconds is not None)
+        took = self._took.setdefault(served.model, {})
+        bucket = bucket_of(math.inf if seconds is None else seconds)
+        took[bucket] = took.get(bucket, 0) + 1
 
     def missing(self, model: ModelName) -> None:
         """A query waits, because no host answers for its model: that is told now, and once a second it counts anew, so
@@ -61,11 +72,12 @@ class QueryCounts:
         """Tell what was counted since the last time."""
         now_s = time.monotonic()
         counts = tuple(
-            QueriesOf(model=model, queries=int(queries), bytes=size)
-            for model, (queries, size) in list(self._counts.items())[: limits.MODELS_SERVED]
+            QueriesOf(model=model, queries=int(queries), bytes=size, took=self._took.get(model, {}))
+            for model in list(self._counts.keys() | self._took.keys())[: limits.MODELS_SERVED]
+            for queries, size in [self._counts.get(model, (0, 0.0))]
         )
         seconds, self._since_s = now_s - self._since_s, now_s
-        self._counts = {}
+        self._counts, self._took = {}, {}
         self._post(QueriesCounted(seconds=seconds, counts=counts))
         outcomes = self.outcomes.told()
         if outcomes or self._told_outcomes:
