@@ -33,7 +33,12 @@ def sampling_rate(batch_size: int, groups: float) -> float:
 
 def private_steps(privacy: Privacy, planned: Training, candidate: Candidate) -> PrivateSteps | None:
     """What is done at one place; None where no noise is enough. O(1) where a place like it was asked for before."""
-    rate = sampling_rate(planned.batch_size, candidate.groups)
+    return private_steps_of(privacy, planned, candidate.groups)
+
+
+def private_steps_of(privacy: Privacy, planned: Training, groups: float) -> PrivateSteps | None:
+    """The same for a place with so many groups. About 20 ms, O(1) where it was asked for before."""
+    rate = sampling_rate(planned.batch_size, groups)
     noise = noise_for(rate, planned.batches * privacy.visits, privacy.epsilon, privacy.delta)
     if noise is None:
         return None

@@ -17,6 +17,9 @@ explains: the short runs of a dozen are compared on a few hundred records.
 All is told from what was found so far, so that a restart goes on where it was; the estimator is seeded. It takes tens
 of milliseconds, and half a second where Optuna is loaded first: a problem beside the turn.
 
+Where training is private, short runs bear the noise that a typical site would be given for the same batch size and
+length of a visit, since both decide it. They cost no data set any of its budget: samples are held out from training.
+
 What it does not do: choose a method, or look at sites.
 """
 
@@ -34,7 +37,9 @@ from daitn.base.errors import UnavailableError
 from daitn.decision.attainability import Z95, error_of
 from daitn.decision.facts import PackageFacts, Searched
 from daitn.decision.hyperparameters import ADAPTIVE, ADAPTIVE_SHARE, PARALLEL_RATE, forgotten_share
+from daitn.decision.noising import private_steps_of
 from daitn.descriptors.contract import Reinforcement
+from daitn.descriptors.privacy import Privacy, PrivateSteps
 from daitn.descriptors.request import Hyperparameters, Request, Tuning, parse_target
 from daitn.descriptors.server_step import ServerStep
 from daitn.descriptors.trials import Measurement, Training, TriedOut, Trying
@@ -83,6 +88,8 @@ class CandidatesFound(Solution, frozen=True, kw_only=True):
     """What to try next."""
 
     trainings: tuple[Training, ...]
+    private: tuple[PrivateSteps, ...] = ()
+    """Of each of them, where training is private."""
 
 
 class CandidatesSought(Problem, frozen=True, kw_only=True):
@@ -100,6 +107,9 @@ class CandidatesSought(Problem, frozen=True, kw_only=True):
     """All that was to be tried, whether or not there was time for it: none of it is proposed again."""
     count: int
     seed: int
+    privacy: Privacy | None = None
+    groups: float = 0.0
+    """Of a typical site, as published: noise depends on them."""
 
     def solve(self) -> CandidatesFound:
         """See the module's docstring. UnavailableError where Optuna is not installed."""
@@ -107,7 +117,11 @@ class CandidatesSought(Problem, frozen=True, kw_only=True):
         found = [one for one in dict.fromkeys(self.starts) if one not in known][: self.count]
         if len(found) < self.count:
             found += self._proposed([*known, *found], self.count - len(found))
-        return CandidatesFound(trainings=tuple(found))
+        if self.privacy is None:
+            return CandidatesFound(trainings=tuple(found))
+        noised = [(one, private_steps_of(self.privacy, one, self.groups)) for one in found]
+        able = [(one, private) for one, private in noised if private is not None]
+        return CandidatesFound(trainings=tuple(one for one, _ in able), private=tuple(private for _, private in able))
 
     def _proposed(self, known: Sequence[Training], count: int) -> list[Training]:
         optuna = _optuna()
@@ -297,6 +311,7 @@ class Go(NamedTuple):
 
     rung: int
     trainings: tuple[Training, ...]
+    private: tuple[PrivateSteps, ...] = ()
 
 
 def next_move(tuning: Tuning, base: Training, stages: Sequence[Stage]) -> Propose | Go | None:
@@ -326,6 +341,13 @@ def survivors(base: Training, trials: Sequence[Trial]) -> tuple[Training, ...]:
 def seconds_of(stages: Sequence[Stage]) -> float:
     """Seconds of the unit that all tries took."""
     return sum(one.seconds for stage in stages for one in stage.tried)
+
+
+def batch_seconds_of(stages: Sequence[Stage]) -> float:
+    """Seconds of a batch in the runs so far, measuring counted: private steps take longer than those of the preflight.
+    0 where there were none."""
+    batches = sum(WAYS * one.visits * stage.trainings[one.place].batches for stage in stages for one in stage.tried)
+    return seconds_of(stages) / batches if batches else 0.0
 
 
 class Setting(NamedTuple):
@@ -360,6 +382,7 @@ def trying_of(tuning: Tuning, go: Go, setting: Setting, stages: Sequence[Stage])
         order=setting.order,
         names=setting.names,
         server=setting.server if setting.order == "rounds" else None,
+        private=go.private,
         seconds=min(3600.0, left_s),
     )
 

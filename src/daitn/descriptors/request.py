@@ -228,8 +228,6 @@ def _not_private(request: Request, contract: DataContract) -> list[str]:
         faults.append("privacy: records that stream to a compute site are not private (raw_records: 'stay')")
     if request.allow_probe:
         faults.append("privacy: a probe before the verdict is not accounted for (allow_probe: leave it out)")
-    if request.tuning is not None:
-        faults.append("privacy: short runs without noise say nothing of runs with it (tuning: leave it out)")
     if request.hyperparameters.label_correction:
         faults.append("privacy: a gradient may not know the labels of other records (label_correction: leave it out)")
     if isinstance(contract.task, Retrieval):

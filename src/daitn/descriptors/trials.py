@@ -13,6 +13,7 @@ import msgspec
 from daitn.base import limits
 from daitn.base.ids import DataSetId
 from daitn.descriptors.contract import Name
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.server_step import ServerStep
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -115,8 +116,12 @@ class Trying(msgspec.Struct, frozen=True, kw_only=True):
     """All runs together may take so long; those that there is no time for are left out."""
     server: ServerStep | None = None
     """The step that follows the mean of each of the `rounds`; None: the mean goes on."""
+    private: Annotated[tuple[PrivateSteps, ...], msgspec.Meta(max_length=TRIES_MOST)] = ()
+    """How a typical site makes the steps of each of `trainings` private; empty: they are made without noise."""
 
     def __post_init__(self) -> None:
+        if self.private and len(self.private) != len(self.trainings):
+            raise ValueError("either none or each of the hyper-parameters has private steps")
         if self.server is not None and (self.order != "rounds" or self.server.optimizer == "scaffold"):
             raise ValueError("a server's step follows rounds, and one of scaffold needs what every site keeps")
 

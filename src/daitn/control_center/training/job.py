@@ -344,8 +344,8 @@ class JobMachine:
                 return True
             case _ if event.key.startswith("route "):
                 self._running.routes.answered(None)
-            case CandidatesFound(trainings=trainings):
-                self._assessing.tuning.answered(event.basis, trainings)
+            case CandidatesFound() as found:
+                self._assessing.tuning.answered(event.basis, found)
                 return True
             case _ if event.key.startswith("tune "):
                 self._assessing.tuning.answered(event.basis, None, event.fault)

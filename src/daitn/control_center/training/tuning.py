@@ -7,6 +7,7 @@ the request would be admitted, and its plan is judged again with what was found:
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -19,11 +20,13 @@ from daitn.decision.facts import Preflight, Searched
 from daitn.decision.feasibility import Judged, Known, judge, verdict_of
 from daitn.decision.routes.contract import datasets
 from daitn.decision.tuning import (
+    CandidatesFound,
     CandidatesSought,
     Go,
     Propose,
     Setting,
     Stage,
+    batch_seconds_of,
     choose,
     in_vain,
     next_move,
@@ -33,6 +36,7 @@ from daitn.decision.tuning import (
     trials_of,
     trying_of,
 )
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.trials import Training
 from daitn.descriptors.work import EvaluateOutcome, EvaluateWork
 from daitn.learning.methods import METHODS
@@ -53,7 +57,7 @@ class Tuning:
         self._state = desk.state
         self._asked: int | None = None
         """Visits that had been made when the newest proposals were sought."""
-        self._proposed: tuple[int, tuple[Training, ...]] | None = None
+        self._proposed: tuple[int, CandidatesFound] | None = None
         self._fault = ""
 
     def wanted(self) -> bool:
@@ -81,9 +85,13 @@ class Tuning:
                     self._asked = made
                     self._seek(turn, move.many, base, judged)
                 return True
-            if not self._proposed[1]:
+            found = self._proposed[1]
+            if not found.trainings or (not state.stages and found.trainings[0] != base):
                 return self._end(turn, base, known, judged)
-            move = Go(0, self._proposed[1])
+            move = Go(0, found.trainings, found.private)
+        elif state.request.privacy is not None:
+            noised = self._noised()
+            move = move._replace(private=tuple(noised[one] for one in move.trainings))
         unit = state.sampled.unit
         if unit is None:
             return self._end(turn, base, known, judged)
@@ -92,7 +100,9 @@ class Tuning:
             names=tuple(dict.fromkeys(target.name for target in state.request.targets)),
             sites=max(1, len(datasets(judged.view))),
             order=order_of(method),
-            batch_s=state.preflight.batch_seconds if state.preflight is not None else 0.0,
+            batch_s=max(
+                state.preflight.batch_seconds if state.preflight is not None else 0.0, batch_seconds_of(state.stages)
+            ),
             server=judged.plan.server,
         )
         tries = trying_of(tuning, move, setting, state.stages)
@@ -101,11 +111,11 @@ class Tuning:
         self._desk.order(turn, "tune", unit, work, why)
         return True
 
-    def answered(self, made: int, trainings: tuple[Training, ...] | None, fault: str = "") -> None:
+    def answered(self, made: int, found: CandidatesFound | None, fault: str = "") -> None:
         """What to try next is proposed; None: it is not, for the reason given."""
         if self._asked != made:
             return
-        self._proposed = (made, trainings or ())
+        self._proposed = (made, found or CandidatesFound(trainings=()))
         self._fault = fault
 
     def tried(self, turn: Turn, work: EvaluateWork, outcome: EvaluateOutcome) -> None:
@@ -134,8 +144,16 @@ class Tuning:
             offered=tuple(one for stage in state.stages for one in stage.trainings),
             count=count,
             seed=state.request.seed,
+            privacy=state.request.privacy,
+            groups=median(one.groups for one in judged.view.candidates) if judged.view.candidates else 0.0,
         )
         turn.compute(f"tune {state.job}", problem, len(state.stages))
+
+    def _noised(self) -> dict[Training, PrivateSteps]:
+        """The noise of each that was tried, by the orders of its first rung."""
+        works = [one.work for one in self._state.ordered.values() if one.purpose == "tune"]
+        tries = [one.tries for one in works if isinstance(one, EvaluateWork) and one.tries is not None]
+        return {one: private for each in tries for one, private in zip(each.trainings, each.private, strict=True)}
 
     def _hindered(self, turn: Turn) -> bool:
         """Whether nothing more may be tried."""

@@ -10,6 +10,9 @@ and `Trying.hop` more, larger batches cost more, and all runs cost the same: wha
 
 A model that goes from sample to sample sways, so it is measured after each of the last visits.
 
+Private steps (`Trying.private`) are made as at a site: records' gradients cut, noise on their sum. A sample that is
+smaller than a batch has as much noise on its mean gradient as a whole batch would.
+
 Where an aggregator steps on from a round's mean (FedAdam, FedYogi, DiLoCo), so is done here, by the same numbers.
 
 What it does not do: choose (`decision.tuning`), or keep what SCAFFOLD's sites keep.
@@ -27,6 +30,7 @@ import torch
 from torch import nn
 
 from daitn.base.ids import DataSetId
+from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.server_step import ServerStep
 from daitn.descriptors.trials import Measurement, Training, TriedOut, Trying
 from daitn.learning.numerics.curve import among_all, fold_rows, pooled, together
@@ -34,7 +38,14 @@ from daitn.learning.numerics.evaluate import evaluate, keep_state, restore_state
 from daitn.learning.numerics.server_step import first_slots, stepped
 from daitn.learning.numerics.sources import MemorySlice
 from daitn.learning.numerics.train import ModelState, NotFiniteError, Seeds, train
-from daitn.learning.tasks.contract import RecordSlice, RecordsLike, TaskNumerics, count_records, take_rows
+from daitn.learning.tasks.contract import (
+    RecordSlice,
+    RecordsLike,
+    TaskNumerics,
+    count_records,
+    groups_of,
+    take_rows,
+)
 from daitn.learning.tasks.reinforcement import ReinforcementNumerics
 from daitn.learning.tasks.retrieval import RetrievalNumerics
 
@@ -101,7 +112,8 @@ def tuning_trial(
             began = time.perf_counter()
             visits = trying.visits(training)
             try:
-                ways = [_run(model, task, fold, trying, training, visits, kept, over) for fold in folds]
+                private = trying.private[place] if trying.private else None
+                ways = [_run(model, task, fold, trying, training, private, visits, kept, over) for fold in folds]
             except _OverError:
                 break
             measured = [way for way in ways if way is not None]
@@ -142,6 +154,7 @@ def _run(
     fold: _Fold,
     trying: Trying,
     training: Training,
+    private: PrivateSteps | None,
     visits: int,
     kept: dict[str, torch.Tensor],
     over: Callable[[], bool],
@@ -155,9 +168,9 @@ def _run(
     for turn in range(turns):
         try:
             if trying.order == "rounds":
-                _round(model, task, fold.learn, training, turn, over, server)
+                _round(model, task, fold.learn, training, private, turn, over, server)
             else:
-                state = _visit(model, task, fold.learn[turn % len(fold.learn)], training, state, turn, over)
+                state = _visit(model, task, fold.learn[turn % len(fold.learn)], training, private, state, turn, over)
         except (NotFiniteError, _DivergedError):
             return None
         if turn >= turns - LOOKS:
@@ -170,6 +183,7 @@ def _visit(
     task: TaskNumerics,
     part: RecordSlice,
     training: Training,
+    private: PrivateSteps | None,
     state: ModelState,
     turn: int,
     over: Callable[[], bool],
@@ -183,10 +197,22 @@ def _visit(
         state,
         seeds=Seeds(job=0, visit=turn),
         should_stop=over,
+        private=None if private is None else _at_sample(private, part, training.batch_size, size),
     )
     if result.stopped:
         raise _OverError
     return result.state
+
+
+def _at_sample(private: PrivateSteps, part: RecordSlice, planned: int, size: int) -> PrivateSteps:
+    """A step takes about `size` of the sample's groups, and its mean gradient bears the noise that `planned` make."""
+    groups = groups_of(part)
+    count = count_records(part) if groups is None else len(np.unique(groups))
+    return msgspec.structs.replace(
+        private,
+        noise_multiplier=private.noise_multiplier * size / planned,
+        sampling_rate=min(1.0, size / count),
+    )
 
 
 def _round(
@@ -194,6 +220,7 @@ def _round(
     task: TaskNumerics,
     parts: Sequence[RecordSlice],
     training: Training,
+    private: PrivateSteps | None,
     turn: int,
     over: Callable[[], bool],
     server: _Server | None,
@@ -205,7 +232,7 @@ def _round(
     total = sum(count_records(part) for part in parts)
     for number, part in enumerate(parts):
         restore_state(model, base)
-        _visit(model, task, part, training, ModelState(), turn * len(parts) + number, over)
+        _visit(model, task, part, training, private, ModelState(), turn * len(parts) + number, over)
         for name, tensor in keep_state(model).items():
             mean[name] += tensor.double() * (count_records(part) / total)
     if server is not None:
