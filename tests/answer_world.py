@@ -193,7 +193,8 @@ class AnswerWorld:
 
     def add(self, node: str, engine: Any, *, model: ModelName = MODEL, region: str = "") -> Answering:
         """A host, asked in the order of being added."""
-        measured = ReplicaMeasured(engine=engine.kind, row_s=0.01 * (1 + len(self.routes)), batch_rows=4, batch_s=0.05)
+        row_s = 0.01 * (1 + len(self.routes))
+        measured = ReplicaMeasured(engine=engine.kind, row_s=row_s, batch_rows=4, batch_s=1.015 * row_s)
         begin = self.begin if self.begins else None
         answering = Answering(self.fabric, self.host_counters, self.tensors, begin)  # type: ignore[arg-type]
         answering.gateways = frozenset([GATE])

@@ -137,9 +137,9 @@ def test_copies_never_pass_their_share_of_queries(share: float, wanted: list[boo
 
 
 def test_query_is_late_by_deviations_of_what_was_expected() -> None:
-    choice = Choice(0, Why.BEST, 2.0, 0.5, 1.0, (0,) * 7, 2.0)
+    choice = Choice(0, Why.BEST, 9.0, 4.0, 8.0, (0,) * 7, 9.0, first_s=2.0, first_deviation_s=0.5)
 
-    assert hedge_after_s(choice, 2.0) == 3.0
+    assert hedge_after_s(choice, 2.0) == 3.0, "by its first piece, where it comes in pieces"
 
 
 def test_impossible_hedging_share_is_an_error() -> None:

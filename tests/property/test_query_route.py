@@ -37,7 +37,9 @@ def tables(draw: st.DrawFn) -> ReplicaTable:
                 price=rng.uniform(0, 1),
                 price_unit=rng.uniform(0, 0.1),
                 correct=rng.uniform(0.5, 1),
-                service=ServicePrior(rng.uniform(0.01, 0.5), rng.uniform(0, 0.05), rng.uniform(0, 2)),
+                service=ServicePrior(
+                    rng.uniform(0.01, 0.5), rng.uniform(0, 0.05), rng.uniform(0, 2), token_s=rng.uniform(0, 0.05)
+                ),
                 leased=int(rng.integers(-1, 3)),
             ),
         )
@@ -49,6 +51,7 @@ def tables(draw: st.DrawFn) -> ReplicaTable:
             table.sent(number, rng.uniform(0, 1), 10.0)
         for _ in range(int(rng.integers(0, 4))):
             table.learnt(name, rng.uniform(0, 10), rng.uniform(0.01, 1))
+            table.learnt_tokens(name, rng.uniform(0, 100), rng.uniform(0.01, 1))
     return table
 
 
@@ -65,6 +68,8 @@ queries = st.builds(
     wrong_s=st.sampled_from([0.0, 2.0]),
     affine=st.integers(-1, 12),
     affine_saves_s=st.sampled_from([0.0, 0.2]),
+    tokens=st.sampled_from([0.0, 5.0, 80.0]),
+    tokens_var=st.sampled_from([0.0, 400.0]),
 )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 
+import msgspec
 import pytest
-from tests.answer_world import MODEL, AnswerWorld, MemoryStream, Spelling, simulated, whole
+from tests.answer_world import MODEL, AnswerWorld, MemoryStream, Spelling, served, simulated, whole
 
 from daitn.base.errors import InputError
 from daitn.base.ids import NodeId
@@ -245,7 +247,7 @@ def test_query_that_waits_longer_than_it_may_is_refused_before_it_costs_anything
             engine = Spelling()
             engine.concurrency, engine.step = 1, asyncio.Semaphore(1)
             host = world.add("one", engine)
-            host.replicas[MODEL]._took_s = 100.0
+            host.replicas[MODEL].work.mean_s = 100.0
             await world.asking.ask(MODEL, ASKED, ANY)
             telling = await world.asking.ask(MODEL, ASKED, QueryGoal(deadline_s=1.0))
             assert telling.refused is not None
@@ -309,7 +311,7 @@ def test_deadlines_of_clients_leave_no_healthy_host_out() -> None:
                 world.add(node, simulated(words_most=100_000, token_s=0.005))
 
             async def one() -> None:
-                telling = await world.asking.ask(MODEL, ASKED, QueryGoal(deadline_s=0.2))
+                telling = await world.asking.ask(MODEL, ASKED, QueryGoal(deadline_s=0.6))
                 assert await whole(telling)
                 assert telling.refused is not None
                 assert [step.came for step in telling.steps] == ["overdue"]
@@ -319,6 +321,26 @@ def test_deadlines_of_clients_leave_no_healthy_host_out() -> None:
             assert world.counters.of("hosts_ejected") == world.counters.of("answers_missing") == 0
             assert world.counters.of("deadlines_passed") == 16
             assert world.in_flight() == 0
+
+    run(check)
+
+
+def test_deadline_that_a_text_cannot_keep_is_refused_before_any_host_hears_of_it() -> None:
+    async def check() -> None:
+        async with AnswerWorld() as world:
+            engine = Spelling()
+            world.add("one", engine)
+            asked = Generation(prompt="tell me", tokens_most=2000)
+            goal = QueryGoal(deadline_s=1.0)
+            measured = msgspec.structs.replace(world.routes[0].measured, batch_s=0.07)
+            route = msgspec.structs.replace(world.routes[0], measured=measured)
+            world.engine.follow([served(MODEL, route)], time.monotonic_ns())
+            telling = await world.asking.ask(MODEL, asked, goal)
+            assert telling.refused is not None
+            assert telling.refused.reason is QueryRefusal.LATE
+            assert telling.refused.offer.startswith("deadline >= ")
+            assert not engine.given
+            assert await whole(await world.asking.ask(MODEL, asked, ANY)) == "".join(engine.words)
 
     run(check)
 

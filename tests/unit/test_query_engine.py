@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from daitn.base.ids import ArtifactId, ModelName, NodeId, OwnerId
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
-from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
+from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine, TextAnswered
+from daitn.decision.query_route.answer_length import TextSize
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import QueryGoal, ReplicaMeasured, Route, ServedModel, ServingGoal
+from daitn.descriptors.texts import TextTask
 from daitn.wire.queries import HostLoad, QueryAnswer
 
 S = 1_000_000_000
@@ -126,6 +129,81 @@ def test_deadline_that_passes_counts_only_where_an_answer_so_late_would_count() 
         assert not engine.overdue(chosen(ask(engine, tried=among)), 0.05, 100 * S)
     assert [engine.overdue(chosen(ask(engine, tried=among)), 0.5, 100 * S) for _ in range(5)] == [*[False] * 4, True]
     assert {node_of(ask(engine)) for _ in range(5)} == {"two"}
+
+
+def talker(node: str, *, first_s: float = 0.2, token_s: float = 0.02, **changes: Any) -> Route:
+    measured = ReplicaMeasured(row_s=first_s, batch_rows=4, batch_s=first_s + 3 * token_s)
+    return Route(host=Holder(node=NodeId(node)), measured=measured, **({"concurrency": 32} | changes))
+
+
+def text_engine(*routes: Route) -> QueryRouteEngine:
+    engine = QueryRouteEngine()
+    model = msgspec.structs.replace(make_model(*routes), tasks=(TextTask.GENERATE,))
+    engine.follow([model], 100 * S)
+    return engine
+
+
+def tell(engine: QueryRouteEngine, choice: Choice, tokens: int, *, token_s: float = 0.02, at_s: float = 100.0) -> None:
+    """The choice's host has answered with so many tokens."""
+    told = TextAnswered(0.202, 0.0, 0.2, 0.2 + token_s * (tokens - 1), tokens, HostLoad())
+    engine.answered_text(choice, told, int(at_s * S))
+    engine.length_seen(choice, 10.0, tokens, cut=False)
+
+
+def test_text_that_cannot_be_whole_in_its_time_is_refused_with_what_could_be_promised() -> None:
+    engine = text_engine(talker("one"))
+    found = ask(engine, left_s=1.0, text=TextSize(10.0, 2000))
+
+    assert isinstance(found, Refused)
+    assert found.reason is QueryRefusal.LATE
+    offered_s = float(found.offer.removeprefix("deadline >= ").removesuffix(" s"))
+    assert offered_s > 5
+    assert chosen(ask(engine, left_s=offered_s + 0.01, text=TextSize(10.0, 2000))).predicted_s < offered_s
+    assert chosen(ask(engine, left_s=1.0, text=TextSize(10.0, 30))).predicted_s < 1.0, "never longer than it may be"
+
+
+def test_how_long_a_text_is_is_told_from_what_its_model_answered_before() -> None:
+    engine = text_engine(talker("one"))
+    for _ in range(30):
+        tell(engine, chosen(ask(engine, text=TextSize(10.0, 2000))), 20)
+
+    short = chosen(ask(engine, left_s=1.0, text=TextSize(10.0, 2000)))
+    assert 0.4 < short.predicted_s < 1.0
+    assert short.first_s < 0.3
+
+
+def test_model_whose_answers_are_not_known_yet_is_tried_now_and_then_all_the_same() -> None:
+    engine = text_engine(talker("one"))
+    found = [ask(engine, left_s=1.0, text=TextSize(10.0, 2000)) for _ in range(16)]
+
+    probes = [one for one in found if isinstance(one, Choice)]
+    assert len(probes) == 2
+    for choice in [*probes, *probes, *probes, *probes]:
+        engine.length_seen(choice, 10.0, 40, cut=True)
+    assert all(isinstance(ask(engine, left_s=1.0, text=TextSize(10.0, 2000)), Refused) for _ in range(32)), (
+        "now it is known"
+    )
+    no_time = [ask(text_engine(talker("one")), left_s=0.1, text=TextSize(10.0, 2000)) for _ in range(16)]
+    assert not any(isinstance(one, Choice) for one in no_time), "not even a first piece would come"
+
+
+def test_long_answers_are_not_piled_up_at_one_host() -> None:
+    engine = text_engine(talker("quick", token_s=0.01, concurrency=2), talker("slow", token_s=0.012, concurrency=2))
+    nodes = [node_of(ask(engine, left_s=300.0, text=TextSize(10.0, 400))) for _ in range(16)]
+
+    assert 6 <= nodes.count("quick") <= 10
+
+
+def test_seconds_a_token_and_to_the_first_piece_are_learnt_apart_for_each_host() -> None:
+    engine = text_engine(talker("liar", token_s=0.005), talker("honest", token_s=0.02))
+    for number in range(80):
+        choice = chosen(ask(engine, 100 + number, text=TextSize(10.0, 100)))
+        slow = choice.route.host.node == "liar"
+        tell(engine, choice, 60, token_s=0.1 if slow else 0.02, at_s=100.5 + number)
+
+    assert [node_of(ask(engine, 200.0, text=TextSize(10.0, 100))) for _ in range(4)].count("honest") >= 3
+    weighed = {one.replica: one for one in engine.explain(chosen(ask(engine, 200.0, text=TextSize(10.0, 100))))}
+    assert weighed["liar"].service_s > 3 * weighed["honest"].service_s
 
 
 def test_loss_is_forgiven_with_time() -> None:

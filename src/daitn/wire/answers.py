@@ -113,6 +113,8 @@ class TextEnded(_Frame, frozen=True, kw_only=True, tag="ended"):
     """It waited so long."""
     first_s: Seconds = 0.0
     """From its turn to its first piece."""
+    engine_s: Seconds = 0.0
+    """From its turn to its end, less what it waited for the gateway to take pieces; 0: not told."""
     load: HostLoad = HostLoad()
 
 

@@ -5,10 +5,10 @@ goal, two choices among those that cannot be told apart, one query in a hundred 
 each model, the table that the choice reads: a slot is reserved at the moment of choice from what the host leased to
 this gateway, whatever comes back teaches (the path, the host's load and pace, its service time), hosts that lose
 queries or are far too slow are left out for a while. Gateways share nothing; what others send to a host is in what the
-host says.
+host says. Of a text, how long its answer will be is told from what the model answered before (`answer_length`).
 
 Pure: moments are given, in nanoseconds of one monotonic clock, nothing is awaited. Each choice is ended exactly once,
-by `answered`, `refused`, `lost` or `withdrawn`.
+by `answered`, `answered_text`, `refused`, `lost`, `overdue` or `withdrawn`.
 """
 
 from __future__ import annotations
@@ -21,29 +21,22 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from daitn.base.ids import ArtifactId, ModelName, NodeId
+from daitn.control_center.inference.kept_model import PATH_S, KeptModel
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, admissible, unknown_model
 from daitn.decision.query_route import choosing
+from daitn.decision.query_route.answer_length import TextSize
 from daitn.decision.query_route.choosing import QueryAsked, Why
-from daitn.decision.query_route.ejection import SLOW, Ejector
+from daitn.decision.query_route.ejection import SLOW
 from daitn.decision.query_route.explaining import ReplicaWeighed, explain
 from daitn.decision.query_route.hedging import HedgeBudget, hedge_after_s
 from daitn.decision.query_route.replicas import Column, Floats, ReplicaFacts, ReplicaTable
 from daitn.decision.query_route.service_time import ServicePrior
-from daitn.decision.query_route.slots import SlotLease, SlotPurse
-from daitn.descriptors.serving import QueryGoal, ReplicaMeasured, Route, ServedModel
+from daitn.decision.query_route.slots import SlotLease
+from daitn.descriptors.serving import QueryGoal, Route, ServedModel
 from daitn.wire.queries import HostLoad, QueryAnswer
-
-PATH_S: Final = 0.002
-"""Round trip to a host before one was measured: within a site it is less, between sites more."""
-
-MEASURED_DOUBT: Final = 0.3
-"""Deviation of what a host measured of itself while warming up, as a share of it."""
 
 SHARE_WEIGHT: Final = 0.1
 """Of the newest answer in what is learnt of how much of a batch one query is."""
-
-LEASED_LEAST: Final = 8
-"""Slots that are asked for at first: a burst of queries finds some."""
 
 LOOK_S: Final = 0.05
 """How often ended leases and ejections are looked for: both last seconds."""
@@ -57,9 +50,6 @@ JITTER_S: Final = 0.02
 
 SESSIONS: Final = 16_384
 """Sessions whose host is remembered, the newest."""
-
-UNPRICED: Final = 1e12
-"""Stands for a price that nobody stated: above whatever may be asked for."""
 
 _IN_ZONE: Final = 1
 
@@ -99,21 +89,22 @@ class Choice(NamedTuple):
     weighing: Weighing
     price: float | None = None
     """What the host states for it; None: nothing."""
+    first_s: float = 0.0
+    """When its first piece is predicted; of what comes at once, `predicted_s`."""
 
 
-class _Model:
-    """What one gateway keeps of one model."""
+class TextAnswered(NamedTuple):
+    """What the end of a text's answer teaches of its host."""
 
-    def __init__(self) -> None:
-        self.table = ReplicaTable()
-        self.ejector = Ejector()
-        self.routes: dict[str, Route] = {}
-        self.purses: dict[str, SlotPurse] = {}
-        self.asked_s: dict[str, float] = {}
-        """Hosts that were asked for slots, and when."""
-        self.shares: dict[str, float] = {}
-        self.looked_s = self.forgave_s = -1e9
-        self.engines = 0
+    first_took_s: float
+    """From when it was sent to its first piece, at the gateway."""
+    queued_s: float
+    first_s: float
+    """From its turn at the host to its first piece, and to its end."""
+    engine_s: float
+    tokens: int
+    """That this host made; 0: it came in one piece."""
+    load: HostLoad
 
 
 class QueryRouteEngine:
@@ -121,7 +112,7 @@ class QueryRouteEngine:
 
     def __init__(self, seed: int = 1) -> None:
         self.models: dict[ModelName, ServedModel] = {}
-        self._kept: dict[tuple[ModelName, ArtifactId], _Model] = {}
+        self._kept: dict[tuple[ModelName, ArtifactId], KeptModel] = {}
         self._random = choosing.random_state(seed)
         self._regions: dict[str, int] = {"": 0}
         self._operators: dict[str, int] = {"": 0}
@@ -133,40 +124,18 @@ class QueryRouteEngine:
     def follow(self, models: Sequence[ServedModel], now_ns: int) -> None:
         """These models may be asked from now on, and no others. What was learnt of hosts that stay is kept."""
         self.models = {model.model: model for model in models}
-        kept: dict[tuple[ModelName, ArtifactId], _Model] = {}
+        kept: dict[tuple[ModelName, ArtifactId], KeptModel] = {}
         for model in models:
             key = (model.model, model.artifact)
-            kept[key] = self._kept.get(key) or _Model()
-            self._follow(kept[key], model, now_ns / 1e9)
+            kept[key] = self._kept.get(key) or KeptModel()
+            kept[key].follow(model, now_ns / 1e9, self._region_of, self._operator_of)
         self._kept = kept
 
-    def _follow(self, kept: _Model, model: ServedModel, now_s: float) -> None:
-        told = {str(route.host.node): route for route in model.routes}
-        for name in [name for name, route in kept.routes.items() if not _same(told.get(name), route)]:
-            kept.table.remove(name)
-            kept.ejector.forget(name)
-            for held in (kept.routes, kept.purses, kept.asked_s, kept.shares):
-                held.pop(name, None)
-        for name, route in told.items():
-            price, price_unit = route.prices or (UNPRICED, 0.0)
-            if name not in kept.routes:
-                path_s = PATH_S if route.path_s is None else route.path_s
-                facts = ReplicaFacts(
-                    region=self._regions.setdefault(route.region, len(self._regions)),
-                    zone=self._operators.setdefault(route.operator, len(self._operators)),
-                    slots=route.concurrency,
-                    path_s=path_s,
-                    path_dev_s=path_s,
-                    service=_prior(route.measured),
-                )
-                kept.table.add(name, facts)
-                # It says that it serves: nothing is known to wait there.
-                kept.table.reported(name, 0, 0.0, now_s)
-                kept.purses[name] = SlotPurse(least=LEASED_LEAST)
-                kept.shares[name] = 1.0
-            kept.table.set_price(name, price, price_unit)
-            kept.routes[name] = route
-        kept.engines = sum(route.concurrency for route in kept.routes.values())
+    def _region_of(self, name: str) -> int:
+        return self._regions.setdefault(name, len(self._regions))
+
+    def _operator_of(self, name: str) -> int:
+        return self._operators.setdefault(name, len(self._operators))
 
     def engines(self, name: ModelName) -> int:
         """How many engines answer for a model, at all its hosts."""
@@ -187,11 +156,12 @@ class QueryRouteEngine:
         session: str = "",
         saves_s: float = 0.0,
         units: int | None = None,
+        text: TextSize | None = None,
     ) -> Choice | Refused:
         """The host for a query of so many rows that is to be answered within `left_s`; a slot there is reserved until
         the choice is ended. `tried`: hosts that have this query already; `session`: goes where it went before while
-        that saves `saves_s`, or costs nothing; `units`: what it is priced by, where that is not its rows.
-        O(hosts of the model)."""
+        that saves `saves_s`, or costs nothing; `units`: what it is priced by, where that is not its rows;
+        `text`: its size, in place of rows. O(hosts of the model)."""
         model = self.models.get(ModelName(name))
         if model is None:
             return unknown_model(name, self.models)
@@ -203,8 +173,10 @@ class QueryRouteEngine:
         self._look(kept, now_s)
         table = kept.table
         held = self._sessions.get((model.model, session)) if session else None
+        size = rows if text is None else round(text.prompt)
+        tokens, tokens_var = (0.0, 0.0) if text is None else kept.lengths.expected(text)
         asked = QueryAsked(
-            size=float(rows),
+            size=float(size),
             deadline_s=left_s,
             region=self._regions[goal.region] if goal.region else choosing.ANY,
             zone=_IN_ZONE if goal.zone else choosing.ANY,
@@ -212,11 +184,13 @@ class QueryRouteEngine:
             price_most=math.inf if goal.price_most is None else goal.price_most * (1 + 1e-9),
             affine=-1 if held is None else table.place_of(held),
             affine_saves_s=saves_s,
+            tokens=max(0.0, tokens - 1.0),
+            tokens_var=tokens_var,
         )
         closed = [node for node in tried if _open(table, node)]
         for node in closed:
             table.set_open(node, False)
-        weighing = Weighing(self._rows(table, goal, units - rows), table.names, asked, now_s)
+        weighing = Weighing(self._rows(table, goal, units - size), table.names, asked, now_s)
         found = choosing.choose(weighing.rows, asked, now_s, self._random)
         why = _SAID.get(found.why, "")
         if found.place < 0 and len(tried) < len(kept.routes):
@@ -226,7 +200,7 @@ class QueryRouteEngine:
             table.set_open(node, True)
         if found.place < 0:
             return Refused(QueryRefusal.LOST, f"all {len(routes)} hosts of {name} were asked", 1.0)
-        if found.completion_s > left_s:
+        if found.completion_s > left_s and not (text is not None and kept.is_probe(fits=found.first_s <= left_s)):
             soonest_s = min(found.completion_s, found.soonest_s)
             what = f"the soonest host of {name} is predicted to answer in {soonest_s:.3f} s, {left_s:.3f} s are left"
             return Refused(QueryRefusal.LATE, what, soonest_s, f"deadline >= {found.soonest_s:.3f} s")
@@ -246,7 +220,7 @@ class QueryRouteEngine:
     def _reserve(
         self,
         model: ServedModel,
-        kept: _Model,
+        kept: KeptModel,
         found: choosing.Choice,
         weighing: Weighing,
         why: str,
@@ -269,10 +243,10 @@ class QueryRouteEngine:
         late_s = hedge_after_s(found)
         return Choice(
             model.model, model.artifact, kept.routes[host], found.completion_s, late_s, why, lease, wanted, query,
-            int(weighing.asked.size), weighing, kept.routes[host].price_of(units),
+            int(weighing.asked.size), weighing, kept.routes[host].price_of(units), found.first_s,
         )  # fmt: skip
 
-    def _look(self, kept: _Model, now_s: float) -> None:
+    def _look(self, kept: KeptModel, now_s: float) -> None:
         """Leases and ejections that have ended, losses that are long ago."""
         if now_s - kept.looked_s < LOOK_S:
             return
@@ -312,6 +286,27 @@ class QueryRouteEngine:
             if kept.ejector.answered(host, answer.engine_s, expected_s, len(kept.routes), now_ns / 1e9):
                 kept.table.set_open(host, False)
 
+    def answered_text(self, choice: Choice, told: TextAnswered, now_ns: int) -> None:
+        """A text's answer has ended at a host."""
+        kept, host = self._ended(choice)
+        if kept is None:
+            return
+        path_s, now_s = max(0.0, told.first_took_s - told.queued_s - told.first_s), now_ns / 1e9
+        kept.table.timed(host, path_s)
+        self._reported(kept, host, choice, told.load, now_s, path_s)
+        size, tokens = float(choice.rows), max(0.0, told.tokens - 1.0)
+        expected_s = max(kept.table.expected_s(host, size, tokens), JITTER_S)
+        kept.table.learnt(host, size, told.first_s)
+        kept.table.learnt_tokens(host, tokens, told.engine_s - told.first_s)
+        if kept.ejector.answered(host, told.engine_s, expected_s, len(kept.routes), now_s):
+            kept.table.set_open(host, False)
+
+    def length_seen(self, choice: Choice, prompt: float, tokens: int, *, cut: bool) -> None:
+        """An answer had so many tokens, and where it was `cut` would have had more."""
+        kept = self._kept.get((choice.model, choice.artifact))
+        if kept is not None:
+            kept.lengths.learn(prompt, tokens, cut=cut)
+
     def refused(self, choice: Choice, load: HostLoad, now_ns: int) -> None:
         """The host said that it cannot now, and how busy it is."""
         kept, host = self._ended(choice)
@@ -331,7 +326,7 @@ class QueryRouteEngine:
         from now on. Its client chose that time: no loss, and nothing is learnt, unless an answer after so long would
         count as far too slow by itself."""
         kept, host = self._ended(choice)
-        expected_s = max(choice.predicted_s, JITTER_S)
+        expected_s = max(choice.first_s, JITTER_S)
         if kept is None or waited_s <= SLOW * expected_s:
             return False
         if not kept.ejector.answered(host, waited_s, expected_s, len(kept.routes), now_ns / 1e9):
@@ -343,13 +338,15 @@ class QueryRouteEngine:
         """Another copy was answered, or whoever asked has gone: nothing is learnt."""
         self._ended(choice)
 
-    def _ended(self, choice: Choice, *, lost: bool = False) -> tuple[_Model | None, str]:
+    def _ended(self, choice: Choice, *, lost: bool = False) -> tuple[KeptModel | None, str]:
         kept, host = self._kept.get((choice.model, choice.artifact)), str(choice.route.host.node)
         if kept is None or kept.table.ended(choice.query, lost=lost) is None:
             return None, host
         return kept, host
 
-    def _reported(self, kept: _Model, host: str, choice: Choice, load: HostLoad, now_s: float, path_s: float) -> None:
+    def _reported(
+        self, kept: KeptModel, host: str, choice: Choice, load: HostLoad, now_s: float, path_s: float
+    ) -> None:
         kept.table.reported(host, load.queries, load.work_s, now_s - path_s / 2, load.pace)
         if choice.wanted:
             asked_s = kept.asked_s.pop(host, choice.weighing.at_s)
@@ -385,22 +382,6 @@ def _all_the_same(weighing: Weighing, tried: Collection[NodeId]) -> Weighing:
             rows[place, Column.OPEN] = 1.0
             rows[place, Column.LEASED] = -1.0
     return weighing._replace(rows=rows)
-
-
-def _prior(measured: ReplicaMeasured) -> ServicePrior:
-    """What a host measured of itself: base and each row."""
-    each_s = max(0.0, measured.batch_s - measured.row_s) / max(1, measured.batch_rows - 1)
-    return ServicePrior(max(1e-6, measured.row_s - each_s), each_s, MEASURED_DOUBT, MEASURED_DOUBT)
-
-
-def _same(told: Route | None, known: Route) -> bool:
-    """Whether a route is still the replica that was learnt of: not one that measured itself anew."""
-    return told is not None and (told.region, told.operator, told.concurrency, told.measured) == (
-        known.region,
-        known.operator,
-        known.concurrency,
-        known.measured,
-    )
 
 
 def _open(table: ReplicaTable, name: str) -> bool:

@@ -1,6 +1,7 @@
 """The choice of a replica for one query (QueryRouteEngine, QIRCE, paper II-B): one pass over all, compiled.
 
-For each replica: when the answer would be there (path, queue, service, each with a variance), how likely it is right,
+For each replica: when the answer would be there (path, queue, service, each with a variance; of a text, service is the
+time to its first piece and that of all tokens after it), how likely it is right,
 what it costs. Goals are filters, each counted: open, lease, region, trust zone, price, correctness, deadline. Of those
 left, the least cost wins, in seconds: expected completion with some caution, price and wrong answers at the query's own
 rates of exchange. Then, in this order:
@@ -69,6 +70,7 @@ _VAR_BASE, _VAR_BOTH, _VAR_UNIT, _NOISE = (
     int(Column.VAR_BASE), int(Column.VAR_BOTH), int(Column.VAR_UNIT), int(Column.NOISE),
 )  # fmt: skip
 _PRICE, _PRICE_UNIT, _CORRECT = int(Column.PRICE), int(Column.PRICE_UNIT), int(Column.CORRECT)
+_TOKEN, _TOKEN_VAR, _TOKEN_NOISE = int(Column.TOKEN_S), int(Column.TOKEN_VAR), int(Column.TOKEN_NOISE)
 _FAULTY, _LEASED, _DRIFT, _PACE = (
     int(Column.FAULTY), int(Column.LEASED), int(Column.DRIFT_VAR), int(Column.PACE),
 )  # fmt: skip
@@ -106,9 +108,9 @@ class QueryAsked(NamedTuple):
     """What a choice needs to know of a query."""
 
     size: float = 1.0
-    """In the unit in which service is learnt (rows, tokens)."""
+    """In the unit in which service is learnt (rows, tokens of a prompt)."""
     size_var: float = 0.0
-    """How unsure that is; an answer's length is a guess before it is there."""
+    """How unsure that is."""
     deadline_s: float = math.inf
     """From now."""
     price_most: float = math.inf
@@ -123,6 +125,10 @@ class QueryAsked(NamedTuple):
     """Row that holds the session or prefix; -1: none."""
     affine_saves_s: float = 0.0
     """What it saves there."""
+    tokens: float = 0.0
+    """Tokens that come after the first piece; 0: all comes at once."""
+    tokens_var: float = 0.0
+    """How unsure that is."""
 
 
 class ChoiceRules(NamedTuple):
@@ -151,6 +157,9 @@ class Choice(NamedTuple):
     soonest_s: float
     """Least completion of those that pass all but the deadline, with the deviations that a deadline asks for: the
     nearest deadline that could be promised; infinite where there is none."""
+    first_s: float = 0.0
+    """When the first piece would be there; of what comes at once, `completion_s`."""
+    first_deviation_s: float = 0.0
 
 
 def random_state(seed: int) -> NDArray[np.uint64]:
@@ -170,8 +179,11 @@ def _draw(state: Any) -> float:
 
 
 @compiled
-def completion_of(row: Any, now: float, size: float, size_var: float, retry_s: float, out: Any) -> None:
-    """When a replica's answer would be there: fills path, queue, service, variance of the first two, and of all."""
+def completion_of(
+    row: Any, now: float, size: float, size_var: float, tokens: float, tokens_var: float, retry_s: float, out: Any
+) -> None:
+    """When a replica's answer would be there: fills path, queue, service, variance of the first two, and of all; then
+    service up to the first piece, and the variance up to there."""
     age = now - row[_REPORTED]
     if not age < OLDEST_S:
         age = OLDEST_S
@@ -188,6 +200,13 @@ def completion_of(row: Any, now: float, size: float, size_var: float, retry_s: f
     doubt = row[_VAR_BASE] + 2.0 * size * row[_VAR_BOTH] + (size * size + size_var) * row[_VAR_UNIT]
     unit = row[_UNIT] * pace
     service_var = row[_NOISE] * (mean * mean + doubt * pace * pace) + unit * unit * size_var
+    first, first_var = mean, service_var
+    if tokens > 0.0:
+        token = row[_TOKEN] * pace
+        telling = token * tokens
+        mean += telling
+        service_var += token * token * tokens_var + row[_TOKEN_NOISE] * telling * telling
+        service_var += row[_TOKEN_VAR] * pace * pace * (tokens * tokens + tokens_var)
     waiting_var = row[_PATH_VAR] + row[_DRIFT] * age + queue * mean * row[_NOISE]
     faulty = min(row[_FAULTY], 0.9)
     out[0] = row[_PATH] + faulty / (1.0 - faulty) * retry_s
@@ -195,16 +214,21 @@ def completion_of(row: Any, now: float, size: float, size_var: float, retry_s: f
     out[2] = mean
     out[3] = waiting_var
     out[4] = waiting_var + service_var
+    out[5] = first
+    out[6] = waiting_var + first_var
 
 
 @compiled
 def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random: Any, held: Any, out: Any) -> int:
     """See `choose`. `asked`, `rules`: the fields of the tuples of that name, in order."""
-    size, size_var, deadline, price_most, correct_least, region, zone, price_s, wrong_s, holder, saves = asked
+    (
+        size, size_var, deadline, price_most, correct_least, region, zone, price_s, wrong_s, holder, saves, tokens,
+        tokens_var,
+    ) = asked  # fmt: skip
     affine = int(holder)
     explore, caution, deadline_z, band, sticky_queue, retry, queue_weight = rules
     replicas = rows.shape[0]
-    parts = np.empty(5)
+    parts = np.empty(7)
     costs = np.empty(replicas)
     explores = _draw(random) < explore
     best, best_cost, best_waiting = -1, np.inf, 0.0
@@ -235,7 +259,7 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
         if right < correct_least:
             held[5] += 1
             continue
-        completion_of(row, now, size, size_var, retry, parts)
+        completion_of(row, now, size, size_var, tokens, tokens_var, retry, parts)
         deviation = math.sqrt(parts[4])
         mean = parts[0] + parts[1] + parts[2]
         if r == affine:
@@ -285,10 +309,12 @@ def _choose(rows: Any, now: float, asked: Any, rules: Any, correct: Any, random:
             if picked != best:
                 chosen, why = picked, 3
     if chosen >= 0:
-        completion_of(rows[chosen], now, size, size_var, retry, parts)
+        completion_of(rows[chosen], now, size, size_var, tokens, tokens_var, retry, parts)
         saved = saves if chosen == affine else 0.0
         out[2] = max(parts[2] - saved, SHORTEST_S)
         out[0], out[1] = parts[0] + parts[1] + out[2], math.sqrt(parts[4])
+        out[6] = parts[0] + parts[1] + max(parts[5] - saved, SHORTEST_S)
+        out[7] = math.sqrt(parts[6])
     out[3] = why
     return chosen
 
@@ -298,7 +324,7 @@ NOT_KNOWN: Final[Floats] = np.empty(0)
 PLAIN_RULES: Final = ChoiceRules()
 _PLAIN_RULES: Final = np.array(PLAIN_RULES, np.float64)
 _HELD: Final = np.zeros(BARRIERS, np.int64)
-_OUT: Final = np.full(6, np.inf)
+_OUT: Final = np.full(8, np.inf)
 
 
 def choose(
@@ -320,4 +346,4 @@ def choose(
     ways = _PLAIN_RULES if rules == PLAIN_RULES else np.array(rules, np.float64)
     place = int(_choose(rows, float(now_s), asked, ways, correct_R, random, held, out))
     return Choice(place, Why(int(out[3])), float(out[0]), float(out[1]), float(out[2]), tuple(held.tolist()),
-                  float(out[5]))  # fmt: skip
+                  float(out[5]), float(out[6]), float(out[7]))  # fmt: skip

@@ -74,6 +74,12 @@ def _weigh(
     service_var = (
         value[Column.NOISE] * (service**2 + doubt * pace**2) + (value[Column.UNIT_S] * pace) ** 2 * query.size_var
     )
+    if query.tokens > 0:
+        telling = value[Column.TOKEN_S] * pace * query.tokens
+        service += telling
+        service_var += (value[Column.TOKEN_S] * pace) ** 2 * query.tokens_var
+        service_var += value[Column.TOKEN_NOISE] * telling**2
+        service_var += value[Column.TOKEN_VAR] * pace**2 * (query.tokens**2 + query.tokens_var)
     waiting_var = value[Column.PATH_VAR] + value[Column.DRIFT_VAR] * age + queue * service * value[Column.NOISE]
     deviation = math.sqrt(waiting_var + service_var)
     mean = path + queue + service

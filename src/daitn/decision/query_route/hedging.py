@@ -23,8 +23,9 @@ LATE_Z: Final = 1.5
 
 
 def hedge_after_s(choice: Choice, late_z: float = LATE_Z) -> float:
-    """How long to wait for an answer before a second copy is worth it; seconds from the choice."""
-    return choice.completion_s + late_z * choice.deviation_s
+    """How long to wait for an answer, or the first piece of one that comes in pieces, before a second copy is worth it;
+    seconds from the choice."""
+    return choice.first_s + late_z * choice.first_deviation_s
 
 
 class HedgeBudget:

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daitn.base.errors import InputError
-from daitn.decision.query_route.service_time import ServicePrior, learn, start_learning
+from daitn.decision.query_route.service_time import (
+    ServicePrior,
+    learn,
+    learn_tokens,
+    start_learning,
+    start_learning_tokens,
+)
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +85,12 @@ class Column(IntEnum):
     """How many answers its service time was learnt from, at most the learner's memory."""
     PACE = 24
     """How many times as long as usual work takes there now, as the host measures; 1 where it does not say."""
+    TOKEN_S = 25
+    """Of a text: a token after its first piece, and what is known of that (`service_time`)."""
+    TOKEN_VAR = 26
+    TOKEN_NOISE = 27
+    ANSWERS = 28
+    """How many answers that was learnt from, at most the learner's memory."""
 
 
 COLUMNS: Final = len(Column)
@@ -100,6 +112,9 @@ _LEASED: Final = int(Column.LEASED)
 _DRIFT_VAR: Final = int(Column.DRIFT_VAR)
 _SIZES: Final = int(Column.SIZES)
 _PACE: Final = int(Column.PACE)
+_TOKEN_S: Final = int(Column.TOKEN_S)
+_TOKEN_NOISE: Final = int(Column.TOKEN_NOISE)
+_ANSWERS: Final = int(Column.ANSWERS)
 
 
 class ReplicaFacts(NamedTuple):
@@ -181,6 +196,7 @@ class ReplicaTable:
             self._rows[place, Column.REPORTED_S] = -np.inf
             self._rows[place, Column.PACE] = 1.0
             start_learning(self._rows[place, Column.BASE_S : Column.NOISE + 1], facts.service)
+            start_learning_tokens(self._rows[place, Column.TOKEN_S : Column.TOKEN_NOISE + 1], facts.service)
         row = self._rows[place]
         row[Column.OPEN] = 1.0
         row[[Column.ZONE, Column.REGION, Column.SLOTS]] = facts.zone, facts.region, facts.slots
@@ -296,10 +312,19 @@ class ReplicaTable:
         """Losses are long ago: this share of what is held against each replica is left."""
         self.rows[:, _FAULTY] *= share
 
-    def expected_s(self, name: str, size: float) -> float:
-        """How long a query of this size takes in the engine there, at the pace last told."""
+    def expected_s(self, name: str, size: float, tokens: float = 0.0) -> float:
+        """How long a query of this size takes in the engine there, with so many tokens after its first piece, at the
+        pace last told."""
         row = self._rows[self._places[name]]
-        return float((row[_BASE_S] + row[_UNIT_S] * size) * row[_PACE])
+        return float((row[_BASE_S] + row[_UNIT_S] * size + row[_TOKEN_S] * tokens) * row[_PACE])
+
+    def learnt_tokens(self, name: str, tokens: float, seconds: float) -> None:
+        """So many tokens after a first piece took this long, at the pace last told."""
+        place = self._places.get(name)
+        if place is not None:
+            row = self._rows[place]
+            state = row[_TOKEN_S : _TOKEN_NOISE + 1]
+            row[_ANSWERS] = learn_tokens(state, row[_ANSWERS], tokens, seconds / row[_PACE])
 
     def learnt(self, name: str, size: float, service_s: float) -> None:
         """A query of this size took this long in the engine, at the pace last told: better known from now on."""

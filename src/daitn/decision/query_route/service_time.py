@@ -5,6 +5,9 @@ a short query tells as much as a long one. Kept in six numbers a replica, so tha
 in a row. The first answer says by which factor the host is quicker or slower than declared, and moves both numbers by
 it. Forgetting stops at `MEMORY` answers: a host that slowed down is believed within about as many.
 
+Of a text this is the time to its first piece, by its prompt; what comes after it is learnt as seconds a token, in
+three numbers more (`learn_tokens`).
+
 Why not a histogram or a forest: those need hundreds of answers a host before they say anything, and a host that just
 joined has none.
 """
@@ -21,6 +24,9 @@ MEMORY: Final = 100.0
 """Answers that are remembered; older ones fade."""
 
 NOISE_MEMORY: Final = 50.0
+
+TOKENS_ENOUGH: Final = 16.0
+"""Tokens of an answer that counts whole for the time of one."""
 
 SHORTEST_S: Final = 1e-6
 """Service is no shorter: weights are finite."""
@@ -39,6 +45,9 @@ class ServicePrior(NamedTuple):
     noise_frac: float = 0.3
     """Deviation of single queries around the mean, as a share of it."""
 
+    token_s: float = 0.0
+    """A token after the first piece of a text."""
+
 
 def start_learning(state: Any, prior: ServicePrior) -> None:
     """Fill a replica's numbers: base, unit, variances of both and their covariance, noise (a squared share)."""
@@ -53,6 +62,34 @@ def learn(state: Any, known: float, size: float, service_s: float) -> float:
     if not (np.isfinite(service_s) and np.isfinite(size) and service_s > 0 and size >= 0):
         return known
     return float(_learn(state, known, size, service_s))
+
+
+def start_learning_tokens(state: Any, prior: ServicePrior) -> None:
+    """Fill a replica's numbers of tokens: seconds of one, the variance of that, and of single answers around it as a
+    share of its square."""
+    token, noise = prior.token_s, max(prior.noise_frac, 0.01) ** 2
+    state[:] = token, (token * max(prior.doubt_frac, 0.01)) ** 2, noise
+
+
+def learn_tokens(state: Any, known: float, tokens: float, seconds: float) -> float:
+    """Take in that so many tokens after the first piece took so long; returns of how many answers the state is now.
+    Few tokens say little, and count so."""
+    if not (np.isfinite(seconds) and tokens >= 1 and seconds > 0):
+        return known
+    seen, weight = seconds / tokens, min(1.0, tokens / TOKENS_ENOUGH)
+    token, noise = float(state[0]), float(state[2])
+    if known == 0.0:
+        state[0], state[1] = seen, noise * seen * seen / weight
+        return weight
+    error = seen - token
+    if known >= 3.0:
+        far = OUTLIER * token * noise**0.5
+        error = min(max(error, -far), far)
+    known = min(known + weight, MEMORY)
+    token = max(token + error * weight / known, SHORTEST_S)
+    noise += weight * ((error / token) ** 2 - noise) / min(known + 4.0, NOISE_MEMORY)
+    state[0], state[1], state[2] = token, noise * token * token / known, max(noise, 1e-6)
+    return known
 
 
 @compiled

@@ -261,14 +261,19 @@ class _Link:
         opened: OpenedText | None,
     ) -> None:
         credit, at = self._credits[query], len(given.text)
-        began_s, first_s = time.monotonic(), 0.0
+        first_s = worked_s = 0.0
         ended: Ended | None = None
+        since_s = time.monotonic()
         async with aclosing(replica.engine.generate(asked, given)) as pieces:
             async for piece in pieces:
+                took_s = time.monotonic() - since_s
+                worked_s += took_s
                 if isinstance(piece, Ended):
                     ended = piece
                     break
-                first_s = first_s or time.monotonic() - began_s
+                if first_s:
+                    replica.work.told(max(1, len(piece.tokens)), took_s)
+                first_s = first_s or worked_s
                 await credit.acquire()
                 patient = at > len(given.text) and len(self._credits) >= TEXTS_MANY  # the first piece never waits
                 if opened is None:
@@ -278,6 +283,7 @@ class _Link:
                     said = SecretPiece(at=at, tokens=piece.tokens, text=piece.text)
                     await self._seal(query, opened, said, patient=patient)
                 at += len(piece.text)
+                since_s = time.monotonic()
         if ended is None:
             raise UnavailableError("the engine ended without saying so")
         if opened is not None:
@@ -291,7 +297,8 @@ class _Link:
             simulated=replica.simulated,
             queued_s=queued_s,
             first_s=first_s,
-            load=replica.load(),
+            engine_s=worked_s,
+            load=replica.load(leaving=1),
         )
         await self._writer.put(end)
 
@@ -312,7 +319,7 @@ class _Link:
                 simulated=replica.simulated,
                 queued_s=queued_s,
                 first_s=time.monotonic() - began_s,
-                load=replica.load(),
+                load=replica.load(leaving=1),
             )
             await self._writer.put(end)
             return
@@ -324,7 +331,7 @@ class _Link:
             simulated=replica.simulated,
             queued_s=queued_s,
             first_s=time.monotonic() - began_s,
-            load=replica.load(),
+            load=replica.load(leaving=1),
         )
         await self._writer.put(answer)
 

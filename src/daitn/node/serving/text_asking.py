@@ -25,7 +25,8 @@ from daitn.base.errors import DaitnError, InputError, PeerError, PolicyError, Un
 from daitn.base.ids import NodeId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused
-from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine
+from daitn.control_center.inference.query_engine import Choice, QueryRouteEngine, TextAnswered
+from daitn.decision.query_route.answer_length import TextSize
 from daitn.descriptors.serving import EngineKind, QueryGoal, ServedModel
 from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, check_text_ask, task_of
 from daitn.node.serving.answer_links import Answer, AnswerLinks, Taker
@@ -106,7 +107,9 @@ class Telling:
         self._choice: Choice | None = None
         self._sent_ns = self._first_ns = 0
         self._first: Piece | TextEnded | BatchAnswered | None = None
+        self._prompt = _tokens_of(asked)
         self._tokens: list[int] = []
+        self._pieces = self._given = 0
         self._parts: list[str] = []
         self._at = 0
         """Characters told; of a secret query, pieces."""
@@ -145,8 +148,15 @@ class Telling:
         """Of prompt and answer as the engine counted them; of an answer that broke off, those that were told."""
         if self.ended is not None:
             return self.ended.prompt_tokens + self.ended.tokens
-        told = self._at if isinstance(self._asked, SecretTextQuery) else len(self._tokens)
+        told = len(self._tokens) or self._pieces
         return told if self.batch is None else self.batch.prompt_tokens
+
+    @property
+    def _size(self) -> TextSize:
+        """What a choice goes by: an engine that takes up an answer reads what is there of it, too."""
+        told = len(self._tokens) or self._pieces
+        most = self._units if self._task is TextTask.GENERATE else 0
+        return TextSize(self._prompt + told, most, told)
 
     @property
     def simulated(self) -> bool:
@@ -252,7 +262,7 @@ class Telling:
     def _patience_s(self) -> float:
         patience, choice = self._asking.patience, self._choice
         assert choice is not None
-        waited_s = max(patience.first_least_s, FIRST_FACTOR * choice.predicted_s)
+        waited_s = max(patience.first_least_s, FIRST_FACTOR * choice.first_s)
         return patience.stall_s if self._at else waited_s
 
     async def _choose(self) -> bool:
@@ -278,7 +288,7 @@ class Telling:
                 self._said = Refused(QueryRefusal.LOST, what, 1.0)
                 return False
             choice = engine.choose(
-                self.model, 1, self._goal, left_s, self._asking.clock_ns(), left_out, units=self._units
+                self.model, 1, self._goal, left_s, self._asking.clock_ns(), left_out, units=self._units, text=self._size
             )
             if isinstance(choice, Refused):
                 if choice.reason is QueryRefusal.NO_HOST and left_s > WAIT_S:
@@ -290,6 +300,7 @@ class Telling:
                 self._asking.counters.count("answers_resumed" if self._at else "queries_retried")
             self._choice, self._sent_ns, self._first_ns = choice, self._asking.clock_ns(), 0
             self._tried.append(choice.route.host.node)
+            self._given = len(self._tokens)
             try:
                 self._answer = await self._send(choice, left_s)
                 return True
@@ -342,7 +353,9 @@ class Telling:
         self._first_ns = self._first_ns or self._asking.clock_ns()
         if isinstance(piece, SealedPiece):
             self._at += 1
+            self._pieces += 1
             return
+        self._pieces += 1
         self._tokens += piece.tokens
         self._parts.append(piece.text)
         self._at += len(piece.text)
@@ -352,6 +365,7 @@ class Telling:
     def _let_go(self) -> None:
         """Give back the place at the host, and stop what it does for us."""
         if self._choice is not None and len(self.steps) < len(self._tried):
+            self._broke_off()
             self._asking.engine.withdrawn(self._choice)
             self._close("withdrawn")
 
@@ -369,6 +383,7 @@ class Telling:
         assert self._choice is not None
         counters, engine, now_ns = self._asking.counters, self._asking.engine, self._asking.clock_ns()
         counters.count("deadlines_passed")
+        self._broke_off()
         if self._at:
             engine.withdrawn(self._choice)
         elif engine.overdue(self._choice, (now_ns - self._sent_ns) / 1e9, now_ns):
@@ -388,14 +403,25 @@ class Telling:
         self._close(reason.value)
 
     def _ended_by_host(self, end: TextEnded | BatchAnswered) -> None:
-        """What the engine learns of is the time to the first piece: how long an answer is, nobody knows before."""
+        """What the engine learns: the time to the first piece, of each token after it, and how long the answer was."""
         assert self._choice is not None
-        now_ns = self._asking.clock_ns()
-        said = QueryAnswer(outputs=(), queued_s=end.queued_s, engine_s=end.first_s, load=end.load)
+        now_ns, engine = self._asking.clock_ns(), self._asking.engine
         took_s = ((self._first_ns or now_ns) - self._sent_ns) / 1e9
-        self._asking.engine.answered(self._choice, took_s, said, now_ns)
+        tokens = max(0, end.tokens - self._given) if isinstance(end, TextEnded) else 0
+        engine_s = end.engine_s if isinstance(end, TextEnded) else end.first_s
+        told = TextAnswered(took_s, end.queued_s, end.first_s, max(engine_s, end.first_s), tokens, end.load)
+        engine.answered_text(self._choice, told, now_ns)
+        if isinstance(end, TextEnded) and self._task is TextTask.GENERATE:
+            engine.length_seen(self._choice, self._prompt, end.tokens, cut=end.reason == "length")
         self._asking.counters.count("queries_answered")
         self._close("answered")
+
+    def _broke_off(self) -> None:
+        """Of an answer that is cut off it is known that it would have been longer."""
+        assert self._choice is not None
+        if self._pieces:
+            told = len(self._tokens) or self._pieces
+            self._asking.engine.length_seen(self._choice, self._prompt, told, cut=True)
 
     def _close(self, came: str) -> None:
         assert self._choice is not None
@@ -403,3 +429,15 @@ class Telling:
         if self._answer is not None:
             self._answer.stop()
             self._answer = None
+
+
+def _tokens_of(asked: TextAsk | SecretTextQuery) -> int:
+    """About how many tokens there are to read: four characters have one in most languages and vocabularies. How far off
+    it is of a model and its texts is learnt with the time that reading takes."""
+    if isinstance(asked, SecretTextQuery):
+        chars = len(asked.data)
+    elif isinstance(asked, TextBatch):
+        chars = sum(map(len, asked.texts))
+    else:
+        chars = len(asked.prompt) + sum(len(turn.text) for turn in asked.turns)
+    return 1 + chars // 4

@@ -19,14 +19,12 @@ from daitn.base.ids import ArtifactId
 from daitn.descriptors.serving import EngineKind, ReplicaMeasured
 from daitn.descriptors.texts import Generation, Given, TextBatch, TextTask, Turn
 from daitn.node.serving.replica import DEATHS, DEATHS_S
+from daitn.serving.host_work import HostWork
 from daitn.serving.text_engine import Ended, TextEngine
 from daitn.wire.queries import HostLoad
 
 WAITING: Final = 256
 """Queries that may wait for a place."""
-
-SMOOTHING: Final = 0.1
-"""Weight of the newest answer in what is learnt of the time of one."""
 
 PROBE_TOKENS: Final = 4
 """Tokens of the continuation by which an engine is warmed up and measured."""
@@ -60,7 +58,7 @@ class TextReplica:
         self._places = asyncio.Semaphore(engine.concurrency)
         self._waiting = 0
         self._under_way = 0
-        self._took_s = max(measured.row_s, 1e-4)
+        self.work = HostWork(measured.row_s, token_s_of(measured, engine))
         self._deaths: deque[float] = deque(maxlen=DEATHS)
         self._reviving = asyncio.Lock()
         self.serving = True
@@ -74,12 +72,13 @@ class TextReplica:
         """How long a query that comes now would wait."""
         if self._under_way < self.engine.concurrency:
             return 0.0
-        return self._took_s * (self._waiting + 1) / self.engine.concurrency
+        return self.work.mean_s * (self._waiting + 1) / self.engine.concurrency
 
-    def load(self) -> HostLoad:
-        """What a gateway is told of it. Its pace is 1: what is under way at a time is what makes it slower."""
-        queries = self._waiting + self._under_way
-        return HostLoad(queries=queries, work_s=min(1e6, queries * self._took_s))
+    def load(self, leaving: int = 0) -> HostLoad:
+        """What a gateway is told of it, with so many that leave now."""
+        under_way = self._under_way - leaving
+        work_s = min(1e6, self.work.work_s(under_way, self._waiting))
+        return HostLoad(queries=self._waiting + under_way, work_s=work_s, pace=self.work.pace(under_way))
 
     @asynccontextmanager
     async def place(self, left_s: float) -> AsyncIterator[float]:
@@ -107,7 +106,7 @@ class TextReplica:
         finally:
             self._under_way -= 1
             self._places.release()
-            self._took_s += SMOOTHING * (time.monotonic() - began_s - self._took_s)
+            self.work.ended(time.monotonic() - began_s)
 
     async def revive(self) -> None:
         """Another engine in place of one that died; the replica is over where that happens too often."""
@@ -130,6 +129,13 @@ class TextReplica:
         """Take no more queries, end the engine."""
         self.serving = False
         await self.engine.close()
+
+
+def token_s_of(measured: ReplicaMeasured, engine: TextEngine) -> float:
+    """What a token took when the host measured itself; 0 for what continues no texts."""
+    if TextTask.GENERATE not in engine.tasks:
+        return 0.0
+    return max(0.0, measured.batch_s - measured.row_s) / max(1, measured.batch_rows - 1)
 
 
 async def open_text_replica(

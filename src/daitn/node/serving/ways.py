@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+from daitn.control_center.inference.kept_model import UNPRICED
 from daitn.control_center.inference.query_admission import Refused
-from daitn.control_center.inference.query_engine import UNPRICED, QueryRouteEngine
+from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.decision.query_route.explaining import ReplicaWeighed
 from daitn.descriptors.query_way import HostWeighed, StepShown, Way
 from daitn.node.serving.asked_query import Asked
