@@ -21,11 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 import daitn
-from benchmarks.gateway_streams import processor_s, serve
+from benchmarks.gateway_streams import processor_s, serve, serve_proxy
 from benchmarks.lean_client import ask_leanly
 from benchmarks.peers import litellm
 from benchmarks.peers.environments import PeerAbsentError, is_ready
@@ -81,23 +80,6 @@ def serve_answer(pipe: Connection) -> None:
     serve(pipe, talk)
 
 
-def serve_proxy(pipe: Connection, upstream: str) -> None:
-    """A proxy that does nothing but hand on, whole."""
-    sessions: list[aiohttp.ClientSession] = []
-
-    async def close(_: web.Application) -> None:
-        for session in sessions:
-            await session.close()
-
-    async def hand_on(request: web.Request) -> web.Response:
-        if not sessions:
-            sessions.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        async with sessions[0].post(upstream + PATH, data=await request.read()) as answer:
-            return web.Response(body=await answer.read(), status=answer.status, content_type="application/json")
-
-    serve(pipe, hand_on, close)
-
-
 def _figures(name: str, url: str, key: str, seconds: float, pid: Callable[[], int]) -> dict[str, float]:
     async def measure() -> tuple[int, float]:
         await ask_leanly(url + PATH, key, 2.0, CONNECTIONS, ASKED, is_chat)
@@ -145,6 +127,7 @@ def of_others(seconds: float, *, quick: bool) -> tuple[dict[str, dict[str, float
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=target, args=(theirs, *given))
             process.start()
+            theirs.close()  # ours alone would keep it open after a server that died
             stack.callback(process.join, 10)
             stack.callback(ours.send, "over")
             assert process.pid is not None

@@ -172,7 +172,7 @@ def serve_mock(pipe: Connection) -> None:
 
 
 def serve_proxy(pipe: Connection, upstream: str) -> None:
-    """A proxy that does nothing but hand on."""
+    """A proxy that does nothing but hand on, chunk by chunk, what comes in chunks, and whole what comes whole."""
     sessions: list[aiohttp.ClientSession] = []
 
     async def close(_: web.Application) -> None:
@@ -184,6 +184,8 @@ def serve_proxy(pipe: Connection, upstream: str) -> None:
             sessions.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         body = await request.read()
         async with sessions[0].post(upstream + "/v1/chat/completions", data=body) as answer:
+            if answer.content_type != "text/event-stream":
+                return web.Response(body=await answer.read(), status=answer.status, content_type=answer.content_type)
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             with suppress(ConnectionError):
@@ -201,10 +203,12 @@ def of_bare_proxy(seconds: float) -> Heard:
     pipes = [spawn.Pipe(), spawn.Pipe()]
     mock = spawn.Process(target=serve_mock, args=(pipes[0][1],))
     mock.start()
+    pipes[0][1].close()  # ours alone would keep it open after a server that died
     proxy: Any = None
     try:
         proxy = spawn.Process(target=serve_proxy, args=(pipes[1][1], pipes[0][0].recv()))
         proxy.start()
+        pipes[1][1].close()
         return asyncio.run(listen(pipes[1][0].recv(), "none", seconds, proxy.pid))
     finally:
         for process, (ours, _) in ((proxy, pipes[1]), (mock, pipes[0])):

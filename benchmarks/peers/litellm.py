@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks.peers.environments import PeerAbsentError, environment
-from benchmarks.peers.processes import LOOPBACK, free_ports, running
+from benchmarks.peers.processes import LOOPBACK, PeerProcesses, free_ports, running
 
 NAME: Final = "litellm"
 REQUIREMENT: Final = "litellm[proxy]==1.108.7"
@@ -50,16 +50,27 @@ def proxying(folder: Path, model: str, upstream: str) -> Iterator[Proxy]:
     # Names that it would fetch at its start, from the network, are in its package too.
     settings = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     with running(folder, commands, settings) as processes:
-        command = (str(commands / "litellm"), "--config", str(configuration), "--host", LOOPBACK, "--port", str(port))
+        # Not the command alone: its first line names the interpreter of where the environment was made.
+        command = (
+            str(commands / "python"),
+            str(commands / "litellm"),
+            "--config",
+            str(configuration),
+            "--host",
+            LOOPBACK,
+            "--port",
+            str(port),
+        )
         processes.start(NAME, *command, "--num_workers", "1")
         url = f"http://{LOOPBACK}:{port}"
-        _until_alive(url)
+        _until_alive(url, processes)
         yield Proxy(url, processes.pid(NAME))
 
 
-def _until_alive(url: str) -> None:
+def _until_alive(url: str, processes: PeerProcesses) -> None:
     give_up_s = time.monotonic() + START_S
     while True:
+        processes.check_alive()
         try:
             with urllib.request.urlopen(f"{url}/health/liveliness", timeout=5):
                 return

@@ -74,7 +74,7 @@ class PeerProcesses:
         """Until somebody listens."""
         give_up = time.monotonic() + READY_S
         while True:
-            self._check_alive()
+            self.check_alive()
             try:
                 socket.create_connection((LOOPBACK, port), timeout=1).close()
                 return
@@ -91,12 +91,13 @@ class PeerProcesses:
                 found = read_record(record.read_text())
                 if event in found.marks_ns:
                     return found
-            self._check_alive()
+            self.check_alive()
             if time.monotonic() > give_up:
                 raise PeerAbsentError(f"no {event!r} within {limit_s:g} s{self._tails()}")
             time.sleep(POLL_S)
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """PeerAbsentError with the last words of one that has ended."""
         for name in self._processes.names():
             if not self._processes.alive(name):
                 raise PeerAbsentError(f"{name} has ended: {self._tail(name)}")
