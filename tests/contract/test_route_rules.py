@@ -384,6 +384,19 @@ def test_greedy_takes_most_freshening_a_second_and_the_slow_site_when_it_brings_
     assert 0 < Counter(first)["a/records"] < 10
 
 
+def test_best_compute_is_where_a_visit_waits_least_for_a_slot_unless_that_is_much_slower():
+    def lab(name: str, **facts: float | None) -> Candidate:
+        return make_candidate("s", {}, compute_node=NodeId(name), streamed=True, **facts)
+
+    for timed in ({"batch_s": 0.1}, {}):
+        busy, free = lab("busy", wait_s=20.0, **timed), lab("free", **timed)
+        assert best_compute(make_view(busy, free), DataSetId("s/records")).compute_node == "free"
+    quick = lab("quick", batch_s=0.1, wait_s=20.0)
+    assert best_compute(make_view(quick, lab("slow", batch_s=0.5)), DataSetId("s/records")).compute_node == "quick"
+    fast = lab("fast", flops=1e12, wait_s=20.0)
+    assert best_compute(make_view(fast, lab("slow", flops=1e10)), DataSetId("s/records")).compute_node == "fast"
+
+
 def test_load_aware_takes_the_quickest_that_keeps_labels_even():
     alike = make_view(make_candidate("a", batch_s=1.0), make_candidate("b", batch_s=0.1))
     apart = make_view(make_candidate("a", {"0": 9.0}, batch_s=1.0), make_candidate("b", {"1": 9.0}, batch_s=0.1))

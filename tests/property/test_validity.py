@@ -35,6 +35,7 @@ def views(draw: st.DrawFn) -> TrainingView:
                     availability=draw(SHARES),
                     flops=draw(st.sampled_from([1e9, 2e9, 1e10])),
                     batch_s=draw(st.sampled_from([None, 0.1, 0.11, 0.2])),
+                    wait_s=draw(st.sampled_from([0.0, 0.0, 1.0, 30.0])),
                 )
             )
     fixed = [msgspec.structs.replace(one, trust=max(one.trust, 1e-3)) for one in candidates]

@@ -25,7 +25,7 @@ from tests.builders import (
     the_order,
 )
 
-from daitn.base.effects import Append, Computed, Delivered, PeerAppeared, PeerVanished
+from daitn.base.effects import Append, Compute, Computed, Delivered, PeerAppeared, PeerVanished, TimerFired
 from daitn.base.ids import ArtifactId, DataSetId, JobId, NodeId, OwnerId, VisitId
 from daitn.control_center.fact_desk import ReportsArrived
 from daitn.control_center.training.commands import (
@@ -36,16 +36,19 @@ from daitn.control_center.training.commands import (
     SubmissionReceived,
 )
 from daitn.control_center.training.records import JobSubmitted, VisitAccepted, VisitLost
-from daitn.decision.validity import ValidityFound
+from daitn.decision.validity import WAIT_SPREAD_S, ValidityFound
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.job import Phase
 from daitn.descriptors.plan import Validity
 from daitn.descriptors.policy import summarise
+from daitn.descriptors.reporting import Reading
 from daitn.descriptors.request import Budget
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.work import EvaluateWork, ShareWork, TrainWork
+from daitn.terminal.fact_reporter import measured_facts
 from daitn.topology.adapter import ViewAdapter
+from daitn.topology.orchestrator import TUNE_TIMER, ReadingsAccepted
 from daitn.topology.view_updates import ViewUpdates
 from daitn.wire.center_tools import (
     JobsEnded,
@@ -592,6 +595,37 @@ def test_plan_of_a_job_comes_with_ranges_that_reports_are_weighed_by_until_it_en
     assert made.center.orchestration.weighing == {JOB}
     made.give(CancelAsked(job=JOB, reason="enough"))
     assert made.center.orchestration.weighing == set()
+
+
+def test_what_sites_tell_of_speed_and_wait_is_weighed_by_the_ranges_of_jobs():
+    made = Bench(make_site(1), make_site(2), make_unit())
+    for number in (1, 2):
+        node = NodeId(f"n000{number}")
+        for told in (
+            measured_facts(node, "load", {"wait_s": 3.0, "free_slots": 0.0}, made.now_ns),
+            measured_facts(node, "capacity", {"flops": 1e10, "cores": 2}, made.now_ns),
+        ):
+            reading = Reading(thing=node, group=told.group, values=told.values, measured_ns=made.now_ns)
+            taken = ReadingsAccepted(site=node, readings=(reading,), wire_bytes=60)
+            made.center.orchestrator.handle(taken, made.now_ns)
+    made.submit()
+    made.answer_until(lambda state: state.phase is Phase.RUNNING)
+
+    effects = made.give(TimerFired(name=TUNE_TIMER))
+
+    (sought,) = [one.problem for one in effects if isinstance(one, Compute)]
+    margins = {
+        (group.reading.thing, name): fact.margins
+        for site in sought.sites.values()
+        for group in site.groups
+        for name, fact in zip(group.shape.facts, group.facts, strict=True)
+        if fact.margins
+    }
+    assert {name for _, name in margins} == {"flops", "wait_s"}, "what no decision rests on is not weighed"
+    assert {thing for thing, _ in margins} == {"n0001", "n0002"}
+    lost = {name: loss for (_, name), told in margins.items() for _, loss in told}
+    assert lost["flops"] == pytest.approx(1e-10, rel=0.01), "a speed off by its own size costs all that is at stake"
+    assert lost["wait_s"] == pytest.approx(1 / WAIT_SPREAD_S)
 
 
 def test_ranges_are_worked_out_beside_the_turn():

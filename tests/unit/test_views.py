@@ -21,6 +21,7 @@ from tests.builders import (
 from daitn.base.ids import CENTER, DataSetId, DomainId, NodeId
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.contract import FieldByColumn
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.outcome import ReasonCode
 from daitn.descriptors.places import Place
 from daitn.descriptors.policy import summarise
@@ -59,6 +60,19 @@ def reason(view) -> tuple[ReasonCode, str]:
     assert view.candidates == ()
     (exclusion,) = view.excluded
     return exclusion.code, exclusion.why
+
+
+def test_wait_for_a_slot_is_as_its_site_said_less_what_has_passed():
+    knowledge = KnowledgeMap()
+    knowledge.describe(make_site(1), 1, START_NS)
+    terminals = knowledge.facts[Kind.TERMINAL]
+    terminals.note(0, "load", {"wait_s": 5.0}, source=1, generated_ns=START_NS - S, received_ns=START_NS)
+
+    waits = [view_of(knowledge=knowledge, now_ns=START_NS + seconds * S).candidates[0].wait_s for seconds in (0, 3, 9)]
+
+    assert waits == [pytest.approx(4), pytest.approx(1), 0]
+    terminals.note(0, "load", {"wait_s": None}, source=1, generated_ns=START_NS, received_ns=START_NS)
+    assert view_of(knowledge=knowledge).candidates[0].wait_s == 0
 
 
 def test_view_of_a_site_that_fits_has_one_candidate_at_home():

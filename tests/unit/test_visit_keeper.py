@@ -31,6 +31,7 @@ from daitn.base.effects import (
 )
 from daitn.base.errors import BugError
 from daitn.base.ids import CENTER, DataSetId, NodeId, VisitId
+from daitn.base.units import seconds_to_ns
 from daitn.terminal.roles import DataNode, Roles, VerificationUnit
 from daitn.terminal.visit_keeper import (
     CLOSED_REMEMBERED,
@@ -204,6 +205,28 @@ def test_slots_bound_what_works_and_the_oldest_waits_least():
     assert [effect.order.visit for effect in all_effects(BeginWork, begun)] == [first.visit]
     assert not all_effects(BeginWork, waits)
     assert [effect.order.visit for effect in all_effects(BeginWork, then)] == [second.visit]
+
+
+def test_wait_for_a_slot_is_told_by_how_far_the_visits_before_are():
+    site = Site(slots=2)
+    assert site.keeper.wait_s(site.now_ns) == 0
+    orders = [make_order(number) for number in range(1, 5)]
+    for order in orders[:2]:
+        site.hear(order)
+        site.give(InputsArrived(visit=order.visit, fetched_bytes=0, seconds=0.0))
+    assert site.keeper.wait_s(site.now_ns) == 0, "nothing is known yet of how long visits take here"
+
+    site.now_ns += seconds_to_ns(10)
+    site.give(WorkProgressed(visit=orders[0].visit, done=20, of=100))
+    site.give(WorkProgressed(visit=orders[1].visit, done=50, of=100))
+    assert site.keeper.wait_s(site.now_ns) == pytest.approx(10), "the second has done half, the first a fifth"
+
+    site.give(WorkFinished(visit=orders[1].visit, outcome=make_outcome(orders[1].work)))
+    assert site.keeper.wait_s(site.now_ns) == 0
+    for order in orders[2:]:
+        site.hear(order)
+    # Both fetch: one will have the free slot for the usual 10 s, the other waits for it.
+    assert site.keeper.wait_s(site.now_ns) == pytest.approx(20)
 
 
 # --- working and reporting ------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def show_view(where: Any, view: TrainingView | None) -> None:
         where.print("no stop has been chosen yet: `daitn train show` says how far the job is")
         return
     table = Table()
-    for heading in ("data", "at", "records", "a batch", "fetches", "round trip", "trust", "there", "heard"):
+    for heading in ("data", "at", "records", "a batch", "waits", "fetches", "round trip", "trust", "there", "heard"):
         table.add_column(heading, overflow="fold")
     for one in view.candidates:
         table.add_row(
@@ -32,6 +32,7 @@ def show_view(where: Any, view: TrainingView | None) -> None:
             escape(one.compute_node),
             f"{one.records:.0f}",
             "" if one.batch_s is None else f"{one.batch_s * 1000:.3g} ms",
+            f"{one.wait_s:.1f} s" if one.wait_s else "",
             f"{show_bytes(round(one.bytes_per_s))}/s",
             f"{one.latency_s * 1000:.3g} ms",
             f"{one.trust:.3f}",

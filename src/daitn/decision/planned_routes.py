@@ -149,4 +149,5 @@ def _between(worst: Candidate, best: Candidate) -> Candidate:
         availability=(worst.availability + best.availability) / 2,
         batch_s=None if worst.batch_s is None or best.batch_s is None else (worst.batch_s * best.batch_s) ** 0.5,
         flops=(worst.flops * best.flops) ** 0.5,
+        wait_s=(worst.wait_s + best.wait_s) / 2,
     )

@@ -34,8 +34,12 @@ SHARES: Final = tuple(2.0**-power for power in range(15))
 PARTS: Final = tuple(1 - sixteenth / 16 for sixteenth in range(17))
 """Parts of all candidates that may be given their furthest spread, the largest first."""
 
-FACTS: Final = ("trust", "availability", "batch_s", "flops")
-"""Facts of a candidate that route rules look at and that move while a job runs."""
+FACTS: Final = ("trust", "availability", "batch_s", "flops", "wait_s")
+"""Facts of a candidate that route rules look at and that move while a job runs. Speed and wait are told by its site, so
+that how it tells them is tuned by these ranges; the rest is the centre's own measure."""
+
+WAIT_SPREAD_S: Final = 60.0
+"""Furthest that a wait for a slot may move either way."""
 
 
 class ValidityFound(Solution, frozen=True, kw_only=True):
@@ -71,6 +75,7 @@ def _moved(candidate: Candidate, share: float, times: float) -> Candidate:
         availability=min(1.0, max(0.0, candidate.availability + SHARE_SPREAD * share)),
         batch_s=None if candidate.batch_s is None else candidate.batch_s / times,
         flops=candidate.flops * times,
+        wait_s=max(0.0, candidate.wait_s - WAIT_SPREAD_S * share),
     )
 
 
@@ -163,7 +168,20 @@ def _ranges(candidate: Candidate, worst: Candidate, best: Candidate) -> list[Fac
         if None not in ends:
             found.append(
                 FactRange(
-                    thing=candidate.compute_node, dataset=candidate.dataset, fact=fact, low=min(ends), high=max(ends)
+                    thing=candidate.compute_node,
+                    dataset=candidate.dataset,
+                    fact=fact,
+                    low=min(ends),
+                    high=max(ends),
+                    loss=_loss(fact, getattr(candidate, fact)),
                 )
             )
     return found
+
+
+def _loss(fact: str, value: float) -> float:
+    """What a unit beyond a range may cost: all that is at stake where a share is off by one, a speed or the time of a
+    batch by its own size, a wait by as far as one may move."""
+    if fact == "wait_s":
+        return 1.0 / WAIT_SPREAD_S
+    return 1.0 / value if fact in ("flops", "batch_s") and value > 0 else 1.0

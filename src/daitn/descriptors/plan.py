@@ -32,8 +32,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     """Of the visit, in visits of the plan."""
 
 
-RANGES_MOST: Final = 4096
-"""Ranges one validity may have: a view of a thousand candidates with four facts each."""
+RANGES_MOST: Final = 5120
+"""Ranges one validity may have: a view of a thousand candidates with five facts each."""
 
 
 class FactRange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

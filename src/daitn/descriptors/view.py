@@ -46,9 +46,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Age of the oldest fact about this pair."""
     tariff: Tariff = Tariff()
     """What a visit there is charged, and draws."""
+    wait_s: float = 0.0
+    """A visit ordered there now would wait so long for a slot, as its site said and less what has passed since."""
     split: bool = False
     """Whether the model would be cut: front and back at `data_node`, the middle at `compute_node`. Then `bytes_per_s`
-    and `latency_s` are between these two, memory and slots the less of both, and the tariff the sum."""
+    and `latency_s` are between these two, memory and slots the less of both, the wait the longer, and the tariff
+    the sum."""
     data_flops: float = 0.0
     """Of `data_node`, where the model would be cut."""
     share: float = 1.0

@@ -38,6 +38,7 @@ from daitn.node.activations import ActivationCache, SiteActivations
 from daitn.node.bases import BaseShelf
 from daitn.node.child_pool import ChildPool
 from daitn.node.clock import NodeClock
+from daitn.node.compute_watch import ComputeWatch, Speeds
 from daitn.node.core_runner import CoreRunner
 from daitn.node.counting import fabric_counts, keep_told
 from daitn.node.data_watch import LOOK_S, DataWatch, ReleasedDynamics, keep_sensed
@@ -58,7 +59,7 @@ from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
-from daitn.terminal.fact_reporter import ReportFacts, measured_facts
+from daitn.terminal.fact_reporter import ReportFacts
 from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import ModelHost
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
@@ -81,9 +82,6 @@ ROOM_S: Final = 5.0
 
 ROOM_FRAC: Final = 0.05
 """A change of this part of the quota is said to the domain; each description is a record in the centre's journal."""
-
-LOAD_S: Final = 1.0
-"""How often load is measured: as often as it could be told."""
 
 SYNC_S: Final = 2.0
 """How often received artifacts are made to survive a power cut, aside."""
@@ -111,7 +109,7 @@ class TerminalNode:
         self.serving: tuple[ServingHands, ...] = ()
         self._left = asyncio.Event()
         self._sandbox: tuple[str, ...] = ()
-        self._flops = self._memory_bytes_per_s = 0.0
+        self._speeds = Speeds()
         self._shelf_stamp = self._renewal_ns = 0
         self._room_bytes = self._capacity_bytes = 0
         self._data: dict[str, DataDescriptor] = {}
@@ -169,8 +167,7 @@ class TerminalNode:
         self._room_bytes = await asyncio.to_thread(store.room_bytes)
         self._capacity_bytes = await asyncio.to_thread(store.capacity_bytes)
         if self._computes:
-            self._flops = await asyncio.to_thread(measures.measure_flops)
-            self._memory_bytes_per_s = await asyncio.to_thread(measures.measure_memory_rate)
+            await self._speeds.measure()
         await moving.start()
         await exchanges.start()
         for hands in serving:
@@ -185,12 +182,14 @@ class TerminalNode:
         runner.spawn(self._watch_links(runner, fabric))
         runner.spawn(self._watch_shelf(runner, fabric, activations))
         runner.spawn(self._watch_described(core.reporter))
-        runner.spawn(self._measure_load(store, core, runner))
+        if self._computes:
+            watch = ComputeWatch(self.membership.slot, config, store, core.keeper, self._speeds, self._clock)
+            runner.spawn(watch.run(runner.post))
         runner.spawn(_sync_often(moving))
         runner.spawn(_name_jobs(store, runner))
         if Role.DATA in config.roles:
-            watch = DataWatch(self._shelf, config.name, self._sense, self._counters)
-            runner.spawn(_watch_data(watch, self._sensing, self.folder.data))
+            data_watch = DataWatch(self._shelf, config.name, self._sense, self._counters)
+            runner.spawn(_watch_data(data_watch, self._sensing, self.folder.data))
         runner.spawn(self._watch_room(store, runner, fabric))
         runner.spawn(self._leave_when(runner, leave))
         runner.spawn(keep_renewed(self.folder.tls, lambda fault: self._not_renewed(runner, fault)))
@@ -264,8 +263,8 @@ class TerminalNode:
         slots = self.config.slots if self._computes else 0
         return measures.look(
             self.folder.store,
-            flops=self._flops,
-            memory_bytes_per_s=self._memory_bytes_per_s,
+            flops=self._speeds.flops,
+            memory_bytes_per_s=self._speeds.memory_bytes_per_s,
             slots=slots,
             slots_free=max(0, slots - core.keeper.busy_slots()),
         )
@@ -285,11 +284,11 @@ class TerminalNode:
             cores=measures.cores(),
             processor=measures.processor(),
             accelerators=measures.accelerators(),
-            memory_bytes_per_s=self._memory_bytes_per_s,
+            memory_bytes_per_s=self._speeds.memory_bytes_per_s,
             memory_bytes=float(min(config.memory_bytes, measures.memory_bytes())),
             storage_bytes=float(self._room_bytes),
             store_bytes=float(self._capacity_bytes),
-            flops=self._flops,
+            flops=self._speeds.flops,
             sandbox=self._sandbox,
             tariff=config.tariff,
         )
@@ -369,22 +368,6 @@ class TerminalNode:
             if change > ROOM_FRAC * self.config.store_bytes:
                 self._room_bytes, self._capacity_bytes = room_bytes, capacity_bytes
                 self._describe(runner, fabric)
-
-    async def _measure_load(self, store: ChunkStore, core: TerminalCore, runner: CoreRunner) -> None:
-        """How busy this node is, measured every `LOAD_S`; the fact reporter decides what of it is worth telling."""
-        while self._computes:
-            slots, busy = self.config.slots, core.keeper.busy_slots()
-            room_bytes = await asyncio.to_thread(store.room_bytes)
-            free_bytes = min(measures.memory_free_bytes(), self.config.memory_bytes * max(0, slots - busy))
-            load = {
-                "load_frac": measures.busy_frac(),
-                "busy_slots": busy,
-                "free_slots": max(0, slots - busy),
-                "memory_free_bytes": free_bytes,
-                "storage_free_bytes": room_bytes,
-            }
-            runner.post(measured_facts(self.membership.slot, "load", load, self._clock.now_ns()))
-            await asyncio.sleep(LOAD_S)
 
     async def _measure_sandbox(self, runner: CoreRunner, fabric: Fabric, sandbox: Sandbox) -> None:
         self._sandbox = await sandbox.enforced()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -37,9 +36,8 @@ from daitn.base.effects import (
     TimerFired,
 )
 from daitn.base.errors import BugError
-from daitn.base.ids import CENTER, JobId, VisitId
+from daitn.base.ids import CENTER, VisitId
 from daitn.base.metrics import BLAMES, Counters
-from daitn.base.states import StateTable
 from daitn.base.units import seconds_to_ns
 from daitn.descriptors.work import (
     AggregateOutcome,
@@ -48,6 +46,9 @@ from daitn.descriptors.work import (
     Outcome,
     TrainOutcome,
 )
+from daitn.terminal.kept_visits import TABLE as TABLE
+from daitn.terminal.kept_visits import KeptVisit, SlotTimes
+from daitn.terminal.kept_visits import State as State
 from daitn.terminal.roles import Roles, refused_by
 from daitn.terminal.route_guard import CheckOrder, RouteGuard
 from daitn.terminal.visit_records import EvaluationCounted, VisitClosed, VisitEnded, VisitTaken, taken_by
@@ -87,32 +88,7 @@ CLOSED_REMEMBERED: Final = 4096
 OPEN_VISITS: Final = 1024
 """Visits open at one node at a time; a further order is refused as busy. Far above any number of slots."""
 
-REPORT_FIRST_S: Final = 0.25
-"""First repetition of an unacknowledged result; doubles up to `REPORT_MOST_S`."""
-
 REPORT_MOST_S: Final = 4.0
-
-
-class State(StrEnum):
-    """Where a visit is, at its terminal."""
-
-    FETCHING = "fetching"
-    WAITING = "waiting"
-    WORKING = "working"
-    DONE = "done"
-    CLOSED = "closed"
-
-
-TABLE: Final = StateTable(
-    "visit",
-    {
-        State.FETCHING: {"arrived": State.WAITING, "failed": State.DONE, "dropped": State.CLOSED},
-        State.WAITING: {"begun": State.WORKING, "failed": State.DONE, "dropped": State.CLOSED},
-        State.WORKING: {"finished": State.DONE, "failed": State.DONE, "dropped": State.CLOSED},
-        State.DONE: {"acknowledged": State.CLOSED, "dropped": State.CLOSED},
-        State.CLOSED: {},
-    },
-)
 
 
 class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,23 +98,6 @@ class KeeperConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Visits that work at the same time; more wait their turn."""
     progress_s: float = 1.0
     """Between two progress messages; must be well below any lease."""
-
-
-class _Visit:
-    """One open visit."""
-
-    def __init__(self, job: JobId, fence: int, order: VisitOrder | None) -> None:
-        self.job = job
-        self.fence = fence
-        self.order = order
-        self.state = State.FETCHING
-        self.done = 0
-        self.of = 0
-        self.loss: float | None = None
-        self.fetched_bytes = 0
-        self.fetch_s = 0.0
-        self.owed: VisitResult | VisitFailed | None = None
-        self.repeat_s = REPORT_FIRST_S
 
 
 class VisitKeeper:
@@ -151,14 +110,19 @@ class VisitKeeper:
         self.counters = Counters()
         self._sign = sign
         self._guard = RouteGuard(check, self.counters)
-        self._open: OrderedDict[VisitId, _Visit] = OrderedDict()
+        self._open: OrderedDict[VisitId, KeptVisit] = OrderedDict()
         self._closed: OrderedDict[VisitId, None] = OrderedDict()
+        self._times = SlotTimes(config.slots)
 
     # --- the world's view -------------------------------------------------------------------------------------------
 
     def busy_slots(self) -> int:
         """Visits that work now."""
         return sum(visit.state is State.WORKING for visit in self._open.values())
+
+    def wait_s(self, now_ns: int) -> float:
+        """Seconds that a visit ordered now would wait for a slot."""
+        return self._times.wait_s(self._open.values(), now_ns)
 
     def snapshot(self) -> tuple[tuple[VisitId, State], ...]:
         """Open visits and their states, oldest first."""
@@ -199,7 +163,7 @@ class VisitKeeper:
             case VisitTaken(visit=name, job=job, fence=fence, route=version):
                 self._note_use(record)
                 self._guard.note(job, version)
-                self._open.setdefault(name, _Visit(job, fence, None))
+                self._open.setdefault(name, KeptVisit(job, fence, None))
             case VisitEnded(visit=name, owed=owed):
                 visit = self._open[name]
                 visit.owed, visit.state = owed, State.DONE
@@ -271,7 +235,7 @@ class VisitKeeper:
         taken = taken_by(order, version, now_ns)
         self._note_use(taken)
         self._guard.note(order.job, version)
-        visit = _Visit(order.job, order.fence, order)
+        visit = KeptVisit(order.job, order.fence, order)
         self._open[order.visit] = visit
         return [
             Append(records=(taken,)),
@@ -322,7 +286,7 @@ class VisitKeeper:
     def _next_progress(self, name: VisitId, now_ns: int) -> Effect:
         return SetTimer(name=f"progress {name}", at_ns=now_ns + seconds_to_ns(self.config.progress_s))
 
-    def _progress(self, name: VisitId, visit: _Visit) -> Effect:
+    def _progress(self, name: VisitId, visit: KeptVisit) -> Effect:
         progress = VisitProgress(
             visit=name,
             fence=visit.fence,
@@ -333,7 +297,7 @@ class VisitKeeper:
         )
         return Send(receiver=CENTER, message=progress)
 
-    def _report(self, name: VisitId, visit: _Visit, now_ns: int) -> list[Effect]:
+    def _report(self, name: VisitId, visit: KeptVisit, now_ns: int) -> list[Effect]:
         assert visit.owed is not None
         again = SetTimer(name=f"report {name}", at_ns=now_ns + seconds_to_ns(visit.repeat_s))
         visit.repeat_s = min(visit.repeat_s * 2, REPORT_MOST_S)
@@ -360,7 +324,7 @@ class VisitKeeper:
         visit.fetched_bytes, visit.fetch_s = event.fetched_bytes, event.seconds
         return self._fill_slots(now_ns)
 
-    def _fill_slots(self, now_ns: int) -> list[Effect]:  # noqa: ARG002  one shape for all that change the slots
+    def _fill_slots(self, now_ns: int) -> list[Effect]:
         """Begin waiting visits, oldest first, while slots are free."""
         effects: list[Effect] = []
         free = self.config.slots - self.busy_slots()
@@ -368,7 +332,7 @@ class VisitKeeper:
             if free <= 0:
                 break
             if visit.state is State.WAITING and visit.order is not None:
-                visit.state = TABLE.next(visit.state, "begun", name)
+                visit.state, visit.begun_ns = TABLE.next(visit.state, "begun", name), now_ns
                 effects.append(BeginWork(order=visit.order))
                 free -= 1
         return effects
@@ -377,6 +341,7 @@ class VisitKeeper:
         visit = self._open.get(name)
         if visit is None or visit.state is not State.WORKING or visit.order is None:
             return [AbandonVisit(visit=name)]
+        self._times.finished(visit, now_ns)
         records: list[Record] = []
         if isinstance(visit.order.work, EvaluateWork):
             records.append(EvaluationCounted(job=visit.job))
@@ -405,7 +370,7 @@ class VisitKeeper:
         return [*self._end(name, visit, owed, [], now_ns), AbandonVisit(visit=name)]
 
     def _end(
-        self, name: VisitId, visit: _Visit, owed: VisitResult | VisitFailed, records: list[Record], now_ns: int
+        self, name: VisitId, visit: KeptVisit, owed: VisitResult | VisitFailed, records: list[Record], now_ns: int
     ) -> list[Effect]:
         records = [*records, VisitEnded(visit=name, owed=owed)]
         for record in records:

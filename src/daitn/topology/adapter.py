@@ -53,10 +53,11 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     trust: float
     bytes_per_s: float
     flops: float
+    wait_s: float
 
     def same_kind(self, other: Standing) -> bool:
         """Whether a view would hold the same candidates of it."""
-        moved = {name: getattr(other, name) for name in ("trust", "bytes_per_s", "flops")}
+        moved = {name: getattr(other, name) for name in ("trust", "bytes_per_s", "flops", "wait_s")}
         return msgspec.structs.replace(self, **moved) == other
 
 
@@ -77,6 +78,7 @@ def standings(
             trust,
             facts.bytes_per_s,
             facts.flops,
+            facts.wait_s(now_ns),
         )
     return found
 
@@ -207,8 +209,9 @@ def _moved(candidate: Candidate, found: Mapping[NodeId, Standing], batch_s: Mapp
     trust = min(data.trust, compute.trust)
     timed = batch_s.get((candidate.dataset, candidate.compute_node))
     moved = {"trust": trust, "batch_s": timed, "bytes_per_s": compute.bytes_per_s, "flops": compute.flops}
+    moved["wait_s"] = compute.wait_s
     if candidate.split:
-        moved["data_flops"] = data.flops
+        moved |= {"data_flops": data.flops, "wait_s": max(data.wait_s, compute.wait_s)}
     if all(getattr(candidate, name) == value for name, value in moved.items()):
         return candidate
     return msgspec.structs.replace(candidate, **moved)

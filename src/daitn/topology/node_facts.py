@@ -77,6 +77,15 @@ class NodeFacts:
         """What is believed of its speed: as it claims, as far as visits bear it out; 0 where it claims none."""
         return self._number("flops")
 
+    def wait_s(self, now_ns: int) -> float:
+        """How long a visit ordered now would wait there for a slot, as it said, less what has passed since."""
+        columns = self._table.group("load")
+        if columns is None:
+            return 0.0
+        told_s = float(columns.values["wait_s"][self.row])
+        passed_s = ns_to_seconds(max(0, now_ns - int(columns.generated_ns[self.row])))
+        return max(0.0, told_s - passed_s) if told_s == told_s else 0.0
+
     @property
     def memory_bytes_per_s(self) -> float:
         """What is believed of its memory's speed, as `flops`."""

@@ -29,7 +29,9 @@ def partners_for(
     return found, "" if found else "no compute site that may be given activations is reachable"
 
 
-def cut_between(candidate: Candidate, knowledge: KnowledgeMap, home: NodeFacts, partner: NodeFacts) -> Candidate:
+def cut_between(
+    candidate: Candidate, knowledge: KnowledgeMap, home: NodeFacts, partner: NodeFacts, now_ns: int
+) -> Candidate:
     """The candidate as split learning sees it: see `Candidate.split`. Bandwidth is what was measured between the two
     where anything was, else the less of what each has."""
     mine, theirs = home.descriptor.compute, partner.descriptor.compute
@@ -41,6 +43,7 @@ def cut_between(candidate: Candidate, knowledge: KnowledgeMap, home: NodeFacts, 
         split=True,
         streamed=False,
         data_flops=home.flops,
+        wait_s=max(home.wait_s(now_ns), partner.wait_s(now_ns)),
         memory_bytes=min(mine.memory_bytes, theirs.memory_bytes),
         slots=min(mine.slots, theirs.slots),
         bytes_per_s=measured or min(home.bytes_per_s, partner.bytes_per_s),

@@ -203,7 +203,7 @@ def make_training_view(
             if asker.open and _may_be_cut(data, request, asker):
                 for one in partners_for(knowledge, facts, data, now_ns)[0]:
                     found = _candidate(knowledge, facts, data, one, contract, measured_batch_s, planned_s, now_ns)
-                    cut += [cut_between(found, knowledge, facts, one)] if has_room(one, asker) else []
+                    cut += [cut_between(found, knowledge, facts, one, now_ns)] if has_room(one, asker) else []
             if splits(asker.method):
                 computes, why = partners_for(knowledge, facts, data, now_ns)
             else:
@@ -216,7 +216,9 @@ def make_training_view(
                 excluded.append(_without_room(data, computes, asker))
             for compute in roomy:
                 found = _candidate(knowledge, facts, data, compute, contract, measured_batch_s, planned_s, now_ns)
-                candidates.append(cut_between(found, knowledge, facts, compute) if splits(asker.method) else found)
+                candidates.append(
+                    cut_between(found, knowledge, facts, compute, now_ns) if splits(asker.method) else found
+                )
     candidates = _awake(candidates, resting)
     candidates, distrusted = _without_distrusted(candidates)
     candidates, unstated = _stating(candidates, request.budget)
@@ -353,6 +355,7 @@ def _candidate(
         share=_planned_share((facts, compute), planned_s, now_ns),
         latency_s=_latency_s(knowledge, facts, compute),
         trust=min(knowledge.trust(facts, now_ns), knowledge.trust(compute, now_ns)),
+        wait_s=compute.wait_s(now_ns),
         availability=_availability(knowledge, (facts, compute), now_ns),
         age_s=max(knowledge.age_s(facts, now_ns), knowledge.age_s(compute, now_ns)),
         tariff=machine.tariff,

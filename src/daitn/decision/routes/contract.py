@@ -10,7 +10,7 @@ through a problem (`decision.planned_routes`) and never calls its `next_stop` it
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,6 +18,12 @@ from daitn.base.ids import DataSetId, NodeId
 from daitn.decision.routes.errand import Errand
 from daitn.descriptors.plan import Stop
 from daitn.descriptors.view import Candidate, TrainingView
+
+VISIT_BATCHES: Final = 100.0
+"""What a wait for a slot is spread over: so many batches a visit has about."""
+
+USUAL_BATCH_S: Final = 0.1
+"""Of a batch, where none was timed: a wait of ten seconds makes a site half as fast."""
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +42,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """All views whose candidates are these, each fact between its worst and its best: `worst` has the least trust,
-    availability and speed and the longest batches, `best` the opposite. Equal in everything else."""
+    availability and speed, the longest batches and waits, `best` the opposite. Equal in everything else."""
 
     worst: TrainingView
     best: TrainingView
@@ -70,8 +76,8 @@ class RouteRule(Protocol):
 
 
 def best_compute(view: TrainingView, dataset: DataSetId) -> Candidate:
-    """The quickest place to train on a data set: by measured seconds per batch, else by speed; ties by node name. One
-    that keeps half its promises counts as half as fast."""
+    """The quickest place to train on a data set: by measured seconds per batch, else by speed, and by how long a visit
+    would wait there for a slot; ties by node name. One that keeps half its promises counts as half as fast."""
 
     return min((candidate for candidate in view.candidates if candidate.dataset == dataset), key=_quickness)
 
@@ -96,9 +102,12 @@ def best_compute_holds(span: Span, stop: Stop) -> bool:
 
 
 def _quickness(candidate: Candidate) -> tuple[bool, float, float, NodeId]:
-    """Smaller is quicker. Falls with trust and speed, grows with the time of a batch."""
-    measured = candidate.batch_s / candidate.trust if candidate.batch_s is not None else float("inf")
-    return (candidate.streamed, measured, -candidate.flops * candidate.trust, candidate.compute_node)
+    """Smaller is quicker. Falls with trust and speed, grows with the time of a batch and with the wait for a slot."""
+    waits_s, measured = candidate.wait_s / VISIT_BATCHES, float("inf")
+    if candidate.batch_s is not None:
+        measured = (candidate.batch_s + waits_s) / candidate.trust
+    speed = candidate.flops * candidate.trust / (1.0 + waits_s / USUAL_BATCH_S)
+    return (candidate.streamed, measured, -speed, candidate.compute_node)
 
 
 def datasets(view: TrainingView) -> tuple[DataSetId, ...]:
