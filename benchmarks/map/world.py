@@ -16,7 +16,7 @@ from daitn.wire.packed_facts import Records, record_dtype
 TERMINALS = 1_000_000
 PER_SITE = 10_000
 GROUPS = ("load", "capacity", "path", "power", "access", "price", "trust")
-"""31 facts; `path` and `trust` are what the centre measures."""
+"""31 facts; `path`, `power` and `trust` are what the centre and the tools' services measure."""
 
 INCARNATION = 1_700_000_000_000
 START_NS = INCARNATION * 1_000_000

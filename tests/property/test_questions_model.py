@@ -56,7 +56,7 @@ def maps(draw):
             "reachable": draw(st.sampled_from([None, True, False])),
             "access_kind": draw(st.sampled_from([None, "wifi", "wireline"])),
             "age_s": draw(st.sampled_from([0, 10, 100])),
-            "place": draw(st.none() | st.tuples(*[st.sampled_from([-0.03, 0.0, 0.01, 0.25])] * 2)),
+            "place": draw(st.none() | st.tuples(*[st.sampled_from([-0.03, 0.0, 0.01, 0.25])] * 3)),
         }
         row = book[Kind.TERMINAL].add(told["id"], 1)
         at = NOW - told["age_s"] * NS_PER_S
@@ -66,9 +66,9 @@ def maps(draw):
         note(row, "trust", {"trust": told["trust"]}, deviations={"trust": told["deviation"]}, **moments)
         note(row, "reach", {"reachable": told["reachable"]}, **moments)
         note(row, "access", {"access_kind": told["access_kind"]}, **moments)
-        x, y = told["place"] or (None, None)
-        height = None if told["place"] is None else 0.001
-        note(row, "place", {"position_x_s": x, "position_y_s": y, "position_height_s": height}, **moments)
+        axes = dict(zip(("x", "y", "z"), told["place"] or (None, None, None), strict=True))
+        axes["height"] = None if told["place"] is None else 0.001
+        note(row, "place", {f"position_{axis}_s": value for axis, value in axes.items()}, **moments)
         terminals.append(told)
     for number in range(draw(st.integers(0, 5)) if terminals else 0):
         told = {
@@ -240,8 +240,10 @@ class Plain:
             return True
         if here["place"] is None or there["place"] is None:
             return False
-        x, y = (float(np.float32(a)) - float(np.float32(b)) for a, b in zip(here["place"], there["place"], strict=True))
-        return math.hypot(x, y) <= most_s - float(np.float32(0.001)) - float(np.float32(0.001))
+        x, y, z = (
+            float(np.float32(a)) - float(np.float32(b)) for a, b in zip(here["place"], there["place"], strict=True)
+        )
+        return math.hypot(math.hypot(x, y), z) <= most_s - float(np.float32(0.001)) - float(np.float32(0.001))
 
 
 @settings(max_examples=150, deadline=None)

@@ -147,8 +147,8 @@ def test_row_that_is_reported_several_times_keeps_the_newest():
 def test_number_that_is_said_to_be_unknown_is_taken():
     table = table_of("a")
 
-    assert report(table, "power", [0], battery_frac=np.nan, deviations=255).counts == {}
-    assert table.value(0, "battery_frac") is None
+    assert report(table, "load", [0], load_frac=np.nan, deviations=255).counts == {}
+    assert table.value(0, "load_frac") is None
 
 
 def test_moment_in_the_future_counts_as_now():

@@ -461,6 +461,7 @@ def test_what_a_host_serves_is_on_the_map_and_leaves_it_again() -> None:
     row = models.row_of("s1/sides")
     assert row is not None
     assert models.value(row, "model_accessible") is True
+    assert models.value(row, "task") == "tensors"
     assert models.value(row, "service_s") == pytest.approx(0.001)
 
     domain.do(UndeployAsked(model=MODEL))

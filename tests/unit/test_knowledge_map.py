@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tests.builders import START_NS, make_site, make_unit
 
 from daitn.base.ids import DataSetId, NodeId
 from daitn.descriptors.access import Access, AccessKind, Window
+from daitn.descriptors.availability import UpTime
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.machine import Battery, EnergySource, Hardware
+from daitn.descriptors.places import Place, estimate_s
 from daitn.descriptors.terminals import Role
 from daitn.descriptors.trust import Evidence
 from daitn.topology.knowledge_map import CONSENT_AGE_S, DEFAULT_BYTES_PER_S, KnowledgeMap, NodeDescribed, NodeRemoved
+from daitn.topology.questions.near import distances_to
+from daitn.topology.questions.reading import Reading
+from daitn.wire.topology_tools import TerminalGathered
 
 S = 1_000_000_000
 NODE = NodeId("n0001")
@@ -200,3 +207,64 @@ def test_access_without_windows_has_none_on_the_map():
     assert knowledge.heard(NODE, 5, START_NS + S)
     assert [table.value(row, name) for name in ("window_opens_unix_s", "window_closes_unix_s")] == [None, None]
     assert (table.value(row, "access_kind"), table.value(row, "available_frac")) == ("wireline", 1.0)
+
+
+def gathered(node: NodeId = NODE, **told) -> TerminalGathered:
+    """What the tools' services tell of a node."""
+    return TerminalGathered(node=node, **told)
+
+
+def told_of(knowledge: KnowledgeMap, *facts: str):
+    """Facts of the first site, as people read them."""
+    return [knowledge.facts[Kind.TERMINAL].value(knowledge.node(NODE).row, fact) for fact in facts]
+
+
+def test_place_that_the_location_service_knows_can_be_asked_for():
+    knowledge = made(make_site(1), make_site(2))
+    one = Place(x_s=0.01, y_s=0.02, z_s=0.03, height_s=0.001, error_frac=0.2)
+    other = Place(x_s=0.01, y_s=0.02, z_s=0.0, height_s=0.001, error_frac=0.2)
+    knowledge.take_gathered(gathered(place=Place()), START_NS)
+    assert told_of(knowledge, "position_x_s") == [None]  # it has none yet
+
+    for node, place in ((NODE, one), (NodeId("n0002"), other)):
+        knowledge.take_gathered(gathered(node, place=place), START_NS)
+
+    assert told_of(knowledge, *(f"position_{axis}_s" for axis in ("x", "y", "z", "height"))) == [
+        pytest.approx(value, rel=1e-6) for value in (0.01, 0.02, 0.03, 0.001)
+    ]
+    reading = Reading(knowledge.facts, START_NS)
+    rows = np.array([knowledge.node(node).row for node in (NODE, NodeId("n0002"))])
+    apart_s = distances_to(reading, Kind.TERMINAL, rows, knowledge.node(NODE).row, "position")
+    assert apart_s[1] == pytest.approx(estimate_s(one, other), rel=1e-5) == pytest.approx(0.032)
+
+
+def test_share_of_time_in_which_a_node_answered_counts_on_while_it_does_not():
+    knowledge = made()
+    start_s = START_NS / S
+    knowledge.take_gathered(gathered(up_time=UpTime(up_s=300.0, is_up=False, since_s=start_s)), START_NS)
+    assert told_of(knowledge, "reachable_frac") == [1.0]
+
+    knowledge.count_presence(START_NS + 100 * S)
+
+    assert told_of(knowledge, "reachable_frac") == [pytest.approx(0.75, rel=1e-3)]
+
+
+def test_what_a_machine_runs_on_can_be_asked_for():
+    knowledge = made()
+    battery = Battery(charge_frac=0.5, charging=False, draw_watts=12.5)
+
+    knowledge.take_gathered(gathered(machine=Hardware(energy=EnergySource.BATTERY, battery=battery)), START_NS)
+    assert told_of(knowledge, "energy_source", "battery_frac", "power_watts") == ["battery", 0.5, 12.5]
+    knowledge.take_gathered(gathered(machine=Hardware(energy=EnergySource.MAINS)), START_NS)
+    assert told_of(knowledge, "energy_source", "battery_frac", "power_watts") == ["mains", 1.0, None]
+    knowledge.take_gathered(gathered(machine=Hardware()), START_NS)
+    assert told_of(knowledge, "energy_source", "battery_frac", "power_watts") == [None, None, None]
+
+
+def test_way_and_evidence_are_facts():
+    knowledge = made()
+    knowledge.measured_round_trip(NODE, 0.02, 0.004, START_NS, loss_frac=0.125)
+    assert told_of(knowledge, "jitter_s", "loss_frac", "trust_evidence") == [pytest.approx(0.004), 0.125, 0.0]
+
+    knowledge.found(NODE, Evidence.KEPT, START_NS)
+    assert told_of(knowledge, "trust_evidence") == [1.0]

@@ -109,7 +109,7 @@ def test_summary_counts_sums_and_takes_quantiles_by_category():
 def test_nearest_by_position_and_by_measured_round_trip():
     book = book_of([(0, 2, 1, 1), (0, 1, 8, 1), (0, 1, 2, 1)])
     for row in range(4):
-        place = {"position_x_s": row / 8, "position_y_s": 0.0, "position_height_s": 0.0}
+        place = {"position_x_s": row / 8, "position_y_s": 0.0, "position_z_s": 0.0, "position_height_s": 0.0}
         book[Kind.TERMINAL].note(row, "place", place, **TOLD)
 
     by_place = ask(book, "terminal nearest to t0 top 3")

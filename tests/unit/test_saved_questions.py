@@ -197,14 +197,14 @@ def test_watcher_gets_changes_since_it_looked_or_the_whole_answer(world):
 
 def test_question_about_a_terminal_that_left_says_so_and_comes_back(world):
     for row in range(4):
-        world.note(row, "place", position_x_s=row / 10, position_y_s=0.0, position_height_s=0.0)
+        world.note(row, "place", position_x_s=row / 10, position_y_s=0.0, position_z_s=0.0, position_height_s=0.0)
     world.save("terminal nearest to t0 top 2")
     world.book.remove(Kind.TERMINAL, [0])
     assert world.later() == []
     assert "no terminal 't0'" in world.core.since("best", 0).fault
 
     world.book[Kind.TERMINAL].add("t0", 1)
-    world.note(0, "place", position_x_s=0.0, position_y_s=0.0, position_height_s=0.0)
+    world.note(0, "place", position_x_s=0.0, position_y_s=0.0, position_z_s=0.0, position_height_s=0.0)
     world.later()
     assert world.core.since("best", 0).fault == ""
 

@@ -183,6 +183,7 @@ class Orchestration:
         """One of its timers fired."""
         if name == TUNE_TIMER:
             self._weigh_queries(turn)
+            self._knowledge.count_presence(turn.now_ns)
         self._tell(turn, TimerFired(name=name))
 
     def _weigh_queries(self, turn: Turn) -> None:

@@ -116,7 +116,7 @@ class ToolsDesk:
         node = gathered.node
         if node != CENTER and self._knowledge.node(node) is None:
             return
-        self._knowledge.gathered.take(gathered, turn.now_ns)
+        self._knowledge.take_gathered(gathered, turn.now_ns)
         for way in gathered.round_trips or ():
             self._measured(turn, node, way)
 
@@ -124,7 +124,9 @@ class ToolsDesk:
         """A way that was measured, into the map's columns: to the centre it is the terminal's own, else a link."""
         if CENTER in (node, way.peer):
             terminal = way.peer if node == CENTER else node
-            self._knowledge.measured_round_trip(terminal, way.seconds, way.spread_s, turn.now_ns)
+            self._knowledge.measured_round_trip(
+                terminal, way.seconds, way.spread_s, turn.now_ns, loss_frac=way.lost_frac
+            )
             return
         ends = [self._knowledge.node(one) for one in (node, way.peer)]
         self._knowledge.measured_link(

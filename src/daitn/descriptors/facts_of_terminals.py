@@ -19,7 +19,7 @@ from daitn.descriptors.fact_kinds import (
 )
 
 ACCESS_KINDS: Final = ("wireline", "wifi", "cellular", "satellite")
-ENERGY_SOURCES: Final = ("mains", "battery", "solar", "wind", "generator", "mixed")
+ENERGY_SOURCES: Final = ("mains", "battery")
 
 TERMINAL_GROUPS: Final = (
     Group(
@@ -54,7 +54,10 @@ TERMINAL_GROUPS: Final = (
             flag("reachable", "it answers now"),
             flag("visible", "its operator lets it be shown to others"),
             flag("accessible", "some policy of its lets somebody use it"),
-            frac("reachable_frac", "share of the last days in which it answered"),
+            frac(
+                "reachable_frac",
+                "share of the last days, the newest most, in which it answered when it was to be there",
+            ),
             moment("rests_until_unix_s", "after a lost visit it is not asked before this"),
         ),
     ),
@@ -67,7 +70,7 @@ TERMINAL_GROUPS: Final = (
         meaning="the way to it from the centre, measured",
         facts=(
             number("round_trip_s", "s", 600.0, "round trip"),
-            number("jitter_s", "s", 600.0, "mean deviation of the round trip"),
+            number("jitter_s", "s", 600.0, "spread of the round trip, between its quartiles"),
             number("bytes_per_s", "bytes/s", 1e13, "what transfers to it have reached"),
             frac("loss_frac", "share of messages lost"),
         ),
@@ -75,16 +78,15 @@ TERMINAL_GROUPS: Final = (
     Group(
         name="place",
         kind=Kind.TERMINAL,
-        number=4,
+        number=14,
         age_most_s=3600.0,
         source=Source.OVERSEER,
-        meaning="where it is: network coordinates from measured round trips, and on the globe where told",
+        meaning="where it is in the network: coordinates from measured round trips",
         facts=(
             number("position_x_s", "s", 100.0, "first network coordinate", least=-100.0),
             number("position_y_s", "s", 100.0, "second network coordinate", least=-100.0),
+            number("position_z_s", "s", 100.0, "third network coordinate", least=-100.0),
             number("position_height_s", "s", 100.0, "height: the part of each round trip that is its own access"),
-            number("latitude_deg", "degrees", 90.0, "north of the equator", least=-90.0),
-            number("longitude_deg", "degrees", 180.0, "east of Greenwich", least=-180.0),
         ),
     ),
     Group(
@@ -104,14 +106,17 @@ TERMINAL_GROUPS: Final = (
     Group(
         name="power",
         kind=Kind.TERMINAL,
-        number=6,
+        number=15,
         age_most_s=600.0,
+        source=Source.OVERSEER,
         meaning="what it runs on",
         facts=(
             choice("energy_source", ENERGY_SOURCES, "where its energy comes from"),
             frac("battery_frac", "charge left; 1 on mains"),
-            number("power_watts", "W", 1e8, "what it draws now"),
-            number("flops_per_joule", "FLOP/J", 1e15, "work for one joule"),
+            number("power_watts", "W", 1e8, "what the machine draws now, where its battery tells"),
+            number(
+                "flops_per_joule", "FLOP/J", 1e15, "a visit's work for one joule, by the draw that its operator states"
+            ),
         ),
     ),
     Group(

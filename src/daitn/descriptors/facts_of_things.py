@@ -56,7 +56,7 @@ DATA_GROUPS: Final = (
     Group(
         name="quality",
         kind=Kind.DATA,
-        number=22,
+        number=27,
         age_most_s=DAY_S,
         meaning="shares of records with a fault",
         facts=(
@@ -64,7 +64,6 @@ DATA_GROUPS: Final = (
             frac("duplicate_frac", "records that are there twice"),
             frac("out_of_vocabulary_frac", "values outside the contract's vocabularies"),
             frac("dropped_frac", "records that do not fit the contract"),
-            frac("label_noise_frac", "labels estimated to be wrong"),
         ),
     ),
     Group(
@@ -142,7 +141,7 @@ MODEL_GROUPS: Final = (
         facts=(
             refers("terminal", Kind.TERMINAL, "its host"),
             word("model", "its name"),
-            word("task", "what it does"),
+            word("task", "what it does with texts, `tensors` where it takes none"),
             flag("model_accessible", "some policy of its provider lets somebody ask it"),
         ),
     ),
@@ -172,7 +171,7 @@ MODEL_GROUPS: Final = (
     Group(
         name="model_field",
         kind=Kind.MODEL_FIELD,
-        number=33,
+        number=36,
         age_most_s=30 * DAY_S,
         source=Source.OVERSEER,
         meaning="how good a model is in a field",
@@ -180,7 +179,6 @@ MODEL_GROUPS: Final = (
             refers("model", Kind.MODEL, "whose"),
             word("field", "which field"),
             frac("field_accuracy", "measured by a verification unit"),
-            number("field_evaluated_records", "1", 1e12, "on so many records"),
         ),
     ),
     Group(
@@ -227,7 +225,7 @@ MODEL_GROUPS: Final = (
     Group(
         name="link_state",
         kind=Kind.LINK,
-        number=51,
+        number=52,
         age_most_s=60.0,
         source=Source.OVERSEER,
         meaning="how it does, measured",
@@ -235,7 +233,6 @@ MODEL_GROUPS: Final = (
             number("link_round_trip_s", "s", 600.0, "round trip"),
             number("link_bytes_per_s", "bytes/s", 1e13, "bandwidth"),
             frac("link_loss_frac", "share of messages lost"),
-            frac("link_used_frac", "share of its bandwidth in use"),
         ),
     ),
 )

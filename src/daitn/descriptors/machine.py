@@ -30,6 +30,8 @@ class Battery(msgspec.Struct, frozen=True, kw_only=True):
     charging: bool
     left_s: Amount | None = None
     """Until they are empty at the present draw; None: unknown, or charging."""
+    draw_watts: Amount | None = None
+    """What they give now; None: unknown, or charging."""
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):

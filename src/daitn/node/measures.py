@@ -124,7 +124,7 @@ def runnable_frac() -> float:
 def energy(root: Path = ROOT) -> tuple[EnergySource, Battery | None]:
     """Where the power comes from, and the batteries together; unknown where the system lists no supply."""
     mains: list[bool] = []
-    now = full = draw = 0.0
+    now = full = draw = watts = 0.0
     charging = False
     for supply in sorted((root / "sys/class/power_supply").glob("*")):
         kind = _text(supply / "type")
@@ -137,13 +137,17 @@ def energy(root: Path = ROOT) -> tuple[EnergySource, Battery | None]:
                     left := _number(supply / f"{unit}_now")
                 ) is not None:
                     now, full = now + left, full + there
-                    draw += abs(_number(supply / rate) or 0)
+                    drawn = abs(_number(supply / rate) or 0)
+                    draw += drawn
+                    # In microwatts, or microamperes times microvolts.
+                    watts += drawn / 1e6 if unit == "energy" else drawn * (_number(supply / "voltage_now") or 0) / 1e12
                     break
             charging = charging or _text(supply / "status") in ("Charging", "Full")
     battery = None
     if full > 0:
         left_s = 3600.0 * now / draw if draw > 0 and not charging else None
-        battery = Battery(charge_frac=min(1.0, now / full), charging=charging, left_s=left_s)
+        drawn_watts = watts if watts > 0 and not charging else None
+        battery = Battery(charge_frac=min(1.0, now / full), charging=charging, left_s=left_s, draw_watts=drawn_watts)
     if any(mains) or charging:
         return EnergySource.MAINS, battery
     if battery is not None:

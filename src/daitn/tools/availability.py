@@ -64,6 +64,14 @@ def forecast_span(known: UpTime, access: Access, now_s: float, seconds: float) -
     return planned * (mean if rate > 0 else now)
 
 
+def share_up(known: UpTime, access: Access, now_s: float) -> float | None:
+    """Share of the time observed until now in which the node was there, the newest counting most; absences that its
+    access plans left out. None where no time has passed yet."""
+    seen = observe(known, known.is_up, now_s, access)
+    total_s = seen.up_s + seen.down_s
+    return seen.up_s / total_s if total_s > 0 else None
+
+
 def through_at(access: Access, now_s: float, transfer_bytes: float, bytes_per_s: float) -> float:
     """When a transfer begun now would be through, at that rate or the access's own limit, over its windows."""
     rate = min(bytes_per_s, access.bytes_per_s) if access.bytes_per_s > 0 else bytes_per_s

@@ -61,7 +61,7 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
     identity |= {fact: role in descriptor.roles for fact, role in _ROLES.items()}
     compute = descriptor.compute
     if compute is not None:
-        identity |= {"accelerator": ", ".join(compute.accelerators) or None}
+        identity |= {"accelerator": ", ".join(compute.accelerators) or None, "processor": compute.processor or None}
     stamps = _Stamps(generated_ns=generated_ns, received_ns=received_ns)
     terminals.note(row, "identity", identity, source=CENTER_SOURCE, **stamps)
     if compute is not None:
@@ -76,6 +76,9 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
         }
         terminals.note(row, "capacity", believed(Kind.TERMINAL, capacity), source=owner, **stamps)
         intake.bound_claims(row)
+    if compute is not None and (watts := compute.tariff.watts):
+        power: dict[str, Value] = {"flops_per_joule": float(terminals.value(row, "flops") or 0.0) / watts}
+        terminals.note(row, "power", believed(Kind.TERMINAL, power), source=CENTER_SOURCE, **stamps)
     priced = compute or descriptor.host
     if priced is not None and priced.tariff.price_per_hour is not None:
         price: dict[str, Value] = {

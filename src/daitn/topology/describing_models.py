@@ -61,7 +61,9 @@ def describe_models(
         row = table.add(thing, owner)
         intake.sources.things[owner] += len(table) - known
         stamps = _Stamps(source=CENTER_SOURCE, generated_ns=now_ns, received_ns=now_ns)
-        table.note(row, "model_identity", {"terminal": terminal, "model": name, "model_accessible": True}, **stamps)
+        identity: dict[str, Value] = {"terminal": terminal, "model": name, "model_accessible": True}
+        identity["task"] = ", ".join(replica.tasks) or "tensors"
+        table.note(row, "model_identity", identity, **stamps)
         if not _reported(intake, row):
             table.note(row, "model_state", believed(Kind.MODEL, _state(replica)), **stamps)
         if "accuracy" in quality:

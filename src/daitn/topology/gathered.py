@@ -18,7 +18,7 @@ from daitn.descriptors.availability import UpTime
 from daitn.descriptors.links import LinkShown, LinkState
 from daitn.descriptors.machine import Hardware, WorkProcess
 from daitn.descriptors.places import Place, RoundTrip, estimate_s
-from daitn.tools.availability import forecast, forecast_span
+from daitn.tools.availability import forecast, forecast_span, share_up
 from daitn.tools.communication import link_class
 from daitn.wire.topology_tools import TerminalGathered
 
@@ -96,6 +96,11 @@ class GatheredFacts:
         """Share of the next seconds for which a terminal can be counted on."""
         now_s = now_ns / NS_PER_S
         return forecast_span(self._up_time(node, now_s), access, now_s, seconds)
+
+    def reachable_frac(self, node: NodeId, access: Access, now_ns: int) -> float | None:
+        """Share of the last days in which a terminal answered; None where it was not watched yet."""
+        seen = self.node(node).up_time
+        return None if seen is None else share_up(seen, access, now_ns / NS_PER_S)
 
     def links(self, access: dict[NodeId, Access], reachable: Iterable[NodeId], now_ns: int) -> tuple[LinkShown, ...]:
         """The book of links as the topology has it. `access`: of each node on the map; `reachable`: who is there."""

@@ -39,6 +39,7 @@ from daitn.topology.node_facts import DEFAULT_BYTES_PER_S, NodeFacts
 from daitn.topology.paces import VisitPace
 from daitn.topology.taking import CENTER_SOURCE
 from daitn.topology.trust import EvidenceFound, TrustBook
+from daitn.wire.topology_tools import TerminalGathered
 
 __all__ = [
     "CONSENT_AGE_S", "DEFAULT_BYTES_PER_S", "EvidenceFound", "KnowledgeMap", "NodeDescribed", "NodeFacts",
@@ -121,7 +122,7 @@ class KnowledgeMap:
         known.window_ends_ns = 0
         known.set_confirmed(now_ns)
         known.set_reachable(True, now_ns)
-        known.set_trust(self.trust_book.score(descriptor.node, now_ns), now_ns)
+        self._weigh(known, now_ns)
         known.set_accessible(any(data.policy.owners for data in descriptor.data) or descriptor.compute is not None)
         self.version += 1
 
@@ -149,11 +150,11 @@ class KnowledgeMap:
         for node in intake.sources.nodes():
             if node not in self._nodes and node != CENTER:
                 forget_node(intake, node)
-        for node, known in self._nodes.items():
+        for known in self._nodes.values():
             row = describe_node(intake, known.descriptor, 0, 0)
             known.rebind(self.facts[Kind.TERMINAL], row)
             known.set_reachable(False, 0)
-            known.set_trust(self.trust_book.score(node, now_ns), now_ns)
+            self._weigh(known, now_ns)
         self.intake.bounded.clear()  # they were told when they were made
         self.facts.restarted(now_ns)
         intake.unsynced = {index: 0 for index in range(1, len(intake.sources)) if intake.sources.incarnation[index]}
@@ -259,7 +260,7 @@ class KnowledgeMap:
             return None
         evidence = self.trust_book.found(node, kind, now_ns, share=share, why=why)
         self.version += evidence is not None
-        self._nodes[node].set_trust(self.trust_book.score(node, now_ns), now_ns)
+        self._weigh(self._nodes[node], now_ns)
         return evidence
 
     def rest(self, node: NodeId, until_ns: int) -> None:
@@ -273,11 +274,41 @@ class KnowledgeMap:
         """The table that a group of facts is kept in."""
         return self.facts[group_named(group).kind]
 
-    def measured_round_trip(self, node: NodeId, seconds: float, deviation_s: float, now_ns: int) -> None:
-        """A round trip to this node took so long, give or take."""
+    def measured_round_trip(
+        self, node: NodeId, seconds: float, spread_s: float, now_ns: int, *, loss_frac: float = 0.0
+    ) -> None:
+        """A round trip to this node took so long, give or take, and that share of them was lost."""
         known = self._nodes.get(node)
         if known is not None and 0 <= seconds <= ROUND_TRIP_MOST_S:
-            known.set_round_trip_s(seconds, deviation_s, now_ns)
+            known.set_round_trip_s(seconds, spread_s, loss_frac, now_ns)
+
+    def take_gathered(self, message: TerminalGathered, now_ns: int) -> None:
+        """The tools' services know this of a node: kept whole beside the columns, and in them what can be asked for."""
+        self.gathered.take(message, now_ns)
+        known = self._nodes.get(message.node)
+        if known is None:
+            return
+        if message.place is not None and message.place.error_frac < 1:
+            known.set_place(message.place, now_ns)
+        if message.machine is not None:
+            known.set_power(message.machine, now_ns)
+        if message.up_time is not None:
+            self._count_presence(known, now_ns)
+
+    def count_presence(self, now_ns: int) -> None:
+        """Say of every node in which share of the last days it answered; of those that do not, too. O(nodes)."""
+        for known in self._nodes.values():
+            self._count_presence(known, now_ns)
+
+    def _count_presence(self, known: NodeFacts, now_ns: int) -> None:
+        access = known.descriptor.access
+        if (share := self.gathered.reachable_frac(known.descriptor.node, access, now_ns)) is not None:
+            known.set_reachable_frac(share)
+
+    def _weigh(self, known: NodeFacts, now_ns: int) -> None:
+        """How far a node is trusted now, into the columns."""
+        node = known.descriptor.node
+        known.set_trust(self.trust_book.score(node, now_ns), self.trust_book.evidence(node, now_ns), now_ns)
 
     def measured_link(
         self,

@@ -10,13 +10,23 @@ from collections.abc import Mapping
 from typing import Final
 
 from daitn.base.units import NS_PER_S, ns_to_seconds
+from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.machine import EnergySource, Hardware
+from daitn.descriptors.places import Place
 from daitn.descriptors.terminals import NodeDescriptor
 from daitn.topology.columns import FactTable, Value
+from daitn.topology.describing import believed
 from daitn.topology.paces import Paces
 from daitn.topology.taking import CENTER_SOURCE
 
 DEFAULT_BYTES_PER_S: Final = 50e6
 """Assumed rate to a node nothing was moved to yet; half of what a 1 Gbit/s link gives."""
+
+AXES: Final = ("x", "y", "z", "height")
+"""Of a place."""
+
+EVIDENCE_MOST: Final = 1e6
+"""More is not told apart; the registry refuses it."""
 
 
 class NodeFacts:
@@ -122,17 +132,38 @@ class NodeFacts:
         """Some policy of its lets somebody use it; and it is shown, since it described itself."""
         self._note("reach", {"accessible": accessible, "visible": True}, self.spoke_ns, self.spoke_ns)
 
-    def set_trust(self, trust: float, now_ns: int) -> None:
-        """How far it is trusted now, as `topology.trust` has it."""
-        self._note("trust", {"trust": trust}, now_ns, now_ns)
+    def set_trust(self, trust: float, evidence: float, now_ns: int) -> None:
+        """How far it is trusted now and by how much evidence, as `topology.trust` has it."""
+        self._note("trust", {"trust": trust, "trust_evidence": min(evidence, EVIDENCE_MOST)}, now_ns, now_ns)
+
+    def set_reachable_frac(self, share: float) -> None:
+        """Share of the last days in which it answered."""
+        self._note("reach", {"reachable_frac": share}, self.spoke_ns, self.spoke_ns)
+
+    def set_place(self, place: Place, now_ns: int) -> None:
+        """Its network coordinates, as the location service has them."""
+        values: dict[str, Value] = {f"position_{axis}_s": getattr(place, f"{axis}_s") for axis in AXES}
+        self._note("place", values, now_ns, now_ns)
+
+    def set_power(self, machine: Hardware, now_ns: int) -> None:
+        """What its machine runs on, as the compute service has it: what the system does not say is not known."""
+        source, battery = machine.energy, machine.battery
+        on_mains = 1.0 if source is EnergySource.MAINS else None
+        values: dict[str, Value] = {
+            "energy_source": None if source is EnergySource.UNKNOWN else source.value,
+            "battery_frac": on_mains if battery is None else battery.charge_frac,
+            "power_watts": None if battery is None else battery.draw_watts,
+        }
+        self._note("power", believed(Kind.TERMINAL, values), now_ns, now_ns)
 
     def set_bytes_per_s(self, bytes_per_s: float, now_ns: int) -> None:
         """A transfer reached this, in the running mean."""
         self._note("path", {"bytes_per_s": bytes_per_s}, now_ns, now_ns)
 
-    def set_round_trip_s(self, seconds: float, deviation_s: float, now_ns: int) -> None:
-        """A round trip took so long."""
-        self._note("path", {"round_trip_s": seconds}, now_ns, now_ns, {"round_trip_s": deviation_s})
+    def set_round_trip_s(self, seconds: float, spread_s: float, loss_frac: float, now_ns: int) -> None:
+        """A round trip took so long; so far apart are its quartiles, and so many were lost."""
+        values: dict[str, Value] = {"round_trip_s": seconds, "jitter_s": spread_s, "loss_frac": loss_frac}
+        self._note("path", values, now_ns, now_ns, {"round_trip_s": spread_s})
 
     def set_measured(self, values: Mapping[str, Value], now_ns: int) -> None:
         """Visits measured this of its compute: facts of the group `measured`."""

@@ -129,6 +129,11 @@ class TrustBook:
         good, bad = account.faded(now_ns) if account is not None else (0.0, 0.0)
         return (PRIOR_GOOD + good) / (PRIOR_GOOD + PRIOR_BAD + good + bad)
 
+    def evidence(self, node: NodeId, now_ns: int) -> float:
+        """Weight of what was seen of a node, good and bad, as it counts now; 0 where its score is the newcomer's."""
+        account = self._accounts.get(node)
+        return sum(account.faded(now_ns)) if account is not None else 0.0
+
     def changes(self, node: NodeId) -> tuple[TrustChange, ...]:
         """The latest changes of a score, oldest first."""
         account = self._accounts.get(node)

@@ -22,12 +22,12 @@ PAIRS_AT_ONCE: Final = 4_000_000
 Numbers = NDArray[np.float64]
 
 
-def positions(reading: Reading, terminals: NDArray[np.intp]) -> tuple[Numbers, Numbers, Numbers]:
-    """Coordinates and height of terminals, in seconds; NaN where not known: three times (A,)."""
+def positions(reading: Reading, terminals: NDArray[np.intp]) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Three coordinates and height of terminals, in seconds; NaN where not known: four times (A,)."""
     table = reading.book[Kind.TERMINAL]
-    names = ("position_x_s", "position_y_s", "position_height_s")
-    x, y, height = (np.asarray(table.column(name)[terminals], np.float64) for name in names)
-    return x, y, height
+    names = ("position_x_s", "position_y_s", "position_z_s", "position_height_s")
+    x, y, z, height = (np.asarray(table.column(name)[terminals], np.float64) for name in names)
+    return x, y, z, height
 
 
 def terminals_of(reading: Reading, kind: Kind, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -50,17 +50,17 @@ def distances_to(reading: Reading, kind: Kind, rows: NDArray[np.intp], target: i
         measured[links.column("to_terminal")[from_there][order]] = trips[order]
         measured[target] = 0.0
         return np.where(missing, np.nan, measured[at])
-    x, y, height = positions(reading, np.asarray([target], np.intp))
-    own_x, own_y, own_height = positions(reading, at)
-    apart = np.hypot(own_x - x, own_y - y) + own_height + height
+    x, y, z, height = positions(reading, np.asarray([target], np.intp))
+    own_x, own_y, own_z, own_height = positions(reading, at)
+    apart = np.hypot(np.hypot(own_x - x, own_y - y), own_z - z) + own_height + height
     return np.where(missing, np.nan, np.where(at == target, 0.0, apart))
 
 
 def near_any(reading: Reading, kind: Kind, rows: Rows, targets: NDArray[np.intp], most_s: float) -> NDArray[np.bool_]:
     """Which things have one of the targets within a round trip: (A,).
 
-    Targets are kept in square cells as wide as the round trip, so that only those of nine cells are compared; things
-    that have found one are not looked at again. Cost: O(A + pairs in neighbouring cells).
+    Targets are kept in square cells of the first two coordinates, as wide as the round trip, so that only those of nine
+    cells are compared; things that have found one are not looked at again. Cost: O(A + pairs in neighbouring cells).
     """
     asked = np.arange(reading.book[kind].high, dtype=np.intp) if rows is None else rows
     at, missing = terminals_of(reading, kind, asked)
@@ -70,25 +70,25 @@ def near_any(reading: Reading, kind: Kind, rows: Rows, targets: NDArray[np.intp]
     is_target = np.zeros(reading.book[Kind.TERMINAL].high, np.bool_)
     is_target[targets] = True
     found |= is_target[at] & ~missing
-    x, y, height = positions(reading, targets)
-    placed = ~(np.isnan(x) | np.isnan(y) | np.isnan(height)) & (height <= most_s)
-    x, y, height = x[placed], y[placed], height[placed]
-    own_x, own_y, own_height = positions(reading, at)
-    open_rows = np.flatnonzero(~found & ~missing & ~np.isnan(own_x + own_y + own_height) & (own_height <= most_s))
+    x, y, z, height = positions(reading, targets)
+    placed = ~np.isnan(x + y + z + height) & (height <= most_s)
+    x, y, z, height = x[placed], y[placed], z[placed], height[placed]
+    own_x, own_y, own_z, own_height = positions(reading, at)
+    known = ~np.isnan(own_x + own_y + own_z + own_height)
+    open_rows = np.flatnonzero(~found & ~missing & known & (own_height <= most_s))
     if not len(x) or not len(open_rows):
         return found
     size = max(most_s, 1e-6)
     cells = _cell(x, y, size)
     order = np.lexsort((height, cells))  # the lowest of a cell first: most likely near enough
-    x, y, height, cells = x[order], y[order], height[order], cells[order]
+    x, y, z, height, cells = x[order], y[order], z[order], height[order], cells[order]
     for step_x in (0, -1, 1):
         for step_y in (0, -1, 1):
             cell = _cell(own_x[open_rows] + step_x * size, own_y[open_rows] + step_y * size, size)
             first = np.searchsorted(cells, cell, "left")
             number = np.searchsorted(cells, cell, "right") - first
-            hit = _any_near(
-                (own_x[open_rows], own_y[open_rows], most_s - own_height[open_rows]), (x, y, height), first, number
-            )
+            own = (own_x[open_rows], own_y[open_rows], own_z[open_rows], most_s - own_height[open_rows])
+            hit = _any_near(own, (x, y, z, height), first, number)
             found[open_rows[hit]] = True
             open_rows = open_rows[~hit]
     return found
@@ -99,8 +99,8 @@ def _cell(x: Numbers, y: Numbers, size: float) -> NDArray[np.int64]:
 
 
 def _any_near(
-    own: tuple[Numbers, Numbers, Numbers],
-    targets: tuple[Numbers, Numbers, Numbers],
+    own: tuple[Numbers, Numbers, Numbers, Numbers],
+    targets: tuple[Numbers, Numbers, Numbers, Numbers],
     first: NDArray[np.int64],
     number: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
@@ -112,9 +112,9 @@ def _any_near(
         width = max(1, min(width, PAIRS_AT_ONCE // len(waiting)))
         offsets = begun + np.arange(width)
         index = first[waiting, None] + np.minimum(offsets, number[waiting, None] - 1)
-        x, y, reach = (one[waiting, None] for one in own)
-        apart = np.hypot(targets[0][index] - x, targets[1][index] - y)
-        near = (apart + targets[2][index] <= reach).any(axis=1)
+        x, y, z, reach = (one[waiting, None] for one in own)
+        flat = np.hypot(targets[0][index] - x, targets[1][index] - y)
+        near = (np.hypot(flat, targets[2][index] - z) + targets[3][index] <= reach).any(axis=1)
         hit[waiting[near]] = True
         begun += width
         waiting = waiting[~near & (number[waiting] > begun)]
