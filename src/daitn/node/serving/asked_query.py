@@ -144,3 +144,8 @@ async def first_of(copies: Sequence[Copy], seconds: float | None, alarms: Alarms
             for copy in copies:
                 copy.came.call_when_done(None)
     return [copy for copy in copies if copy.came.done()]
+
+
+async def raising(error: Exception) -> Asked:
+    """What has to be run in place of what failed."""
+    raise error

@@ -40,6 +40,7 @@ from daitn.node.serving.asked_query import (
     first_of,
     is_last,
     kind_of,
+    raising,
     size_of,
     was_lost,
 )
@@ -181,9 +182,10 @@ class Asking:
         if isinstance(choice, Refused):
             self._turns.done(name, 0.0)
             return None
+        copy = self._send(query, choice)
         self._counts.asked(name, size)
         self._engine.begun()
-        return Begun(self, query, name, self._send(query, choice))
+        return Begun(self, query, name, copy)
 
     async def _in_turn(
         self,
@@ -326,8 +328,8 @@ class Asking:
         query.tried.append(choice.route.host.node)
         return Copy(choice, self._clock_ns(), self._call(choice.route.host, call, patience_s))
 
-    def _came(self, query: Query, copy: Copy) -> QueryAnswer | Refused:
-        """What came of a copy that is over."""
+    def _came(self, query: Query, copy: Copy, *, learn: bool = True) -> QueryAnswer | Refused:
+        """What came of a copy that is over. Without `learn` its answer is for `_learn` yet."""
         choice, now_ns = copy.choice, self._clock_ns()
         try:
             answer = copy.came.result()
@@ -349,7 +351,8 @@ class Asking:
             reason = QueryRefusal.LOST if answer.reason == "lost" else reason
             query.steps.append(Step(choice, reason.value))
             return Refused(reason, answer.what, 0.0 if reason is QueryRefusal.INPUT else max(0.1, answer.retry_after_s))
-        self._engine.answered(choice, (now_ns - copy.sent_ns) / 1e9, answer, now_ns)
+        if learn:
+            self._learn(copy, answer, now_ns)
         query.steps.append(Step(choice, "answered"))
         return answer
 
@@ -363,6 +366,9 @@ class Asking:
         query.steps.append(Step(choice, "overdue"))
         what = f"its time was over after {query.allowed_s:.3f} s, {waited_s:.3f} s of it at {choice.route.host.node}"
         return Refused(QueryRefusal.LOST, what, 1.0, "a later deadline")
+
+    def _learn(self, copy: Copy, answer: QueryAnswer, now_ns: int) -> None:
+        self._engine.answered(copy.choice, (now_ns - copy.sent_ns) / 1e9, answer, now_ns)
 
     def _end(self, query: Query, outcome: QueryAnswer | Refused) -> Asked:
         if isinstance(outcome, Refused):
@@ -411,30 +417,27 @@ class Begun:
         """The first host has said something."""
         if self._over:
             return
-        try:
-            ended = self._ended()
-        except Exception as error:  # noqa: BLE001  # a bug of ours is for whoever waits, not for who read the answer
-            self._over = True
-            self._go_on(_raising(error))
-            return
-        if isinstance(ended, Asked):
-            self._told(ended)
-        else:
-            self._go_on(self._rest(None, ended))
-
-    def _ended(self) -> Asked | Refused:
-        """How the query ended; a refusal where another host is to be asked."""
         if self._alarm is not None:
             Alarms.off(self._alarm)
-        asking, query = self._asking, self._query
-        outcome = asking._came(query, self._copy)
-        if isinstance(outcome, Refused) and not is_last(query, outcome):
-            return outcome
-        self._over = True
-        asked = asking._end(query, outcome)
-        self._leave(asked.took_s)
-        asking._note(query, self._name, asked)
-        return asked
+        asking, query, now_ns = self._asking, self._query, self._asking._clock_ns()
+        try:
+            outcome = asking._came(query, self._copy, learn=False)
+            if isinstance(outcome, Refused) and not is_last(query, outcome):
+                self._go_on(self._rest(None, outcome))
+                return
+            self._over = True
+            asked = asking._end(query, outcome)
+        except Exception as error:  # noqa: BLE001  # a bug of ours is for whoever waits, not for who read the answer
+            self._over = True
+            self._go_on(raising(error))
+            return
+        try:
+            self._told(asked)
+        finally:  # who asked does not wait for what is learnt of it
+            if isinstance(outcome, QueryAnswer):
+                asking._learn(self._copy, outcome, now_ns)
+            self._leave(asked.took_s)
+            asking._note(query, self._name, asked)
 
     def _late(self) -> None:
         if not self._over:
@@ -444,7 +447,3 @@ class Begun:
     async def _rest(self, copy: Copy | None, said: Refused | None) -> Asked:
         self._over = True
         return await self._asking._in_turn(self._query, self._name, copy=copy, said=said)
-
-
-async def _raising(error: Exception) -> Asked:
-    raise error

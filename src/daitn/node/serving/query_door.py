@@ -128,10 +128,13 @@ class QueryDoor:
             except Exception as error:  # noqa: BLE001  # as `_wrong` has it
                 reply = self._wrong(error)
             work.told(reply)
+            self._ways.keep(key, found)
 
         async def rest(going: Coroutine[Any, Any, Asked]) -> Reply:
             try:
-                return self._reply(key, model, headers, asked, await going)
+                found = await going
+                self._ways.keep(key, found)
+                return self._reply(key, model, headers, asked, found)
             except Exception as error:  # noqa: BLE001  # as `_wrong` has it
                 return self._wrong(error)
 
@@ -169,13 +172,13 @@ class QueryDoor:
             return await self._ask_combined(key, model, asked, session)
         rows = rows_of(asked.arrays, model.inputs)
         found = await self._asking.ask(model.model, asked.inputs, rows, asked.goal, session, key)
+        self._ways.keep(key, found)
         return self._reply(key, model, headers, asked, found)
 
     def _reply(
         self, key: str, model: ServedModel, headers: Mapping[str, str], asked: protocol.Infer, found: Asked
     ) -> Reply:
         """What a query that has ended is answered."""
-        self._ways.keep(key, found)
         told = {"x-daitn-query": found.query}
         if headers.get("x-daitn-trace"):
             told["x-daitn-trace"] = trace_header(found)
