@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from tests.builders import make_unit
 from tests.unit.test_asking import carried
 from tests.unit.test_deployment_desk import MODEL, PACKAGE, Domain, make_gate, make_host
 from tests.unit.test_query_engine import ANY, make_model, make_route
 
 from daitn.base.effects import Append, Delivered
 from daitn.base.errors import UnavailableError
-from daitn.base.ids import CENTER, NodeId
+from daitn.base.ids import CENTER, NodeId, OperatorId
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.control_center.inference.records import ReplicaTaken
+from daitn.control_center.inference.refereeing import REFEREE_S
 from daitn.control_center.node_records import NodeRecorded
 from daitn.decision.answers_compared import Pair, odd_hosts
 from daitn.descriptors.live import HostsCompared, ModelOutcomes
+from daitn.descriptors.serving import EngineKind, HostDescriptor, QueryGoal, Replica, ReplicaPhase
+from daitn.descriptors.terminals import NodeDescriptor
 from daitn.node.serving import comparing
 from daitn.node.serving.asking import Asking
 from daitn.serving.closeness import answers_alike
+from daitn.serving.sealing import HostSecret, seal_query
 from daitn.serving.tensors import tensor_of, tensors_of
-from daitn.wire.center_serving import OutcomesTold
+from daitn.wire.center_serving import ModelsServed, OutcomesTold
 from daitn.wire.queries import QueryAnswer, QueryCall
 
 INPUTS = (tensor_of("x", np.zeros((1, 2), np.float32)),)
@@ -109,12 +115,12 @@ class Gate:
             raise UnavailableError("gone")
         return WRONG if host in self.wrong else RIGHT
 
-    def ask(self, times: int) -> dict[tuple[str, str], tuple[int, int]]:
+    def ask(self, times: int, goal: QueryGoal = ANY) -> dict[tuple[str, str], tuple[int, int]]:
         """Ask so often; the counts that came of it."""
 
         async def story() -> None:
             for _ in range(times):
-                await self.asking.ask("sides", INPUTS, 1, ANY)
+                await self.asking.ask("sides", INPUTS, 1, goal)
             for _ in range(20):
                 await asyncio.sleep(0)
 
@@ -162,8 +168,11 @@ GATE = make_gate(9, "north")
 class Served:
     """A model on some hosts, and a gateway that compares them."""
 
-    def __init__(self, replicas: int, hosts: int) -> None:
-        self.domain = Domain(*(make_host(number) for number in range(1, hosts + 1)), GATE)
+    def __init__(self, replicas: int, hosts: int, *units: NodeDescriptor) -> None:
+        self.domain = Domain(*(make_host(number) for number in range(1, hosts + 1)), GATE, *units)
+        for unit in units:
+            if unit.host is not None:
+                self.domain.do(Delivered(sender=unit.node, message=ModelsServed(sequence=0, replicas=())))
         self.domain.deploy(f"= {replicas} replicas")
         self.serve()
         self.tell()
@@ -237,3 +246,136 @@ def test_pair_of_one_host_with_itself_or_of_hosts_that_left_says_nothing() -> No
     assert served.tell(compared(one, one, 0, 99), compared(one, other, 9, 0)) == []
     assert served.tell(compared(one, other, 9, 0), compared(gone, one, 0, 9), compared(gone, other, 0, 9)) == []
     assert served.placed == [one, other]
+
+
+# --- a verification unit tells --------------------------------------------------------------------------------------
+
+
+def referee(number: int, operator: str, memory_bytes: int = 250, **changes: Any) -> NodeDescriptor:
+    """A unit that can have models loaded."""
+    host = HostDescriptor(engines=(EngineKind.TORCH_GRAPH,), memory_bytes=memory_bytes)
+    return make_unit(NodeId(f"n{number:04d}"), operator=OperatorId(operator), host=host, **changes)
+
+
+UNIT = NodeId("n0050")
+
+
+def orders(served: Served, node: NodeId) -> list[str]:
+    told = served.domain.told.get(node)
+    return [] if told is None else [order.model for order in told.orders]
+
+
+def test_where_two_hosts_differ_a_unit_of_a_third_operator_computes_too_and_tells_which_is_wrong() -> None:
+    served = Served(2, 2, referee(50, "audit"))
+    good, odd = served.placed
+    deployment = served.domain.center.inference.deployment
+    assert orders(served, UNIT) == []
+
+    (alarm,) = served.tell(compared(good, odd, 0, 4))
+    assert "computes queries that are compared again, to tell" in alarm
+    assert orders(served, UNIT) == [MODEL]
+    assert deployment.served()[0].referee is None, "it has not loaded it yet"
+    served.serve()
+    (model,) = deployment.served()
+    assert model.referee is not None
+    assert (model.referee.host.node, model.referee.operator) == (UNIT, "audit")
+    assert [route.host.node for route in model.routes] == [good, odd], "it answers no caller"
+
+    assert served.tell(compared(good, odd, 0, 4), compared(good, UNIT, 3, 0), compared(odd, UNIT, 0, 2)) == []
+    (alarm,) = served.tell(compared(good, odd, 0, 4), compared(good, UNIT, 4, 0), compared(odd, UNIT, 0, 4))
+    assert "8 of 8 queries it answered otherwise than" in alarm
+    assert served.placed == [good]
+    assert odd in deployment.models[MODEL].failed
+    assert (orders(served, UNIT), deployment.served()[0].referee) == ([], None), "it has done its work"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [referee(50, "hospital1"), referee(50, "audit", memory_bytes=50), make_unit(UNIT, operator=OperatorId("audit"))],
+    ids=["of the operator of one of them", "without the memory", "that loads no models"],
+)
+def test_unit_that_is_no_third_or_cannot_have_the_model_is_not_asked(unit: NodeDescriptor) -> None:
+    served = Served(2, 2, unit)
+    (alarm,) = served.tell(compared(*served.placed, 0, 4))
+    assert "three replicas or more, or join a verification unit of another operator" in alarm
+    assert orders(served, UNIT) == []
+
+
+def test_unit_that_differs_from_both_fails_or_takes_too_long_gives_way_to_another() -> None:
+    units = [NodeId(f"n{number:04d}") for number in (50, 51, 52)]
+    served = Served(2, 2, *(referee(50 + number, f"audit{number}") for number in range(3)))
+    one, other = served.placed
+    asked: list[NodeId] = []
+    base = (compared(one, other, 0, 4),)
+
+    def now() -> NodeId | None:
+        (unit,) = [node for node in units if orders(served, node)] or [None]  # type: ignore[list-item]
+        return unit
+
+    served.tell(*base)
+    first = now()
+    assert first is not None
+    asked.append(first)
+    served.tell(*base, compared(one, first, 0, 4), compared(other, first, 0, 4))
+    second = now()
+    assert second is not None
+    asked.append(second)
+    served.domain.serve(second, ReplicaPhase.FAILED, why="no room")
+    served.tell(*base)
+    third = now()
+    assert third is not None
+    asked.append(third)
+    assert sorted(asked) == units
+    served.domain.now_ns += int(REFEREE_S * 1e9)
+    (alarm,) = served.tell(*base)
+    assert now() is None
+    assert "three replicas or more" in alarm, "nobody is left who could tell"
+    assert served.tell(*base) == []
+    assert served.placed == [one, other]
+
+
+def test_centre_that_was_restarted_has_a_unit_let_go_of_what_it_was_to_compute() -> None:
+    served = Served(2, 2, referee(50, "audit"))
+    served.tell(compared(*served.placed, 0, 4))
+    served.serve()
+    sequence = served.domain.told[UNIT].sequence
+    served.domain.restart()
+    replica = Replica(model=MODEL, artifact=PACKAGE, phase=ReplicaPhase.SERVING)
+    served.domain.do(Delivered(sender=UNIT, message=ModelsServed(sequence=sequence, replicas=(replica,))))
+    assert orders(served, UNIT) == []
+    assert served.domain.told[UNIT].sequence > sequence
+
+
+@pytest.mark.parametrize("zone", [(), ("audit", "hosts"), ("hosts",)], ids=str)
+def test_compared_queries_are_asked_of_the_unit_too_where_their_goal_allows_it(
+    zone: tuple[str, ...],
+) -> None:
+    gate = Gate("a", "b", wrong="b")
+    (model,) = gate.engine.models.values()
+    unit = msgspec.structs.replace(make_route("unit"), operator="audit")
+    routes = tuple(msgspec.structs.replace(route, operator="hosts") for route in model.routes)
+    gate.engine.follow([msgspec.structs.replace(model, routes=routes, referee=unit)], time.monotonic_ns())
+    found = gate.ask(400, msgspec.structs.replace(ANY, zone=zone))
+    if zone == ("hosts",):
+        assert set(found) == {("a", "b")}, "whoever may not see the query does not"
+        return
+    alike = found["a", "unit"][0]
+    assert 400 / 30 <= alike <= 400 / 10, "what differs is decided soon"
+    assert found["a", "unit"][1] == found["b", "unit"][0] == found["a", "b"][0] == 0
+    assert found["b", "unit"][1] >= 4, "whoever answers first, the other is heard, too"
+
+
+def test_secret_query_is_shown_to_no_unit() -> None:
+    gate = Gate("a")
+    (model,) = gate.engine.models.values()
+    gate.engine.follow([msgspec.structs.replace(model, referee=make_route("unit"))], time.monotonic_ns())
+    query, _ = seal_query(INPUTS, 1, {NodeId("a"): HostSecret(NodeId("a")).public}, "sides", model.artifact)
+
+    async def story() -> None:
+        for _ in range(200):
+            await gate.asking.ask("sides", (), 1, ANY, secret=query)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert gate.calls == 200

@@ -86,7 +86,7 @@ class Domain:
     def _center(self) -> ControlCenter:
         def member(node: NodeId) -> Member | None:
             host = self.hosts.get(node)
-            roles = ("host", "gateway")
+            roles = ("host", "gateway", "verification")
             return None if host is None else Member(name=host.name, operator=host.operator, roles=roles)
 
         tools = CenterTools(

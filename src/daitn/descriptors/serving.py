@@ -323,6 +323,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     """Share of the second of two classes from which that one is told, as judged answers have it."""
     routes: Annotated[tuple[Route, ...], msgspec.Meta(max_length=limits.HOSTS_PER_MODEL)] = ()
+    referee: Route | None = None
+    """A verification unit that compared queries are asked of while hosts differ, where the query's goal allows it."""
 
     @property
     def is_listed(self) -> bool:

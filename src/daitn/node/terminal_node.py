@@ -52,7 +52,7 @@ from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
 from daitn.node.refusals import refused_here
 from daitn.node.sandbox.launcher import Limits, Sandbox
-from daitn.node.serving.host_offer import PIN, host_descriptor
+from daitn.node.serving.host_offer import PIN, host_descriptor, serves
 from daitn.node.serving.roles import ServingHands, open_serving
 from daitn.node.store import ChunkStore
 from daitn.node.tools_watch import LinkWatch, MachineWatch
@@ -255,7 +255,7 @@ class TerminalNode:
         sign, check = (lambda report: sign_report(report, self._signing)), self.membership.route_check()
         keeper = VisitKeeper(KeeperConfig(slots=config.slots), roles, sign, check)
         manager = ServiceManager() if Role.TOOLS in config.roles else None
-        host = ModelHost(host_descriptor(config.hosting, config.tariff)) if Role.HOST in config.roles else None
+        host = ModelHost(host_descriptor(config.hosting, config.tariff)) if serves(config.roles) else None
         gateway = Gateway() if Role.GATEWAY in config.roles else None
         return TerminalCore(keeper, Reporter(), self.membership.slot, manager, host, gateway)
 
@@ -307,7 +307,7 @@ class TerminalNode:
             verification=VerificationDescriptor(evaluations_per_job=config.evaluations_per_job, public_key=key)
             if Role.VERIFICATION in config.roles
             else None,
-            host=host_descriptor(config.hosting, config.tariff) if Role.HOST in config.roles else None,
+            host=host_descriptor(config.hosting, config.tariff) if serves(config.roles) else None,
             bases=self._known_bases,
             version=__version__,
         )

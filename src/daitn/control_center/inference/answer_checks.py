@@ -3,7 +3,8 @@
 Gateways ask a query of a second host now and then and count, for each pair of hosts, whether both answered alike
 (`node.serving.comparing`); `decision.answers_compared` says who is odd. Its replica is taken away as one that failed,
 so that another host gets it and this one does not until the model is deployed anew; its trust falls, with the reason;
-the operator is told. Where nobody can say who is wrong, both are named and nothing is done.
+the operator is told. Where nobody can say who is wrong, both are named, and a verification unit computes the model,
+too, until it can be said (`refereeing`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from daitn.control_center.alarms import CenterAlarms
 from daitn.control_center.inference.deployed import Deployed
 from daitn.control_center.inference.live_book import LiveBook
 from daitn.control_center.inference.records import ReplicaTaken
+from daitn.control_center.inference.refereeing import Refereeing
 from daitn.control_center.turn import Turn
 from daitn.decision.answers_compared import Pair, odd_hosts
 from daitn.descriptors.trust import Evidence
@@ -32,27 +34,36 @@ class AnswerChecks:
         knowledge: KnowledgeMap,
         counters: Counters,
         alarms: CenterAlarms,
+        referees: Refereeing,
     ) -> None:
+        self._referees = referees
         self._models, self._book, self._knowledge = models, book, knowledge
         self._counters, self._alarms = counters, alarms
-        self._undecided: set[tuple[ArtifactId, NodeId, NodeId]] = set()
-        """Pairs that the operator was told of."""
+        self._undecided: set[tuple[ArtifactId, NodeId, NodeId, NodeId | None]] = set()
+        """Pairs that the operator was told of, each with who was to tell which of them is wrong."""
 
     def look(self, turn: Turn) -> set[ModelName]:
-        """Take replicas from hosts that are odd; names of models that lost one."""
+        """Take replicas from hosts that are odd; names of models that lost one, or whose referee is another now."""
         changed: set[ModelName] = set()
         served = {model.artifact for model in self._models.values()}
         self._undecided = {one for one in self._undecided if one[0] in served}
+        self._referees.forget(served)
         for name, model in list(self._models.items()):
             pairs = self._book.pairs(model.artifact)
             found = odd_hosts(pairs)
+            before = model.referee
+            differ = [pair for pair in found.undecided if all(host in model.placed for host in pair)]
+            if (gone := self._referees.look(name, differ, pairs, turn.now_ns)) is not None:
+                self._book.forget_host(model.artifact, gone)
             for node, others in found.odd.items():
                 if node in model.placed:
                     self._take(turn, name, node, self._why(pairs, node, others))
                     changed.add(name)
                 self._book.forget_host(model.artifact, node)
-            for one, other in found.undecided:
-                self._tell(turn, name, model.artifact, one, other, pairs[one, other])
+            for one, other in differ:
+                self._tell(turn, name, model, one, other, pairs[one, other])
+            if model.referee != before:
+                changed.add(name)
         return changed
 
     def _take(self, turn: Turn, name: ModelName, node: NodeId, why: str) -> None:
@@ -61,14 +72,18 @@ class AnswerChecks:
         turn.record_if(self._knowledge.found(node, Evidence.HARMED, turn.now_ns, why=f"model {name}: {why}"))
         self._alarms.sound(turn, f"odd host {node} {name}"[:64], f"model {name}: {self._name(node)}: {why}")
 
-    def _tell(self, turn: Turn, name: ModelName, artifact: ArtifactId, one: NodeId, other: NodeId, pair: Pair) -> None:
-        if (artifact, one, other) in self._undecided:
+    def _tell(self, turn: Turn, name: ModelName, model: Deployed, one: NodeId, other: NodeId, pair: Pair) -> None:
+        told = (model.artifact, one, other, model.referee)
+        if told in self._undecided:
             return
-        self._undecided.add((artifact, one, other))
+        self._undecided.add(told)
+        todo = "deploy the model with three replicas or more, or join a verification unit of another operator"
+        if model.referee is not None:
+            todo = f"{self._name(model.referee)} computes queries that are compared again, to tell"
         what = (
             f"model {name}: {self._name(one)} and {self._name(other)} answered {pair.differing} of "
             f"{pair.same + pair.differing} queries unlike each other, and no larger group of hosts tells which of them "
-            "is wrong: deploy the model with three replicas or more"
+            f"is wrong: {todo}"
         )
         self._alarms.sound(turn, f"hosts {one} {other} {name}"[:64], what)
 

@@ -9,6 +9,7 @@ from daitn.control_center.inference.deployed import Deployed
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.serving import Replica, ReplicaPhase, Route, ServedModel, TensorSpec
 from daitn.topology.knowledge_map import KnowledgeMap
+from daitn.topology.node_facts import NodeFacts
 
 Observed = Mapping[NodeId, Mapping[ModelName, Replica]]
 """What each host said last."""
@@ -38,24 +39,19 @@ def served_model(
 ) -> ServedModel:
     """A model with the replicas that answer now."""
     routes: list[Route] = []
+    referee: Route | None = None
     inputs = model.needs.inputs
     outputs: tuple[TensorSpec, ...] = ()
     for node in routed(name, model, knowledge, observed, now_ns):
         facts, replica = knowledge.node(node), said_of(observed, node, name, model.artifact)
         if facts is None or replica is None:
             continue
-        offered = facts.descriptor.host
         inputs, outputs = replica.inputs, replica.outputs
-        routes.append(
-            Route(
-                host=Holder(node=node, direct=facts.descriptor.direct),
-                region=facts.descriptor.region,
-                operator=facts.descriptor.operator,
-                price_per_hour=None if offered is None else offered.tariff.price_per_hour,
-                concurrency=1 if offered is None else offered.concurrency,
-                measured=replica.measured,
-            )
-        )
+        routes.append(_route(facts, replica))
+    if model.referee is not None:
+        facts, replica = knowledge.node(model.referee), said_of(observed, model.referee, name, model.artifact)
+        if facts is not None and facts.reachable and replica is not None and replica.phase is ReplicaPhase.SERVING:
+            referee = _route(facts, replica)
     return ServedModel(
         model=name,
         artifact=model.artifact,
@@ -69,4 +65,17 @@ def served_model(
         temperature=model.temperature,
         threshold=model.threshold,
         routes=tuple(routes),
+        referee=referee,
+    )
+
+
+def _route(facts: NodeFacts, replica: Replica) -> Route:
+    offered = facts.descriptor.host
+    return Route(
+        host=Holder(node=facts.descriptor.node, direct=facts.descriptor.direct),
+        region=facts.descriptor.region,
+        operator=facts.descriptor.operator,
+        price_per_hour=None if offered is None else offered.tariff.price_per_hour,
+        concurrency=1 if offered is None else offered.concurrency,
+        measured=replica.measured,
     )

@@ -64,6 +64,14 @@ class Deployed:
         """Hosts that could not serve this package, and why; they are not asked again until it is deployed anew."""
         self.taken: deque[ReplicaTaken] = deque(maxlen=TAKEN_KEPT)
         self.replacements = 0
+        self.referee: NodeId | None = None
+        """A verification unit that computes compared queries again while hosts differ. As little durable as what is
+        counted of hosts."""
+
+    @property
+    def carriers(self) -> frozenset[NodeId]:
+        """Whoever is to have it loaded."""
+        return frozenset(self.placed) | ({self.referee} if self.referee is not None else frozenset())
 
     @property
     def staying(self) -> tuple[NodeId, ...]:

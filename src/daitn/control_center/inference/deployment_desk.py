@@ -250,6 +250,7 @@ class DeploymentDesk:
         if facts is None or facts.descriptor.host is None:
             self._counters.count("messages_for_another_role")
             return
+        self._host_sequences.setdefault(sender, 0)  # a unit that has models loaded is no host, and is told, too
         if self._offered.take(sender, told.offered):
             self.version += 1
         before = self._observed.get(sender)
@@ -377,7 +378,7 @@ class DeploymentDesk:
         return self._sequence
 
     def _order_if_new(self, turn: Turn, node: NodeId) -> None:
-        wanted = {name: model.artifact for name, model in self.models.items() if node in model.placed}
+        wanted = {name: model.artifact for name, model in self.models.items() if node in model.carriers}
         if self._ordered.get(node) != (wanted, self.gateways):
             self._ordered[node] = (wanted, self.gateways)
             self._host_sequences[node] = self._next(turn)
@@ -387,7 +388,7 @@ class DeploymentDesk:
         """Tell a host all it is to serve, under fresh grants."""
         orders = []
         for name, model in self.models.items():
-            if node not in model.placed:
+            if node not in model.carriers:
                 continue
             grant = Grant(
                 id=GrantId(f"model:{name}:{node}"),

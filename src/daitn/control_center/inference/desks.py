@@ -9,6 +9,7 @@ from daitn.control_center.config import CenterConfig, CenterTools
 from daitn.control_center.inference.answer_checks import AnswerChecks
 from daitn.control_center.inference.deployment_desk import DeploymentDesk
 from daitn.control_center.inference.gateway_desk import GatewayDesk
+from daitn.control_center.inference.refereeing import Refereeing
 from daitn.control_center.inference.retraining import Jobs
 from daitn.control_center.turn import Turn
 from daitn.topology.knowledge_map import KnowledgeMap
@@ -30,7 +31,8 @@ class InferenceDesks:
         self.deployment = DeploymentDesk(config, tools, knowledge, counters, jobs)
         self.gateways = GatewayDesk(self.deployment, knowledge, counters)
         live = self.deployment.judging.live
-        self.checks = AnswerChecks(self.deployment.models, live, knowledge, counters, alarms)
+        referees = Refereeing(self.deployment.models, knowledge, self.deployment)
+        self.checks = AnswerChecks(self.deployment.models, live, knowledge, counters, alarms, referees)
 
     def minds(self, event: Event) -> bool:
         """Whether an event is for these desks alone."""

@@ -22,17 +22,20 @@ def host_views(
     models: Mapping[ModelName, Deployed],
     besides: Collection[ModelName],
     gateways: Collection[NodeId],
+    nodes: Collection[NodeFacts] | None = None,
 ) -> list[HostView]:
-    """All hosts, with the memory they have beside models other than `besides`. O(hosts × (models + gateways))."""
+    """All hosts, or those of `nodes` that can have models loaded, with the memory they have beside models other than
+    `besides`. O(hosts × (models + gateways))."""
     views: list[HostView] = []
     carried = {node for name in besides if name in models for node in models[name].placed}
-    for facts in hosting(knowledge):
+    for facts in hosting(knowledge) if nodes is None else nodes:
         descriptor, offered = facts.descriptor, facts.descriptor.host
-        assert offered is not None
+        if offered is None:
+            continue
         promised = sum(
             model.needs.memory_bytes
             for name, model in models.items()
-            if name not in besides and descriptor.node in model.placed
+            if name not in besides and descriptor.node in model.carriers
         )
         ways = [knowledge.gathered.round_trip_s(descriptor.node, gateway) for gateway in gateways]
         views.append(

@@ -80,7 +80,7 @@ class Asking:
     ) -> None:
         self._engine, self._call, self._counters, self._clock_ns = engine, call, counters, clock_ns
         self._counts = counts or QueryCounts(lambda _: None)
-        self._comparing = Comparing(self._counts.outcomes, counters)
+        self._comparing = Comparing(self._counts.outcomes, counters, call)
         self._turns = Turns(engine.engines, standing)
         self._versions = Versions()
         self._alarms = Alarms()
@@ -213,7 +213,7 @@ class Asking:
         self._counts.ended(served, asked.took_s if isinstance(outcome, QueryAnswer) else None)
         if isinstance(outcome, QueryAnswer) and query.secret is None and self._comparing.due(served):
             first = NodeId(asked.host)
-            self._comparing.begin(served, first, outcome, self._again(query, served, first))
+            self._comparing.begin(served, first, outcome, self._again(query, served, first), query)
 
     async def _over_hosts(
         self,

@@ -6,17 +6,25 @@ Apart from `hosting`, which loads what speaks to other servers: a node that is n
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from typing import Final
 
 from daitn.base.errors import InputError
 from daitn.descriptors.serving import GRAPH_ENGINES, EngineKind, HostDescriptor
 from daitn.descriptors.tariff import Tariff
+from daitn.descriptors.terminals import Role
 from daitn.node.node_config import HostConfig
 
 PIN: Final = "model "
 """First word of the reason for which a served package stays in the store."""
 
 ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxscript")
+
+
+def serves(roles: Collection[Role]) -> bool:
+    """Whether a node of these roles can have models loaded: hosts, and verification units, which compute answers again
+    where hosts differ."""
+    return Role.HOST in roles or Role.VERIFICATION in roles
 
 
 def engines_of(config: HostConfig) -> tuple[EngineKind, ...]:

@@ -15,6 +15,7 @@ from daitn.descriptors.terminals import Role
 from daitn.node.fabric.contract import Fabric
 from daitn.node.moving import Moving
 from daitn.node.node_config import NodeConfig, NodeFolder
+from daitn.node.serving.host_offer import serves
 from daitn.node.store import ChunkStore
 
 
@@ -48,7 +49,7 @@ def open_serving(
 ) -> tuple[ServingHands, ...]:
     """Those of a host and of a gateway, where the node has the role. `folder`: where it lives."""
     hands: list[ServingHands] = []
-    if Role.HOST in config.roles:
+    if serves(config.roles):
         from daitn.node.serving.hosting import open_hosting
 
         hands.append(open_hosting(config, fabric, store, moving, folder.tls, post))
