@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 from tests.builders import START_NS, make_site
 
 from daitn.base.ids import NodeId
+from daitn.descriptors.contract import NumberColumn
+from daitn.descriptors.descriptions import Quantiles
 from daitn.descriptors.fact_kinds import Kind
+from daitn.descriptors.terminals import Dynamics
 from daitn.topology.knowledge_map import KnowledgeMap
 
 NODE = NodeId("n0001")
@@ -117,3 +122,23 @@ def test_what_is_kept_from_before_a_restart_is_confirmed_by_a_heartbeat():
 
     assert not knowledge.facts[Kind.DATA].stale("volume").any()
     assert not knowledge.facts[Kind.TERMINAL].stale("capacity").any()
+
+
+def test_dates_and_changes_of_a_data_set_can_be_asked_for():
+    site = make_site(1)
+    columns = (*site.data[0].columns, NumberColumn(name="written", unit="unix_s", low=0.0, high=2e9))
+    half = Quantiles(column="written", shares=(0.25, 0.5), values=(1e9, 1.5e9), resolution=1e7, epsilon=0.1)
+    dynamics = Dynamics(over_days=10.0, arrival_per_day=86_400.0, drift=0.5, drift_noise=0.125)
+    told = {"columns": columns, "descriptions": (half,), "dynamics": dynamics, "newest_day": "2026-05-17"}
+    knowledge = made(msgspec.structs.replace(site, data=(msgspec.structs.replace(site.data[0], **told),)))
+
+    data = knowledge.facts[Kind.DATA]
+    facts = ("newest_unix_s", "median_unix_s", "records_per_s", "drift", "drift_per_s")
+    assert [data.value(0, fact) for fact in facts] == [
+        datetime(2026, 5, 17, tzinfo=UTC).timestamp(), 1.5e9, 1.0, 0.5, pytest.approx(0.5 / 864_000)
+    ]  # fmt: skip
+    assert data.deviation("median_unix_s")[0] == pytest.approx(1e7, rel=0.2)
+    assert data.deviation("drift")[0] == pytest.approx(0.125, rel=0.2)
+
+    assert knowledge.describe(site, 9, START_NS) is not None
+    assert data.value(0, "newest_unix_s") is None  # it is not told any more

@@ -195,6 +195,9 @@ def test_preview_shows_the_bytes_and_every_count_with_its_cost(tmp_path: Path) -
     for name in DataDescriptor.__struct_fields__:
         if name != "newest_day":
             assert fields_named.get(name, name) in shown.text, name
+    assert "newest day" not in shown.text
+    dated = msgspec.structs.replace(descriptor, newest_day="2026-05-17")
+    assert "2026-05-17  (no noise; 10 groups or more" in preview(dated, release, policy).text
 
 
 def spend(ledger: PrivacyLedger, epsilon: float, day: float, budget: float = 1.0) -> EpsilonSpent | BudgetRefusal:

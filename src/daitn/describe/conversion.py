@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from daitn.describe.column_map import ColumnSource
 from daitn.describe.table import TextArray
-from daitn.descriptors.contract import CategoryColumn, ImageColumn, NumberColumn, VectorColumn
+from daitn.descriptors.contract import DATE_UNIT, CategoryColumn, ImageColumn, NumberColumn, VectorColumn
 
 Mask = NDArray[np.bool_]
 LocalValues = NDArray[Any] | Sequence[Any]
@@ -116,11 +116,35 @@ def parse_numbers(values: LocalValues, words: frozenset[str]) -> tuple[NDArray[n
     return np.where(infinite, np.nan, numbers), missing, unparsable | infinite
 
 
+def as_moments(values: LocalValues) -> LocalValues:
+    """Dates as seconds since 1970: ISO texts, dates and times of Python and numpy, without a zone taken as UTC. What is
+    none stays as it is: a number is one already, and another text is found unparsable."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iufb":
+        return values
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        seconds = values.astype("datetime64[us]").astype(np.int64) / 1e6
+        return np.where(np.isnat(values), np.nan, seconds)
+    return [_moment(value) for value in _as_list(values)]
+
+
+def _moment(value: Any) -> Any:
+    try:
+        if isinstance(value, str):
+            value = datetime.datetime.fromisoformat(value.strip())
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+            value = datetime.datetime.combine(value, datetime.time(tzinfo=datetime.UTC))
+        if isinstance(value, datetime.datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    return value
+
+
 def convert_numbers(
     values: LocalValues, column: NumberColumn, source: ColumnSource, words: frozenset[str]
 ) -> Converted:
     """float64 (B,): `value * multiply + add`, NaN where missing, unparsable or outside `low..high`."""
-    numbers, missing, unparsable = parse_numbers(values, words)
+    numbers, missing, unparsable = parse_numbers(as_moments(values) if column.unit == DATE_UNIT else values, words)
     numbers = numbers * source.multiply + source.add
     outside = np.zeros(len(numbers), dtype=bool)
     if column.low is not None:

@@ -77,7 +77,8 @@ def preview(descriptor: DataDescriptor, release: Release, policy: Policy) -> Pre
         shown = ", ".join(f"{name} {getattr(dynamics, name)}" for name in dynamics.__struct_fields__)
         lines.append(f"  dynamics      {shown}  (made of releases alone: costs nothing more)")
     if descriptor.newest_day:
-        lines.append(f"  newest day    {descriptor.newest_day}")
+        behind = f"{max(1, policy.min_count)} {unit}s or more have records of that day or later"
+        lines.append(f"  newest day    {descriptor.newest_day}  (no noise; {behind})")
     return Preview(msgspec.json.encode(descriptor), "\n".join(lines) + "\n")
 
 

@@ -81,6 +81,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What the description family says, as noisy integers."""
     faults: Quality | None = None
     """Shares of faulty rows when it was drawn: renewed with the rest, never at an append."""
+    newest_day: str = ""
+    """Of its records, where the policy let it be told (`describe.record_age`)."""
 
 
 def release_epsilon(policy: Policy) -> float:
@@ -166,6 +168,7 @@ def draw_release(
     source: Source | None = None,
     bases: Iterable[str] = (),
     shares_of_faults: Quality | None = None,
+    newest_day: str = "",
 ) -> Release:
     """Noisy counts, and the descriptions the policy asks for where `source` is given, that cost `epsilon` in all.
 
@@ -207,6 +210,7 @@ def draw_release(
         shares=shares,
         parts=parts,
         faults=shares_of_faults,
+        newest_day=newest_day,
     )
 
 
@@ -246,6 +250,7 @@ def describe_data(
         quality=release.faults or quality(report, policy),
         descriptions=descriptions(release, contract, policy),
         record_bytes=record_bytes(contract),
+        newest_day=release.newest_day if policy.newest_day else "",
         policy=summarise(policy),
     )
 

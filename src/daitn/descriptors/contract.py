@@ -11,7 +11,8 @@ Array legend: B records in a batch; a shape here never names the batch dimension
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
 
 import msgspec
 from blake3 import blake3
@@ -31,6 +32,10 @@ class NumberColumn(msgspec.Struct, frozen=True, kw_only=True, tag="number"):
     unit: str = ""
     low: float | None = None
     high: float | None = None
+
+
+DATE_UNIT: Final = "unix_s"
+"""Unit of a number column that holds moments: seconds since 1970, UTC. Local dates in ISO form become such numbers."""
 
 
 class CategoryColumn(msgspec.Struct, frozen=True, kw_only=True, tag="category"):
@@ -70,6 +75,11 @@ class IdentifierColumn(msgspec.Struct, frozen=True, kw_only=True, tag="identifie
 
 
 Column = NumberColumn | CategoryColumn | TextColumn | ImageColumn | VectorColumn | IdentifierColumn
+
+
+def date_column(columns: Iterable[Column]) -> str | None:
+    """The column that says when a record was made: the first of numbers whose unit is `DATE_UNIT`."""
+    return next((one.name for one in columns if isinstance(one, NumberColumn) and one.unit == DATE_UNIT), None)
 
 
 class NumbersInput(msgspec.Struct, frozen=True, kw_only=True, tag="numbers"):

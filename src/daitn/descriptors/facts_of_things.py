@@ -6,7 +6,6 @@ from typing import Final
 
 from daitn.descriptors.fact_kinds import (
     DAY_S,
-    YEAR_S,
     Group,
     Kind,
     Source,
@@ -69,12 +68,12 @@ DATA_GROUPS: Final = (
     Group(
         name="data_age",
         kind=Kind.DATA,
-        number=23,
+        number=28,
         age_most_s=DAY_S,
         meaning="how old the records are",
         facts=(
-            moment("newest_unix_s", "when the newest record was made, to the day"),
-            number("median_age_s", "s", 1000 * YEAR_S, "half of the records are older"),
+            moment("newest_unix_s", "when the newest records were made, to the day, where the policy lets it be told"),
+            moment("median_unix_s", "half of the records were made before, by the quantiles that are published"),
         ),
     ),
     Group(

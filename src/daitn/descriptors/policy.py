@@ -58,6 +58,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is said of records beyond counts; each takes its share of the budget."""
     min_count: Annotated[int, msgspec.Meta(ge=0)] = 10
     """Counts below this are published as 0."""
+    newest_day: bool = False
+    """Whether the day of the newest records is told, without noise: one on which, or after which, records of at least
+    `min_count` groups were made. Drawn with each release."""
     records_per_group: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 8
     """Where a contract groups records (by patient, say), one group counts at most this often in published statistics:
     the noise then hides a whole group, and grows with this number."""

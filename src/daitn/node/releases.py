@@ -36,6 +36,7 @@ from daitn.describe.column_map import ColumnMap
 from daitn.describe.family.contract import VectorsOf
 from daitn.describe.ledger import BudgetRefusal, EpsilonSpent, PrivacyLedger, TrainedWith
 from daitn.describe.mechanisms import Noise, load_opendp
+from daitn.describe.record_age import newest_day
 from daitn.describe.report import FitReport
 from daitn.describe.statistics import Release
 from daitn.describe.table import MappedTable, sync
@@ -196,6 +197,7 @@ class ReleaseBook:
             source=source,
             bases=vectors,
             shares_of_faults=statistics.quality(entry.report, entry.policy),
+            newest_day=newest_day(table, entry.contract, entry.policy),
         )
         write_whole(self._path(key), msgspec.json.encode(release))
         return release

@@ -15,6 +15,8 @@ import numpy as np
 from daitn.base.ids import NodeId
 from daitn.base.units import NS_PER_S
 from daitn.descriptors.access import Access, open_frac, open_span
+from daitn.descriptors.contract import date_column
+from daitn.descriptors.descriptions import Quantiles
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import fact_named
 from daitn.descriptors.terminals import DataDescriptor, Histogram, NodeDescriptor, Role
@@ -38,6 +40,8 @@ _ROLES: Final = {
     "hosts": Role.HOST,
 }
 
+
+HALF: Final = 0.5
 
 DAY_S: Final = 86_400.0
 """Over which an access is said to be there."""
@@ -151,10 +155,35 @@ def _describe_data(
         for name in ("missing_frac", "duplicate_frac", "out_of_vocabulary_frac", "dropped_frac")
     }
     table.note(row, "quality", quality, source=owner, **stamps)
-    if data.newest_day:
-        table.note(row, "data_age", {"newest_unix_s": _day_unix_s(data.newest_day)}, source=owner, **stamps)
+    _describe_dates(table, data, row, owner, generated_ns, received_ns)
+    if (dynamics := data.dynamics) is not None:
+        drift, over_s = dynamics.drift, dynamics.over_days * DAY_S
+        changes: dict[str, Value] = {
+            "records_per_s": max(0.0, dynamics.arrival_per_day) / DAY_S,
+            "drift": drift,
+            "drift_per_s": None if drift is None else drift / over_s,
+        }
+        noises = {"records_per_s": (dynamics.arrival_std_per_day or 0.0) / DAY_S}
+        noises |= {"drift": dynamics.drift_noise, "drift_per_s": dynamics.drift_noise / over_s}
+        table.note(row, "dynamics", believed(Kind.DATA, changes), source=owner, deviations=noises, **stamps)
     _describe_bars(intake, Kind.DATA_LABEL, "label", data, row, data.labels, received_ns)
     _describe_bars(intake, Kind.DATA_FIELD, "field", data, row, data.field_counts, received_ns)
+
+
+def _describe_dates(
+    table: FactTable, data: DataDescriptor, row: int, owner: int, generated_ns: int, received_ns: int
+) -> None:
+    """When its records were made, by what is published of the column of dates."""
+    column = date_column(data.columns)
+    dates: dict[str, Value] = {"newest_unix_s": _day_unix_s(data.newest_day), "median_unix_s": None}
+    resolution_s = 0.0
+    for one in data.descriptions:
+        if isinstance(one, Quantiles) and one.column == column and HALF in one.shares[: len(one.values)]:
+            dates["median_unix_s"], resolution_s = one.values[one.shares.index(HALF)], one.resolution
+    if table.group("data_age") is not None or any(value is not None for value in dates.values()):
+        stamps = _Stamps(generated_ns=generated_ns, received_ns=received_ns)
+        doubts = {"median_unix_s": resolution_s}
+        table.note(row, "data_age", believed(Kind.DATA, dates), source=owner, deviations=doubts, **stamps)
 
 
 def _describe_bars(
@@ -191,7 +220,7 @@ def confirm_node(intake: FactIntake, descriptor: NodeDescriptor, now_ns: int) ->
     described = descriptor.data[:DATA_MOST]
     _stamp(
         book[Kind.DATA],
-        ("data_identity", "volume", "quality", "data_age"),
+        ("data_identity", "volume", "quality", "data_age", "dynamics"),
         [data.dataset for data in described],
         now_ns,
     )
