@@ -40,7 +40,7 @@ def test_load_of_a_node_reaches_the_map_and_outlives_the_centre(tmp_path: Path) 
         assert (free.value, free.unit) == (3.0, "1")
         assert free.age_s < 30
         assert wait_for(domain, "forge", "wait_s").value == 0.0
-        asked = "terminal where flops > 1000 and memory_bytes_per_s > 1MB and age_of(flops) <= 60s"
+        asked = "terminal where attached and flops > 1000 and memory_bytes_per_s > 1MB and age_of(flops) <= 60s"
         assert [row.id for row in daitn.connect(domain.operator_token()).map.ask(asked).rows] == ["n0001"]
         snapshots = list((domain.home / "center" / "map").glob("snapshot-*.map"))
         assert snapshots

@@ -560,6 +560,19 @@ def test_node_that_comes_and_goes_is_asked_after_others():
     assert visited == {"s2/records"}
 
 
+def test_node_that_says_that_its_link_falls_too_often_is_asked_after_others():
+    made = Bench(make_site(1), make_site(2), make_unit())
+    terminals = made.center.knowledge.facts[Kind.TERMINAL]
+    terminals.note(0, "attachment", {"attached": False}, source=1, generated_ns=made.now_ns, received_ns=made.now_ns)
+    made.submit()
+    made.answer_until(lambda state: state.visits >= 4)
+
+    trained = [
+        one.work.dataset for _, one in made.sent if isinstance(one, VisitOrder) and isinstance(one.work, TrainWork)
+    ]
+    assert set(trained) == {"s2/records"}
+
+
 def test_site_is_tuned_after_its_first_report_and_its_answer_is_taken():
     made = Bench(make_site(1))
     tell_price(made, NodeId("n0001"), 5.0)

@@ -27,7 +27,14 @@ from daitn.control_center.node_records import NodeRecorded
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.facts import group_named
 from daitn.descriptors.reporting import EVERY, GroupTuning, rate_step_below, step_of
-from daitn.terminal.fact_reporter import TIMER, FactReporter, FactsMeasured, ReportFacts, ThingDropped
+from daitn.terminal.fact_reporter import (
+    TIMER,
+    FactReporter,
+    FactsMeasured,
+    ReportFacts,
+    ThingDropped,
+    attachment_facts,
+)
 from daitn.topology.orchestrator import TUNE_TIMER
 from daitn.wire.topology_tools import (
     Describe,
@@ -101,6 +108,31 @@ def test_facts_reach_the_map():
     assert link.held() == 0.5
     assert link.held("wait_s") is None
     assert link.center.counters.of("facts_taken") == 1
+
+
+def test_falls_of_a_nodes_own_link_are_damped_where_they_are_seen():
+    link = Link()
+
+    def comes_back() -> int:
+        before = len(link.sent)
+        for event in attachment_facts(NODE, fell=True, now_ns=link.now_ns):
+            link.to_terminal(event)
+        link.pass_s(5)
+        return len(link.sent) - before
+
+    for event in attachment_facts(NODE, fell=False, now_ns=link.now_ns):
+        link.to_terminal(event)
+    assert link.held("attached") is True
+    told = [comes_back() for _ in range(12)]
+
+    assert (sum(told), link.held("attached")) == (1, False), "nobody hears of each fall, and one no says it all"
+    node = link.center.knowledge.node(NODE)
+    assert node is not None
+    assert not node.attached
+    for _ in range(60):
+        link.pass_s(100)
+    assert link.held("attached") is True, "it has been steady for an hour"
+    assert node.attached
 
 
 def test_change_is_told_and_the_rest_only_before_it_is_old():

@@ -100,6 +100,13 @@ def test_quiet_group_does_not_tell_facts_without_threshold_and_another_does():
         assert told(rule, read(5.0, at_s=1), at_s=1) == expected
 
 
+def test_flag_is_told_when_it_changes_however_quiet_its_group_is():
+    rule = rule_with(GroupTuning(EVERY, 1, step_of(64.0), {0: step_of(2.0)}, True))
+    told(rule, read(0.0))
+
+    assert told(rule, read(0.0, up=0.0, at_s=1), at_s=1) == [(0.0, 0.0)]
+
+
 def test_tuning_of_a_thing_counts_before_that_of_all():
     rule = rule_with(COARSE, GroupTuning("t2", 1, step_of(64.0), {0: step_of(0.25)}, True))
     told(rule, read(0.0), read(0.0, thing="t2"))

@@ -350,7 +350,9 @@ class ReportingRule:
             return
         rest = math.inf if tuning.quiet else 0.0
         steps = (tuning.moves.get(place) for place in range(len(told.shape.facts)))
-        told.moves = tuple(rest if step is None else amount_of(step) for step in steps)
+        # Yes and no are told whenever they change, which damping bounds.
+        rests = (0.0 if place in told.shape.flags else rest for place in range(len(told.shape.facts)))
+        told.moves = tuple(rest if step is None else amount_of(step) for step, rest in zip(steps, rests, strict=True))
         told.age_ns = seconds_to_ns(amount_of(tuning.age_step))
 
     def _judge(self, key: tuple[str, str], told: _Told, now_ns: int) -> None:

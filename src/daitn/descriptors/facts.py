@@ -16,7 +16,7 @@ from daitn.descriptors.fact_kinds import Fact, Group, Kind
 from daitn.descriptors.facts_of_terminals import TERMINAL_GROUPS
 from daitn.descriptors.facts_of_things import DATA_GROUPS, MODEL_GROUPS
 
-REGISTRY_VERSION: Final = 2
+REGISTRY_VERSION: Final = 3
 """Grows with every change of the registry; snapshots and reports carry it."""
 
 GROUPS: Final[tuple[Group, ...]] = (*TERMINAL_GROUPS, *DATA_GROUPS, *MODEL_GROUPS)

@@ -104,6 +104,16 @@ TERMINAL_GROUPS: Final = (
         ),
     ),
     Group(
+        name="attachment",
+        kind=Kind.TERMINAL,
+        number=17,
+        age_most_s=3600.0,
+        meaning="what it sees of its own link: falls too short for others to notice are among it",
+        facts=(
+            flag("attached", "its link to the network holds; no while it has fallen too often, until it is steady"),
+        ),
+    ),
+    Group(
         name="power",
         kind=Kind.TERMINAL,
         number=15,

@@ -59,7 +59,7 @@ from daitn.node.tools_watch import LinkWatch, MachineWatch
 from daitn.node.visit_worker import VisitWorker
 from daitn.oam.collection import Collection, prefixed
 from daitn.oam.outbox import OUTBOX_RECORDS, AlarmNoticed
-from daitn.terminal.fact_reporter import ReportFacts
+from daitn.terminal.fact_reporter import ReportFacts, attachment_facts
 from daitn.terminal.gateway import Gateway
 from daitn.terminal.model_host import ModelHost
 from daitn.terminal.reporter import DescriptorChanged, LeaveAsked, Linked, NodeLeft, Reporter
@@ -374,9 +374,14 @@ class TerminalNode:
         self._describe(runner, fabric)
 
     async def _watch_links(self, runner: CoreRunner, fabric: Fabric) -> None:
+        fell = False
         async for connected in fabric.links():
+            fell = fell or not connected
             if connected:
+                for event in attachment_facts(self.membership.slot, fell=fell, now_ns=self._clock.now_ns()):
+                    runner.post(event)
                 runner.post(Linked())
+                fell = False
 
     async def _watch_described(self, reporter: Reporter) -> None:
         while not reporter.known:

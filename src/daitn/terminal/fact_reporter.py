@@ -84,6 +84,15 @@ def measured_facts(thing: str, name: str, values: Mapping[str, float], measured_
     return FactsMeasured(kind=group.kind, thing=thing, group=name, values=told, measured_ns=measured_ns)
 
 
+def attachment_facts(node: str, *, fell: bool, now_ns: int) -> tuple[FactsMeasured, ...]:
+    """What a node says of its own link once that is up; `fell`: it was down before. There is no way to tell of a
+    fall while it lasts; once it is over it is told only where the link falls too often: damped here, at the origin."""
+    steps = (0.0, 1.0) if fell else (1.0,)
+    return tuple(
+        measured_facts(node, "attachment", {"attached": step}, now_ns + place) for place, step in enumerate(steps)
+    )
+
+
 class ThingDropped(Event, frozen=True, kw_only=True):
     """This node does not speak for that thing any more: nothing of it is told."""
 

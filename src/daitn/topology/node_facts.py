@@ -60,6 +60,11 @@ class NodeFacts:
         return self._table.value(self.row, "reachable") is True
 
     @property
+    def attached(self) -> bool:
+        """False: it says itself that its link to the network falls too often to plan with."""
+        return self._table.value(self.row, "attached") is not False
+
+    @property
     def received_ns(self) -> int:
         """When its description was last confirmed; 0 while it comes from the journal."""
         columns = self._table.group("identity")

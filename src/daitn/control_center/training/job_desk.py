@@ -185,11 +185,14 @@ class JobDesk:
         return make_training_view(self.knowledge, request, contract, asker, state.batch_s, resting, turn.now_ns)
 
     def _avoided(self, turn: Turn, node: NodeId) -> bool:
-        """Whether others are asked before this node, while there are any: it lost a visit, comes and goes, or is silent
-        for longer than it usually is. That it lost a probe says nothing of whether a goal can be reached."""
+        """Whether others are asked before this node, while there are any: it lost a visit, comes and goes (by its own
+        word, too, which knows of falls that nobody else saw), or is silent for longer than it usually is. That it lost
+        a probe says nothing of whether a goal can be reached."""
+        facts = self.knowledge.node(node)
         return (
             (self.cools(turn, node) and self.state.phase is not Phase.ASSESSING)
             or self._orchestrator.damped(node, turn.now_ns)
+            or (facts is not None and not facts.attached)
             or self._orchestrator.suspect(node, turn.now_ns)
         )
 
