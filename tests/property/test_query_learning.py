@@ -218,3 +218,15 @@ def test_batches_grow_with_use_and_end_first_at_the_gateway() -> None:
 def test_host_without_slots_is_an_error() -> None:
     with pytest.raises(InputError):
         SlotBook(0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 100), st.floats(0.0, 0.1), st.integers(0, 9999))
+def test_queries_of_one_size_are_predicted_within_what_was_seen(size: int, unit: float, seed: int) -> None:
+    state, known, rng = np.zeros(6), 0.0, np.random.default_rng(seed)
+    start_learning(state, ServicePrior(1e-4, unit, 0.3, 0.3))
+    most = 0.0
+    for _ in range(2000):
+        seen = 10 ** (rng.uniform(-6, -4) if rng.random() < 0.95 else rng.uniform(-4, -2))
+        known, most = learn(state, known, float(size), seen), max(most, seen)
+        assert predicted(state, float(size), 0.0)[0] <= most * 1.000001

@@ -122,8 +122,15 @@ def _learn(state: Any, known: float, size: float, service_s: float) -> float:
         noise = min(noise, OUTLIER * OUTLIER * state[5])
     keep = 1.0 - 1.0 / MEMORY if known >= MEMORY else 1.0
     gain = 1.0 / (keep / weight + spread)
-    state[0] = max(state[0] + pull_base * gain * error, 0.0)
-    state[1] = max(state[1] + pull_unit * gain * error, 0.0)
+    # Neither is below nothing. What one of them cannot take is the other's: otherwise queries of one size would push
+    # the mean away from what is seen, each a little further.
+    base, unit = state[0] + pull_base * gain * error, state[1] + pull_unit * gain * error
+    aimed = max(mean + spread * gain * error, 0.0)
+    if unit < 0.0:
+        base, unit = aimed, 0.0
+    elif base < 0.0:
+        base, unit = 0.0, aimed / size if size > 0.0 else unit
+    state[0], state[1] = base, unit
     most_base = 4.0 * mean * mean
     state[2] = min(max((state[2] - pull_base * pull_base * gain) / keep, 0.0), most_base)
     state[4] = min(max((state[4] - pull_unit * pull_unit * gain) / keep, 0.0), most_base)
