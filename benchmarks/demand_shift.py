@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.report import Bounds, arguments, print_report
 from benchmarks.trace_world import data
 from daitn.base.ids import ModelName, NodeId
-from daitn.control_center.inference.demand_book import DemandBook
+from daitn.control_center.inference.demand_book import Asked, DemandBook
 from daitn.control_center.inference.placing import STEP
 from daitn.decision.model_placement import START_S, DemandSeen, HostOffered, PlacementSought
 from daitn.wire.center_serving import DemandTold, QueriesOf
@@ -131,9 +131,9 @@ class Following:
         signature = tuple(round(math.log(max(one.forecast_per_s, 1e-3)) / math.log(STEP)) for one in asked)
         if signature != self._signature:
             self._signature = signature
-            self._place(now_s, [(int(one.gateway[1:]), one.forecast_per_s) for one in asked])
+            self._place(now_s, asked)
 
-    def _place(self, now_s: float, asked: list[tuple[int, float]]) -> None:
+    def _place(self, now_s: float, asked: tuple[Asked, ...]) -> None:
         hosts = tuple(
             HostOffered(
                 node=NodeId(f"h{host}"),
@@ -143,11 +143,14 @@ class Following:
                 move_s=MODEL_BYTES / BYTES_PER_S,
                 service_s=SERVICE_S,
                 serves_per_s=SERVES_PER_S,
-                path_s=tuple(float(self._world.trip_RR[host // HOSTS_EACH, region]) for region, _ in asked),
+                path_s=tuple(float(self._world.trip_RR[host // HOSTS_EACH, int(one.gateway[1:])]) for one in asked),
             )
             for host in range(REGIONS * HOSTS_EACH)
         )
-        demands = tuple(DemandSeen(region=f"r{region}", asked_per_s=rate) for region, rate in asked)
+        demands = tuple(
+            DemandSeen(region=one.region, asked_per_s=one.forecast_per_s, spread_per_s=one.spread_per_s)
+            for one in asked
+        )
         plan = PlacementSought(model=MODEL, hosts=hosts, demands=demands, least=LEAST, most=MOST).solve()
         chosen = {int(node[1:]) for node in plan.nodes}
         begun = not self.held

@@ -3,7 +3,8 @@
 `decision.placement` solves the programme; here is what its numbers mean. Everything is seconds of waiting over
 `HORIZON_S`: a query waits for its path and for the engine, a replica takes memory that others wait for, bringing a
 model to a host takes a transfer and a start. So a replica is worth having where it saves more waiting than it costs,
-and is moved only for more than the move costs.
+and is moved only for more than the move costs, and for more than counts of demand differ by chance
+(`decision.placement.sure_moves`).
 
 Demands are what gateways count, each where its gateway stands. Beside them stands a little demand in every region that
 has hosts: it spreads replicas that are wanted anyway over regions, so that the loss of one place costs one replica.
@@ -74,6 +75,8 @@ class DemandSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     region: str
     asked_per_s: float
+    spread_per_s: float = 0.0
+    """By how much counts of the same demand differ by chance (a standard deviation); 0: it is known."""
 
 
 class PlacementFound(Solution, frozen=True, kw_only=True):
@@ -106,16 +109,19 @@ class PlacementSought(Problem, frozen=True, kw_only=True):
         """One programme; some milliseconds for tens of hosts."""
         from daitn.decision.placement.placing import place
         from daitn.decision.placement.problem import PlacementProblem, Unplaceable
+        from daitn.decision.placement.sure_moves import Weighed, cost_of, loads, sure_moves
 
         if not self.hosts:
             raise UnavailableError(f"no host may carry {self.model}")
         hosts = len(self.hosts)
         wait_HD, asked_D = self._waits()
         capacity_H = np.array([max(one.serves_per_s * self.busy_frac, 1e-6) for one in self.hosts])
+        spread_D = np.array([one.spread_per_s for one in self.demands] + [0.0] * (len(asked_D) - len(self.demands)))
         most = min(self.most, hosts)
         room = float(np.sort(capacity_H)[::-1][:most].sum())
         if asked_D.sum() > 0.999 * room:
-            asked_D = asked_D * (0.999 * room / asked_D.sum())  # more than all can serve: as well as can be
+            part = 0.999 * room / asked_D.sum()  # more than all can serve: as well as can be
+            asked_D, spread_D = asked_D * part, spread_D * part
         far_HD = wait_HD > self.within_s
         # Where no host keeps the goal the nearest is still better than none.
         far_HD &= ~far_HD.all(axis=0)
@@ -136,12 +142,24 @@ class PlacementSought(Problem, frozen=True, kw_only=True):
             plan = place(problem._replace(unit_cost_HD=wait_HD * HORIZON_S, capacity_H=np.full(hosts, np.inf)))
         if isinstance(plan, Unplaceable):
             raise UnavailableError(f"{self.model} cannot be placed: {'; '.join(plan.reasons)}")
-        chosen = np.flatnonzero(plan.open_H)
-        carried_H = plan.share_HD @ asked_D / max(float(asked_D.sum()), 1e-12)
+        open_H, cost_s, carried_H = plan.open_H, plan.cost, plan.share_HD @ asked_D
+        if plan.changed and math.isfinite(plan.kept_cost) and spread_D.any():
+            assert problem.now_H is not None
+            assert problem.move_cost_H is not None
+            assert problem.close_cost_H is not None
+            weighed = Weighed(
+                problem.unit_cost_HD, asked_D, spread_D, problem.open_cost_H, problem.move_cost_H, problem.close_cost_H,
+                CHANGE_S, capacity_H, problem.least, most,
+            )  # fmt: skip
+            open_H = sure_moves(weighed, problem.now_H, plan.open_H)
+            if not np.array_equal(open_H, plan.open_H):
+                cost_s, carried_H = cost_of(weighed, problem.now_H, open_H), loads(weighed, open_H)
+        chosen = np.flatnonzero(open_H)
+        carried_H = carried_H / max(float(asked_D.sum()), 1e-12)
         return PlacementFound(
             model=self.model,
             nodes=tuple(self.hosts[place].node for place in chosen),
-            cost_s=plan.cost,
+            cost_s=cost_s,
             bound_s=plan.bound,
             kept_cost_s=plan.kept_cost,
             shares=tuple(float(carried_H[place]) for place in chosen),

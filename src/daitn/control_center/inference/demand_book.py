@@ -73,6 +73,11 @@ class _Series:
         """Where the trend leads, by half at most: what a beginning promises is mostly not kept."""
         return min(max(self.level + self.trend * FORECAST_S, 0.5 * self.level), 1.5 * self.level)
 
+    def spread(self) -> float:
+        """By how much a forecast of the same demand differs by chance (a standard deviation), where queries come
+        independently of each other: a level is a mean over twice `LEVEL_S`, and the trend goes up and down with it."""
+        return (1.0 + FORECAST_S / TREND_S) * math.sqrt(self.level / (2 * LEVEL_S))
+
 
 class Asked(NamedTuple):
     """What one gateway asks of a model."""
@@ -81,6 +86,8 @@ class Asked(NamedTuple):
     region: str
     asked_per_s: float
     forecast_per_s: float
+    spread_per_s: float
+    """By chance, of the forecast."""
 
 
 class DemandBook:
@@ -115,7 +122,7 @@ class DemandBook:
     def asked(self, model: ModelName, now_ns: int) -> tuple[Asked, ...]:
         """What is asked of a model now, and soon, by gateway."""
         return tuple(
-            Asked(gateway, self._regions.get(gateway, ""), series.level, series.forecast())
+            Asked(gateway, self._regions.get(gateway, ""), series.level, series.forecast(), series.spread())
             for (name, gateway), series in sorted(self._series.items())
             if name == model and now_ns - series.told_ns < SILENT_S * 1e9
         )

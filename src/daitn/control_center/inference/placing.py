@@ -2,9 +2,9 @@
 
 Part of the deployment desk (MDO, paper II-B). A programme is sought beside the turn (`decision.model_placement`) when
 anything it depends on has changed: who may carry the model, where it is, and demand by more than a step of `STEP`. So
-between two steps nothing is thought over, and within a plan the costs of moving and of changing keep it from swinging.
-A host that the plan has is ordered at once; one that it has no longer is *leaving*: it answers until others do, and is
-let go once gateways have known that for a while.
+between two steps nothing is thought over, and within a plan the costs of moving and of changing keep it from swinging,
+and so does what counts of demand differ by chance. A host that the plan has is ordered at once; one that it has no
+longer is *leaving*: it answers until others do, and is let go once gateways have known that for a while.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ class Placing:
                 self._offered(host, model, measured.get(host.node, typical), [one.gateway for one in asked])
                 for host in hosts
             ),
-            demands=tuple(DemandSeen(region=one.region, asked_per_s=one.forecast_per_s) for one in asked),
+            demands=tuple(
+                DemandSeen(region=one.region, asked_per_s=one.forecast_per_s, spread_per_s=one.spread_per_s)
+                for one in asked
+            ),
             least=model.goal.replicas_least,
             most=most,
             within_s=min((one.most_s for one in model.goal.latency), default=math.inf),
