@@ -14,16 +14,17 @@ from daitn.base.units import seconds_to_ns
 from daitn.describe.reporting import ReportingRule, registered_shape, report_bytes
 from daitn.describe.sweeping import SET_ASIDE_MOST, Sweeps
 from daitn.descriptors.plan import FactRange
-from daitn.descriptors.reporting import EVERY, GroupTuning, Reading, Tuning, amount_of, step_of
+from daitn.descriptors.reporting import ANY_MOVE, EVERY, GroupTuning, Reading, Tuning, amount_of, step_of
 from daitn.terminal.fact_reporter import merge_tuning
-from daitn.topology.thresholds import SWEEP_FRAC, SWEEP_LEAST_S, ThresholdsFound
+from daitn.topology.thresholds import SWEEP_ALONE_S, SWEEP_FRAC, SWEEP_LEAST_S, ThresholdsFound
 from daitn.topology.tuning import ReportTuner, TunerConfig
 from daitn.wire.codec import encode
 from daitn.wire.packed_facts import HEADER
 from daitn.wire.topology_tools import TuneReporting
 
 SHAPE = registered_shape("load")
-WAIT = SHAPE.facts.index("wait_s")
+WAIT, BUSY = SHAPE.facts.index("wait_s"), SHAPE.facts.index("busy_slots")
+THINGS = 40
 EVERY_S = 64.0
 COARSE = GroupTuning(EVERY, SHAPE.number, step_of(1e5), {WAIT: step_of(8.0)}, True)
 SITE = NodeId("n0001")
@@ -137,15 +138,27 @@ def test_no_more_is_set_aside_than_a_sweep_takes_and_than_may_be(rate, size, sec
 # --- how often ------------------------------------------------------------------------------------------------------
 
 
-def make_tuner(budget: float, things: int = 40) -> ReportTuner:
-    """A site whose things all wander near to the edge of a decision."""
-    tuner = ReportTuner(TunerConfig(budget_bytes_per_s=budget), registered_shape, HEADER.itemsize)
-    for second in range(30):
-        readings = tuple(load(second, f"t{thing}", 5.0 + second % 2) for thing in range(things))
-        tuner.take(SITE, readings, wire_bytes=report_bytes(readings))
-    edges = tuple(FactRange(thing=f"t{thing}", fact="wait_s", high=7.0) for thing in range(things))
-    tuner.hold("requests", edges)
+def make_tuner(budget: float, step_s: float = 1.0) -> ReportTuner:
+    """A site whose things all wander near to the edge of a decision; `step_s`: between two moves of each."""
+    tuner = make_fresh(budget)
+    wander(tuner, range(30), step_s)
     return tuner
+
+
+def make_fresh(budget: float) -> ReportTuner:
+    """It knows nothing yet."""
+    return ReportTuner(TunerConfig(budget_bytes_per_s=budget), registered_shape, HEADER.itemsize)
+
+
+def wander(tuner: ReportTuner, steps: range, step_s: float = 1.0) -> None:
+    """All things move from step to step, and a decision is near to the edge of each."""
+    for step in steps:
+        readings = tuple(
+            load(step_s * step, f"t{thing}", 5.0 + step % 2, busy_slots=float(step % 2)) for thing in range(THINGS)
+        )
+        tuner.take(SITE, readings, wire_bytes=report_bytes(readings))
+    edges = tuple(FactRange(thing=f"t{thing}", fact="wait_s", high=7.0) for thing in range(THINGS))
+    tuner.hold("requests", edges)
 
 
 def tuned(tuner: ReportTuner, at_s: float) -> TuneReporting:
@@ -168,8 +181,55 @@ def test_where_bytes_are_few_they_go_to_sweeps_and_where_there_are_many_nobody_s
     assert large.swept == {}
 
 
+def test_where_sweeps_are_rare_they_are_all_there_is_and_things_are_told_alike():
+    message = tuned(make_tuner(1.5), 60)
+
+    assert amount_of(message.sweep_step) > SWEEP_ALONE_S
+    (group,) = message.groups
+    assert (group.thing, group.quiet) == (EVERY, True)
+    # What never moved is told when it does; the wait, which moves each second, only in sweeps, and what nobody needs
+    # only for its age.
+    moving = {WAIT, BUSY}
+    assert group.moves == {place: ANY_MOVE for place in range(len(SHAPE.facts)) if place not in moving}
+    assert message.swept == {SHAPE.number: 1 << WAIT}
+
+
+def test_where_sweeps_are_rare_what_moves_more_seldom_is_told_at_once():
+    tuner = make_tuner(1.5, step_s=1000)
+    message = tuned(tuner, 30_000)
+
+    assert amount_of(message.sweep_step) > SWEEP_ALONE_S
+    assert not any(group.quiet for group in message.groups)
+
+
+def test_what_was_left_to_sweeps_stays_so_though_sweeps_show_few_of_its_moves():
+    tuner = make_tuner(1.5)
+    first = tuned(tuner, 60)
+    tuner.answered(SITE, first.number)
+    readings = tuple(load(1e5, f"t{thing}", 5.0) for thing in range(40))
+    tuner.take(SITE, readings, wire_bytes=report_bytes(readings))
+
+    found = tuner.seek(at(1e5)).solve()
+
+    assert isinstance(found, ThresholdsFound)
+    assert found.wanted[SITE].changes == ()
+
+
+def test_when_all_things_become_alike_one_tuning_for_all_of_them_is_told():
+    tuner = make_fresh(1.5)
+    wander(tuner, range(1))
+    first = tuned(tuner, 1)
+    assert not first.groups[0].quiet, "nothing is known of what moves"
+    tuner.answered(SITE, first.number)
+    wander(tuner, range(1, 30))
+
+    second = tuned(tuner, 60)
+
+    assert (second.back, [one.thing for one in second.groups], second.groups[0].quiet) == (0, [EVERY], True)
+
+
 def test_nobody_sweeps_where_nothing_rests_on_what_moves():
-    fresh = ReportTuner(TunerConfig(budget_bytes_per_s=100.0), registered_shape, HEADER.itemsize)
+    fresh = make_fresh(100.0)
     fresh.take(SITE, (load(0, "t0", 1.0),), wire_bytes=62)
 
     assert tuned(fresh, 60).swept == {}

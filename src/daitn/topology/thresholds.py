@@ -44,6 +44,10 @@ SWEEP_LEAST_S: Final = 120.0
 """Where there are bytes to sweep more often than this, nobody does: thresholds spend them better then. Measured: a
 sweep each three minutes beside them made errors at 0.25 and 0.5 bytes a terminal and second greater by a tenth."""
 
+SWEEP_ALONE_S: Final = 300.0
+"""Where sweeps are no more frequent than this, they are all there is, and no fact has a threshold of its own: tunings
+that name things one by one do not reach all sites there, and what was not reached told each move of everything."""
+
 THRESHOLDS: Final = 24
 SPREADS_MOST: Final = 8.0
 """Thresholds to choose from: half octaves downwards from this many standard deviations of a fact, or from twice its
@@ -111,6 +115,8 @@ class ThresholdsSought(Problem, frozen=True, kw_only=True):
             swept, sweep_bytes = {}, {}
         for site, size in sweep_bytes.items():
             rates[site] += size / amount_of(sweep_step)
+        if swept and every_s >= SWEEP_ALONE_S:
+            return self._alike(ages, rates, sweep_step, swept)
         budget = max(0.0, self.reports_bytes_per_s - sum(rates.values())) * self.gain
         moves: dict[NodeId, dict[Key, dict[int, int | None]]] = {}
         weighed = _all_thresholds([row for row in rows if row.fact.margins], budget)
@@ -125,6 +131,47 @@ class ThresholdsSought(Problem, frozen=True, kw_only=True):
             swept=swept,
         )
 
+    def _alike(
+        self, ages: Mapping[int, float], rates: Mapping[NodeId, float], sweep_step: int, swept: dict[int, int]
+    ) -> ThresholdsFound:
+        """Sweeps alone: the same said of all things, in a few bytes."""
+        hushed = self._hushed(amount_of(sweep_step))
+        moves: dict[NodeId, dict[Key, dict[int, int | None]]] = {
+            site: {
+                watched.key: {
+                    place: None if hushed.get(watched.shape.number, 0) >> place & 1 else ANY_MOVE
+                    for place in range(len(watched.facts) if hushed.get(watched.shape.number) else 0)
+                }
+                for watched in known.groups
+            }
+            for site, known in self.sites.items()
+        }
+        return ThresholdsFound(
+            wanted={site: _wanted(known, ages, moves[site], rates[site]) for site, known in self.sites.items()},
+            sweep_step=sweep_step,
+            swept=swept,
+        )
+
+    def _hushed(self, every_s: float) -> dict[int, int]:
+        """Kinds of facts that are told in sweeps or for their age only, as bits by place, by group: those that move
+        more often than there are sweeps, with half of the things at least. To tell what moves more seldom at once costs
+        no more than to sweep it. What is hushed stays so: sweeps do not show how often it moved between them."""
+        often: dict[tuple[int, int], list[float]] = {}
+        hushed_now: Counter[tuple[int, int]] = Counter()
+        for known in self.sites.values():
+            for watched in known.groups:
+                sent = known.sent.get(watched.key)
+                for place, fact in enumerate(watched.facts):
+                    kind = watched.shape.number, place
+                    moves_per_s = fact.wander / fact.jump**2 if fact.jump > 0 else 0.0
+                    often.setdefault(kind, []).append(moves_per_s * every_s)
+                    hushed_now[kind] += sent is not None and sent.quiet and place not in sent.moves
+        hushed: dict[int, int] = {}
+        for (group, place), moved in often.items():
+            if 2 * hushed_now[group, place] > len(moved) or float(np.median(moved)) >= 1.0:
+                hushed[group] = hushed.get(group, 0) | 1 << place
+        return hushed
+
     def _swept(self) -> dict[int, int]:
         """What is swept, as bits by place: kinds of facts that decisions depended on, of whichever thing. Said alike to
         all, it needs no tuning when decisions move on to other things."""
@@ -132,7 +179,7 @@ class ThresholdsSought(Problem, frozen=True, kw_only=True):
         for known in self.sites.values():
             for watched in known.groups:
                 for place, fact in enumerate(watched.facts):
-                    if fact.margins and fact.variance > 0:
+                    if fact.margins:
                         swept[watched.shape.number] = swept.get(watched.shape.number, 0) | 1 << place
         return swept
 
@@ -196,7 +243,7 @@ def _wanted(
         steps = moves.get(key, {})
         quiet = None in steps.values()
         # What never moved costs nothing by what is known, and is told when it does; where others are quiet, by name.
-        still = dict.fromkeys(range(len(watched.facts) if quiet else 0), ANY_MOVE)
+        still: dict[int, int | None] = dict.fromkeys(range(len(watched.facts) if quiet else 0), ANY_MOVE)
         named = {place: step for place, step in (still | steps).items() if step is not None}
         wanted[key] = GroupTuning(*key, step_of(ages[key[1]]), named, quiet)
         if (apart := steps_apart(known.sent.get(key), wanted[key])) >= STEPS:

@@ -64,6 +64,9 @@ NEED_SMOOTHING: Final = 0.3
 EXPECTED_FRAC: Final = 0.3
 """Weight of what the law expects a site to take against what it took: decisions move on to other sites."""
 
+ALIKE_FRAC: Final = 0.25
+"""Where no fewer of a site's groups change, all of its tuning may be the shorter thing to say, if they become alike."""
+
 GAINS_MOST: Final = 1e6
 """The correction's bounds, either way."""
 
@@ -208,7 +211,7 @@ class ReportTuner:
         wanted = {site: one for site, one in found.wanted.items() if site in self._sites}
         shares = self._share_out({site: one.bytes_per_s for site, one in wanted.items()})
         gains = {
-            site: wanted[site].gain + self._share_moved(site, shares[site]) + self._sweep_moved(site, found)
+            site: wanted[site].gain + self._moved(site, shares[site], found)
             for site in wanted
             if site in alive and shares[site] > 0
         }
@@ -228,14 +231,17 @@ class ReportTuner:
         # From the clock, so that a centre that began anew is not behind the tunings it gave before.
         number = max(known.number + 1, (self._tuned_ns or 0) // NS_PER_S)
         while True:
-            groups = {**known.sent, **{(one.thing, one.group): one for one in changed}} if full else None
-            said = tuple(changed) if groups is None else _common_first(tuple(groups.values()))
-            message = _message(said, share, self.config.window_s, 0 if full else known.number, number, sweeps)
+            said: list[tuple[tuple[GroupTuning, ...], int]] = [] if full else [(tuple(changed), known.number)]
+            if full or (len(changed) > 1 and len(changed) >= ALIKE_FRAC * len(known.sent)):
+                groups = {**known.sent, **{(one.thing, one.group): one for one in changed}}
+                said.append((_common_first(tuple(groups.values())), 0))
+            messages = [_message(one, share, self.config.window_s, since, number, sweeps) for one, since in said]
+            message = min(messages, key=lambda one: len(encode(one)))
             size = len(encode(message))
             if size <= self._allowance:
                 break
-            if not changed:
-                return None
+            if not changed or (len(changed) == 1 and not full and not self._moved(site, share, found)):
+                return None  # without a change there would be nothing to tell: the allowance is saved up
             changed = changed[: len(changed) // 2]
         self._allowance -= size
         self.tuning_bytes += size
@@ -323,6 +329,10 @@ class ReportTuner:
             free -= allowed
             shares[site] = min(targets[site], known.promised + allowed)
         return shares
+
+    def _moved(self, site: NodeId, share: float, found: ThresholdsFound) -> float:
+        """What there is to gain by a tuning without a change of thresholds."""
+        return self._share_moved(site, share) + self._sweep_moved(site, found)
 
     def _share_moved(self, site: NodeId, share: float) -> float:
         """What there is to gain by telling a site its share alone: octaves that it moved by, half of one at least."""
