@@ -1179,6 +1179,11 @@ CASES = [
         "json",
     ),
     Case(
+        "node.engines.tensor_server.decode_extensions",
+        lambda data, _: tensor_server.decode_extensions(data),
+        [b'{"name":"s","extensions":["binary_tensor_data"]}', b'{"extensions":[]}'],
+    ),
+    Case(
         "node.engines.tensor_server.decode_described",
         lambda data, _: tensor_server.decode_described(data),
         [b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}]}'],

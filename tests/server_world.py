@@ -75,6 +75,8 @@ class Server:
 
     def __init__(self) -> None:
         self.mood = ""
+        self.plain = False
+        """It takes tensors as JSON only."""
         self.address = ""
         self.closed = asyncio.Event()
         self.asked: list[Any] = []
@@ -120,6 +122,14 @@ class Server:
         rows = {"too few": rows[1:], "uneven": [{"index": 0, "embedding": [1.0]}, *rows[:-1]]}.get(self.mood, rows)
         return web.json_response({"data": rows, "usage": {"prompt_tokens": 3}})
 
+    async def about(self, _: web.Request) -> web.Response:
+        if self.mood == "says nothing":
+            return web.Response(status=404)
+        if self.mood == "says garbage":
+            return web.Response(body=b"{garbage")
+        extensions = [] if self.plain else ["binary_tensor_data"]
+        return web.json_response({"name": "small", "version": "1", "extensions": extensions})
+
     async def metadata(self, _: web.Request) -> web.Response:
         first = 1 if self.mood == "fixed" else -1
         kind = "BYTES" if self.mood == "bytes" else "FP32"
@@ -127,9 +137,14 @@ class Server:
 
     async def infer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        cut = int(request.headers["Inference-Header-Content-Length"])
-        rows = json.loads(body[:cut])["inputs"][0]["shape"][0]
-        values = (np.frombuffer(body[cut:], "<f4") * 2).tolist()
+        if self.plain or self.mood.startswith("says"):
+            (given,) = json.loads(body)["inputs"]
+            values = (np.array(given["data"], "<f4") * 2).tolist()
+        else:
+            cut = int(request.headers["Inference-Header-Content-Length"])
+            (given,) = json.loads(body[:cut])["inputs"]
+            values = (np.frombuffer(body[cut:], "<f4") * 2).tolist()
+        rows = given["shape"][0]
         if self.mood == "500":
             return web.Response(status=500)
         if self.mood == "400":
@@ -152,6 +167,7 @@ async def server(port: int = 0) -> AsyncIterator[Server]:
     app.router.add_get("/v1/models", one.models)
     app.router.add_post("/v1/chat/completions", one.text)
     app.router.add_post("/v1/embeddings", one.embed)
+    app.router.add_get("/v2", one.about)
     app.router.add_get(f"/v2/models/{DOUBLE}", one.metadata)
     app.router.add_post(f"/v2/models/{DOUBLE}/infer", one.infer)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)

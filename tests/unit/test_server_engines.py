@@ -144,6 +144,22 @@ def test_tensors_are_asked_of_a_server_and_joined_as_for_any_engine(ours: bool, 
     run(check)
 
 
+@pytest.mark.parametrize("mood", ["", "says nothing", "says garbage"])
+def test_server_that_does_not_say_that_it_takes_raw_tensors_gets_them_as_json(mood: str) -> None:
+    async def check() -> None:
+        async with server() as one:
+            one.plain, one.mood = True, mood
+            engine = await open_tensor_server(TensorServerOffer(model=DOUBLE, address=one.address))
+            rows = np.array([[0.1, -2.5], [3e-30, 4e30]], np.float32)
+            np.testing.assert_array_equal((await engine.infer({"x": rows}))["y"], rows * 2)
+            with pytest.raises(InputError, match="'x' has entries that are not finite"):
+                await engine.infer({"x": np.array([[np.nan, 1]], np.float32)})
+            assert engine.alive
+            await engine.close()
+
+    run(check)
+
+
 def test_combined_model_is_asked_at_the_door_as_any_model() -> None:
     step = Sequence(
         steps=(ModelStep(model=DOUBLE, outputs={"y": "twice"}), ModelStep(model=DOUBLE, inputs={"x": "twice"}))

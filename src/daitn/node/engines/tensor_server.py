@@ -1,11 +1,13 @@
 """Engine *inference-server*: another server behind the Open Inference Protocol v2, joined unchanged.
 
-What the model takes is what the server's metadata says; tensors go out raw (`binary_tensor_data`) and are read raw or
-as JSON, as the server likes. Batches are joined here as for any engine, up to the rows that the offer allows.
+What the model takes is what the server's metadata says; tensors go out raw where the server has the extension
+`binary_tensor_data` (Triton), and as JSON where it has not (MLServer, KServe's own); they are read as it likes.
+Batches are joined here as for any engine, up to the rows that the offer allows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -20,11 +22,16 @@ from daitn.descriptors.serving import VARIES, EngineKind, NamedTensor, TensorSpe
 from daitn.node.engines.server_calls import ServerCalls, ServerGoneError
 from daitn.serving.tensors import Arrays, array_of, arrays_of, dtype_of, tensors_of
 
+BINARY: Final = "binary_tensor_data"
 HEADER: Final = "Inference-Header-Content-Length"
 
 
 class _Described(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1, max_length=limits.TENSORS_PER_QUERY)]
+
+
+class _Server(msgspec.Struct, frozen=True, kw_only=True):
+    extensions: tuple[str, ...] = ()
 
 
 class _Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +48,7 @@ class _Answered(msgspec.Struct, frozen=True, kw_only=True):
     outputs: Annotated[tuple[_Output, ...], msgspec.Meta(min_length=1, max_length=limits.TENSORS_PER_QUERY)]
 
 
+_server: Final = msgspec.json.Decoder(_Server)
 _described: Final = msgspec.json.Decoder(_Described)
 _answered: Final = msgspec.json.Decoder(_Answered)
 
@@ -50,8 +58,10 @@ class TensorServerEngine:
 
     kind = EngineKind.TENSOR_SERVER
 
-    def __init__(self, offer: TensorServerOffer, calls: ServerCalls, inputs: tuple[TensorSpec, ...]) -> None:
-        self._calls = calls
+    def __init__(
+        self, offer: TensorServerOffer, calls: ServerCalls, inputs: tuple[TensorSpec, ...], *, binary: bool
+    ) -> None:
+        self._calls, self._binary = calls, binary
         self._path = _path(offer) + "/infer"
         self.inputs = inputs
         self.rows_most = offer.rows_most
@@ -68,22 +78,9 @@ class TensorServerEngine:
         """See `Engine.infer`."""
         if not self.alive:
             raise UnavailableError("the server was lost", todo="the host looks for it again")
-        tensors = tensors_of(batch)
-        about = [
-            {
-                "name": one.name,
-                "shape": one.shape,
-                "datatype": one.datatype,
-                "parameters": {"binary_data_size": len(one.data)},
-            }
-            for one in tensors
-        ]
-        head = msgspec.json.encode({"inputs": about, "parameters": {"binary_data_output": True}})
-        headers = {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+        body, headers = (encode_binary if self._binary else encode_plain)(tensors_of(batch))
         try:
-            async with self._calls.ask(
-                "POST", self._path, b"".join([head, *(one.data for one in tensors)]), headers
-            ) as answer:
+            async with self._calls.ask("POST", self._path, body, headers) as answer:
                 return decode_outputs(await self._calls.whole(answer), answer.headers.get(HEADER))
         except ServerGoneError:
             self.alive = False
@@ -106,10 +103,56 @@ async def open_tensor_server(offer: TensorServerOffer) -> TensorServerEngine:
     try:
         async with calls.ask("GET", _path(offer)) as answer:
             inputs = decode_described(await calls.whole(answer))
+        binary = await _is_binary(calls)
     except BaseException:
         await calls.close()
         raise
-    return TensorServerEngine(offer, calls, inputs)
+    return TensorServerEngine(offer, calls, inputs, binary=binary)
+
+
+async def _is_binary(calls: ServerCalls) -> bool:
+    """Whether the server says that it takes raw tensors; one that says nothing of itself is taken at its word."""
+    try:
+        async with calls.ask("GET", "/v2") as answer:
+            return decode_extensions(await calls.whole(answer))
+    except ServerGoneError:
+        raise
+    except (InputError, UnavailableError):
+        return False
+
+
+def decode_extensions(data: bytes) -> bool:
+    """Whether raw tensors are among what a server says that it can; no where it says nothing that can be read."""
+    try:
+        return BINARY in _server.decode(data).extensions
+    except UNDECODABLE:
+        return False
+
+
+def encode_binary(tensors: Sequence[NamedTensor]) -> tuple[bytes, dict[str, str]]:
+    """A request's body and headers, tensors raw."""
+    about = [_about(one) | {"parameters": {"binary_data_size": len(one.data)}} for one in tensors]
+    head = msgspec.json.encode({"inputs": about, "parameters": {"binary_data_output": True}})
+    body = b"".join([head, *(one.data for one in tensors)])
+    return body, {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+
+
+def encode_plain(tensors: Sequence[NamedTensor]) -> tuple[bytes, dict[str, str]]:
+    """The same as JSON, which has no word for numbers that are not finite: InputError names the tensor."""
+    about: list[dict[str, Any]] = []
+    for one in tensors:
+        array = array_of(one)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(
+                f"tensor {one.name[:80]!r} has entries that are not finite, and its server takes tensors as JSON only",
+                todo="send finite numbers",
+            )
+        about.append(_about(one) | {"data": array.reshape(-1).tolist()})
+    return msgspec.json.encode({"inputs": about}), {}
+
+
+def _about(tensor: NamedTensor) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype}
 
 
 def decode_described(data: bytes) -> tuple[TensorSpec, ...]:
