@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from tests.builders import (
     OWNER,
@@ -23,15 +24,20 @@ from daitn.base.ids import DomainId, NodeId
 from daitn.control_center.training.pacing import pace_of
 from daitn.decision.facts import Preflight
 from daitn.descriptors.fact_kinds import CLAIM_FACTOR, Kind
+from daitn.descriptors.facts import group_named
 from daitn.descriptors.privacy import PrivateSteps
 from daitn.descriptors.view import TrainingView
 from daitn.descriptors.work import TrainWork
 from daitn.topology.adapter import ViewAdapter, standings
+from daitn.topology.fact_book import FactBook
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.topology.paces import PACES, PACES_LEAST, VISIT_LEAST_S, VisitPace
+from daitn.topology.refusals import Fault
+from daitn.topology.taking import Batch, take
 from daitn.topology.views import Asker, make_training_view
 from daitn.wire.codec import decode, encode
 from daitn.wire.oam_records import Alarm
+from daitn.wire.packed_facts import record_dtype
 from daitn.wire.topology_tools import Describe
 
 LAPTOP = NodeId("n0001")
@@ -56,6 +62,28 @@ def test_laptop_that_claims_1e18_is_taken_bounded_counted_and_named():
     (alarm,) = alarms(made)
     assert LAPTOP in alarm
     assert "flops 1e+18, at most 1e+14 is believed" in alarm
+
+
+def test_honest_site_that_was_busy_is_counted_and_not_named():
+    made = Bench(laptop(2e14), make_site(2), make_unit())
+
+    assert made.center.knowledge.facts[Kind.TERMINAL].value(0, "flops") == pytest.approx(1e14)
+    assert made.center.counters.of("facts_marked", "claim-bounded") == 1
+    assert alarms(made) == []
+
+
+def test_worst_claim_of_a_batch_is_its_example():
+    table = FactBook()[Kind.TERMINAL]
+    for name in ("one", "other"):
+        table.add(name, 1)
+    group = group_named("capacity")
+    records = np.zeros(2, record_dtype(group))
+    records["sequence"], records["generated_ns"], records["flops"] = 1, START_NS, [2e14, 1e18]
+
+    taken = take(table, Batch(group, np.ones(2, np.int32), np.arange(2, dtype=np.int32), records), START_NS)
+
+    assert taken.counts == {Fault.CLAIM_BOUNDED: 2}
+    assert taken.examples[Fault.CLAIM_BOUNDED].row == 1
 
 
 def test_decisions_are_made_on_what_is_believed_of_a_claim():

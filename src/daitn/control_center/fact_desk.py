@@ -37,6 +37,10 @@ ALARM_S: Final = 600.0
 ALARMS_MOST: Final = 10_000
 """Pairs of node and fault remembered: all faults of a thousand nodes; beyond it the oldest are told anew."""
 
+ABSURD_TIMES: Final = 10.0
+"""A claim is named in an alarm from so many times what is believed of it, which is twice what was measured: visits
+beside other work have been seen at half of their site's speed. All that are cut are counted."""
+
 ASK_TIMER: Final = "facts again"
 
 
@@ -101,7 +105,7 @@ class FactDesk:
         return seen
 
     def bounded(self, turn: Turn) -> None:
-        """Claims that descriptions made, or that visits measured, were cut: each is counted and named."""
+        """Claims that descriptions made, or that visits measured, were cut: each is counted, absurd ones are named."""
         cut, self._knowledge.intake.bounded = self._knowledge.intake.bounded, []
         for example in cut:
             self.counters.count("facts_marked", Fault.CLAIM_BOUNDED.label)
@@ -188,6 +192,8 @@ class FactDesk:
         self._say(turn, sender, Fault.FORGED, f"{sender}: {why}")
 
     def _alarm(self, turn: Turn, fault: Fault, example: Example, count: int) -> None:
+        if fault is Fault.CLAIM_BOUNDED and example.value < ABSURD_TIMES * example.most:
+            return
         sources, kind = self._knowledge.intake.sources, ""
         sender = sources.node(example.source) if example.source >= 0 else NodeId("unknown")
         if example.row >= 0 and example.group:

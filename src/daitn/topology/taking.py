@@ -216,16 +216,18 @@ def _bound_claims(
                 claims.values[fact.name][rows[above]] = bound[above]
                 claims.deviations[fact.name][rows[above]] = encode_deviations(bound[above])
                 cut += int(above.sum())
-                first = int(np.argmax(above))
+                worst = int(np.argmax(np.where(above, held / np.maximum(bound, 1e-30), 0.0)))
                 if fact.name in names:
-                    example = _example(batch, int(good[first]), fact, most=float(bound[first]))
+                    example = _example(batch, int(good[worst]), fact, most=float(bound[worst]))
                 else:
-                    row = int(rows[first])
+                    row = int(rows[worst])
                     example = Example(
                         source=int(table.owners()[row]), row=row, group=claiming.name, fact=fact.name,
-                        value=float(held[first]), most=float(bound[first]),
+                        value=float(held[worst]), most=float(bound[worst]),
                     )  # fmt: skip
-                examples.setdefault(Fault.CLAIM_BOUNDED, example)
+                before = examples.get(Fault.CLAIM_BOUNDED)
+                if before is None or example.value * before.most > before.value * example.most:
+                    examples[Fault.CLAIM_BOUNDED] = example
     return cut
 
 
