@@ -19,7 +19,8 @@ from daitn.node.engines.simulated import SimulatedEngine
 from daitn.node.fabric.contract import STREAM_CREDITS
 from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.answering import Answering
-from daitn.node.serving.text_asking import Patience, Telling, TextAsking
+from daitn.node.serving.telling import Patience, Telling
+from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.text_replica import TextReplica
 from daitn.serving.text_engine import BatchMade, Ended, Said
 from daitn.wire.queries import QueryAnswer, QueryCall, QueryRefused

@@ -15,7 +15,7 @@ from daitn.base.ids import NodeId
 from daitn.control_center.inference.query_admission import QueryRefusal
 from daitn.descriptors.serving import QueryGoal
 from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask
-from daitn.node.serving.text_asking import Telling
+from daitn.node.serving.telling import Telling
 from daitn.serving.sealing import FILL_BYTES, HostSecret, Secret, seal_text
 from daitn.wire.answers import SealedPiece, TextPiece, decode_to_host, encode_frame, join_frames
 from daitn.wire.secret_queries import SealedPart, SecretPiece, SecretText, SecretTextQuery

@@ -29,7 +29,8 @@ from daitn.node.serving.piece_writer import PieceWriter
 from daitn.node.serving.quick_door import Reply
 from daitn.node.serving.replies import STATUS, refusal, response_of, told_of
 from daitn.node.serving.switching import Switching
-from daitn.node.serving.text_asking import Telling, TextAsking
+from daitn.node.serving.telling import Telling
+from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.ways import WayBook, trace_header
 
 
@@ -138,7 +139,7 @@ class OpenAiDoor:
         await self.keys.begin(key, name)
         began_s = time.monotonic()
         first, *others = await self._switching.models_for(name, asked)
-        telling = await self._asking.ask(first, asked, goal)
+        telling = await self._asking.ask(first, asked, goal, key)
         for other in others:
             if telling.refused is None or telling.refused.reason is QueryRefusal.INPUT:
                 break
@@ -146,7 +147,7 @@ class OpenAiDoor:
                 left_s = max(1e-3, goal.deadline_s - (time.monotonic() - began_s))
                 goal = msgspec.structs.replace(goal, deadline_s=left_s)
             telling.stop()
-            telling = await self._asking.ask(other, asked, goal)
+            telling = await self._asking.ask(other, asked, goal, key)
         return telling
 
     def _end(self, key: str, telling: Telling) -> None:

@@ -160,7 +160,7 @@ class SecretDoor:
         model = self._fit(name, "", asked.artifact)
         if isinstance(model, Refused):
             return model
-        telling = await self._texts.ask(model, asked, goal)
+        telling = await self._texts.ask(model, asked, goal, key)
         try:
             if telling.refused is not None:
                 return telling.refused

@@ -32,11 +32,22 @@ def alike(_: str) -> tuple[float, int]:
     return 1.0, 0
 
 
-class Turns:
-    """See the module's docstring. `engines`: how many engines answer for a model now."""
+def _batches_of(engines: int) -> int:
+    return max(LEAST, AHEAD * BATCH_ROWS * engines)
 
-    def __init__(self, engines: Callable[[ModelName], int], standing: Standing | None = None) -> None:
-        self._engines = engines
+
+class Turns:
+    """See the module's docstring. `engines`: how many engines answer for a model now; `most_of`: how many queries are
+    at hosts at most, of so many engines."""
+
+    def __init__(
+        self,
+        engines: Callable[[ModelName], int],
+        standing: Standing | None = None,
+        *,
+        most_of: Callable[[int], int] | None = None,
+    ) -> None:
+        self._engines, self._most_of = engines, most_of or _batches_of
         self._standing = standing or alike
         self._under_way: dict[ModelName, int] = {}
         self._waiting: dict[ModelName, FairQueue[asyncio.Future[None]]] = {}
@@ -95,7 +106,7 @@ class Turns:
             del self._under_way[model]
 
     def _most(self, model: ModelName) -> int:
-        return max(LEAST, AHEAD * BATCH_ROWS * self._engines(model))
+        return self._most_of(self._engines(model))
 
     def _forget(self, model: ModelName, number: int, key: str) -> None:
         queue = self._waiting.get(model)
