@@ -1251,8 +1251,8 @@ CASES = [
     ),
     Case(
         "cli.access.host_policy",
-        lambda data, _: host_policy([as_text(data)], [as_text(data)], [as_text(data)], as_text(data)),
-        [b"ab" * 32, b"ada", b"5MB"],
+        lambda data, _: host_policy([as_text(data)], [as_text(data)], [as_text(data)], "5MB"),
+        [b"ab" * 32],
     ),
     Case("cli.access.parse_engine", lambda data, _: parse_engine(as_text(data)), [b"onnx-graph", b"torch-graph"]),
     Case("cli.access.parse_listen", lambda data, _: parse_listen(as_text(data)), [b"127.0.0.1:8600", b"[::1]:0"]),
