@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.builders import START_NS, make_site, make_unit
+from tests.builders import START_NS, UNIT, make_site, make_unit
 
-from daitn.base.ids import DataSetId, NodeId
+from daitn.base.ids import ArtifactId, DataSetId, NodeId
 from daitn.descriptors.access import Access, AccessKind, Window
 from daitn.descriptors.availability import UpTime
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.machine import Battery, EnergySource, Hardware
 from daitn.descriptors.places import Place, estimate_s
 from daitn.descriptors.terminals import Role
+from daitn.descriptors.trials import Measurement
 from daitn.descriptors.trust import Evidence
+from daitn.descriptors.work import EvaluateOutcome, EvaluateWork, SampleRef
+from daitn.topology.describing_units import FIELDS_MOST
 from daitn.topology.knowledge_map import CONSENT_AGE_S, DEFAULT_BYTES_PER_S, KnowledgeMap, NodeDescribed, NodeRemoved
 from daitn.topology.questions.near import distances_to
 from daitn.topology.questions.reading import Reading
@@ -268,3 +271,41 @@ def test_way_and_evidence_are_facts():
 
     knowledge.found(NODE, Evidence.KEPT, START_NS)
     assert told_of(knowledge, "trust_evidence") == [1.0]
+
+
+def test_what_a_unit_can_test_can_be_asked_for():
+    knowledge = made(make_site(1), make_unit())
+    terminals, fields = knowledge.facts[Kind.TERMINAL], knowledge.facts[Kind.UNIT_FIELD]
+    row = knowledge.node(UNIT).row
+    assert terminals.value(row, "evaluations_left") == 100.0
+    sample = SampleRef(dataset=DataSetId("s1/records"), artifact=ArtifactId("a"), holder=NODE, records=40)
+    work = EvaluateWork(model=ArtifactId("m"), samples=(sample, sample), measurements=("accuracy", "accuracy@heart"))
+    figures = tuple(
+        Measurement(name=name, value=0.5, low=0.4, high=0.6, records=records)
+        for name, records in (("accuracy", 80), ("accuracy@heart", 25))
+    )
+    outcome = EvaluateOutcome(
+        model=ArtifactId("m"), measurements=figures, test_set="t", evaluations_left=97, seconds=1.0
+    )
+
+    knowledge.measured_tests(UNIT, work, outcome, START_NS)
+    assert knowledge.describe(make_unit(), 9, START_NS) is not None
+
+    assert [terminals.value(row, fact) for fact in ("test_records", "evaluations_left")] == [80.0, 97.0]
+    assert [fields.value(0, fact) for fact in ("terminal", "field", "field_test_records")] == [row, "heart", 25.0]
+    knowledge.remove(UNIT, "it left")
+    assert len(fields) == 0
+
+
+def test_tests_of_a_unit_become_so_many_rows_and_no_more():
+    knowledge = made(make_unit())
+    work = EvaluateWork(model=ArtifactId("m"), samples=(), measurements=("accuracy",))
+    figures = tuple(
+        Measurement(name=f"accuracy@{number}", value=0.5, low=0.4, high=0.6, records=1)
+        for number in range(FIELDS_MOST + 10)
+    )
+    outcome = EvaluateOutcome(model=ArtifactId("m"), measurements=figures, test_set="t", evaluations_left=1, seconds=1)
+
+    knowledge.measured_tests(UNIT, work, outcome, START_NS)
+
+    assert len(knowledge.facts[Kind.UNIT_FIELD]) == FIELDS_MOST

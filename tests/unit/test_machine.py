@@ -138,3 +138,14 @@ def test_pacer_that_was_given_up_waits_no_more():
     pacer.wait(1, lambda: now[0] >= 3.0)
 
     assert now[0] < 3.2
+
+
+def test_memory_of_accelerators_is_what_their_driver_lists(tmp_path):
+    assert measures.accelerator_memory_bytes(tmp_path) is None
+    nodes = tmp_path / "sys/class/kfd/kfd/topology/nodes"
+    for number, (gpu, size) in enumerate(((0, 10**9), (17, 64 * 10**9), (18, 64 * 10**9))):
+        (nodes / f"{number}/mem_banks/0").mkdir(parents=True)
+        (nodes / f"{number}/gpu_id").write_text(f"{gpu}\n")
+        (nodes / f"{number}/mem_banks/0/properties").write_text(f"heap_type 1\nsize_in_bytes {size}\nflags 0\n")
+
+    assert measures.accelerator_memory_bytes(tmp_path) == 128e9

@@ -6,7 +6,6 @@ from typing import Final
 
 from daitn.descriptors.fact_kinds import (
     DAY_S,
-    YEAR_S,
     Group,
     Kind,
     Source,
@@ -209,13 +208,13 @@ TERMINAL_GROUPS: Final = (
     Group(
         name="verification",
         kind=Kind.TERMINAL,
-        number=12,
+        number=16,
         age_most_s=600.0,
-        meaning="what its verification unit can do",
+        source=Source.OVERSEER,
+        meaning="what its verification unit can do, as its description and its last result show",
         facts=(
-            number("test_records", "1", 1e12, "records of its test sets"),
-            number("test_age_s", "s", 100 * YEAR_S, "since the oldest of them was made"),
-            number("evaluations_left", "1", 1e9, "evaluations until its test sets count as worn out"),
+            number("test_records", "1", 1e12, "records of the test set that it measured on last"),
+            number("evaluations_left", "1", 1e9, "evaluations until it counts as worn out; before the first, all"),
         ),
     ),
     Group(

@@ -123,7 +123,7 @@ MODEL_GROUPS: Final = (
         number=30,
         age_most_s=DAY_S,
         source=Source.OVERSEER,
-        meaning="what a verification unit can test of a field",
+        meaning="what a verification unit can test of a field, as its last result on it shows",
         facts=(
             refers("terminal", Kind.TERMINAL, "whose"),
             word("field", "which field"),

@@ -100,6 +100,8 @@ class ComputeWatch:
             "flops": self._speeds.flops,
             "memory_bytes_per_s": self._speeds.memory_bytes_per_s,
         }
+        if (card_bytes := measures.accelerator_memory_bytes()) is not None:
+            values["accelerator_memory_bytes"] = card_bytes
         return measured_facts(self._slot, "capacity", values, self._clock.now_ns())
 
 

@@ -113,6 +113,15 @@ def accelerators(root: Path = ROOT) -> tuple[str, ...]:
     return tuple(found[:64])
 
 
+def accelerator_memory_bytes(root: Path = ROOT) -> float | None:
+    """Memory of all accelerators whose kernel driver lists it (AMD's does); None where none does."""
+    sizes: list[int] = []
+    for bank in sorted((root / "sys/class/kfd/kfd/topology/nodes").glob("*/mem_banks/*/properties")):
+        if _number(bank.parents[2] / "gpu_id"):
+            sizes += [int(line.split()[1]) for line in _lines(bank) if line.startswith("size_in_bytes ")]
+    return float(sum(sizes)) if sizes else None
+
+
 def runnable_frac() -> float:
     """Runnable threads over the processors there are, mean of the last minute."""
     try:

@@ -91,6 +91,10 @@ def describe_node(intake: FactIntake, descriptor: NodeDescriptor, generated_ns: 
         }
         terminals.note(row, "price", believed(Kind.TERMINAL, price), source=owner, **stamps)
     note_access(terminals, row, descriptor.access, generated_ns, received_ns)
+    unit = descriptor.verification
+    if unit is not None and terminals.value(row, "test_records") is None:  # else its last result says it
+        left: dict[str, Value] = {"evaluations_left": float(unit.evaluations_per_job)}
+        terminals.note(row, "verification", left, source=CENTER_SOURCE, **stamps)
     described = {data.dataset for data in descriptor.data}
     gone = [
         one

@@ -27,10 +27,12 @@ from daitn.descriptors.query_view import QueryDemand
 from daitn.descriptors.serving import Replica
 from daitn.descriptors.terminals import DataDescriptor, NodeDescriptor, Role
 from daitn.descriptors.trust import Evidence
+from daitn.descriptors.work import EvaluateOutcome, EvaluateWork
 from daitn.topology.columns import FactTable, Value
 from daitn.topology.describing import believed, confirm_node, describe_node, forget_node, note_access
 from daitn.topology.describing_models import describe_models
 from daitn.topology.describing_queries import describe_queries
+from daitn.topology.describing_units import describe_tests
 from daitn.topology.fact_book import FactBook
 from daitn.topology.gathered import GatheredFacts
 from daitn.topology.intake import FactIntake
@@ -352,6 +354,10 @@ class KnowledgeMap:
             return
         known.set_measured(believed(Kind.TERMINAL, dict(known.paces.take(pace))), now_ns)
         self.intake.bound_claims(known.row)
+
+    def measured_tests(self, node: NodeId, work: EvaluateWork, outcome: EvaluateOutcome, now_ns: int) -> None:
+        """A verification unit has measured a model: what that says of its test set."""
+        describe_tests(self.intake, node, work, outcome, now_ns)
 
     def node(self, node: NodeId) -> NodeFacts | None:
         """What is known of a node."""

@@ -19,7 +19,7 @@ from daitn.control_center.training.pacing import pace_of
 from daitn.control_center.training.results import Verify, wrong_in
 from daitn.control_center.turn import Turn
 from daitn.descriptors.trust import Evidence
-from daitn.descriptors.work import TrainOutcome
+from daitn.descriptors.work import EvaluateOutcome, EvaluateWork, TrainOutcome
 from daitn.topology.knowledge_map import KnowledgeMap
 from daitn.wire.center_tools import (
     LeaseRenewed,
@@ -140,6 +140,8 @@ class VisitDesk:
         if wrong is None:
             machine.accept(turn, report.visit, report.outcome, message.signature)
             turn.send(sender, ResultAccepted(visit=report.visit, fence=report.fence))
+            if isinstance(report.outcome, EvaluateOutcome) and isinstance(opened.ordered.work, EvaluateWork):
+                self._knowledge.measured_tests(sender, opened.ordered.work, report.outcome, turn.now_ns)
             if isinstance(report.outcome, TrainOutcome):
                 self._knowledge.measured_transfer(sender, report.outcome.fetched_bytes, report.outcome.fetch_s)
                 pace = pace_of(opened.ordered.work, report.outcome, machine.state.preflight)
