@@ -1,10 +1,12 @@
 """Question: what does a round of a hundred sites cost besides their training, on two cores?
 
-Workload: data sets, each a site with a policy, a visit and a sandboxed child of its own, spread over eight node
-processes; a verification unit, an aggregator, a router and a control centre, all processes of their own on loopback,
-with mutual TLS and journals with fsync. Federated averaging of a small model (1,348 weights, 20 batches of 32), all
-sites in every round. A child takes 0.2 GB, so that a hundred sites need a machine of 32 GB (`--sites 100 --nodes 10`);
-a run in full has 8 and 24, and tells what each further site costs.
+Workload: data sets, each a site with a policy, an order, a visit, a signed result and a model of its own, spread over
+node processes; a verification unit, an aggregator, a router and a control centre, all processes of their own on
+loopback, with mutual TLS and journals with fsync. Federated averaging of a small model (1,348 weights, 20 batches of
+32), all sites in every round. At eight nodes 8 and 24 sites have a sandboxed child each. A child holds 0.15 GB of its
+own (proportional set size, with a hundred of them about), so a hundred need 15 GB and ten nodes 2 GB: in a run in full
+the hundred sites at ten nodes have thirty, which are used in turns (`benchmarks.federated_node`), and
+`own_processes_100` counts nodes and children; `--sites 100 --nodes 10 --rounds 4` gives each its own.
 
 Measure: a round from the centre's orders to the average that it accepts, by its own log; the first two, which start the
 children, are left out. From that the floor is taken away: processor time of the same visits' steps, by the product's
@@ -22,6 +24,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.federated_masked import measure_masked
+from benchmarks.federated_node import CHILDREN
 from benchmarks.federated_world import (
     BATCHES,
     CORES,
@@ -40,10 +44,13 @@ from benchmarks.federated_world import (
     site_names,
 )
 from benchmarks.report import Bounds, make_document, print_report
-from daitn.node.processes import LocalDomain
+from daitn.node.processes import DAITN, LocalDomain
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "federated.json"
 BOUNDS: Final[Bounds] = {"round_overhead_s_100": ("<=", 0.5), "masked_sum_off_by": ("<=", 0.0)}
+ROOT: Final = Path(__file__).resolve().parents[1]
+WHOLE: Final[tuple[tuple[int, tuple[int, ...], int], ...]] = ((8, (8, 24), 0), (10, (100,), 3))
+"""A run in full: nodes, sizes, and children of a node that its sites share (0: one for each site)."""
 WARM: Final = 2
 """Rounds that start children."""
 PATIENCE_S: Final = 30.0
@@ -104,10 +111,17 @@ class ProcessorTimes:
         return {kind: inside[-1][kind] - inside[0].get(kind, 0.0) for kind in inside[-1]}
 
 
-def measure_rounds(folder: Path, nodes: int, sizes: tuple[int, ...], rounds: int) -> dict[str, float]:
-    """Figures of one domain with as many sites as the largest size, a job after the other, each of some of them."""
+def measure_rounds(
+    folder: Path, nodes: int, sizes: tuple[int, ...], rounds: int, children: int = 0
+) -> dict[str, float]:
+    """Figures of one domain with as many sites as the largest size, a job after the other, each of some of them.
+
+    `children`: of each node, shared among its sites; 0: one for each site."""
     most, figures = max(sizes), dict[str, float]()
-    with LocalDomain(folder / "domain", "federated", patience_s=PATIENCE_S) as domain:
+    path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+    environment = {"PYTHONPATH": path, CHILDREN: str(children)} if children else {}
+    command = (sys.executable, "-m", "benchmarks.federated_node") if children else DAITN
+    with LocalDomain(folder, "federated", patience_s=PATIENCE_S, command=command, environment=environment) as domain:
         fill_shelves(domain, nodes, most)
         floors = [measure_floor(domain, nodes, most, BATCHES)]
         domain.start()
@@ -125,6 +139,7 @@ def measure_rounds(folder: Path, nodes: int, sizes: tuple[int, ...], rounds: int
         floors.append(measure_floor(domain, nodes, most, BATCHES))
     for size, (made, times) in found.items():
         figures |= _figures(made, statistics.fmean(floors) * size / most, size, times)
+        figures[f"own_processes_{size}"] = nodes + (nodes * children or size)
     if len(sizes) > 1:
         small, large = min(sizes), most
         more = figures[f"round_overhead_s_{large}"] - figures[f"round_overhead_s_{small}"]
@@ -157,22 +172,27 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="twelve sites at three nodes, within 50 s on two cores")
     parser.add_argument("--json", action="store_true", help="only the JSON object, on the last line")
     parser.add_argument("--rounds", type=int, default=12, help="measured, of a run in full")
-    parser.add_argument("--sites", type=int, nargs="+", default=[8, 24], help="sizes; a hundred take 24 GB of memory")
+    parser.add_argument("--sites", type=int, nargs="+", help="these sizes alone, not kept; each takes 0.15 GB")
     parser.add_argument("--nodes", type=int, default=8, help="processes among which the sites are spread evenly")
+    parser.add_argument("--children", type=int, default=0, help="of each node, taken in turns; 0: one for each site")
     parser.add_argument("--masked", action="store_true", help="the masked round alone")
     chosen = parser.parse_args()
-    nodes, sizes, rounds = (3, (12,), 4) if chosen.quick else (chosen.nodes, tuple(chosen.sites), chosen.rounds)
-    if max(sizes) % nodes:
-        parser.error(f"{max(sizes)} sites cannot be spread evenly among {nodes} nodes")
+    runs = [(chosen.nodes, tuple(chosen.sites), chosen.children)] if chosen.sites else list(WHOLE)
+    runs, rounds = ([(3, (12,), 0)], 4) if chosen.quick else (runs, chosen.rounds)
+    for nodes, sizes, _ in runs:
+        if max(sizes) % nodes:
+            parser.error(f"{max(sizes)} sites cannot be spread evenly among {nodes} nodes")
+    in_full = not (chosen.quick or chosen.masked or chosen.sites)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="daitn-federated-") as name:
         members, lost = (20, 2) if chosen.quick else (100, 10)
-        figures |= measure_masked(Path(name) / "masked", members, lost, seed=0)
-        if not chosen.masked:
-            figures |= measure_rounds(Path(name), nodes, sizes, rounds)
-    bounds = BOUNDS if not (chosen.quick or chosen.masked) else {"masked_sum_off_by": BOUNDS["masked_sum_off_by"]}
+        if not chosen.sites:
+            figures |= measure_masked(Path(name) / "masked", members, lost, seed=0)
+        for number, (nodes, sizes, children) in enumerate([] if chosen.masked else runs):
+            figures |= measure_rounds(Path(name) / f"domain{number}", nodes, sizes, rounds, children)
+    bounds: Bounds = {name: bound for name, bound in BOUNDS.items() if in_full or name in figures}
     print_report("federated", figures, {}, [0], only_json=chosen.json, bounds=bounds)
-    if not (chosen.quick or chosen.masked):
+    if in_full:
         document = make_document("federated", figures, {}, [0], bounds=bounds)
         RESULTS.write_text(json.dumps(document, indent=1) + "\n")
 
