@@ -206,6 +206,30 @@ def test_seconds_a_token_and_to_the_first_piece_are_learnt_apart_for_each_host()
     assert weighed["liar"].service_s > 3 * weighed["honest"].service_s
 
 
+def test_conversation_stays_where_its_beginning_was_read_by_what_that_is_seen_to_save_until_it_is_full_there() -> None:
+    engine = text_engine(*(talker(name, first_s=0.1, concurrency=4) for name in ("one", "two", "three")))
+    size, held = TextSize(8000.0, 20), set()
+
+    def converse(session: str, at_s: float) -> str:
+        choice = chosen(ask(engine, at_s, text=size, session=session))
+        host = choice.route.host.node
+        read_s = 0.4 if (session, host) in held else 1.7
+        held.add((session, host))
+        told = TextAnswered(read_s + 0.1, 0.0, read_s + 0.1, read_s + 0.5, 20, HostLoad())
+        engine.answered_text(choice, told, int((at_s + 1) * S))
+        engine.length_seen(choice, 8000.0, 20, cut=False)
+        return host
+
+    for number in range(120):
+        converse(f"talk {number % 12}", 100.0 + 3 * number)
+    last = {number: converse(f"talk {number}", 500.0 + 3 * number) for number in range(12)}
+    again = [converse(f"talk {number}", 540.0 + 3 * number) == last[number] for number in range(12)]
+    assert sum(again) >= 11, "but for one in a hundred that explores"
+    host = last[0]
+    busy = {node_of(ask(engine, 600.0, text=size, session="talk 0")) for _ in range(30)}
+    assert busy > {host}, "given up where it would wait"
+
+
 def test_loss_is_forgiven_with_time() -> None:
     engine = engine_with(make_route("one", row_s=0.001), make_route("two", row_s=0.004, batch_s=0.02))
     engine.lost(chosen(ask(engine, tried=(NodeId("two"),))), 100 * S)

@@ -10,8 +10,10 @@ from tests.unit.test_answers import ANY, ASKED, run
 
 from daitn.control_center.inference.query_admission import QueryRefusal
 from daitn.descriptors.serving import QueryGoal
+from daitn.descriptors.texts import Generation, TextBatch, Turn
 from daitn.node.serving.telling import Patience
 from daitn.node.serving.text_asking import TextAsking
+from daitn.node.serving.told_text import beginning_of
 
 PATIENT = Patience(stall_s=5, first_least_s=5)
 
@@ -136,5 +138,32 @@ def test_client_that_leaves_or_host_that_is_cut_while_two_are_asked_leaves_nothi
                 assert await whole(telling) == "".join(engines[1].words)
                 assert [step.came for step in telling.steps] == ["lost", "answered"]
             assert turns_taken(world) == world.in_flight() == 0
+
+    run(check)
+
+
+def test_conversation_is_known_by_its_beginning_as_it_goes_on_and_told_from_others() -> None:
+    def chat(*texts: str) -> Generation:
+        roles = ("system", "user", "assistant", "user")
+        return Generation(turns=tuple(Turn(role=role, text=text) for role, text in zip(roles, texts, strict=False)))  # type: ignore[arg-type]
+
+    begun = beginning_of(chat("be brief", "hello"), b"salt")
+    assert begun == beginning_of(chat("be brief", "hello", "yes?", "go on"), b"salt")
+    others = (beginning_of(chat("be brief", "other"), b"salt"), beginning_of(chat("be brief", "hello"), b"other"))
+    assert begun not in others
+    assert "hello" not in begun
+    assert beginning_of(Generation(prompt="p" * 5000), b"salt") == beginning_of(Generation(prompt="p" * 9000), b"salt")
+    assert not beginning_of(Generation(prompt="short"), b"salt")
+    assert not beginning_of(TextBatch(task="embed", texts=("a",)), b"salt")
+
+
+def test_session_of_a_text_goes_where_it_went_before_while_nothing_else_is_sooner() -> None:
+    async def check() -> None:
+        async with AnswerWorld(patience=PATIENT) as world:
+            for name in ("one", "two"):
+                world.add(name, Spelling(words=1))
+            telling = await world.asking.ask(MODEL, ASKED, ANY, "", "mine")
+            await whole(telling)
+            assert world.engine._sessions[MODEL, "mine"] == telling.host
 
     run(check)

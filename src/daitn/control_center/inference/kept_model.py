@@ -29,6 +29,12 @@ LEASED_LEAST: Final = 8
 PROMPT_SHARE: Final = 0.01
 """Of the time of a token of an answer that one of the prompt takes, before that was learnt."""
 
+LEARN_SAVED: Final = 0.1
+"""Weight of the newest answer in what is known of how much is saved."""
+
+READING_LEAST_S: Final = 0.005
+"""Prompts that are read sooner tell nothing of that."""
+
 PROBE: Final = 8
 """Of a model whose answers' lengths are not known yet, every so many queries that only their length speaks against are
 let in all the same: who refuses and learns nothing would refuse forever."""
@@ -51,6 +57,8 @@ class KeptModel:
         self.looked_s = self.forgave_s = -1e9
         self.engines = 0
         self.lengths = AnswerLengths()
+        self.saved_frac = 0.0
+        """How much of the time to read a prompt a host saves that had its beginning before."""
         self.too_long = 0
         """Queries that nothing but the length of their answers spoke against."""
 
@@ -84,6 +92,15 @@ class KeptModel:
             self.table.set_price(name, price, price_unit)
             self.routes[name] = route
         self.engines = sum(route.concurrency for route in self.routes.values())
+
+    def saved_s(self, host: str, size: float, first_s: float, *, holds: bool) -> float:
+        """What a host saved on a text's first piece by having had its beginning before; learns how much that is."""
+        reading_s = self.table.reading_s(host, size)
+        if not holds or reading_s < READING_LEAST_S:
+            return 0.0
+        seen = (self.table.expected_s(host, size) - first_s) / reading_s
+        self.saved_frac += LEARN_SAVED * (min(max(seen, 0.0), 1.0) - self.saved_frac)
+        return self.saved_frac * reading_s
 
     def is_probe(self, *, fits: bool) -> bool:
         """Whether a query is let in although its answer is predicted to take too long; `fits`: its first piece would

@@ -91,6 +91,8 @@ class Choice(NamedTuple):
     """What the host states for it; None: nothing."""
     first_s: float = 0.0
     """When its first piece is predicted; of what comes at once, `predicted_s`."""
+    holds: bool = False
+    """Whether the host had the query's session before."""
 
 
 class TextAnswered(NamedTuple):
@@ -160,8 +162,8 @@ class QueryRouteEngine:
     ) -> Choice | Refused:
         """The host for a query of so many rows that is to be answered within `left_s`; a slot there is reserved until
         the choice is ended. `tried`: hosts that have this query already; `session`: goes where it went before while
-        that saves `saves_s`, or costs nothing; `units`: what it is priced by, where that is not its rows;
-        `text`: its size, in place of rows. O(hosts of the model)."""
+        that saves `saves_s` (of a text: what it was seen to save), or costs nothing; `units`: what it is priced by,
+        where that is not its rows; `text`: its size, in place of rows. O(hosts of the model)."""
         model = self.models.get(ModelName(name))
         if model is None:
             return unknown_model(name, self.models)
@@ -175,6 +177,9 @@ class QueryRouteEngine:
         held = self._sessions.get((model.model, session)) if session else None
         size = rows if text is None else round(text.prompt)
         tokens, tokens_var = (0.0, 0.0) if text is None else kept.lengths.expected(text)
+        affine = -1 if held is None else table.place_of(held)
+        if text is not None and held is not None and affine >= 0:
+            saves_s = kept.saved_frac * table.reading_s(held, float(size))
         asked = QueryAsked(
             size=float(size),
             deadline_s=left_s,
@@ -182,7 +187,7 @@ class QueryRouteEngine:
             zone=_IN_ZONE if goal.zone else choosing.ANY,
             # Admission has decided who is dear; sums of floats that differ in their last digit decide nothing here.
             price_most=math.inf if goal.price_most is None else goal.price_most * (1 + 1e-9),
-            affine=-1 if held is None else table.place_of(held),
+            affine=affine,
             affine_saves_s=saves_s,
             tokens=max(0.0, tokens - 1.0),
             tokens_var=tokens_var,
@@ -244,6 +249,7 @@ class QueryRouteEngine:
         return Choice(
             model.model, model.artifact, kept.routes[host], found.completion_s, late_s, why, lease, wanted, query,
             int(weighing.asked.size), weighing, kept.routes[host].price_of(units), found.first_s,
+            found.place == weighing.asked.affine,
         )  # fmt: skip
 
     def _look(self, kept: KeptModel, now_s: float) -> None:
@@ -296,7 +302,7 @@ class QueryRouteEngine:
         self._reported(kept, host, choice, told.load, now_s, path_s)
         size, tokens = float(choice.rows), max(0.0, told.tokens - 1.0)
         expected_s = max(kept.table.expected_s(host, size, tokens), JITTER_S)
-        kept.table.learnt(host, size, told.first_s)
+        kept.table.learnt(host, size, told.first_s + kept.saved_s(host, size, told.first_s, holds=choice.holds))
         kept.table.learnt_tokens(host, tokens, told.engine_s - told.first_s)
         if kept.ejector.answered(host, told.engine_s, expected_s, len(kept.routes), now_s):
             kept.table.set_open(host, False)

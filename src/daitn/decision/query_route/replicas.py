@@ -318,6 +318,11 @@ class ReplicaTable:
         row = self._rows[self._places[name]]
         return float((row[_BASE_S] + row[_UNIT_S] * size + row[_TOKEN_S] * tokens) * row[_PACE])
 
+    def reading_s(self, name: str, size: float) -> float:
+        """Of that, what grows with the size: of a text, the time to read its prompt."""
+        row = self._rows[self._places[name]]
+        return float(row[_UNIT_S] * size * row[_PACE])
+
     def learnt_tokens(self, name: str, tokens: float, seconds: float) -> None:
         """So many tokens after a first piece took this long, at the pace last told."""
         place = self._places.get(name)

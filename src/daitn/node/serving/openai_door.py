@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from daitn.base import limits
 from daitn.base.errors import InputError
 from daitn.base.ids import ModelName
 from daitn.control_center.inference.query_admission import QueryRefusal, Refused, unknown_model
@@ -89,7 +90,7 @@ class OpenAiDoor:
 
     async def _said(self, request: web.Request, kind: protocol.Kind) -> web.StreamResponse:
         asked, wanted = protocol.request_of(kind, await request.read())
-        telling = await self._ask(request["key"], asked.model, wanted, _goal(asked.daitn, request.headers))
+        telling = await self._ask(request["key"], asked, wanted, request.headers)
         try:
             if telling.refused is None and not isinstance(asked, protocol.EmbeddingRequest) and asked.stream:
                 return await self._stream(request, telling, asked, kind)
@@ -124,7 +125,7 @@ class OpenAiDoor:
         """What a request that was let in before is answered now, whole."""
         try:
             asked, wanted = protocol.request_of(kind, body)
-            telling = await self._ask(key, asked.model, wanted, _goal(asked.daitn, headers))
+            telling = await self._ask(key, asked, wanted, headers)
             try:
                 return await self._whole(telling, asked, kind, headers)
             finally:
@@ -134,12 +135,14 @@ class OpenAiDoor:
         except HttpError as error:
             return _refused(error.status, error.what, told_of(error))
 
-    async def _ask(self, key: str, name: str, asked: TextAsk, goal: QueryGoal) -> Telling:
+    async def _ask(self, key: str, request: protocol.Request, asked: TextAsk, headers: Mapping[str, str]) -> Telling:
         """Ask the model, or of a switch the one that suffices, and the other where that one cannot answer."""
+        name, goal = request.model, _goal(request.daitn, headers)
+        session = headers.get("x-daitn-session", "")[: limits.NAME_CHARS]
         await self.keys.begin(key, name)
         began_s = time.monotonic()
         first, *others = await self._switching.models_for(name, asked)
-        telling = await self._asking.ask(first, asked, goal, key)
+        telling = await self._asking.ask(first, asked, goal, key, session)
         for other in others:
             if telling.refused is None or telling.refused.reason is QueryRefusal.INPUT:
                 break
@@ -147,7 +150,7 @@ class OpenAiDoor:
                 left_s = max(1e-3, goal.deadline_s - (time.monotonic() - began_s))
                 goal = msgspec.structs.replace(goal, deadline_s=left_s)
             telling.stop()
-            telling = await self._asking.ask(other, asked, goal, key)
+            telling = await self._asking.ask(other, asked, goal, key, session)
         return telling
 
     def _end(self, key: str, telling: Telling) -> None:

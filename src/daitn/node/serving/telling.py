@@ -69,8 +69,17 @@ class _Copy(NamedTuple):
 class Telling:
     """An answer under way. Ended by its end, by a refusal, or by `stop`."""
 
-    def __init__(self, means: Means, query: str, model: str, asked: TextAsk | SecretTextQuery, goal: QueryGoal) -> None:
+    def __init__(
+        self,
+        means: Means,
+        query: str,
+        model: str,
+        asked: TextAsk | SecretTextQuery,
+        goal: QueryGoal,
+        session: str = "",
+    ) -> None:
         self._means, self.query, self.model, self._asked, self._goal = means, query, model, asked, goal
+        self._session = session
         self._began_ns = means.clock_ns()
         self._allowed_s = DEADLINE_S if goal.deadline_s is None else goal.deadline_s
         self._told = ToldText(asked)
@@ -316,7 +325,7 @@ class Telling:
                 return Refused(QueryRefusal.LOST, what, 1.0)
         return self._means.engine.choose(
             self.model, 1, self._goal, self._left_s(), self._means.clock_ns(), left_out,
-            units=self._told.units, text=self._told.size,
+            session=self._session, units=self._told.units, text=self._told.size,
         )  # fmt: skip
 
     async def _send(self, choice: Choice) -> _Copy | None:

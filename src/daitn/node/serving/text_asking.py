@@ -31,6 +31,7 @@ from daitn.descriptors.serving import QueryGoal
 from daitn.descriptors.texts import Generation, TextAsk, check_text_ask
 from daitn.node.serving.answer_links import AnswerLinks
 from daitn.node.serving.telling import Means, Patience, Telling
+from daitn.node.serving.told_text import beginning_of
 from daitn.node.serving.turns import Standing, Turns, alike
 from daitn.wire.secret_queries import SecretTextQuery
 
@@ -57,16 +58,27 @@ class TextAsking:
         self.counters = counters
         turns = Turns(engine.engines, standing, most_of=_at_hosts)
         self._means = Means(engine, links, counters, patience, clock_ns, turns)
+        self._salt = secrets.token_bytes(16)
         self._prefix, self._queries = "t" + secrets.token_hex(4), 0
 
-    async def ask(self, model: str, asked: TextAsk | SecretTextQuery, goal: QueryGoal, key: str = "") -> Telling:
+    async def ask(
+        self, model: str, asked: TextAsk | SecretTextQuery, goal: QueryGoal, key: str = "", session: str = ""
+    ) -> Telling:
         """Ask; returns when the first piece is there, or it is known that there is none (`Telling.refused`). InputError
-        for a query that does not hold together. `key`: who asks; queries of one key wait behind each other."""
+        for a query that does not hold together. `key`: who asks; queries of one key wait behind each other;
+        `session`: goes where it went before while that is worth it; without one, known by how it begins."""
         if isinstance(asked, Generation) and asked.temperature > 0 and not asked.seed:
             asked = msgspec.structs.replace(asked, seed=secrets.randbelow(2**62) + 1)
         self._queries += 1
         checked = asked if isinstance(asked, SecretTextQuery) else check_text_ask(asked)
-        telling = Telling(self._means, f"{self._prefix}-{self._queries:x}", model, checked, goal)
+        telling = Telling(
+            self._means,
+            f"{self._prefix}-{self._queries:x}",
+            model,
+            checked,
+            goal,
+            session or beginning_of(checked, self._salt),
+        )
         try:
             await telling.begin(key)
         except BaseException:

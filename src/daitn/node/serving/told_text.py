@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from daitn.base.errors import PeerError
 from daitn.decision.query_route.answer_length import TextSize
-from daitn.descriptors.texts import Given, TextAsk, TextBatch, TextTask, task_of
+from daitn.descriptors.texts import Generation, Given, TextAsk, TextBatch, TextTask, task_of
 from daitn.wire.answers import SealedPiece, TextPiece
 from daitn.wire.secret_queries import SecretTextQuery
 
@@ -13,6 +15,10 @@ Piece = TextPiece | SealedPiece
 CHARS_PER_TOKEN = 4
 """In most languages and vocabularies, about. How far off it is of a model and its texts is learnt with the time that
 reading takes."""
+
+
+BEGINNING_CHARS = 1024
+"""Of a prompt: some blocks of what engines keep."""
 
 
 class ToldText:
@@ -71,6 +77,17 @@ class ToldText:
         self._ids += piece.tokens
         self._parts.append(piece.text)
         self.at += len(piece.text)
+
+
+def beginning_of(asked: TextAsk | SecretTextQuery, salt: bytes) -> str:
+    """What a conversation or prompt is known by as it goes on: a digest, under this gateway's salt, of all up to its
+    first question, or of the first `BEGINNING_CHARS` characters. Empty of what is secret, no text, or too short."""
+    if not isinstance(asked, Generation) or (not asked.turns and len(asked.prompt) < BEGINNING_CHARS):
+        return ""
+    first = next((place for place, turn in enumerate(asked.turns) if turn.role == "user"), 0)
+    texts = [asked.prompt, *(turn.text for turn in asked.turns[: first + 1])]
+    beginning = "\n".join(texts)[:BEGINNING_CHARS].encode("utf-8", "surrogatepass")
+    return "~" + hashlib.blake2b(beginning, digest_size=16, key=salt).hexdigest()
 
 
 def _units_of(asked: TextAsk | SecretTextQuery, task: TextTask) -> int:
