@@ -8,6 +8,10 @@ alike. Only ours reads the pace that reports tell, learns speeds, and hedges (at
 has its parameters tuned on the first half hour of one world, by p99 divided by goodput, and is judged on the second, in
 that world and in three others.
 
+Not the whole gateway: ours are the product's table, choice, ejection and budget of copies, with a band of its own and
+told what share a prompt's token takes and what a cached one saves; the gateway's `QueryRouteEngine` learns these, keeps
+its own rules for all, and sends no copy behind a first piece.
+
 Measure: goodput is the share of queries answered within 3 s and 40 ms a token. `p99_ratio`: ours by the best of the
 others'; `goodput_ratio`: ours by the best of the others'. Twice: with room to spare, and crowded (half the slots).
 """
