@@ -309,3 +309,12 @@ def test_tests_of_a_unit_become_so_many_rows_and_no_more():
     knowledge.measured_tests(UNIT, work, outcome, START_NS)
 
     assert len(knowledge.facts[Kind.UNIT_FIELD]) == FIELDS_MOST
+
+
+def test_share_of_time_is_known_as_soon_as_a_node_has_spoken_again():
+    knowledge = made()
+    knowledge.take_gathered(gathered(up_time=UpTime(is_up=True, since_s=START_NS / S)), START_NS)
+    assert told_of(knowledge, "reachable_frac") == [None]  # no time has passed
+
+    assert knowledge.heard(NODE, 5, START_NS + S)
+    assert told_of(knowledge, "reachable_frac") == [1.0]

@@ -114,7 +114,9 @@ class ToolsDesk:
 
     def _gathered(self, turn: Turn, gathered: TerminalGathered) -> None:
         node = gathered.node
-        if node != CENTER and self._knowledge.node(node) is None:
+        # Its presence is told before it has described itself, and not again while it stays.
+        early = gathered.up_time is not None and not self._knowledge.has_left(node)
+        if node != CENTER and self._knowledge.node(node) is None and not early:
             return
         self._knowledge.take_gathered(gathered, turn.now_ns)
         for way in gathered.round_trips or ():

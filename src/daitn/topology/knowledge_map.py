@@ -191,6 +191,7 @@ class KnowledgeMap:
         if now_ns - known.stamped_ns >= STAMP_NS:
             known.stamped_ns = now_ns
             confirm_node(self.intake, known.descriptor, now_ns)
+            self._count_presence(known, now_ns)
         self.spoke(node, now_ns)
         return True
 
