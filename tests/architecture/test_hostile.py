@@ -111,6 +111,8 @@ THROUGH = {
 """Parts of decoders, and what they are driven through (of the last: the same two lines, behind a connection)."""
 
 NO_BYTES_OF_OTHERS = {
+    "cli.limits._changed": "options of a command that an operator gives at the domain's own folder",
+    "descriptors.job_limits.parse_priorities": "options of a command that an operator gives at the domain's own folder",
     "artifacts.itineraries.content_of": "bytes encoded here, of a value that was decoded already",
     "artifacts.operators._read_table": "a table of our own",
     "demo.hospitals.data.load_source": "data that come with scikit-learn",

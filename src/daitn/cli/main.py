@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from daitn.cli import base, counters, data, explain, key, map, models, nodes, predict, token, tools, train
+from daitn.cli import base, counters, data, explain, key, limits, map, models, nodes, predict, token, tools, train
 from daitn.cli.alarms import show_alarms
 from daitn.cli.output import EXIT_CODES, fail
 
@@ -32,6 +32,7 @@ app.add_typer(map.app, name="map")
 for command in (models.deploy, models.models, models.undeploy):
     app.command()(command)
 app.command("predict")(predict.predict_file)
+app.command("limits")(limits.set_limits)
 app.command("explain")(explain.explain)
 app.command("counters")(counters.show_counters)
 app.command("links")(tools.show_links)

@@ -28,6 +28,7 @@ Price = Annotated[float | None, typer.Option(help="Most that sites may charge, i
 Energy = Annotated[float | None, typer.Option("--joules", help="Most energy that visits may draw.")]
 LearningRate = Annotated[float | None, typer.Option(help="Pin the learning rate.")]
 BatchSize = Annotated[int | None, typer.Option(help="Pin the batch size.")]
+Priority = Annotated[int | None, typer.Option(help="0 to 9, the highest goes first (5); as far as you may.")]
 Include = Annotated[list[str] | None, typer.Option("--data", help="Use this data set only; repeat for more.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Do not use this data set; repeat for more.")]
 ExcludeNode = Annotated[
@@ -54,6 +55,7 @@ def submit(
     learning_rate: LearningRate = None,
     batch_size: BatchSize = None,
     raw_records: Annotated[str | None, typer.Option(help="'stay' (default) or 'trust-zone'.")] = None,
+    priority: Priority = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     chance_floor: Annotated[
         float | None, typer.Option(help="Refuse targets less likely than this (0.25); 0: go ahead without asking.")
@@ -123,6 +125,7 @@ def submit(
             batch_size=batch_size,
             raw_records=raw_records,
             seed=seed,
+            priority=priority,
             chance_floor=chance_floor,
             allow_probe=allow_probe,
             tuning=None if tune is None else {"trials": tune},
@@ -269,10 +272,11 @@ def change(
     data: Include = None,
     exclude: Exclude = None,
     exclude_node: ExcludeNode = None,
+    priority: Priority = None,
     token: Token = None,
     json: Json = False,
 ) -> None:
-    """Change targets, deadline, budgets, hyper-parameters or data of a running job; the rest stays."""
+    """Change targets, deadline, budgets, hyper-parameters, data or priority of a running job; the rest stays."""
     with errors(json):
         from daitn.sdk.submission import changes_from_options
 
@@ -288,6 +292,7 @@ def change(
             include=data,
             exclude=exclude,
             exclude_nodes=exclude_node,
+            priority=priority,
         )
         with _connect(token) as network:
             status = network.job(job).change(**changes)

@@ -22,10 +22,8 @@ class CenterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How long the network waits for a silent site before it goes on without it."""
     running_jobs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
     """Jobs that run at the same time; more are queued, by priority, fair share and age."""
-    running_jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    running_jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 32
     """Jobs of one owner that run at the same time; more of them are queued, while others' run."""
-    jobs_per_owner: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 256
-    """Jobs of one owner that have not ended; a further submission is refused."""
     report_bytes_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e10)] = 20_000.0
     """What reports of facts from all nodes, and tuning them, may take in the mean over an hour. The default is a
     percent of a 16 Mbit/s link."""

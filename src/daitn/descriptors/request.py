@@ -25,6 +25,7 @@ from daitn.descriptors.contract import (
     Retrieval,
     Task,
 )
+from daitn.descriptors.job_limits import PRIORITY, Priority
 from daitn.descriptors.privacy import Privacy
 from daitn.descriptors.trials import TRIES_MOST
 
@@ -202,7 +203,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """None: updates are handed to the aggregator as they are."""
     compression: Compression | None = None
     """None: updates are handed on in full."""
-    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+    priority: Priority = PRIORITY
+    """The highest goes first; the domain's operator says how much an owner may ask for."""
     accept_counter_offer: bool = False
     chance_floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = CHANCE_FLOOR
     """A target whose predicted chance is below this is refused with an offer; 0: go ahead, without the trial that the

@@ -118,6 +118,8 @@ class CenterNode:
         center_config = CenterConfig(
             domain=config.domain,
             patience_s=config.patience_s,
+            running_jobs=config.jobs.running,
+            running_jobs_per_owner=config.jobs.running_per_owner,
             report_bytes_per_s=config.report_bytes_per_s,
             views=config.views,
             damping=config.damping,
@@ -178,7 +180,9 @@ class CenterNode:
             facts, views = core.knowledge.facts, config.views
             questions = MapService(facts, journal, self._clock, runner.fail, neighbours, views)
             models = DeploymentService(core, runner, store, self._clock)
-            service = CenterService(core, runner, store, self._clock, make_token, expel, counted, questions, models)
+            service = CenterService(
+                core, runner, store, self._clock, make_token, expel, counted, questions, models, config.jobs
+            )
             _log.info("restored %d records", restored)
             await moving.start()
             await runner.start()

@@ -40,6 +40,7 @@ from daitn.descriptors.card import ModelCard
 from daitn.descriptors.contract import DataContract, decode_contract
 from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.job import JobStatus, LogEntry
+from daitn.descriptors.job_limits import UNSAID, JobLimits
 from daitn.descriptors.links import LinkShown
 from daitn.descriptors.request import Request, check_request
 from daitn.descriptors.terminals import Role
@@ -63,6 +64,9 @@ from daitn.wire.oam import Counted
 
 PACKAGE_PIN: Final = "package"
 """Why the store keeps a submitted package."""
+
+FOR_GOOD: Final = ("package", "variants", "method", "privacy")
+"Of a request, what no change takes: visits by its method are under way, and sites have booked its privacy."
 
 WATCH_S: Final = 0.05
 """Least time between two statuses of one watcher."""
@@ -90,6 +94,7 @@ class CenterService:
         told: Callable[[], tuple[tuple[NodeId, Counted], ...]],
         questions: MapService,
         models: Deployments,
+        limits_of_jobs: JobLimits = UNSAID,
     ) -> None:
         self._core = core
         self._runner = runner
@@ -102,6 +107,7 @@ class CenterService:
         self._told = told
         self.map = questions
         self.models = models
+        self._limits = limits_of_jobs
         self.counters = Counters()
 
     # --- packages ---------------------------------------------------------------------------------------------------
@@ -250,8 +256,8 @@ class CenterService:
         with self._refusals("variant"):
             variants = {one: self._variant(one, facts) for one in request.variants}
         alive = sum(machine.state.owner == owner and not machine.state.ended for machine in self._core.jobs.values())
-        if alive >= self._core.config.jobs_per_owner:
-            raise PolicyError(f"{owner} has {alive} jobs that have not ended, the limit", todo="cancel or await some")
+        self._limits.check_count(owner, alive)
+        self._limits.check_priority(owner, request.priority)
         job = JobId(f"{request.name[:24]}-{secrets.token_hex(4)}")
         self._runner.post(
             SubmissionReceived(
@@ -289,10 +295,11 @@ class CenterService:
         machine = self._job(owner, job)
         if machine.state.ended:
             raise InputError(f"job {job} has ended as {machine.state.phase.value}", todo="submit a new one")
-        if request.package != machine.state.request.package:
-            raise InputError("a running job cannot change its package", todo="submit a new job")
-        if request.variants != machine.state.request.variants:
-            raise InputError("a running job cannot change its variants", todo="submit a new job")
+        for name in FOR_GOOD:
+            if getattr(request, name) != getattr(machine.state.request, name):
+                raise InputError(f"a running job cannot change its {name}", todo="submit a new job")
+        if request.priority != machine.state.request.priority:
+            self._limits.check_priority(owner, request.priority)
         check_request(request, machine.state.package.contract)
         self._runner.post(ChangeAsked(job=job, request=request))
         return self.status(owner, job)

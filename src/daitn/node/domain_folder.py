@@ -25,6 +25,7 @@ from daitn.base.ids import CENTER, DomainId
 from daitn.base.names import check_name
 from daitn.base.units import GIB
 from daitn.describe.damping import DampingConfig
+from daitn.descriptors.job_limits import JobLimits
 from daitn.node.fabric.router import RouterConfig, encode_config
 from daitn.node.pki import Authority, create_authority, load_authority, make_request, write_private, write_public
 from daitn.topology.view_updates import ViewUpdates
@@ -56,6 +57,9 @@ class DomainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     damping: DampingConfig = DampingConfig()
     """When a node that comes and goes is asked after others: by default from seven falls within minutes."""
+
+    jobs: JobLimits = JobLimits()
+    """How many jobs run, of how many of one owner, and how urgent: `daitn limits`."""
 
     askers: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """Ids of nodes whose questions on the map are answered by message: other domains' centres."""
@@ -89,6 +93,12 @@ class DomainFolder:
             return msgspec.json.decode(data, type=DomainConfig)
         except UNDECODABLE as error:
             raise InputError(f"{self.config_file} does not decode: {error}") from None
+
+    def save(self, config: DomainConfig) -> None:
+        """Put the configuration in place at once; the parts of the domain read it when they start."""
+        temporary = self.config_file.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+        os.replace(temporary, self.config_file)
 
     def router_config(self) -> Path:
         """The router's configuration file."""
@@ -163,10 +173,7 @@ def init_domain(
     )
     write_public(here.router_config(), encode_config(router))
     load_or_create_key(here.center / "grants.key")
-    data = msgspec.json.format(msgspec.json.encode(config))
-    temporary = here.config_file.with_suffix(".new")
-    temporary.write_bytes(data)
-    os.replace(temporary, here.config_file)
+    here.save(config)
     return config
 
 

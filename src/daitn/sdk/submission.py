@@ -98,6 +98,7 @@ def changes_from_options(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     exclude_nodes: Sequence[str] | None = None,
+    priority: int | None = None,
 ) -> dict[str, Any]:
     """The arguments of `Job.change` from options; what was not given is not changed."""
     changes: dict[str, Any] = {}
@@ -105,6 +106,8 @@ def changes_from_options(
         changes["targets"] = list(targets)
     if deadline is not None:
         changes["deadline"] = deadline
+    if priority is not None:
+        changes["priority"] = priority
     bound = None if transfer_bytes is None else parse_bytes(transfer_bytes)
     bounds = {"visits": visits, "transfer_bytes": bound, "price": price, "energy_joules": energy_joules}
     _merge(changes, "budget", bounds)

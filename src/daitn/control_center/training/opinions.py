@@ -104,9 +104,7 @@ class Opinions:
             what += f"; {self._desk.name_of(odd)} stands alone against the others, and measures no more for this job"
             self._desk.found(turn, odd, Evidence.REFUTED, what)
         else:
-            what += (
-                "; a third unit of another operator decides, or the owner: daitn train change JOB --exclude-node NODE"
-            )
+            what += "; a third unit of another operator decides, or the owner: daitn train set JOB --exclude-node NODE"
         self._desk.alarms.sound(turn, f"units {unit} {other}", what)
 
     def _others(self, turn: Turn, model: ArtifactId) -> list[Verifier]:
