@@ -164,7 +164,7 @@ class AnswerWorld:
     begins = False
     """Whether hosts begin with queries of tensors where they read them."""
 
-    def __init__(self, *, patience: Patience = Patience(stall_s=0.3, first_least_s=0.3)) -> None:  # noqa: B008
+    def __init__(self, *, patience: Patience = Patience(stall_s=1.5, first_least_s=1.5)) -> None:  # noqa: B008
         self.fabric = MemoryFabric()
         self.counters = Counters()
         self.host_counters = Counters()
