@@ -45,7 +45,7 @@ ELSEWHERE = {
     },
     "topology/describing_queries.py": {
         *("query_kind", "query_region", "query_pattern"),
-        *("asked_per_s", "asked_per_s_peak", "query_bytes", "latency_goal_s"),
+        *("asked_per_s", "asked_per_s_peak", "asked_per_s_soon", "query_bytes", "latency_goal_s"),
     },
 }
 """What this domain does not tell, by the file that writes it elsewhere: machines that are measured, links that carried

@@ -432,13 +432,15 @@ def test_model_nobody_asks_has_no_replica_where_its_goal_allows_that_and_gets_on
 
 def test_demand_is_on_the_map_and_leaves_it_again() -> None:
     domain = Domain(make_host(1), make_gate(9, "south"))
-    domain.deploy("= 1 replicas")
+    domain.deploy("p95 <= 50 ms, = 1 replicas")
     domain.asked(60, n0009=10)
     table = domain.center.knowledge.facts[Kind.QUERY]
 
     row = table.row_of("sides@south")
     assert row is not None
     assert table.value(row, "asked_per_s") == pytest.approx(10, rel=0.2)
+    assert table.value(row, "asked_per_s_soon") == pytest.approx(10, rel=0.5)
+    assert table.value(row, "latency_goal_s") == pytest.approx(0.05)
     domain.do(TimerFired(name="placing"), after_s=60)
     assert table.row_of("sides@south") is None
 
@@ -449,7 +451,7 @@ def test_demand_told_by_a_node_that_is_no_gateway_is_counted_and_not_believed() 
     domain.do(demand("n0002", 1000))
 
     assert domain.center.counters.of("messages_for_another_role") == 1
-    assert domain.center.inference.deployment.demand.demands(domain.now_ns) == ()
+    assert domain.center.inference.deployment.demand.demands({}, domain.now_ns) == ()
 
 
 def test_what_a_host_serves_is_on_the_map_and_leaves_it_again() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.test_deployment_desk import MODEL, Domain, make_host
+from tests.unit.test_deployment_desk import MODEL, Domain, make_gate, make_host
 
-from daitn.base.effects import Delivered, PeerVanished, Send
+from daitn.base.effects import Delivered, PeerVanished, Send, SetTimer, TimerFired
 from daitn.base.errors import InputError
 from daitn.base.ids import CENTER, ArtifactId, ModelName, NodeId
 from daitn.control_center.inference.commands import UndeployAsked
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.offers import SimulatedFault, SimulatedOffer
 from daitn.descriptors.serving import EngineKind, HostDescriptor, Replica, ReplicaMeasured, ReplicaPhase, ServedModel
 from daitn.descriptors.texts import TextTask
@@ -19,7 +20,7 @@ from daitn.node.node_config import HostConfig
 from daitn.node.serving.host_offer import engines_of
 from daitn.node.site_files import load_offers
 from daitn.terminal.model_host import ModelHost, OfferChanged
-from daitn.wire.center_serving import ModelsServed
+from daitn.wire.center_serving import DemandTold, ModelsServed, QueriesOf
 
 TALKER = ModelName("talker")
 OTHER = ArtifactId("c" * 64)
@@ -120,3 +121,21 @@ def test_file_of_offers_that_is_wrong_is_refused_with_the_place(tmp_path: Path, 
 def test_engine_that_runs_no_packages_is_refused_for_them() -> None:
     with pytest.raises(InputError, match="simulated runs no packages"):
         engines_of(HostConfig(engine=EngineKind.SIMULATED))
+
+
+def test_what_is_asked_of_an_offered_model_is_on_the_map_until_nobody_asks() -> None:
+    domain = Domain(make_host(1), make_gate(9, "south"))
+    domain.do(offered("n0001"))
+    told = DemandTold(seconds=2.0, counts=(QueriesOf(model=TALKER, queries=20, bytes=4000.0),))
+    effects = domain.do(Delivered(sender=NodeId("n0009"), message=told), after_s=2)
+    assert any(isinstance(one, SetTimer) and one.name == "placing" for one in effects)
+    domain.do(TimerFired(name="placing"), after_s=5)
+    table = domain.center.knowledge.facts[Kind.QUERY]
+
+    row = table.row_of("talker@south")
+    assert row is not None
+    assert table.value(row, "query_bytes") == pytest.approx(200)
+    assert table.value(row, "latency_goal_s") is None
+    effects = domain.do(TimerFired(name="placing"), after_s=60)
+    assert table.row_of("talker@south") is None
+    assert not any(isinstance(one, SetTimer) and one.name == "placing" for one in effects), "nothing is left to look at"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.answer_world import MODEL, AnswerWorld, Spelling, whole
@@ -11,6 +12,7 @@ from tests.unit.test_answers import ANY, ASKED, run
 from daitn.control_center.inference.query_admission import QueryRefusal
 from daitn.descriptors.serving import QueryGoal
 from daitn.descriptors.texts import Generation, TextBatch, Turn
+from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.telling import Patience
 from daitn.node.serving.text_asking import TextAsking
 from daitn.node.serving.told_text import beginning_of
@@ -165,5 +167,21 @@ def test_session_of_a_text_goes_where_it_went_before_while_nothing_else_is_soone
             telling = await world.asking.ask(MODEL, ASKED, ANY, "", "mine")
             await whole(telling)
             assert world.engine._sessions[MODEL, "mine"] == telling.host
+
+    run(check)
+
+
+def test_texts_are_counted_by_their_bytes_where_their_model_is_served() -> None:
+    async def check() -> None:
+        async with AnswerWorld(patience=PATIENT) as world:
+            posted: list[Any] = []
+            counts = QueryCounts(posted.append)
+            world.asking = TextAsking(world.engine, world.links, world.counters, PATIENT, counts=counts)
+            world.add("one", Spelling(words=1))
+            for asked in (ASKED, Generation(prompt="äh")):
+                await whole(await world.asking.ask(MODEL, asked, ANY))
+            (await world.asking.ask("nobody", ASKED, ANY)).stop()
+            counts.tell()
+            assert [(one.model, one.queries, one.bytes) for one in posted[0].counts] == [(MODEL, 2, 7.0 + 3.0)]
 
     run(check)

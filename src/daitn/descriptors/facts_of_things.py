@@ -196,13 +196,14 @@ MODEL_GROUPS: Final = (
     Group(
         name="query_rate",
         kind=Kind.QUERY,
-        number=41,
+        number=42,
         age_most_s=60.0,
         source=Source.OVERSEER,
         meaning="how often, and what they need",
         facts=(
             number("asked_per_s", "1/s", 1e9, "queries in a second"),
             number("asked_per_s_peak", "1/s", 1e9, "the same in the busiest minute of its period"),
+            number("asked_per_s_soon", "1/s", 1e9, "the same in a minute, as it moves now"),
             number("query_bytes", "bytes", 1e12, "mean size of a query"),
             number("latency_goal_s", "s", 1e6, "what most of them want"),
         ),

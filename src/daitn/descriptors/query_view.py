@@ -39,6 +39,8 @@ class QueryDemand(msgspec.Struct, frozen=True, kw_only=True):
     asked_per_s: float | None = None
     asked_per_s_peak: float | None = None
     """In the busiest minute of its period."""
+    asked_per_s_soon: float | None = None
+    """In a minute, as the rate moves now."""
     query_bytes: float | None = None
     latency_goal_s: float | None = None
     age_s: float | None = 0.0

@@ -83,18 +83,26 @@ def task_of(asked: TextAsk) -> TextTask:
     return TextTask.GENERATE if isinstance(asked, Generation) else TextTask(asked.task)
 
 
+def texts_of(asked: TextAsk) -> tuple[str, ...]:
+    """All text that a query has."""
+    if isinstance(asked, TextBatch):
+        return asked.texts
+    return (asked.prompt, *(turn.text for turn in asked.turns), *asked.stops)
+
+
+def text_bytes(asked: TextAsk) -> int:
+    """Of all text that a query has."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts_of(asked))
+
+
 def check_text_ask(asked: TextAsk) -> TextAsk:
     """The query, if it holds together and can be carried; InputError saying what does not."""
-    if isinstance(asked, Generation):
-        if bool(asked.prompt) == bool(asked.turns):
-            raise InputError("a continuation needs a prompt or a conversation, one of them")
-        texts = [asked.prompt, *(turn.text for turn in asked.turns), *asked.stops]
-    else:
-        texts = list(asked.texts)
-    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    if isinstance(asked, Generation) and bool(asked.prompt) == bool(asked.turns):
+        raise InputError("a continuation needs a prompt or a conversation, one of them")
+    size = text_bytes(asked)
     if size > limits.QUERY_BYTES - 65_536:
         raise InputError(f"the query's texts have {size} bytes, {limits.QUERY_BYTES - 65_536} are carried")
-    if any("\ud800" <= char <= "\udfff" for text in texts for char in text):
+    if any("\ud800" <= char <= "\udfff" for text in texts_of(asked) for char in text):
         raise InputError("the query's text holds half of a surrogate pair, which no encoding carries")
     return asked
 

@@ -45,6 +45,7 @@ def describe_queries(intake: FactIntake, demands: Sequence[QueryDemand], now_ns:
         rate: dict[str, Value] = {
             "asked_per_s": one.asked_per_s,
             "asked_per_s_peak": one.asked_per_s_peak,
+            "asked_per_s_soon": one.asked_per_s_soon,
             "query_bytes": one.query_bytes,
             "latency_goal_s": one.latency_goal_s,
         }

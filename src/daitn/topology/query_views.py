@@ -99,6 +99,7 @@ def demands_of(book: FactBook, kind: str, region: str, now_ns: int) -> tuple[Que
             pattern=_text(table.value(row, "query_pattern")),
             asked_per_s=_known(table.column("asked_per_s")[row]),
             asked_per_s_peak=_known(table.column("asked_per_s_peak")[row]),
+            asked_per_s_soon=_known(table.column("asked_per_s_soon")[row]),
             query_bytes=_known(table.column("query_bytes")[row]),
             latency_goal_s=_known(table.column("latency_goal_s")[row]),
             age_s=_finite(age_s),

@@ -9,7 +9,7 @@ Nothing is durable: after a restart gateways tell it again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from daitn.base import limits
@@ -152,8 +152,9 @@ class DemandBook:
         """When a model was asked last; 0: not since this process began."""
         return self._asked_ns.get(model, 0)
 
-    def demands(self, now_ns: int) -> tuple[QueryDemand, ...]:
-        """All of it as the map shows it: by model and region."""
+    def demands(self, goals: Mapping[ModelName, ServingGoal], now_ns: int) -> tuple[QueryDemand, ...]:
+        """All of it as the map shows it: by model and region. `goals`: of models that have one."""
+        wanted_s = {str(name): min((one.most_s for one in goal.latency), default=None) for name, goal in goals.items()}
         found: dict[tuple[str, str], list[_Series]] = {}
         for (model, gateway), series in self._series.items():
             if now_ns - series.told_ns < SILENT_S * 1e9:
@@ -167,8 +168,9 @@ class DemandBook:
                 else "steady",
                 asked_per_s=sum(one.level for one in all_),
                 asked_per_s_peak=sum(one.peak for one in all_),
+                asked_per_s_soon=sum(one.forecast() for one in all_),
                 query_bytes=max(one.mean_bytes for one in all_),
-                latency_goal_s=None,
+                latency_goal_s=wanted_s.get(model),
                 age_s=None,
             )
             for (model, region), all_ in sorted(found.items())

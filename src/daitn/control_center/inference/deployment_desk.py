@@ -88,6 +88,8 @@ class DeploymentDesk:
         self._config, self._tools, self._knowledge, self._counters = config, tools, knowledge, counters
         self._observed: dict[NodeId, dict[ModelName, Replica]] = {}
         self._offered = OfferedModels(knowledge, counters)
+        self._looks = False
+        """Whether placements will be looked at."""
         self._lost_ns: dict[NodeId, int] = {}
         self._sequence = 0
         """Of what hosts are told: each change has a greater one, also after a restart."""
@@ -160,7 +162,7 @@ class DeploymentDesk:
                 self._started_ns = turn.now_ns
                 turn.wake_in(TIMER, PATIENCES * self._config.patience_s)
                 if self.models:
-                    turn.wake_in(LOOK_TIMER, LOOK_S)
+                    self._look_soon(turn)
             case TimerFired(name="placing"):
                 self._look(turn)
             case TimerFired():
@@ -194,10 +196,8 @@ class DeploymentDesk:
         return admit(needs, goal, owner, hosts, measured, engines=ENGINES_FOR[needs.kind])
 
     def _deploy(self, turn: Turn, asked: DeployAsked | DeployStagesAsked) -> None:
-        first = not self.models
         self.changed(turn, record_deployment(turn, self.models, asked))
-        if first:
-            turn.wake_in(LOOK_TIMER, LOOK_S)
+        self._look_soon(turn)
 
     def changed(self, turn: Turn, names: Collection[ModelName]) -> None:
         for name in names:
@@ -221,15 +221,23 @@ class DeploymentDesk:
             if changed := self.judging.hear(turn, sender, told):
                 self.changed(turn, changed)
         else:
-            self.demand.take(sender, facts.descriptor.region, told, self.models, turn.now_ns)
+            known = {*self.models, *self._offered.names()}
+            self.demand.take(sender, facts.descriptor.region, told, known, turn.now_ns)
+            self._look_soon(turn)
             for one in told.counts:
                 model = self.models.get(one.model)
                 if model is not None and not model.staying:
                     self._place(turn, one.model, model)
 
     def _look(self, turn: Turn) -> None:
-        """Demand has moved: some models are looked at, and the map is told."""
+        """Demand has moved: some models are looked at, and the map is told, until nobody asks anything any more."""
+        self._looks = False
+        goals = {name: one.goal for name, one in self.models.items()}
+        demands = self.demand.demands(goals, turn.now_ns)
+        self._knowledge.demanded(demands, turn.now_ns)
         if not self.models:
+            if demands:
+                self._look_soon(turn)
             return
         names = sorted(self.models)
         for place in range(min(LOOKS, len(names))):
@@ -239,9 +247,13 @@ class DeploymentDesk:
         self.placing.follow(self.models)
         for name in self.judging.look(turn):
             self.placing.forget(name)
-        self._knowledge.demanded(self.demand.demands(turn.now_ns), turn.now_ns)
         self._settle(turn)
-        turn.wake_in(LOOK_TIMER, LOOK_S)
+        self._look_soon(turn)
+
+    def _look_soon(self, turn: Turn) -> None:
+        if not self._looks:
+            self._looks = True
+            turn.wake_in(LOOK_TIMER, LOOK_S)
 
     # --- what hosts say ---------------------------------------------------------------------------------------------
 

@@ -42,9 +42,13 @@ class OfferedModels:
         """The host is gone."""
         self._told.pop(node, None)
 
+    def names(self) -> set[ModelName]:
+        """All that is offered."""
+        return {name for told in self._told.values() for name in told}
+
     def served(self, besides: Collection[ModelName], most: int, now_ns: int) -> tuple[ServedModel, ...]:
         """Every offered model that is not among `besides`, by name, `most` of them."""
-        names = sorted({name for told in self._told.values() for name in told if name not in besides})
+        names = sorted(self.names().difference(besides))
         return tuple(self._model(name, now_ns) for name in names[: max(0, most)])
 
     def _model(self, name: ModelName, now_ns: int) -> ServedModel:

@@ -62,7 +62,9 @@ class GatewayHands:
         self._links = AnswerLinks(fabric)
         self._handing = Handing(fabric, self.counters)
         self._switching = Switching(config.switches)
-        telling = TextAsking(self._engine, self._links, self.counters, standing=self._keys.standing)
+        telling = TextAsking(
+            self._engine, self._links, self.counters, standing=self._keys.standing, counts=self._counts
+        )
         texts = OpenAiDoor(self._engine, telling, WayBook(), self._switching, self._keys)
         asking = Asking(self._engine, self._links.query, self.counters, self._counts, standing=self._keys.standing)
         secret = SecretDoor(

@@ -25,11 +25,13 @@ from typing import Final
 
 import msgspec
 
+from daitn.base.ids import ModelName
 from daitn.base.metrics import Counters
 from daitn.control_center.inference.query_engine import QueryRouteEngine
 from daitn.descriptors.serving import QueryGoal
-from daitn.descriptors.texts import Generation, TextAsk, check_text_ask
+from daitn.descriptors.texts import Generation, TextAsk, check_text_ask, text_bytes
 from daitn.node.serving.answer_links import AnswerLinks
+from daitn.node.serving.counting import QueryCounts
 from daitn.node.serving.telling import Means, Patience, Telling
 from daitn.node.serving.told_text import beginning_of
 from daitn.node.serving.turns import Standing, Turns, alike
@@ -54,8 +56,10 @@ class TextAsking:
         patience: Patience = Patience(),  # noqa: B008  # a value
         clock_ns: Callable[[], int] = time.monotonic_ns,
         standing: Standing = alike,
+        counts: QueryCounts | None = None,
     ) -> None:
-        self.counters = counters
+        self.counters, self._engine = counters, engine
+        self._counts = counts or QueryCounts(lambda _: None)
         turns = Turns(engine.engines, standing, most_of=_at_hosts)
         self._means = Means(engine, links, counters, patience, clock_ns, turns)
         self._salt = secrets.token_bytes(16)
@@ -71,6 +75,9 @@ class TextAsking:
             asked = msgspec.structs.replace(asked, seed=secrets.randbelow(2**62) + 1)
         self._queries += 1
         checked = asked if isinstance(asked, SecretTextQuery) else check_text_ask(asked)
+        if (name := ModelName(model)) in self._engine.models:
+            size = len(checked.data) if isinstance(checked, SecretTextQuery) else text_bytes(checked)
+            self._counts.asked(name, size)
         telling = Telling(
             self._means,
             f"{self._prefix}-{self._queries:x}",
