@@ -330,6 +330,7 @@ def test_requests_that_contradict_themselves_or_that_every_policy_forbids_are_re
             asking("accuracy >= 90%", "accuracy >= 50%"),
             "accuracy is asked for twice: 0.9 and 0.5",
         ),
+        "no such metric": (asking("calibration <= 5%"), "unknown metric 'calibration', this task has"),
         "no such field": (asking("accuracy@ward >= 90%"), "no field 'ward', the contract has none"),
         "no such label": (asking("recall[up] >= 90%"), "no label 'up', the contract has left, right"),
     }
