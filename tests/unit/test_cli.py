@@ -100,8 +100,9 @@ def test_submit_from_a_request_file(shell: Shell, door: Door, package: str, tmp_
         'targets = ["accuracy >= 0.95"]\n[budget]\ntransfer_bytes = "2 GB"\n[hyperparameters]\nlearning_rate = 0.1\n',
         encoding="utf-8",
     )
-    code, done = shell.json("train", "submit", str(spec), "--visits", "50", "--batch-size", "16")
+    code, done = shell.json("train", "submit", str(spec), "--visits", "50", "--batch-size", "16", "--priority", "3")
     request = done["status"]["request"]
+    assert request["priority"] == 3
     assert (code, request["name"], request["deadline_s"]) == (0, "file", 3600.0)
     assert (request["budget"]["transfer_bytes"], request["budget"]["visits"]) == (2_000_000_000, 50)
     assert (request["hyperparameters"]["learning_rate"], request["hyperparameters"]["batch_size"]) == (0.1, 16)
@@ -165,8 +166,9 @@ def test_pause_resume_set_cancel(shell: Shell, tmp_path: Path, package: str, mon
         assert shell.json("train", "pause", job)[1]["phase"] == "paused"
         assert shell.json("train", "resume", job)[1]["phase"] == "running"
         code, changed = shell.json(
-            "train", "set", job, "--target", "accuracy >= 0.9", "--visits", "9", "--deadline", "2h"
+            "train", "set", job, "--target", "accuracy >= 0.9", "--visits", "9", "--deadline", "2h", "--priority", "6"
         )
+        assert changed["request"]["priority"] == 6
         assert (code, changed["request"]["targets"][0]["value"], changed["request"]["deadline_s"]) == (0, 0.9, 7200.0)
         assert changed["request"]["budget"]["visits"] == 9
         assert shell.json("train", "set", job)[1]["error"]["kind"] == "input"

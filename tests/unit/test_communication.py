@@ -10,6 +10,7 @@ from tests.tools_world import ToolsWorld
 from daitn.base.effects import Delivered, PeerAppeared, PeerVanished, Send
 from daitn.base.ids import CENTER, ArtifactId, JobId, NodeId
 from daitn.descriptors.access import Access, AccessKind
+from daitn.descriptors.fact_kinds import Kind
 from daitn.descriptors.grant import Holder
 from daitn.descriptors.links import ROUTER, LinkKind, LinkState, Priority
 from daitn.descriptors.places import Place, RoundTrip
@@ -18,8 +19,8 @@ from daitn.node.tools_shown import links_shown
 from daitn.tools.link_keeper import AccessChanged
 from daitn.tools.service import CloseLinks, LinksSeen, OpenLink, PaceLinks
 from daitn.wire.center_tools import InputRef, VisitPrepare, Warrant
-from daitn.wire.terminal_tools import LinksPlanned, LinksReported, MeasuredReported
-from daitn.wire.topology_tools import TerminalGathered, TerminalNoticed, ToolsAt
+from daitn.wire.terminal_tools import Leaving, LinksPlanned, LinksReported, MeasuredReported
+from daitn.wire.topology_tools import Describe, TerminalGathered, TerminalNoticed, ToolsAt
 
 A, B = NodeId("n0001"), NodeId("n0002")
 S = 1_000_000_000
@@ -225,6 +226,48 @@ def test_gathered_facts_of_somebody_else_change_nothing():
 
     assert links_shown(center, START_NS) == ()
     assert center.tools.counts()["gathered_refused"] == 1
+
+
+def share_up(center, node: NodeId) -> float | None:
+    """In which share of the time a node answered, as the map has it."""
+    return center.knowledge.facts[Kind.TERMINAL].value(center.knowledge.node(node).row, "reachable_frac")
+
+
+def test_presence_that_is_told_before_a_node_describes_itself_counts_once_it_has():
+    made = bench(sites=1)
+    made.nodes[B] = make_site(2)
+
+    made.give(PeerAppeared(node=B))
+    made.now_ns += S
+    made.say(B, Describe(sequence=1, generated_unix_s=0.0, descriptor=made.nodes[B]))
+
+    assert share_up(made.center, B) == 1.0
+    made.give(PeerVanished(node=B))
+    made.now_ns += S
+    made.give(PeerAppeared(node=B))
+    assert share_up(made.center, B) == pytest.approx(0.5, abs=0.01)
+
+
+def test_nothing_but_presence_is_kept_of_a_node_that_has_not_described_itself():
+    center, _ = with_tools()
+    unknown = NodeId("n0077")
+
+    center.handle(Delivered(sender=B, message=TerminalGathered(node=unknown, links=(session(),))), START_NS)
+
+    assert links_shown(center, START_NS) == ()
+    assert center.knowledge.gathered.node(unknown).links == ()
+
+
+def test_presence_of_a_node_that_left_is_kept_no_more_by_a_centre_that_starts_anew_either():
+    made = bench(sites=2)
+    made.say(A, Leaving(reason="moves"))
+    assert made.center.knowledge.gathered.node(A).up_time is None
+
+    made.restart()  # the manager's memory of who left is gone, and the bench has A appear again
+
+    assert made.center.knowledge.has_left(A)
+    assert made.center.knowledge.gathered.node(A).up_time is None
+    assert made.center.knowledge.gathered.node(B).up_time is not None
 
 
 def test_manager_that_vanishes_hands_the_services_back():

@@ -115,17 +115,6 @@ class CenterNode:
     async def _serve(self, fabric: Fabric, store: ChunkStore, journal: Journal, stop: asyncio.Event) -> None:
         config = self.config
         moving = Moving(config.domain, fabric, store, self._key.public_key(), self._clock)
-        center_config = CenterConfig(
-            domain=config.domain,
-            patience_s=config.patience_s,
-            running_jobs=config.jobs.running,
-            running_jobs_per_owner=config.jobs.running_per_owner,
-            report_bytes_per_s=config.report_bytes_per_s,
-            views=config.views,
-            damping=config.damping,
-            direct=tuple(fabric.direct_addresses),
-            askers=tuple(NodeId(node) for node in config.askers),
-        )
         book = SqliteSlotBook(self.folder.center / "slots.sqlite", slots=config.slots)
         tools = CenterTools(
             issue=lambda grant: issue_grant(self._key, grant),
@@ -133,7 +122,7 @@ class CenterNode:
             verify=_holds,
             member=lambda node: _member(book, node),
         )
-        core = ControlCenter(center_config, tools)
+        core = ControlCenter(config_of(config, tuple(fabric.direct_addresses)), tools)
         told = DomainCounters()
 
         def perform(effect: Effect) -> None:
@@ -265,6 +254,21 @@ class CenterNode:
             runner.post(ModelNotFetched(job=effect.job, artifact=artifact, what=error.what, lacking=lacking_of(error)))
         else:
             runner.post(ModelFetched(job=effect.job, artifact=artifact))
+
+
+def config_of(config: DomainConfig, direct: tuple[str, ...] = ()) -> CenterConfig:
+    """What a domain's folder says, as its centre's core takes it. `direct`: where its bulk data are fetched."""
+    return CenterConfig(
+        domain=config.domain,
+        patience_s=config.patience_s,
+        running_jobs=config.jobs.running,
+        running_jobs_per_owner=config.jobs.running_per_owner,
+        report_bytes_per_s=config.report_bytes_per_s,
+        views=config.views,
+        damping=config.damping,
+        direct=direct,
+        askers=tuple(NodeId(node) for node in config.askers),
+    )
 
 
 def _holds(key: str, report: bytes, signature: str) -> bool:
