@@ -48,9 +48,11 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDomain]:
-    """Router, centre and one site that only holds data."""
+    """Router, centre and one site that only holds data. Jobs are given at most priority 6."""
     folder = tmp_path_factory.mktemp("bad")
     with LocalDomain(folder / "domain", "bad", patience_s=2.0) as domain:
+        domain.run("init", str(domain.home), "--domain", "bad", "--patience", "2")
+        domain.run("limits", str(domain.home), "--priority-most", "6")
         domain.start()
         north = NodeSpec(name="north", operator="north", roles=(Role.DATA,))
         domain.join(north, [write_site(folder / "north", 0)])
@@ -336,12 +338,17 @@ def test_requests_that_contradict_themselves_or_that_every_policy_forbids_are_re
     }
     before = counters(operator)
     calls = {name: call for name, (call, _) in wrong.items()}
-    said = all_at_once(calls | {"closed": asking("accuracy >= 90%", data="north/closed")}, domain.owner_token("ada"))
+    calls["closed"] = asking("accuracy >= 90%", data="north/closed")
+    calls["urgent"] = (*asking("accuracy >= 90%"), "--priority", "7")
+    said = all_at_once(calls, domain.owner_token("ada"))
 
     for name, (_, words) in wrong.items():
         assert said[name].code == 2, name
         assert words in said[name].what, (name, said[name].what)
         assert said[name].todo, name
+    assert said["urgent"].code == 3
+    assert said["urgent"].what == "priority 7 is more than ada may give a job, 6"
+    assert "daitn limits --priority ada=7" in said["urgent"].todo
     assert said["closed"].code == 3
     status = said["closed"].document["status"]
     assert status["phase"] == "refused"
@@ -349,6 +356,7 @@ def test_requests_that_contradict_themselves_or_that_every_policy_forbids_are_re
     for rule in ("north/closed", "owners: asked 'ada'", "purposes: asked 'research'"):
         assert rule in consent["available"], (rule, consent)
     wait_counted(operator, "requests_refused[400]", before.get("requests_refused[400]", 0) + len(wrong))
+    wait_counted(operator, "requests_refused[403]", before.get("requests_refused[403]", 0) + 1)
     wait_counted(operator, "jobs_refused", before.get("jobs_refused", 0) + 1)
     with daitn.connect(domain.owner_token("ada")) as network:
         assert [job.phase for job in network.jobs()] == [Phase.REFUSED]
