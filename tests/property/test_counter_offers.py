@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,3 +200,58 @@ def test_offers_leave_what_the_owner_did_not_open(knowledge: KnowledgeMap, reque
     assert set(offered.targets) <= set(request.targets)
     assert set(offered.data.include) <= set(request.data.include)
     assert bool(offered.data.include) == bool(request.data.include)
+
+
+@st.composite
+def able_networks(draw: st.DrawFn) -> KnowledgeMap:
+    """Sites that all serve, a unit and an aggregator; some have broken promises, and are trusted the less."""
+    knowledge = KnowledgeMap()
+    records = {"0": draw(st.floats(100, 500)), "1": draw(st.floats(100, 500))}
+    sites_here = [
+        make_site(number, data=(make_data(f"s{number}", records),)) for number in range(1, draw(st.integers(2, 5)))
+    ]
+    for node in (*sites_here, make_unit(), make_mixer()):
+        knowledge.describe(node, 1, START_NS)
+    for node in sites_here:
+        for _ in range(draw(st.integers(0, 3))):
+            knowledge.found(NodeId(node.node), Evidence.BROKEN, START_NS)
+    return knowledge
+
+
+tight_requests = st.builds(
+    lambda **rest: make_request("accuracy >= 0.9", **rest),
+    budget=st.builds(
+        Budget, transfer_bytes=st.sampled_from([None, 0, 5000, 9000]), visits=st.sampled_from([None, 0, 1, 2])
+    ),
+    trust_floor=st.sampled_from([0.0, 0.0, 0.5, 0.8, 1.0]),
+    method=st.sampled_from(["", "", "fedavg", "cyclic"]),
+)
+"""Requests that fail by their numbers alone."""
+
+
+@laws
+@given(able_networks(), tight_requests)
+def test_offered_budgets_and_trust_floors_are_near_to_the_least_that_is_admitted(
+    knowledge: KnowledgeMap, request: Request
+) -> None:
+    """Each changed number, a fifth or two units nearer to what was asked while the others stay, is refused."""
+    admission, package, known = admission_of(knowledge), make_package(), Known()
+    verdict, _, _ = admission.assess(request, package, known)
+    if verdict.counter_offer is None:
+        return
+    offered = verdict.counter_offer.request
+    nearer: list[Request] = []
+    for name in ("transfer_bytes", "visits", "energy_joules", "price"):
+        asked, now = getattr(request.budget, name), getattr(offered.budget, name)
+        if asked != now and now is not None:
+            step = max(2, math.ceil(now / 5)) if isinstance(now, int) else now / 5
+            value = max(asked, now - step)
+            nearer.append(
+                msgspec.structs.replace(offered, budget=msgspec.structs.replace(offered.budget, **{name: value}))
+            )
+    if offered.trust_floor != request.trust_floor:
+        floor = min(request.trust_floor, offered.trust_floor + max(0.02, offered.trust_floor / 5))
+        nearer.append(msgspec.structs.replace(offered, trust_floor=floor))
+    for one in nearer:
+        again, _, _ = admission.assess(one, package, known)
+        assert again.outcome != "admitted", (one.budget, one.trust_floor)

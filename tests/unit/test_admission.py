@@ -59,6 +59,19 @@ def test_one_thing_that_fails_is_the_one_reason_and_the_offer_mends_it(changes, 
     assert assess(verdict.counter_offer.request).outcome == "admitted"
 
 
+def test_offered_budgets_are_the_least_and_not_what_the_plan_would_like():
+    verdict = assess(make_request(budget=Budget(transfer_bytes=0, visits=0)))
+
+    assert verdict.counter_offer is not None
+    offered = verdict.counter_offer.request.budget
+    said = {change.what: change.offered for change in verdict.counter_offer.changes}
+    assert offered.visits == 1
+    assert said == {"transfer budget": f"{offered.transfer_bytes} bytes", "visits budget": "1"}
+    assert offered.transfer_bytes is not None
+    fewer = Budget(transfer_bytes=int(0.9 * offered.transfer_bytes), visits=1)
+    assert codes(assess(make_request(budget=fewer))) == {ReasonCode.BYTES}
+
+
 def test_all_things_that_fail_are_listed_at_once_and_mended_at_once():
     verdict = assess(make_request(deadline_s=0.01, budget=Budget(transfer_bytes=1, visits=0), method="sorcery"))
 

@@ -138,7 +138,7 @@ def test_budgets_below_the_least_of_the_plan_are_refused_with_both_figures():
     assert expected.price > expected.price_low > 0
 
 
-def test_offer_for_a_budget_that_is_too_small_is_what_the_plan_expects_and_is_admitted():
+def test_offer_for_a_budget_that_is_too_small_is_near_to_the_least_and_is_admitted():
     view = priced_view(CHEAP, DEAR)
     request = make_request(budget=Budget(price=1e-9, energy_joules=1e-9))
 
@@ -148,6 +148,11 @@ def test_offer_for_a_budget_that_is_too_small_is_what_the_plan_expects_and_is_ad
     assert {one.because for one in offer.changes} == {ReasonCode.PRICE, ReasonCode.ENERGY}
     assert all(one.met for one in judge(view, offer.request, make_package(), Known()).conditions)
     assert offer.request.budget.price is not None
+    (price,) = (
+        one for one in judge(view, offer.request, make_package(), Known()).conditions if one.code is ReasonCode.PRICE
+    )
+    assert price.required_value is not None
+    assert price.required_value <= offer.request.budget.price <= 1.1 * price.required_value
 
 
 def test_offer_where_nothing_is_stated_leaves_the_budget_out():

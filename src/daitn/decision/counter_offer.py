@@ -6,6 +6,10 @@ out has been admitted by `judge` itself, so taking exactly it is admitted as lon
 Nothing is offered that the submitted model does untrained, nor that the owner did not leave open: purpose, owner and
 privacy limits are never widened, except that where the request keeps records at home and only a trust zone could
 train, that is said and offered.
+
+What is found is then drawn near to what was asked: changed budgets to the least that the judgement itself names, the
+trust floor by bisection, each step judged again. A deadline keeps its room above the least: the trial of the request
+that takes the offer takes its own time.
 """
 
 from __future__ import annotations
@@ -35,13 +39,36 @@ DEADLINE_MOST_S: Final = 3.2e7
 """Longest deadline a request may have."""
 
 SLACK: Final = 1.5
-"""An offered deadline or budget is this much above what the plan expects."""
+"""A deadline or budget is first offered this much above what the plan expects; budgets are drawn nearer then."""
+
+NEARINGS: Final = 4
+"""Times changed budgets are set to the least that the judgement names; a second time where the plan changed by it."""
+
+FLOOR_STEPS: Final = 8
+"""Times the room between the trust floor that was asked and the one offered is halved, at most."""
+
+FLOOR_NEAR: Final = 0.01
+"""An offered trust floor this near to one that is refused is near enough."""
+
+BUDGETS: Final = {
+    ReasonCode.BYTES: ("transfer budget", "transfer_bytes"),
+    ReasonCode.VISITS: ("visits budget", "visits"),
+    ReasonCode.ENERGY: ("energy budget", "energy_joules"),
+    ReasonCode.PRICE: ("price budget", "price"),
+}
+"""What a budget is called among changes, and its field."""
 
 
 def find_counter_offer(
     make_view: Callable[[Request], TrainingView], request: Request, package: PackageFacts, known: Known
 ) -> CounterOffer | None:
-    """The nearest admissible request with its differences, or None. Cost: at most `ROUNDS` judgements."""
+    """The nearest admissible request with its differences, or None. Cost: at most `ROUNDS` judgements to find it, then
+    `NEARINGS` where a budget was changed and `FLOOR_STEPS` where the trust floor was."""
+
+    def admitted(request: Request) -> Judged | None:
+        judged = judge(make_view(request), request, package, known)
+        return judged if all(condition.met for condition in judged.conditions) else None
+
     offered = request
     changes: dict[str, Change] = {}
     for _ in range(ROUNDS):
@@ -53,7 +80,9 @@ def find_counter_offer(
             trivial = _met_untrained(offered, found) and not _met_untrained(request, found)
             if not changes or trivial:
                 return None
-            return CounterOffer(request=offered, changes=tuple(changes.values()))
+            near, judged = _nearer_floor(offered, judged, request, changes, admitted)
+            near = _nearer_budgets(near, judged, changes, admitted)
+            return CounterOffer(request=near, changes=tuple(changes.values()))
         moved = offered
         for condition in failed:
             least = least_beside(view, offered, package, known, judged.plan)
@@ -136,6 +165,60 @@ def _mend(
             return request
 
 
+def _nearer_budgets(
+    offered: Request, judged: Judged, changes: dict[str, Change], admitted: Callable[[Request], Judged | None]
+) -> Request:
+    """With the changed budgets at the least that the judgement names, as long as that is admitted, too."""
+    for _ in range(NEARINGS):
+        near = offered.budget
+        for condition in judged.conditions:
+            what, field = BUDGETS.get(condition.code, ("", ""))
+            now = getattr(near, field) if what in changes else None
+            if now is None or condition.required_value is None:
+                continue
+            least = _two_digits(condition.required_value)
+            if least < now:
+                near = msgspec.structs.replace(near, **{field: math.ceil(least) if isinstance(now, int) else least})
+        request = msgspec.structs.replace(offered, budget=near)
+        found = admitted(request) if near != offered.budget else None
+        if found is None:
+            break
+        offered, judged = request, found
+    for code, (what, field) in BUDGETS.items():
+        now = getattr(offered.budget, field)
+        if what in changes and now is not None:
+            unit = {ReasonCode.BYTES: " bytes", ReasonCode.ENERGY: " J"}.get(code, "")
+            said = f"{now}{unit}" if isinstance(now, int) else f"{now:g}{unit}"
+            changes[what] = msgspec.structs.replace(changes[what], offered=said)
+    return offered
+
+
+def _nearer_floor(
+    offered: Request,
+    judged: Judged,
+    asked: Request,
+    changes: dict[str, Change],
+    admitted: Callable[[Request], Judged | None],
+) -> tuple[Request, Judged]:
+    """With a lowered trust floor as high as is admitted, to within `FLOOR_NEAR`, and how that was judged. It comes
+    before the budgets: fewer sites may need less."""
+    if "trust floor" not in changes:
+        return offered, judged
+    refused = asked.trust_floor
+    for _ in range(FLOOR_STEPS):
+        if refused - offered.trust_floor <= FLOOR_NEAR:
+            break
+        request = msgspec.structs.replace(offered, trust_floor=round((offered.trust_floor + refused) / 2, 3))
+        found = admitted(request)
+        if found is not None:
+            offered, judged = request, found
+        else:
+            refused = request.trust_floor
+    said = f"{offered.trust_floor:.3g}"
+    changes["trust floor"] = msgspec.structs.replace(changes["trust floor"], offered=said)
+    return offered, judged
+
+
 def _met_untrained(request: Request, preflight: Preflight | None) -> bool:
     """Whether the model as submitted was measured to meet every target: there would be nothing to train for."""
     if preflight is None:
@@ -156,7 +239,13 @@ def _up_to_digits(expected: float | None) -> float | None:
     """What is expected with `SLACK`, up to two digits of any size: 0.0132 → 0.014; 0 and None stay."""
     if expected is None or expected <= 0:
         return expected
-    value = expected * SLACK
+    return _two_digits(expected * SLACK)
+
+
+def _two_digits(value: float) -> float:
+    """Up to two digits of any size: 0.0132 → 0.014, 10,024 → 11,000; 0 stays."""
+    if value <= 0:
+        return 0.0
     digits = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / digits - 1e-9) * digits:.6g}")
 
@@ -220,6 +309,6 @@ def _other_data(request: Request, view: TrainingView, change: Callable[[str, str
         change("raw records", "stay at their site", "may stream inside their trust zone")
         return replace(request, raw_records="trust-zone")
     if any(one.code is ReasonCode.TRUST for one in view.excluded) and request.trust_floor > 0:
-        change("trust floor", f"{request.trust_floor:.2f}", f"{request.trust_floor / 2:.2f}")
+        change("trust floor", f"{request.trust_floor:.3g}", f"{request.trust_floor / 2:.3g}")
         return replace(request, trust_floor=round(request.trust_floor / 2, 3))
     return request
