@@ -142,3 +142,12 @@ def test_dates_and_changes_of_a_data_set_can_be_asked_for():
 
     assert knowledge.describe(site, 9, START_NS) is not None
     assert data.value(0, "newest_unix_s") is None  # it is not told any more
+
+
+def test_volume_is_as_uncertain_as_its_own_noise_makes_it():
+    site = make_site(1)
+    told = msgspec.structs.replace(site.data[0], records_std=40.0, groups_std=8.0, record_bytes=100.0)
+    knowledge = made(msgspec.structs.replace(site, data=(told,)))
+    data = knowledge.facts[Kind.DATA]
+    spreads = [data.deviation(fact)[0] for fact in ("records", "groups", "data_bytes", "record_bytes")]
+    assert spreads == [pytest.approx(40, rel=0.2), pytest.approx(8, rel=0.2), pytest.approx(4000, rel=0.2), 0.0]

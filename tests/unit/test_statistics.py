@@ -160,6 +160,8 @@ def test_small_and_negative_counts_become_zero_after_the_noise(tmp_path: Path) -
     assert descriptor.labels.counts["rare"] == 0
     assert descriptor.labels.counts["never"] == 0
     assert descriptor.labels.counts["a"] > 400
+    assert descriptor.records_std > 2 * descriptor.labels.noise_std > 0, "less of the budget goes to the volume"
+    assert descriptor.groups_std > 0
     raised = described(fitted, contract(), Policy(min_count=10**6), less)
     assert (raised.records, raised.groups) == (0, 0)
 
@@ -191,7 +193,8 @@ def test_preview_shows_the_bytes_and_every_count_with_its_cost(tmp_path: Path) -
     for part in ("alice", "hides one group", f"records       {descriptor.records:.0f}", "ε = 0.5,", "ε = 1 of 2"):
         assert part in shown.text
     fields_named = {"dataset": "data set n/d", "field_counts": "field counts", "contract_name": "contract",
-                    "record_bytes": "record size"}  # fmt: skip
+                    "record_bytes": "record size", "records_std": f"noise ± {descriptor.records_std:.1f}",
+                    "groups_std": f"noise ± {descriptor.groups_std:.1f}"}  # fmt: skip
     for name in DataDescriptor.__struct_fields__:
         if name != "newest_day":
             assert fields_named.get(name, name) in shown.text, name

@@ -244,7 +244,9 @@ def describe_data(
         group=contract.group,
         fields=contract.fields,
         records=_cleanse(release.records, policy),
+        records_std=_noise_std(release, "records"),
         groups=_cleanse(release.groups, policy),
+        groups_std=_noise_std(release, "groups"),
         labels=_histogram(release, "labels", release.labels, policy),
         field_counts=_histogram(release, "fields", release.fields, policy),
         quality=release.faults or quality(report, policy),
@@ -300,6 +302,11 @@ def _first_of_group(table: MappedTable, rows: Rows, bound: int) -> NDArray[np.bo
     mask = np.zeros(len(rows), dtype=bool)
     mask[order] = rank < bound
     return mask
+
+
+def _noise_std(release: Release, item: str) -> float:
+    share = release.shares.get(item)
+    return 0.0 if share is None else share.noise_std
 
 
 def _cleanse(count: int, policy: Policy) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from daitn.base.ids import DataSetId, NodeId, OperatorId
 from daitn.descriptors.access import Access
 from daitn.descriptors.contract import Column, FieldRule, Name
-from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description
+from daitn.descriptors.descriptions import DESCRIPTIONS_MOST, Description, Spread
 from daitn.descriptors.policy import PolicySummary
 from daitn.descriptors.serving import HostDescriptor
 from daitn.descriptors.tariff import Tariff
@@ -85,7 +85,10 @@ class DataDescriptor(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[FieldRule, ...]
     records: Count
     """Training records, after the held-out groups have been set aside; differentially private."""
+    records_std: Spread = 0.0
+    """Standard deviation of the noise in `records`; 0: none, or not told."""
     groups: Count
+    groups_std: Spread = 0.0
     labels: Histogram | None
     field_counts: Histogram | None
     quality: Quality

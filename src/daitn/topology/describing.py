@@ -152,8 +152,9 @@ def _describe_data(
         "record_bytes": data.record_bytes,
         "data_bytes": data.records * data.record_bytes,
     }
-    noise = data.labels.noise_std if data.labels is not None else 0.0
-    table.note(row, "volume", believed(Kind.DATA, volume), source=owner, deviations={"records": noise}, **stamps)
+    spreads = {"records": data.records_std, "groups": data.groups_std}
+    spreads |= {"data_bytes": data.records_std * data.record_bytes}
+    table.note(row, "volume", believed(Kind.DATA, volume), source=owner, deviations=spreads, **stamps)
     quality: dict[str, Value] = {
         name: getattr(data.quality, name)
         for name in ("missing_frac", "duplicate_frac", "out_of_vocabulary_frac", "dropped_frac")
